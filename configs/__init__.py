@@ -1,0 +1,1 @@
+"""Configs of published results, one file each; installed as `vfnet_tf.configs`."""

@@ -1,0 +1,58 @@
+"""Package description of vfnet_tf; the settings of the tools are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+README = Path(__file__).parent / "README.md"
+
+# tests/test_import_floors.py keeps this list in step with what the package imports.
+REQUIREMENTS = [
+    "keras>=3.15",
+    "matplotlib>=3.8",
+    "numpy>=1.26",
+    "pillow>=10.1",
+    "pycocotools>=2.0.8",
+    "tensorflow>=2.20",
+    "tyro>=0.9",
+]
+
+EXTRAS = {
+    "fast-eval": ["faster-coco-eval>=1.6"],
+    "jax": ["jax>=0.6"],
+    "tensorboard": ["tensorboard>=2.19"],
+    # tensorflow-datasets imports importlib_resources without requiring it.
+    "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],
+    "torch": ["torch>=2.6"],
+    # Two backends beside TensorFlow run the portable tests. The exact torch is a build
+    # for the CPU where a local index offers one; any release since 2.6 passes.
+    "test": ["jax>=0.6", "pytest>=8", "torch==2.13.0"],
+}
+# The formatter's output changes between minor versions, so it is held to one.
+EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.17,<0.18"]
+
+setup(
+    name="vfnet_tf",
+    version="0.1.0",
+    description="VarifocalNet (VFNet) and its relatives for Keras 3, in pure Python",
+    long_description=README.read_text("utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.14",
+    # The configs lie beside the package in a clone and inside it when installed.
+    packages=[*find_packages(include=["vfnet_tf", "vfnet_tf.*"]), "vfnet_tf.configs"],
+    package_dir={"vfnet_tf.configs": "configs"},
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["vfnet=vfnet_tf.cli.__main__:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)

@@ -1,0 +1,277 @@
+"""The floors of the house: who may import whom, read from the syntax trees.
+
+A module imports from its own folder or from a lower floor; folders of one floor do not
+import each other. Imports inside functions count too, except where a rule says
+otherwise.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "vfnet_tf"
+
+# Folder or top-level module of vfnet_tf -> floor. `configs` lies beside the package
+# and is installed as vfnet_tf.configs.
+FLOORS = {
+    "ops": 0,
+    "layers": 1,
+    "losses": 1,
+    "assigners": 1,
+    "priors": 1,
+    "box_coders": 1,
+    "visualization": 1,
+    "data": 1,
+    "evaluation": 1,
+    "backbones": 2,
+    "necks": 2,
+    "heads": 2,
+    "detectors": 3,
+    "config": 4,
+    "configs": 4,
+    "builder": 4,
+    "predictor": 4,
+    "training": 5,
+    "checkpoints": 5,
+    "export": 5,
+    "cli": 6,
+}
+# Modules that lie in vfnet_tf/ itself share a folder, so they may import each other
+# within a floor; configs are written with the dataclasses of config.py.
+SAME_FLOOR = {("configs", "config"), ("builder", "configs")}
+
+FORBIDDEN_NAME = re.compile(r"(^|_)(utils?|common|misc|helpers?)(_|$)")
+
+
+def package_modules():
+    """Yields (path, unit, dotted name) of every module of the package and configs."""
+    for folder, prefix in ((PACKAGE, ()), (ROOT / "configs", ("configs",))):
+        for path in sorted(folder.rglob("*.py")):
+            parts = (*prefix, *path.relative_to(folder).with_suffix("").parts)
+            yield path, parts[0], ".".join(("vfnet_tf", *parts))
+
+
+def imported_names(tree, module):
+    """Yields (dotted name, line, node) of every import of a syntax tree."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno, node
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = module.split(".")[: -node.level]
+                base = ".".join([*parents, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield f"{base}.{alias.name}", node.lineno, node
+
+
+def import_time_nodes(tree):
+    """Returns the import nodes that run when the module is imported on any backend."""
+    found, queue = set(), list(tree.body)
+    while queue:
+        node = queue.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.If) and "backend" in ast.unparse(node.test):
+            continue  # the marked switch of ops/: TensorFlow only where it runs
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            found.add(node)
+        queue.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def floor_violation(unit, target, same_folder_modules):
+    """Says what is wrong when `unit` imports `target`; None when it may."""
+    if unit == target or unit == "__init__":
+        return None
+    if target not in FLOORS:
+        return f"{target} has no floor"
+    if FLOORS[target] < FLOORS[unit] or (unit, target) in SAME_FLOOR:
+        return None
+    beside = unit in same_folder_modules and target in same_folder_modules
+    if FLOORS[target] == FLOORS[unit] and beside:
+        return None
+    return f"{unit} (floor {FLOORS[unit]}) imports {target} (floor {FLOORS[target]})"
+
+
+def test_every_folder_and_module_has_a_floor():
+    units = {unit for _, unit, _ in package_modules()} - {"__init__"}
+    unknown = sorted(units - set(FLOORS))
+    assert not unknown, f"give these a floor in FLOORS (and in DESIGN): {unknown}"
+
+
+def test_no_module_imports_from_its_own_floor_or_above():
+    in_root = {path.stem for path in PACKAGE.glob("*.py")}
+    wrong = []
+    for path, unit, module in package_modules():
+        tree = ast.parse(path.read_text("utf-8"))
+        for name, line, _ in imported_names(tree, module):
+            parts = name.split(".")
+            if parts[0] != "vfnet_tf" or len(parts) < 2:
+                continue
+            is_module = (PACKAGE / parts[1]).is_dir() or parts[1] in FLOORS
+            is_module = is_module or (PACKAGE / f"{parts[1]}.py").exists()
+            if not is_module:  # a name that vfnet_tf/__init__.py offers
+                wrong.append(f"{path.name}:{line}: {name}: import its own module")
+                continue
+            problem = floor_violation(unit, parts[1], in_root)
+            if problem:
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {problem}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("unit", "target", "allowed"),
+    [
+        ("heads", "layers", True),
+        ("layers", "heads", False),  # upwards
+        ("layers", "losses", False),  # two folders of one floor
+        ("layers", "layers", True),  # its own folder
+        ("priors", "box_coders", True),  # two modules of the same folder and floor
+        ("priors", "builder", False),  # same folder, higher floor
+        ("configs", "config", True),
+        ("config", "configs", False),
+        ("ops", "newcomer", False),  # no floor yet
+    ],
+)
+def test_the_rule_itself_tells_allowed_from_forbidden(unit, target, allowed):
+    in_root = {"priors", "box_coders", "builder", "config"}
+    assert (floor_violation(unit, target, in_root) is None) == allowed
+
+
+def test_relative_imports_are_resolved_before_they_are_judged():
+    tree = ast.parse("from ..heads import vfnet\nfrom . import iou\nimport keras")
+    names = [name for name, _, _ in imported_names(tree, "vfnet_tf.layers.scale")]
+    assert names == ["vfnet_tf.heads.vfnet", "vfnet_tf.layers.iou", "keras"]
+
+
+def test_imports_in_functions_and_under_the_backend_switch_do_not_run_at_import():
+    source = (
+        "import os\n"
+        "if keras.backend.backend() == 'tensorflow':\n    import tensorflow\n"
+        "if os.name:\n    import sys\n"
+        "class A:\n    import json\n    def f(self):\n        import torch\n"
+    )
+    nodes = import_time_nodes(ast.parse(source))
+    assert sorted(node.names[0].name for node in nodes) == ["json", "os", "sys"]
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [
+        ("torch", {"vfnet_tf/checkpoints/pytorch.py"}),
+        ("torchvision", set()),
+        (
+            "pycocotools",
+            {"vfnet_tf/data/coco.py", "vfnet_tf/evaluation/coco.py"},
+        ),
+        ("faster_coco_eval", {"vfnet_tf/evaluation/coco.py"}),
+        ("jax", set()),
+        ("tensorflow_addons", set()),
+        ("keras_cv", set()),
+        ("cv2", set()),
+    ],
+)
+def test_a_library_is_imported_only_in_its_home(library, homes):
+    users = set()
+    for path, _, module in package_modules():
+        tree = ast.parse(path.read_text("utf-8"))
+        for name, _, _ in imported_names(tree, module):
+            if name.split(".")[0] == library:
+                users.add(path.relative_to(ROOT).as_posix())
+    assert users <= homes, f"{library} does not belong in {sorted(users - homes)}"
+
+
+def test_tensorflow_is_not_imported_at_the_top_of_portable_modules():
+    eager = []
+    for path, unit, module in package_modules():
+        portable = unit == "__init__" or (FLOORS.get(unit, 0) <= 4 and unit != "data")
+        without_tensorflow = {
+            "vfnet_tf/data/__init__.py",
+            "vfnet_tf/data/normalization.py",
+        }
+        place = path.relative_to(ROOT).as_posix()
+        if not portable and place not in without_tensorflow:
+            continue
+        tree = ast.parse(path.read_text("utf-8"))
+        at_import = import_time_nodes(tree)
+        for name, line, node in imported_names(tree, module):
+            if name.split(".")[0] == "tensorflow" and node in at_import:
+                eager.append(f"{place}:{line}")
+    assert not eager, f"import tensorflow inside the function that needs it: {eager}"
+
+
+def test_scripts_only_call_the_command_line_modules():
+    wrong = []
+    for path in sorted((ROOT / "scripts").glob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        for name, line, _ in imported_names(tree, f"scripts.{path.stem}"):
+            parts = name.split(".")
+            if parts[0] == "vfnet_tf" and parts[1:2] != ["cli"]:
+                wrong.append(f"{path.name}:{line}: {name}")
+    assert not wrong, f"scripts call vfnet_tf.cli only: {wrong}"
+
+
+def test_no_folder_or_file_has_a_name_that_says_nothing():
+    tops = ("vfnet_tf", "configs", "scripts", "colab", "tests")
+    paths = [path for top in tops for path in (ROOT / top).rglob("*")]
+    wrong = [
+        path.relative_to(ROOT).as_posix()
+        for path in paths
+        if "__pycache__" not in path.parts and FORBIDDEN_NAME.search(path.stem)
+    ]
+    assert not wrong, f"name these for what they do: {wrong}"
+
+
+def test_the_package_has_no_assert_and_prints_nothing_below_the_commands():
+    wrong = []
+    for path, unit, _ in package_modules():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            is_print = isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
+            if isinstance(node, ast.Assert):
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: assert")
+            elif is_print and FLOORS.get(unit, 0) < FLOORS["training"]:
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: print")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_setup_requires_what_the_package_imports():
+    distributions = {"PIL": "pillow"}
+    optional = {"torch", "faster_coco_eval", "tensorflow_datasets", "tensorboard"}
+    imported = set()
+    for path, _, module in package_modules():
+        tree = ast.parse(path.read_text("utf-8"))
+        imported |= {name.split(".")[0] for name, _, _ in imported_names(tree, module)}
+    imported -= set(sys.stdlib_module_names) | {"vfnet_tf"} | optional
+    required = re.findall(r'^    "([a-z_]+)>=', (ROOT / "setup.py").read_text(), re.M)
+    missing = {distributions.get(name, name) for name in imported} - set(required)
+    assert not missing, f"add to REQUIREMENTS of setup.py: {sorted(missing)}"
+
+
+@pytest.mark.backend
+def test_importing_the_package_does_not_import_another_backend():
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend == "tensorflow":
+        backend = "jax"
+    code = (
+        "import sys, vfnet_tf\n"
+        "print([m for m in ('tensorflow', 'pycocotools', 'matplotlib')"
+        " if m in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.strip() == "[]", answer.stdout

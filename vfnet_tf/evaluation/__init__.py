@@ -1,0 +1,1 @@
+"""COCO metrics and the reports made from them."""
