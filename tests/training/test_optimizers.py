@@ -1,0 +1,242 @@
+import contextlib
+import json
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from vfnet_tf.training.optimizers import SGD, is_bias
+
+pytestmark = pytest.mark.backend
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "bias_multipliers.json"
+OFFICIAL_NORMS = re.compile(r"(bn\d|gn|downsample\.1)\.bias$")
+
+
+def make_variable(value, path):
+    """A `keras.Variable` with the given path, outside any layer."""
+    *scopes, name = path.split("/")
+    with contextlib.ExitStack() as stack:
+        for scope in scopes:
+            stack.enter_context(keras.name_scope(scope))
+        return keras.Variable(np.asarray(value, "float32"), name=name)
+
+
+class TorchSGD:
+    """torch.optim.SGD for one array, in float64, from its documentation."""
+
+    def __init__(self, momentum, weight_decay, nesterov=False):
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.nesterov, self.buffer = nesterov, None
+
+    def step(self, weight, gradient, learning_rate):
+        gradient = gradient + self.weight_decay * weight
+        if self.momentum:
+            if self.buffer is None:
+                self.buffer = gradient.copy()
+            else:
+                self.buffer = self.momentum * self.buffer + gradient
+            if self.nesterov:
+                gradient = gradient + self.momentum * self.buffer
+            else:
+                gradient = self.buffer
+        return weight - learning_rate * gradient
+
+
+def test_two_steps_by_hand():
+    kernel = make_variable([1.0], "conv/kernel")
+    optimizer = SGD(0.1, momentum=0.5, weight_decay=0.2)
+    # g = 1 + .2 * 1 = 1.2 = v;  w = 1 - .1 * 1.2 = .88
+    optimizer.apply([ops.convert_to_tensor([1.0])], [kernel])
+    np.testing.assert_allclose(ops.convert_to_numpy(kernel), [0.88], rtol=1e-6)
+    # g = 2 + .2 * .88 = 2.176;  v = .6 + 2.176 = 2.776;  w = .88 - .2776
+    optimizer.apply([ops.convert_to_tensor([2.0])])
+    np.testing.assert_allclose(ops.convert_to_numpy(kernel), [0.6024], rtol=1e-6)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_follows_torch_across_changes_of_the_learning_rate(momentum, nesterov):
+    rng = np.random.default_rng(0)
+    weights = {"conv/kernel": rng.normal(size=3), "conv/bias": rng.normal(size=2)}
+    torch = {
+        "conv/kernel": TorchSGD(momentum, 0.01, nesterov),
+        "conv/bias": TorchSGD(momentum, 0.0, nesterov),
+    }
+    variables = [make_variable(value, path) for path, value in weights.items()]
+    optimizer = SGD(0.1, momentum, nesterov and momentum > 0, weight_decay=0.01)
+    for rate in [0.1, 0.1, 0.01, 0.5, 0.5]:
+        optimizer.build(variables)
+        optimizer.learning_rate = rate
+        gradients = [rng.normal(size=value.shape) for value in weights.values()]
+        optimizer.apply([ops.cast(g, "float32") for g in gradients], variables)
+        for (path, value), gradient in zip(weights.items(), gradients, strict=True):
+            own_rate = 2 * rate if path == "conv/bias" else rate
+            weights[path] = torch[path].step(value, gradient, own_rate)
+    for variable, expected in zip(variables, weights.values(), strict=True):
+        found = ops.convert_to_numpy(variable)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_rate_zero_stops_at_once_although_momentum_goes_on():
+    kernel = make_variable([1.0], "conv/kernel")
+    optimizer = SGD(1.0, momentum=0.9, weight_decay=0.0)
+    optimizer.apply([ops.ones(1)], [kernel])
+    before = ops.convert_to_numpy(kernel).copy()
+    optimizer.learning_rate = 0.0
+    optimizer.apply([ops.ones(1)], [kernel])
+    np.testing.assert_array_equal(ops.convert_to_numpy(kernel), before)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("vfnet/head/vfnet_reg/bias", True),
+        ("bias", True),
+        ("vfnet/head/vfnet_reg/kernel", False),
+        ("vfnet/head/cls_conv_0/group_norm/beta", False),
+        ("vfnet/backbone/layer2_0/conv2/conv_offset/bias", False),
+        ("vfnet/backbone/layer2_0/conv2_conv_offset/bias", False),
+        ("vfnet/head/bias_free/scale", False),
+        ("my_bias/kernel", False),
+    ],
+)
+def test_only_biases_of_ordinary_layers_are_biases(path, expected):
+    assert is_bias(path) is expected
+
+
+def test_layers_of_keras_get_the_multipliers_of_the_official_configs():
+    model = keras.Sequential(
+        [
+            keras.Input((4, 4, 3)),
+            keras.layers.Conv2D(2, 3, name="conv"),
+            keras.layers.GroupNormalization(2, name="gn"),
+            keras.layers.Conv2D(2, 1, name="conv_offset"),
+            keras.layers.BatchNormalization(name="bn"),
+        ],
+        name="tiny",
+    )
+    optimizer = SGD(0.01)
+    found = {v.path: optimizer.multipliers(v) for v in model.trainable_variables}
+    assert found.pop("tiny/conv/bias") == (2.0, 0.0)
+    assert set(found.values()) == {(1.0, 1.0)}
+    assert {"tiny/gn/beta", "tiny/conv_offset/bias"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("config", "lr_multiplier", "decay_multiplier"),
+    [
+        ("vfnet_r50_fpn_1x_coco", 2.0, 0.0),
+        ("vfnet_r50_fpn_mdconv_c3-c5_mstrain_2x_coco", 2.0, 0.0),
+        ("vfl_retinanet_r50_fpn_4x4_1x_coco", 1.0, 1.0),
+    ],
+)
+def test_multipliers_equal_the_official_record(config, lr_multiplier, decay_multiplier):
+    recorded = json.loads(GOLDEN.read_text())[config]
+    optimizer = SGD(
+        bias_lr_multiplier=lr_multiplier, bias_decay_multiplier=decay_multiplier
+    )
+    assert recorded["others"] == [[1.0, 1.0]]
+    for name, expected in recorded["biases"].items():
+        path = name.replace(".", "/")
+        if OFFICIAL_NORMS.search(name):
+            path = path.removesuffix("bias") + "beta"
+        assert list(optimizer.multipliers(make_variable([0.0], path))) == expected, name
+
+
+def test_excluded_variables_do_not_decay():
+    kernel = make_variable([1.0], "conv/kernel")
+    scale = make_variable([1.0], "conv/scale")
+    optimizer = SGD(1.0, momentum=0.0, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["scale"])
+    optimizer.apply([ops.zeros(1), ops.zeros(1)], [kernel, scale])
+    np.testing.assert_allclose(ops.convert_to_numpy(kernel), [0.5])
+    np.testing.assert_allclose(ops.convert_to_numpy(scale), [1.0])
+
+
+def test_weight_decay_none_is_zero():
+    kernel = make_variable([1.0], "conv/kernel")
+    optimizer = SGD(1.0, weight_decay=None)
+    optimizer.apply([ops.zeros(1)], [kernel])
+    np.testing.assert_allclose(ops.convert_to_numpy(kernel), [1.0])
+
+
+def test_config_round_trip_keeps_every_argument():
+    config = {
+        "learning_rate": 0.5,
+        "momentum": 0.8,
+        "nesterov": True,
+        "weight_decay": 0.3,
+        "bias_lr_multiplier": 3.0,
+        "bias_decay_multiplier": 0.25,
+        "name": "other",
+        "clipnorm": 7.0,
+    }
+    first = SGD(**config)
+    saved = keras.saving.serialize_keras_object(first)
+    second = keras.saving.deserialize_keras_object(saved)
+    assert isinstance(second, SGD)
+    for name, value in config.items():
+        found = getattr(second, name)
+        assert (float(found) if name == "learning_rate" else found) == value, name
+
+
+def test_works_in_fit_and_saves_its_velocity(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(optimizer=SGD(0.01), loss="mse")
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    y = x.sum(axis=1, keepdims=True)
+    losses = model.fit(x, y, epochs=5, batch_size=4, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded.optimizer, SGD)
+    pairs = zip(model.optimizer.variables, loaded.optimizer.variables, strict=True)
+    for ours, theirs in pairs:
+        ours, theirs = ops.convert_to_numpy(ours), ops.convert_to_numpy(theirs)
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "argument", ["weight_decay", "bias_lr_multiplier", "bias_decay_multiplier"]
+)
+def test_negative_arguments_are_refused(argument):
+    with pytest.raises(ValueError, match=f"Received: {argument}=-1"):
+        SGD(0.1, **{argument: -1.0})
+
+
+def test_two_replicas_step_as_one_with_the_summed_gradient(two_devices):
+    import tensorflow as tf
+
+    start = {"conv/kernel": 1.0, "conv/bias": 2.0}
+    single = [make_variable([value], path) for path, value in start.items()]
+    optimizer = SGD(0.1, weight_decay=0.5)
+    for gradient in [3.0, 5.0]:
+        optimizer.apply([ops.full((1,), gradient)] * 2, single)
+
+    strategy = tf.distribute.MirroredStrategy(two_devices)
+    with strategy.scope():
+        mirrored = [make_variable([value], path) for path, value in start.items()]
+        optimizer = SGD(0.1, weight_decay=0.5)
+        optimizer.build(mirrored)
+
+    @tf.function
+    def step(total):
+        def replica_step():
+            context = tf.distribute.get_replica_context()
+            # 1/4 of the gradient from replica 0, 3/4 from replica 1.
+            share = tf.cast(context.replica_id_in_sync_group, "float32") / 2 + 0.25
+            optimizer.apply([tf.fill((1,), share * total)] * 2, mirrored)
+
+        strategy.run(replica_step)
+
+    step(3.0)
+    step(5.0)
+    for expected, variable in zip(single, mirrored, strict=True):
+        for copy in variable.value.values:
+            np.testing.assert_allclose(copy.numpy(), expected.numpy(), rtol=1e-6)

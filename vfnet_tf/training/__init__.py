@@ -1,0 +1,1 @@
+"""What `fit` needs: optimizer, schedules, strategies, callbacks."""

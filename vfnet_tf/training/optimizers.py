@@ -1,0 +1,143 @@
+"""Stochastic gradient descent with PyTorch's arithmetic."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("vfnet_tf")
+class SGD(keras.optimizers.SGD):
+    """`torch.optim.SGD`, with the bias rule of the official VFNet configs.
+
+        g = gradient + weight_decay * w
+        v = momentum * v + g                        (v = 0 before step 1)
+        w = w - learning_rate * v                   (Nesterov: g + momentum * v)
+
+    Keras differs twice: its `weight_decay` shrinks the weight beside the
+    gradient, so that momentum never sees it, and its velocity holds the
+    learning rate, so that a drop of the rate is felt only after
+    `1 / (1 - momentum)` steps. The published results need the above.
+
+    A *bias* is a variable whose last path component is `bias`: that of
+    a convolution or dense layer. Normalisation layers call theirs `beta`, and
+    anything under a layer called `conv_offset` (the offsets of a deformable
+    convolution) is no bias here either; both keep multipliers of 1
+    (official configs: `paramwise_cfg`; `sched/*.optim.json`).
+
+    Args:
+        learning_rate: float, a `LearningRateSchedule` or a callable.
+        momentum: float in [0, 1].
+        nesterov: bool.
+        weight_decay: float >= 0 or None, the L2 factor. Variables given to
+            `exclude_from_weight_decay` have none.
+        bias_lr_multiplier: float >= 0, times the learning rate of biases.
+        bias_decay_multiplier: float >= 0, times the weight decay of biases.
+        **kwargs: of `keras.optimizers.Optimizer`. `clipnorm` and
+            `global_clipnorm` see each replica's gradient alone, before the
+            sum over replicas.
+
+    Raises:
+        ValueError: a decay or a multiplier is negative.
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.01,
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=1e-4,
+        bias_lr_multiplier=2.0,
+        bias_decay_multiplier=0.0,
+        name="SGD",
+        **kwargs,
+    ):
+        super().__init__(
+            learning_rate,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            name=name,
+            **kwargs,
+        )
+        if weight_decay is not None and weight_decay < 0:
+            raise ValueError(
+                f"`weight_decay` must be >= 0. Received: weight_decay={weight_decay}"
+            )
+        if bias_lr_multiplier < 0:
+            raise ValueError(
+                "`bias_lr_multiplier` must be >= 0. "
+                f"Received: bias_lr_multiplier={bias_lr_multiplier}"
+            )
+        if bias_decay_multiplier < 0:
+            raise ValueError(
+                "`bias_decay_multiplier` must be >= 0. "
+                f"Received: bias_decay_multiplier={bias_decay_multiplier}"
+            )
+        self.bias_lr_multiplier = bias_lr_multiplier
+        self.bias_decay_multiplier = bias_decay_multiplier
+
+    def multipliers(self, variable):
+        """Factors of one variable.
+
+        Args:
+            variable: a `keras.Variable` (only its path and identity count).
+
+        Returns:
+            `(lr_multiplier, decay_multiplier)`, two floats: the variable learns
+            at `learning_rate * lr_multiplier` and decays by
+            `weight_decay * decay_multiplier`.
+        """
+        lr_multiplier, decay_multiplier = 1.0, 1.0
+        if is_bias(variable.path):
+            lr_multiplier = self.bias_lr_multiplier
+            decay_multiplier = self.bias_decay_multiplier
+        if not self._use_weight_decay(variable):
+            decay_multiplier = 0.0
+        return lr_multiplier, decay_multiplier
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One variable's step; `gradient` is summed over all replicas."""
+        index = self._get_variable_index(variable)
+        # TensorFlow hands over the raw tf.Variable, which has lost its path.
+        multipliers = self.multipliers(self._trainable_variables[index])
+        lr_multiplier, decay_multiplier = multipliers
+        dtype = variable.dtype
+        learning_rate = ops.cast(learning_rate, dtype) * lr_multiplier
+        gradient = ops.cast(gradient, dtype)
+
+        decay = (self.weight_decay or 0.0) * decay_multiplier
+        if decay:
+            gradient = gradient + ops.cast(decay, dtype) * variable
+        if self.momentum:
+            momentum = ops.cast(self.momentum, dtype)
+            velocity = momentum * self.momentums[index] + gradient
+            self.assign(self.momentums[index], velocity)
+            if self.nesterov:
+                gradient = gradient + momentum * velocity
+            else:
+                gradient = velocity
+        self.assign_sub(variable, learning_rate * gradient)
+
+    def _apply_weight_decay(self, variables):
+        """Nothing: `update_step` decays. Keras would decay once more."""
+
+    def get_config(self):
+        own = {
+            "bias_lr_multiplier": self.bias_lr_multiplier,
+            "bias_decay_multiplier": self.bias_decay_multiplier,
+        }
+        return {**super().get_config(), **own}
+
+
+def is_bias(path):
+    """Whether a variable's path names a bias with multipliers of its own.
+
+    Args:
+        path: str, `keras.Variable.path`, such as `"head/vfnet_reg/bias"`.
+
+    Returns:
+        bool. False for `beta`, and for a bias anywhere under `conv_offset`.
+    """
+    *layers, variable_name = path.split("/")
+    if any("conv_offset" in layer for layer in layers):
+        return False
+    return variable_name == "bias"
