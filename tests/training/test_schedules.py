@@ -1,0 +1,92 @@
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from vfnet_tf.training.optimizers import SGD
+from vfnet_tf.training.schedules import WarmupStepSchedule, scale_learning_rate
+
+pytestmark = pytest.mark.backend
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "lr_curves.npz"
+
+
+@pytest.mark.parametrize("steps_per_epoch", [700, 60])
+def test_equals_the_official_curve_at_every_iteration(steps_per_epoch):
+    with np.load(GOLDEN) as curves:
+        expected = curves[f"step_1x_iters{steps_per_epoch}"]
+    boundaries = [8 * steps_per_epoch, 11 * steps_per_epoch]
+    schedule = WarmupStepSchedule(0.01, boundaries=boundaries)
+    found = ops.convert_to_numpy(schedule(np.arange(len(expected))))
+    np.testing.assert_allclose(found, expected[:, 0], rtol=5e-7)
+    # The second column is the bias group: the optimizer's multiplier.
+    ratio = SGD(schedule).bias_lr_multiplier
+    np.testing.assert_allclose(ratio * found, expected[:, 1], rtol=5e-7)
+
+
+def test_values_by_hand():
+    schedule = WarmupStepSchedule(1.0, 10, 0.5, boundaries=[4, 20], factor=0.1)
+    steps = [0, 2, 4, 10, 19, 20]
+    found = [float(ops.convert_to_numpy(schedule(step))) for step in steps]
+    np.testing.assert_allclose(found, [0.5, 0.6, 0.07, 0.1, 0.1, 0.01], rtol=1e-6)
+
+
+def test_without_warmup_or_boundaries_it_is_constant():
+    schedule = WarmupStepSchedule(0.25, warmup_steps=0)
+    np.testing.assert_array_equal(ops.convert_to_numpy(schedule(np.arange(3))), 0.25)
+
+
+def test_the_optimizer_uses_step_zero_first():
+    kernel = keras.Variable(np.zeros(1, "float32"), name="kernel")
+    schedule = WarmupStepSchedule(1.0, warmup_steps=2, warmup_ratio=0.5)
+    optimizer = SGD(schedule, momentum=0.0, weight_decay=0.0)
+    positions = []
+    for _ in range(4):
+        optimizer.apply([ops.ones(1)], [kernel])
+        positions.append(float(ops.convert_to_numpy(kernel)[0]))
+    np.testing.assert_allclose(positions, [-0.5, -1.25, -2.25, -3.25], rtol=1e-6)
+
+
+def test_config_round_trip_keeps_every_argument():
+    config = {
+        "base_lr": 0.5,
+        "warmup_steps": 7,
+        "warmup_ratio": 0.25,
+        "boundaries": [3, 9],
+        "factor": 0.5,
+        "name": "other",
+    }
+    optimizer = SGD(WarmupStepSchedule(**config))
+    saved = keras.saving.serialize_keras_object(optimizer)
+    loaded = keras.saving.deserialize_keras_object(saved)
+    schedule = loaded._learning_rate
+    assert isinstance(schedule, WarmupStepSchedule)
+    assert schedule.get_config() == config
+    for name, value in config.items():
+        assert getattr(schedule, name) == value
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("base_lr", 0.0),
+        ("warmup_steps", -1),
+        ("warmup_ratio", 0.0),
+        ("warmup_ratio", 1.5),
+        ("boundaries", [5, 5]),
+        ("boundaries", [-1, 5]),
+        ("factor", 0.0),
+    ],
+)
+def test_arguments_out_of_range_are_refused(argument, value):
+    with pytest.raises(ValueError, match=f"Received: {argument}="):
+        WarmupStepSchedule(**{"base_lr": 0.01, argument: value})
+
+
+def test_the_rate_is_proportional_to_the_batch():
+    assert scale_learning_rate(batch=16) == 0.01
+    assert scale_learning_rate(0.01, 16, batch=4) == 0.0025
+    with pytest.raises(ValueError, match="batch=0"):
+        scale_learning_rate(batch=0)

@@ -1,0 +1,130 @@
+"""Learning rates by step."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("vfnet_tf")
+class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then a drop at each boundary.
+
+        rate(t) = base_lr * factor ** n(t) * w(t)
+        n(t)    = number of boundaries <= t
+        w(t)    = warmup_ratio + (1 - warmup_ratio) * min(t / warmup_steps, 1)
+
+    The two are multiplied: a drop inside the warm-up counts (a small dataset
+    whose epochs are short). Source: the official configs, `lr_config`; the
+    rate of step 0 is exactly `base_lr * warmup_ratio`.
+
+    Args:
+        base_lr: float > 0, the rate after the warm-up.
+        warmup_steps: int >= 0; 0 is no warm-up.
+        warmup_ratio: float in (0, 1], where the warm-up starts.
+        boundaries: increasing ints >= 0, the first steps (counted from 0) at a
+            lower rate. Epoch e begins at step `e * steps_per_epoch`.
+        factor: float in (0, 1], of each drop.
+        name: str.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        base_lr,
+        warmup_steps=500,
+        warmup_ratio=0.1,
+        boundaries=(),
+        factor=0.1,
+        name="WarmupStepSchedule",
+    ):
+        super().__init__()
+        boundaries = [int(boundary) for boundary in boundaries]
+        if base_lr <= 0:
+            raise ValueError(f"`base_lr` must be > 0. Received: base_lr={base_lr}")
+        if warmup_steps < 0:
+            raise ValueError(
+                f"`warmup_steps` must be >= 0. Received: warmup_steps={warmup_steps}"
+            )
+        if not 0 < warmup_ratio <= 1:
+            raise ValueError(
+                "`warmup_ratio` must be in (0, 1]. "
+                f"Received: warmup_ratio={warmup_ratio}"
+            )
+        if boundaries != sorted(set(boundaries)) or min(boundaries, default=0) < 0:
+            raise ValueError(
+                "`boundaries` must be increasing steps >= 0. "
+                f"Received: boundaries={boundaries}"
+            )
+        if not 0 < factor <= 1:
+            raise ValueError(f"`factor` must be in (0, 1]. Received: factor={factor}")
+        self.base_lr = base_lr
+        self.warmup_steps = warmup_steps
+        self.warmup_ratio = warmup_ratio
+        self.boundaries = boundaries
+        self.factor = factor
+        self.name = name
+
+    def __call__(self, step):
+        """The rate of a step.
+
+        Args:
+            step: integer scalar or array, counted from 0.
+
+        Returns:
+            float32 of the same shape.
+        """
+        # float32 counts steps exactly up to 2**24.
+        step = ops.cast(step, "float32")
+        rate = self.base_lr * warmup_factor(step, self.warmup_steps, self.warmup_ratio)
+        for boundary in self.boundaries:
+            rate = rate * ops.where(step >= boundary, self.factor, 1.0)
+        return rate
+
+    def get_config(self):
+        return {
+            "base_lr": self.base_lr,
+            "warmup_steps": self.warmup_steps,
+            "warmup_ratio": self.warmup_ratio,
+            "boundaries": list(self.boundaries),
+            "factor": self.factor,
+            "name": self.name,
+        }
+
+
+def warmup_factor(step, warmup_steps, warmup_ratio):
+    """From `warmup_ratio` at step 0 in a line to 1 at `warmup_steps`.
+
+    Args:
+        step: float32, any shape, >= 0.
+        warmup_steps: int >= 0; 0 gives 1 everywhere.
+        warmup_ratio: float, the factor of step 0.
+
+    Returns:
+        float32 of the same shape as `step`.
+    """
+    if warmup_steps == 0:
+        return ops.ones_like(step)
+    progress = ops.minimum(step / warmup_steps, 1.0)
+    return warmup_ratio + (1.0 - warmup_ratio) * progress
+
+
+def scale_learning_rate(base_lr=0.01, base_batch=16, *, batch):
+    """The linear rule: a rate proportional to the images per step.
+
+    Args:
+        base_lr: float, the rate known to work for `base_batch` images.
+        base_batch: int > 0.
+        batch: int > 0, images per step over all replicas.
+
+    Returns:
+        float, `base_lr * batch / base_batch`.
+
+    Raises:
+        ValueError: a batch is not positive.
+    """
+    if base_batch <= 0 or batch <= 0:
+        raise ValueError(
+            f"Batches must be > 0. Received: base_batch={base_batch}, batch={batch}"
+        )
+    return base_lr * batch / base_batch
