@@ -1,0 +1,865 @@
+"""Reads detection datasets in the COCO format: a json file beside a folder of images.
+
+Everything that can be wrong with such a dataset is found here, before the first step
+of a training, and is reported with the file and the annotation that it concerns:
+bad boxes are dropped and counted, bad images stop the reading with their names.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pathlib
+import re
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from vfnet_tf.data.cache import cache_directory
+
+# The official training set leaves out smaller images and smaller boxes (fact S33).
+MIN_IMAGE_SIDE = 32
+MIN_BOX_SIDE = 1.0
+# A few kilobytes can claim gigabytes of pixels: the header decides before decoding.
+MAX_PIXELS = 2**27
+
+BAD_BOX = "box is not four finite numbers"
+BAD_SIZE = "box has a width or height <= 0"
+BAD_AREA = "area is <= 0 or not finite"
+OUTSIDE = "box lies outside the image"
+UNKNOWN_CATEGORY = "category is not in the file"
+UNKNOWN_IMAGE = "image id is not in the file"
+DUPLICATE = "annotation is repeated"
+TINY = "box is narrower or lower than 1 pixel"
+OTHER_CLASS = "class is not among those asked for"
+SKIPPED_IMAGE = "image was skipped"
+# These follow from rules or wishes; the others are mistakes, which `strict` refuses.
+_NO_MISTAKE = frozenset({TINY, OTHER_CLASS, SKIPPED_IMAGE})
+
+_MAX_LISTED = 20
+_MAX_EXAMPLES = 3
+_EXIF_ORIENTATION = 0x0112
+_TENSORFLOW_FORMATS = frozenset({"JPEG", "MPO", "PNG"})
+_PIL_FORMATS = frozenset({"BMP", "TIFF", "WEBP"})
+_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageRecord:
+    """One image of a dataset and its objects; the pixels stay on disk.
+
+    Attributes:
+        image_id: int, the id in the annotation file.
+        path: str, the image file.
+        height: int, pixels, with the EXIF orientation applied.
+        width: int, pixels, with the EXIF orientation applied.
+        boxes: float32 `[R, 4]`, `(x1, y1, x2, y2)` in pixels, inside the image.
+        labels: int32 `[R]`, index into `DetectionDataset.class_names`.
+        annotation_ids: int64 `[R]`, -1 where the file gives none.
+        num_crowd: int, crowd regions of the file, which are not among `boxes`.
+        orientation: int in 1..8, the EXIF orientation that decoding must apply.
+        needs_pil: bool, whether TensorFlow cannot decode the file (BMP, TIFF, WebP).
+    """
+
+    image_id: int
+    path: str
+    height: int
+    width: int
+    boxes: np.ndarray
+    labels: np.ndarray
+    annotation_ids: np.ndarray
+    num_crowd: int = 0
+    orientation: int = 1
+    needs_pil: bool = False
+
+
+@dataclasses.dataclass
+class ReadReport:
+    """What a reader found, dropped and kept.
+
+    Attributes:
+        annotation_file: str.
+        num_images: int, images that the file lists.
+        num_annotations: int, annotations that the file lists.
+        dropped: dict reason -> number of boxes dropped for it.
+        examples: dict reason -> up to three texts naming annotation and image.
+        num_clipped: int, boxes cut at the image border by more than one pixel.
+        num_crowd: int, crowd regions, not counted in `dropped`.
+        num_without_objects: int, good images without a usable box.
+        keep_empty: bool, whether those were kept.
+        num_small_images: int, images dropped for a side below 32 pixels.
+        bad_images: list of `(file name, reason)` that were skipped.
+    """
+
+    annotation_file: str
+    num_images: int = 0
+    num_annotations: int = 0
+    dropped: dict = dataclasses.field(default_factory=collections.Counter)
+    examples: dict = dataclasses.field(default_factory=dict)
+    num_clipped: int = 0
+    num_crowd: int = 0
+    num_without_objects: int = 0
+    keep_empty: bool = False
+    num_small_images: int = 0
+    bad_images: list = dataclasses.field(default_factory=list)
+
+    def drop(self, reason, example):
+        """Counts one dropped box; `example` names it."""
+        self.dropped[reason] += 1
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < _MAX_EXAMPLES:
+            examples.append(example)
+
+    @property
+    def num_dropped(self):
+        """Number of boxes dropped for any reason."""
+        return sum(self.dropped.values())
+
+    def summary(self):
+        """Returns a text of several lines, without a trailing newline."""
+        lines = [
+            f"{self.annotation_file}: {self.num_images} images, "
+            f"{self.num_annotations} annotations"
+        ]
+        if self.num_crowd:
+            lines.append(f"  {self.num_crowd} crowd regions set aside")
+        for reason, count in sorted(self.dropped.items()):
+            shown = "; ".join(self.examples.get(reason, ()))
+            more = "; ..." if count > _MAX_EXAMPLES else ""
+            lines.append(f"  {count} dropped, {reason}: {shown}{more}")
+        if self.num_clipped:
+            shown = "; ".join(self.examples.get("clipped", ()))
+            more = "; ..." if self.num_clipped > _MAX_EXAMPLES else ""
+            lines.append(
+                f"  {self.num_clipped} boxes clipped to their image: {shown}{more}"
+            )
+        if self.num_small_images:
+            lines.append(
+                f"  {self.num_small_images} images dropped, a side is below "
+                f"{MIN_IMAGE_SIDE} pixels"
+            )
+        if self.num_without_objects:
+            verb = "kept" if self.keep_empty else "dropped (keep_empty=False)"
+            lines.append(f"  {self.num_without_objects} images without objects {verb}")
+        if self.bad_images:
+            lines.append(f"  {len(self.bad_images)} bad images skipped:")
+            lines.extend(f"    {name}: {reason}" for name, reason in self.bad_images)
+        return "\n".join(lines)
+
+
+class DetectionDataset:
+    """Images with boxes, whatever the format that they were read from.
+
+    Args:
+        records: sequence of `ImageRecord`.
+        class_names: K strings, index = label.
+        category_ids: K ints, index = label: the ids in the annotation file, which
+            results that are sent to an evaluation must carry.
+        annotation_file: str, evaluation reads the ground truth (and crowds) there.
+        image_dir: str, the folder that file names are relative to.
+        report: `ReadReport`.
+    """
+
+    def __init__(
+        self, records, class_names, category_ids, annotation_file, image_dir, report
+    ):
+        self.records = list(records)
+        self.class_names = tuple(class_names)
+        self.category_ids = tuple(category_ids)
+        self.annotation_file = str(annotation_file)
+        self.image_dir = str(image_dir)
+        self.report = report
+
+    @property
+    def num_classes(self):
+        """Number of classes, K."""
+        return len(self.class_names)
+
+    @property
+    def num_boxes(self):
+        """Number of boxes of all records."""
+        return sum(len(record.boxes) for record in self.records)
+
+    @property
+    def sizes(self):
+        """List of (height, width) of all images, pixels."""
+        return [(record.height, record.width) for record in self.records]
+
+    def __len__(self):
+        return len(self.records)
+
+    def __iter__(self):
+        return iter(self.records)
+
+    def __getitem__(self, index):
+        return self.records[index]
+
+    def subset(self, count):
+        """Returns a dataset of the first `count` records, for overfit runs and tests.
+
+        Raises:
+            ValueError: if `count` is not between 1 and the number of records.
+        """
+        if not 1 <= count <= len(self.records):
+            raise ValueError(
+                f"`count` must be between 1 and {len(self.records)}. "
+                f"Received: count={count}"
+            )
+        return DetectionDataset(
+            self.records[:count],
+            self.class_names,
+            self.category_ids,
+            self.annotation_file,
+            self.image_dir,
+            self.report,
+        )
+
+    def summary(self):
+        """Returns a text that says what the dataset holds and what was dropped."""
+        names = ", ".join(self.class_names[:10])
+        more = ", ..." if self.num_classes > 10 else ""
+        head = (
+            f"{len(self)} images with {self.num_boxes} boxes of {self.num_classes} "
+            f"classes ({names}{more})"
+        )
+        return f"{head}\nread from {self.report.summary()}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageHeader:
+    """What the head of an image file says, and whether the file can be decoded.
+
+    Attributes:
+        height: int, pixels, after the EXIF orientation.
+        width: int, pixels, after the EXIF orientation.
+        orientation: int in 1..8, EXIF.
+        needs_pil: bool, whether TensorFlow cannot decode the format.
+        error: str, why the file cannot be used; empty for a good file.
+    """
+
+    height: int = 0
+    width: int = 0
+    orientation: int = 1
+    needs_pil: bool = False
+    error: str = ""
+
+
+def _orientation(image):
+    """EXIF orientation in 1..8 of an open PIL image; broken EXIF counts as none."""
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # PIL raises struct, syntax and value errors here.
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _is_end_missing(path, image_format):
+    """Whether the end marker of a JPEG or PNG is not where it belongs."""
+    with open(path, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        # Some cameras write notes after the marker.
+        file.seek(max(0, file.tell() - 65536))
+        tail = file.read()
+    if image_format == "PNG":
+        return b"IEND\xaeB`\x82" not in tail
+    return not tail.rstrip(b"\x00\r\n").endswith(b"\xff\xd9")
+
+
+def inspect_image(path, full=True):
+    """Reads the size and orientation of an image file and checks that it decodes.
+
+    Args:
+        path: str, the file.
+        full: bool, decode all pixels; if False only the head and the end marker are
+            read (about 40 times faster) and pixels only where the marker is missing.
+
+    Returns:
+        `ImageHeader`; never raises for a bad file, the reason is in `error`.
+    """
+    try:
+        with Image.open(path) as image:
+            image_format = image.format
+            if image_format not in _TENSORFLOW_FORMATS | _PIL_FORMATS:
+                formats = "JPEG, PNG, BMP, TIFF or WebP"
+                return ImageHeader(error=f"is {image_format}, must be {formats}")
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                return ImageHeader(
+                    error=f"has {width} x {height} pixels, more than {MAX_PIXELS}"
+                )
+            orientation = _orientation(image)
+            is_native = image_format in _TENSORFLOW_FORMATS
+            is_end_missing = is_native and _is_end_missing(path, image_format)
+            if full or is_end_missing or not is_native:
+                image.load()
+            if is_end_missing and image_format == "PNG":
+                # PIL forgives a missing IEND, TensorFlow's decoder does not.
+                return ImageHeader(error="is truncated (its end chunk is missing)")
+    except FileNotFoundError:
+        return ImageHeader(error="does not exist")
+    except UnidentifiedImageError:
+        is_empty = os.path.getsize(path) == 0
+        return ImageHeader(error="is empty" if is_empty else "is not an image")
+    except Image.DecompressionBombError as error:
+        return ImageHeader(error=str(error))
+    except Exception as error:  # PIL's decoders raise whatever they meet.
+        return ImageHeader(error=f"cannot be decoded: {error}")
+    if orientation >= 5:  # These turn by 90 degrees.
+        height, width = width, height
+    return ImageHeader(height, width, orientation, not is_native)
+
+
+def _inspect_images(paths, image_dir, full):
+    """`inspect_image` for many files in threads; good results are remembered on disk.
+
+    Returns:
+        dict path -> `ImageHeader`.
+    """
+    key = hashlib.sha256(os.path.abspath(image_dir).encode()).hexdigest()[:16]
+    cache_file = cache_directory() / "image_checks" / f"v1-{key}.json"
+    known = {}
+    if full:
+        try:
+            known = json.loads(cache_file.read_text())
+        except (OSError, ValueError):
+            known = {}
+    headers, todo, stamps = {}, [], {}
+    for path in dict.fromkeys(paths):
+        try:
+            status = os.stat(path)
+        except OSError:
+            todo.append(path)
+            continue
+        stamps[path] = [status.st_size, status.st_mtime_ns]
+        entry = known.get(path)
+        if entry is not None and entry[:2] == stamps[path]:
+            headers[path] = ImageHeader(*entry[2:])
+        else:
+            todo.append(path)
+    if todo:
+        # PIL's decoders release the interpreter lock.
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            results = pool.map(lambda path: inspect_image(path, full), todo)
+            headers.update(zip(todo, results, strict=True))
+        if full:
+            for path in todo:
+                header = headers[path]
+                if not header.error and path in stamps:
+                    known[path] = [*stamps[path], *dataclasses.astuple(header)[:4]]
+            _write_atomically(cache_file, json.dumps(known))
+    return headers
+
+
+def _write_atomically(path, text):
+    """Writes a cache file beside and renames it; a read-only cache is no error."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text)
+        os.replace(aside, path)
+    except OSError:
+        return
+
+
+def _load_json(annotation_file, training):
+    """Reads and checks the top level of an annotation file."""
+    path = pathlib.Path(annotation_file)
+    if not path.is_file():
+        raise ValueError(
+            "The annotation file must exist. "
+            f"Received: annotation_file={str(annotation_file)!r}"
+        )
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"The annotation file must be valid json ({error}). "
+            f"Received: annotation_file={str(annotation_file)!r}"
+        ) from error
+    keys = ["images", "annotations", "categories"]
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"The annotation file must hold an object with the keys {keys}; a list is "
+            "the format of results. Received: "
+            f"annotation_file={str(annotation_file)!r}, a {type(content).__name__}"
+        )
+    if not training:
+        # The files of COCO's test images have no annotations.
+        content.setdefault("annotations", [])
+    for key in keys:
+        value = content.get(key)
+        if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
+            raise ValueError(
+                f"The annotation file must have the keys {keys}, each a list of "
+                f"objects; {key!r} is missing or is not. Received: "
+                f"annotation_file={str(annotation_file)!r}, keys={sorted(content)}"
+            )
+    return content
+
+
+def _is_integer(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _read_categories(content, class_names, annotation_file):
+    """Returns class names, category ids (index = label) and all ids of the file."""
+    found = {}
+    for category in content["categories"]:
+        category_id, name = category.get("id"), category.get("name")
+        if not _is_integer(category_id) or not isinstance(name, str):
+            raise ValueError(
+                "Each category must have an integer id and a name. "
+                f"Received: category={category} in {str(annotation_file)!r}"
+            )
+        if category_id in found:
+            raise ValueError(
+                f"Category ids must be unique: {found[category_id]!r} and {name!r} "
+                f"share one. Received: id={category_id} in {str(annotation_file)!r}"
+            )
+        found[category_id] = name
+    if not found:
+        raise ValueError(
+            "The annotation file must list at least one category. "
+            f"Received: categories=[] in {str(annotation_file)!r}"
+        )
+    by_name = collections.defaultdict(list)
+    for category_id, name in found.items():
+        by_name[name].append(category_id)
+    if class_names is None:
+        class_names = [found[category_id] for category_id in sorted(found)]
+    elif len(set(class_names)) != len(class_names) or not class_names:
+        raise ValueError(
+            "`class_names` must be at least one name, each once. "
+            f"Received: class_names={list(class_names)}"
+        )
+    missing = [name for name in class_names if name not in by_name]
+    if missing:
+        raise ValueError(
+            f"All classes must be in the annotation file {str(annotation_file)!r}. "
+            f"Expected: {list(class_names)}. Found: {sorted(by_name)}. "
+            f"Received: missing={missing}"
+        )
+    repeated = {name: by_name[name] for name in class_names if len(by_name[name]) > 1}
+    if repeated:
+        raise ValueError(
+            "Category names must be unique, or labels could not be told apart. "
+            f"Received: {repeated} (name: ids) in {str(annotation_file)!r}"
+        )
+    return tuple(class_names), tuple(by_name[name][0] for name in class_names), found
+
+
+def _split_of(annotation_file):
+    """`("train2017", "train")` for instances_train2017.json, `("", "")` if unnamed."""
+    stem = pathlib.Path(annotation_file).stem
+    match = re.fullmatch(r"(?:.*_)?((train|valid|val|test)\w*)", stem)
+    return match.groups() if match else ("", "")
+
+
+def _image_dir_candidates(annotation_file, root=None):
+    """Folders that may hold the images of an annotation file, best first."""
+    parent = pathlib.Path(annotation_file).absolute().parent
+    if root is None:
+        root = parent.parent if parent.name == "annotations" else parent
+    names = [name for name in dict.fromkeys(_split_of(annotation_file)) if name]
+    folders = [root / name for name in names]
+    folders += [root / "images" / name for name in names]
+    folders += [root / "images", root, parent]
+    return list(dict.fromkeys(folders))
+
+
+def _find_image_dir(annotation_file, file_name, root=None):
+    """The first candidate folder that holds `file_name`, or any image if it is None."""
+    folders = _image_dir_candidates(annotation_file, root)
+    existing = [folder for folder in folders if folder.is_dir()]
+    for folder in existing:
+        if file_name is not None and (folder / file_name).is_file():
+            return folder
+    for folder in existing:
+        with os.scandir(folder) as entries:
+            if any(
+                os.path.splitext(entry.name)[1].lower() in _IMAGE_SUFFIXES
+                for entry in entries
+            ):
+                return folder
+    looked = ", ".join(str(folder) for folder in folders)
+    raise ValueError(
+        f"No folder with the images of {str(annotation_file)!r} was found, looked in: "
+        f"{looked}. Received: image_dir=None"
+    )
+
+
+def _first_file_name(annotation_file):
+    """The first `file_name` near the head of a json file, without parsing it whole."""
+    with open(annotation_file, "rb") as file:
+        head = file.read(1 << 20).decode("utf-8", "replace")
+    match = re.search(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', head)
+    return json.loads(match.group(1)) if match else None
+
+
+def find_coco_splits(directory):
+    """Finds the annotation files and image folders of a COCO-format directory.
+
+    Annotation files are `annotations/instances_<split><year>.json`, the same without
+    `instances_`, or either of them directly in `directory`; splits are `train`, `val`
+    (or `valid`) and `test`, the year is optional. Images lie in `<split><year>/`,
+    `<split>/`, `images/<split><year>/`, `images/<split>/`, `images/`, or `directory`.
+
+    Args:
+        directory: str or path.
+
+    Returns:
+        dict split -> (annotation file, image folder), both str, in the order train,
+        val, test; a split that is not there is left out.
+
+    Raises:
+        ValueError: if the directory does not exist, holds no annotation file, holds
+            two for one split, or the images of one are nowhere.
+    """
+    root = pathlib.Path(directory).expanduser()
+    if not root.is_dir():
+        raise ValueError(
+            f"`directory` must be an existing folder. Received: directory={str(root)!r}"
+        )
+    pattern = re.compile(r"(?:instances_)?(train|valid|val|test)(?:\d{4})?\.json")
+    found = collections.defaultdict(list)
+    for folder in (root / "annotations", root):
+        for path in sorted(folder.glob("*.json")):
+            match = pattern.fullmatch(path.name)
+            if match:
+                found[_SPLITS[match.group(1)]].append(path)
+    if not found:
+        present = sorted(path.name for path in root.iterdir())[:_MAX_LISTED]
+        raise ValueError(
+            "No annotation file was found. Looked for "
+            "annotations/instances_{train,val,test}[year].json, "
+            "annotations/{train,val,test}[year].json and the same names directly in "
+            f"the folder. Received: directory={str(root)!r}, which holds {present}"
+        )
+    splits = {}
+    for split in ("train", "val", "test"):
+        files = found.get(split, [])
+        if len(files) > 1:
+            raise ValueError(
+                f"There must be one annotation file for the split {split!r}. "
+                f"Received: {[str(path) for path in files]}"
+            )
+        for path in files:
+            image_dir = _find_image_dir(path, _first_file_name(path), root)
+            splits[split] = (str(path), str(image_dir))
+    return splits
+
+
+def _list_images(content, image_dir, level):
+    """Joins the images of the file with what is on disk.
+
+    Returns:
+        (dict image id -> `(path, ImageHeader)`, list of bad `(file name, reason)`).
+    """
+    paths = {}
+    for image in content["images"]:
+        name = image.get("file_name")
+        if isinstance(name, str) and name:
+            paths[name] = os.path.join(image_dir, name)
+    needed = paths.values()
+    if level is None:  # Unchecked, but a size that the file omits must be read.
+        needed = [
+            paths[image["file_name"]]
+            for image in content["images"]
+            if image.get("file_name") in paths
+            and not (_is_integer(image.get("height")) and image.get("width"))
+        ]
+    headers = _inspect_images(needed, image_dir, full=level == "full")
+    good, bad, first_name = {}, [], {}
+    for index, image in enumerate(content["images"]):
+        name, image_id = image.get("file_name"), image.get("id")
+        if name not in paths:
+            bad.append((f"images[{index}]", f"has no file_name (id {image_id})"))
+            continue
+        if not _is_integer(image_id):
+            bad.append((name, f"must have an integer id, has {image_id!r}"))
+            continue
+        if image_id in first_name:
+            bad.append((name, f"has id {image_id}, as {first_name[image_id]} has"))
+            continue
+        first_name[image_id] = name
+        size = (image.get("height"), image.get("width"))
+        if all(value is None for value in size):
+            size = None
+        elif not all(_is_integer(value) and value > 0 for value in size):
+            bad.append((name, f"must have a positive integer size, has {size}"))
+            continue
+        header = headers.get(paths[name])
+        if header is None:
+            header = ImageHeader(*size)
+        if header.error:
+            bad.append((name, header.error))
+            continue
+        if size is not None and size != (header.height, header.width):
+            turned = f" (EXIF orientation {header.orientation} applied)"
+            bad.append(
+                (
+                    name,
+                    f"is {header.height} high and {header.width} wide"
+                    f"{turned if header.orientation > 1 else ''}, its annotation says "
+                    f"{size[0]} and {size[1]}",
+                )
+            )
+            continue
+        good[image_id] = (paths[name], header)
+    return good, bad
+
+
+def _clip_box(bbox, area, height, width):
+    """Turns a COCO box into `(x1, y1, x2, y2)` inside the image.
+
+    Returns:
+        (box, reason, is_clipped): box is None where reason says why.
+    """
+    is_number = isinstance(bbox, list) and len(bbox) == 4
+    is_number = is_number and all(
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        for value in bbox
+    )
+    if not is_number:
+        return None, BAD_BOX, False
+    x, y, w, h = bbox
+    if w <= 0 or h <= 0:
+        return None, BAD_SIZE, False
+    if area is not None and not (
+        isinstance(area, int | float) and math.isfinite(area) and area > 0
+    ):
+        return None, BAD_AREA, False
+    inside = (max(x, 0), max(y, 0), min(x + w, width), min(y + h, height))
+    box = np.asarray(inside, "float32")
+    if box[2] <= box[0] or box[3] <= box[1]:
+        return None, OUTSIDE, False
+    # After the overlap, as a box outside deserves the more telling reason.
+    if w < MIN_BOX_SIDE or h < MIN_BOX_SIDE:
+        return None, TINY, False
+    # Rounded coordinates stick out by fractions of a pixel, which is nobody's mistake.
+    is_clipped = min(x, y, width - x - w, height - y - h) < -1
+    return box, "", is_clipped
+
+
+def _group_annotations(content, good, skipped_ids, labels, found, report):
+    """Drops what cannot be used and groups the rest by image.
+
+    Returns:
+        (dict image id -> list of `(box, label, annotation id)`, Counter of crowds by
+        image id, list of texts on mistakes).
+    """
+    objects, crowds = collections.defaultdict(list), collections.Counter()
+    first_with_id, mistakes = {}, []
+
+    def drop(reason, text):
+        report.drop(reason, text)
+        if reason not in _NO_MISTAKE:
+            mistakes.append(f"{text}: {reason}")
+
+    for index, annotation in enumerate(content["annotations"]):
+        annotation_id = annotation.get("id")
+        name = f"annotations[{index}]"
+        if _is_integer(annotation_id):
+            name = f"annotation {annotation_id}"
+        else:
+            annotation_id = -1
+        image_id = annotation.get("image_id")
+        category_id, bbox = annotation.get("category_id"), annotation.get("bbox")
+        if annotation_id >= 0:
+            content_of = (image_id, category_id, repr(bbox))
+            first = first_with_id.setdefault(annotation_id, content_of)
+            if first is not content_of:
+                if first == content_of:
+                    drop(DUPLICATE, f"{name} (image id {image_id})")
+                    continue
+                # Evaluation looks annotations up by id and would see one of the two.
+                raise ValueError(
+                    "Annotation ids must be unique, or evaluation would lose ground "
+                    f"truth. Received: id={annotation_id} for (image id, category id, "
+                    f"bbox) {first} and {content_of} in {report.annotation_file!r}"
+                )
+        # A json list or object is no id and cannot be looked up.
+        image_key = image_id if _is_integer(image_id) else None
+        if image_key not in good:
+            is_skipped = image_key in skipped_ids
+            reason = SKIPPED_IMAGE if is_skipped else UNKNOWN_IMAGE
+            drop(reason, f"{name} (image id {image_id!r})")
+            continue
+        path, header = good[image_key]
+        name = f"{name} in {os.path.basename(path)}"
+        category_key = category_id if _is_integer(category_id) else None
+        if category_key not in found:
+            drop(UNKNOWN_CATEGORY, f"{name} (category id {category_id!r})")
+            continue
+        if category_key not in labels:
+            drop(OTHER_CLASS, f"{name} ({found[category_key]})")
+            continue
+        if annotation.get("iscrowd") or annotation.get("ignore"):
+            crowds[image_key] += 1
+            continue
+        box, reason, is_clipped = _clip_box(
+            bbox, annotation.get("area"), header.height, header.width
+        )
+        if box is None:
+            value = annotation.get("area") if reason == BAD_AREA else bbox
+            drop(reason, f"{name} ({value})")
+            continue
+        if is_clipped:
+            report.num_clipped += 1
+            examples = report.examples.setdefault("clipped", [])
+            if len(examples) < _MAX_EXAMPLES:
+                examples.append(f"{name} ({bbox})")
+            mistakes.append(f"{name} ({bbox}): box reaches outside the image")
+        objects[image_key].append((box, labels[category_key], annotation_id))
+    return objects, crowds, mistakes
+
+
+def _listed(texts):
+    """Texts one a line, at most twenty and then how many more."""
+    lines = [f"\n  {text}" for text in texts[:_MAX_LISTED]]
+    if len(texts) > _MAX_LISTED:
+        lines.append(f"\n  and {len(texts) - _MAX_LISTED} more")
+    return "".join(lines)
+
+
+def read_coco(
+    annotation_file,
+    image_dir=None,
+    *,
+    class_names=None,
+    keep_empty=None,
+    strict=False,
+    skip_bad_images=False,
+    check_images="full",
+    training=True,
+):
+    """Reads a COCO-format dataset and checks all of it.
+
+    Crowd regions never become boxes. Boxes that reach outside their image are clipped
+    to it. Boxes with a side below 1 pixel, no positive area or no overlap with the
+    image are dropped, and in training images with a side below 32 pixels (fact S33).
+
+    Args:
+        annotation_file: str or path of the json file.
+        image_dir: str or path of the folder that file names are relative to; None
+            looks in the usual places (see `find_coco_splits`).
+        class_names: sequence of names, index = label; None takes all categories of the
+            file in the order of their ids. Give a validation set the names of the
+            training set. Boxes of other classes are dropped and counted.
+        keep_empty: bool, keep images without boxes; None keeps them unless `training`,
+            as the official code does.
+        strict: bool, a bad annotation is an error instead of being dropped.
+        skip_bad_images: bool, go on without images that cannot be used and list them
+            in `report.bad_images`.
+        check_images: `"full"` (or True) decodes every image once and remembers the good
+            ones in the cache folder; `"header"` reads sizes and end markers only; False
+            trusts the annotation file, and no EXIF orientation is seen.
+        training: bool, False keeps all images of the file.
+
+    Returns:
+        `DetectionDataset`, records in the order of the file.
+
+    Raises:
+        ValueError: for a file that is missing or not in the format, for bad images
+            (all of them are named), for bad annotations if `strict`, and for a dataset
+            that is empty in the end.
+    """
+    levels = {True: "full", "full": "full", "header": "header", False: None}
+    if check_images not in levels:
+        raise ValueError(
+            "`check_images` must be 'full', 'header', True or False. "
+            f"Received: check_images={check_images!r}"
+        )
+    annotation_file = os.fspath(annotation_file)
+    keep_empty = (not training) if keep_empty is None else keep_empty
+    content = _load_json(annotation_file, training)
+    names, category_ids, found = _read_categories(content, class_names, annotation_file)
+    if not content["images"]:
+        raise ValueError(
+            "The annotation file must list at least one image. "
+            f"Received: images=[] in {annotation_file!r}"
+        )
+    if image_dir is None:
+        name = content["images"][0].get("file_name")
+        name = name if isinstance(name, str) else None
+        image_dir = _find_image_dir(annotation_file, name)
+    elif not os.path.isdir(image_dir):
+        raise ValueError(
+            f"`image_dir` must be an existing folder. Received: image_dir={image_dir!r}"
+        )
+    image_dir = os.fspath(image_dir)
+
+    report = ReadReport(
+        annotation_file,
+        num_images=len(content["images"]),
+        num_annotations=len(content["annotations"]),
+        keep_empty=keep_empty,
+    )
+    good, bad = _list_images(content, image_dir, levels[check_images])
+    if bad and not skip_bad_images:
+        raise ValueError(
+            f"All images of {annotation_file!r} must be readable in {image_dir!r}; "
+            "repair or remove the bad ones, or go on without them by "
+            "skip_bad_images=True (--skip-bad-images). Received: "
+            f"{len(bad)} bad of {report.num_images} images:"
+            + _listed([f"{name}: {reason}" for name, reason in bad])
+        )
+    report.bad_images = bad
+    skipped_ids = {
+        image["id"] for image in content["images"] if _is_integer(image.get("id"))
+    }.difference(good)
+    labels = {category_id: label for label, category_id in enumerate(category_ids)}
+    objects, crowds, mistakes = _group_annotations(
+        content, good, skipped_ids, labels, found, report
+    )
+    if mistakes and strict:
+        raise ValueError(
+            f"All annotations of {annotation_file!r} must be valid (strict=True). "
+            f"Received: {len(mistakes)} bad annotations:" + _listed(mistakes)
+        )
+    report.num_crowd = sum(crowds.values())
+
+    records = []
+    for image_id, (path, header) in good.items():
+        if training and min(header.height, header.width) < MIN_IMAGE_SIDE:
+            report.num_small_images += 1
+            continue
+        rows = objects.get(image_id, [])
+        if not rows:
+            report.num_without_objects += 1
+            if not keep_empty:
+                continue
+        boxes, row_labels, annotation_ids = (
+            zip(*rows, strict=True) if rows else ([],) * 3
+        )
+        records.append(
+            ImageRecord(
+                image_id=image_id,
+                path=path,
+                height=header.height,
+                width=header.width,
+                boxes=np.asarray(boxes, "float32").reshape(-1, 4),
+                labels=np.asarray(row_labels, "int32"),
+                annotation_ids=np.asarray(annotation_ids, "int64"),
+                num_crowd=crowds[image_id],
+                orientation=header.orientation,
+                needs_pil=header.needs_pil,
+            )
+        )
+    num_boxes = sum(len(record.boxes) for record in records)
+    if not records or (training and not num_boxes):
+        raise ValueError(
+            "The dataset must not be empty: no image "
+            f"{'with a usable box ' if training else ''}is left. Expected classes: "
+            f"{list(names)}. Found categories: {sorted(found.values())}. "
+            f"Received: {report.summary()}"
+        )
+    return DetectionDataset(
+        records, names, category_ids, annotation_file, image_dir, report
+    )
