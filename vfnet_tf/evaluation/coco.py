@@ -1,0 +1,625 @@
+"""COCO detection metrics: streaming, keyed by image id, equal to pycocotools.
+
+The matching and the integration are pycocotools' own; this module feeds it. The ground
+truth is copied without masks, so a large annotation file costs little memory, and the
+copy is numbered from 1, since pycocotools takes a match with annotation id 0 for none.
+"""
+
+import contextlib
+import io
+import json
+import math
+import numbers
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+METRICS = (
+    "AP",
+    "AP50",
+    "AP75",
+    "APs",
+    "APm",
+    "APl",
+    "AR1",
+    "AR10",
+    "AR100",
+    "ARs",
+    "ARm",
+    "ARl",
+)
+"""The 12 COCO metrics in the order in which pycocotools prints them."""
+
+# (is it precision, IoU threshold or None for the mean of .5:.95, area, detections)
+_DEFINITIONS = {
+    "AP": (True, None, "all", 100),
+    "AP50": (True, 0.5, "all", 100),
+    "AP75": (True, 0.75, "all", 100),
+    "APs": (True, None, "small", 100),
+    "APm": (True, None, "medium", 100),
+    "APl": (True, None, "large", 100),
+    "AR1": (False, None, "all", 1),
+    "AR10": (False, None, "all", 10),
+    "AR100": (False, None, "all", 100),
+    "ARs": (False, None, "small", 100),
+    "ARm": (False, None, "medium", 100),
+    "ARl": (False, None, "large", 100),
+}
+
+# A thousandth of a pixel moves no metric that is printed, and keeps the json short.
+_BOX_DECIMALS = 3
+_MAX_LISTED = 20
+
+
+class CocoEvaluator:
+    """Collects detections batch by batch and computes the COCO metrics.
+
+    Crowd boxes stay in the ground truth and are ignored as in pycocotools: a detection
+    inside one is neither right nor wrong.
+
+    Args:
+        dataset: a dataset with `records` (each with `image_id`), `category_ids`,
+            `class_names` and `annotation_file`, evaluated over the images of its
+            records only; or the path of a COCO annotation file, evaluated over all of
+            its images. A dataset whose `annotation_file` is None is evaluated against
+            the `boxes` and `labels` of its records.
+        category_ids: COCO category id of each label; the default is the dataset's, or
+            the file's in ascending order.
+        image_ids: the images to evaluate over, where fewer than above.
+        backend: `"pycocotools"`, or `"faster-coco-eval"`: the same numbers, quicker on
+            thousands of images; needs the extra `fast-eval`.
+
+    Raises:
+        ValueError: an unreadable or incomplete annotation file, an unknown category.
+        ImportError: the chosen backend is not installed.
+    """
+
+    def __init__(
+        self, dataset, category_ids=None, *, image_ids=None, backend="pycocotools"
+    ):
+        self._coco_class, self._eval_class = _load_backend(backend)
+        self.backend = backend
+        if hasattr(dataset, "records"):
+            truth, path = _truth_of_dataset(dataset)
+            if category_ids is None:
+                category_ids = dataset.category_ids
+            if image_ids is None:
+                image_ids = [int(record.image_id) for record in dataset.records]
+        else:
+            path = os.fspath(dataset)
+            truth = _read_truth(path)
+        self.annotation_file = path
+        names = {c["id"]: str(c.get("name", c["id"])) for c in truth["categories"]}
+        if category_ids is None:
+            category_ids = sorted(names)
+        category_ids = tuple(_as_python(value) for value in category_ids)
+        unknown = [value for value in category_ids if value not in names]
+        if unknown or not category_ids or len(set(category_ids)) != len(category_ids):
+            raise ValueError(
+                "`category_ids` must be distinct categories of the annotation file. "
+                f"Received: category_ids={_shortened(category_ids)}, the categories of "
+                f"{path} are {_shortened(sorted(names))}"
+            )
+        known = {image["id"] for image in truth["images"]}
+        image_ids = known if image_ids is None else {_as_python(i) for i in image_ids}
+        if image_ids - known or not image_ids:
+            raise ValueError(
+                "`image_ids` must be images of the annotation file, at least one. "
+                f"Received: image_ids without an entry in {path}: "
+                f"{_shortened(sorted(image_ids - known))}, of {len(image_ids)} images"
+            )
+        self.category_ids = category_ids
+        self.class_names = tuple(names[value] for value in category_ids)
+        self.image_ids = tuple(sorted(image_ids))
+        self._truth = _clean_truth(truth, image_ids, path)
+        self._warn_of_classes_without_truth()
+        self._truth_index = self._build_index(self._truth)
+        self.reset()
+
+    def reset(self):
+        """Forgets all detections, keeps the ground truth: for the next epoch."""
+        self._detections = {}
+        self.num_duplicates = 0
+
+    def update(self, image_ids, detections):
+        """Adds the detections of a batch.
+
+        Args:
+            image_ids: int `[B]`. Rows of -1 (the filling of a last batch) are skipped.
+                Of an image that comes again only the first detections count
+                (`num_duplicates` tells how many came again).
+            detections: dict of arrays or tensors: `boxes` float `[B, D, 4]` xyxy in
+                pixels of the ORIGINAL image, `scores` float `[B, D]`, `labels` int
+                `[B, D]` in [0, K), -1 pads, and optionally `num_detections` int `[B]`:
+                rows from there on are padding too.
+
+        Raises:
+            ValueError: shapes that do not agree, an image that is not evaluated, a
+                label without category, a box or score that is not finite.
+        """
+        image_ids = np.asarray(image_ids).reshape(-1)
+        boxes = np.asarray(detections["boxes"]).astype("float32")
+        scores = np.asarray(detections["scores"]).astype("float32")
+        labels = np.asarray(detections["labels"])
+        rows = scores.shape
+        if (
+            scores.ndim != 2
+            or boxes.shape != (*rows, 4)
+            or labels.shape != rows
+            or image_ids.shape != rows[:1]
+        ):
+            raise ValueError(
+                "Detections must be boxes [B, D, 4], scores [B, D], labels [B, D] of B "
+                f"image ids. Received: boxes={boxes.shape}, scores={rows}, "
+                f"labels={labels.shape}, image_ids={image_ids.shape}"
+            )
+        is_detection = labels >= 0
+        if detections.get("num_detections") is not None:
+            counts = np.asarray(detections["num_detections"]).reshape(-1, 1)
+            is_detection &= np.arange(rows[1]) < counts
+        evaluated = self._evaluated_images
+        for row, image_id in enumerate(image_ids.tolist()):
+            if image_id == -1:
+                continue
+            if image_id not in evaluated:
+                raise ValueError(
+                    "Detections must be of an image that is evaluated. Received: "
+                    f"image_id={image_id}, not among the {len(evaluated)} images of "
+                    f"{self.annotation_file}"
+                )
+            if image_id in self._detections:
+                self.num_duplicates += 1
+                continue
+            keep = is_detection[row]
+            self._add(image_id, boxes[row][keep], scores[row][keep], labels[row][keep])
+
+    @property
+    def _evaluated_images(self):
+        return self._truth_index.imgs
+
+    def _add(self, image_id, boxes, scores, labels):
+        if labels.size and labels.max() >= len(self.category_ids):
+            raise ValueError(
+                f"Labels must be below the number of classes {len(self.category_ids)}. "
+                f"Received: label={labels.max()} for image_id={image_id}"
+            )
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise ValueError(
+                "Boxes and scores must be finite (did training diverge?). Received: "
+                f"NaN or infinity for image_id={image_id}"
+            )
+        self._detections[image_id] = (boxes, scores, labels)
+
+    def results(self):
+        """Lists the detections in COCO's results format.
+
+        Returns:
+            list of `{"image_id", "category_id", "bbox": [x, y, width, height],
+            "score"}`, boxes in original pixels to a thousandth, in the order of
+            `update`. Scores keep the precision of float32, so no tie arises that was
+            not there.
+        """
+        results = []
+        for image_id, (boxes, scores, labels) in self._detections.items():
+            for box, score, label in zip(
+                xyxy_to_xywh(boxes).tolist(), scores, labels.tolist(), strict=True
+            ):
+                results.append(
+                    {
+                        "image_id": image_id,
+                        "category_id": self.category_ids[label],
+                        "bbox": [round(value, _BOX_DECIMALS) for value in box],
+                        # str of a float32 is the shortest text that gives it back
+                        "score": float(str(score)),
+                    }
+                )
+        return results
+
+    def save_results(self, path):
+        """Writes `results()` as json, the file that evaluation servers take.
+
+        The file appears whole or not at all. Missing folders are made.
+        """
+        _write_json(path, self.results())
+
+    def evaluate(self):
+        """Computes the metrics over all evaluated images.
+
+        Images without detections count with their objects missed.
+
+        Returns:
+            dict with the 12 floats of `METRICS`, each in [0, 1], or NaN where there is
+            no ground truth to measure on (pycocotools prints -1), and `per_class`:
+            `{class name: {"AP": float, "AP50": float}}` in the order of the labels.
+        """
+        missing = len(self.image_ids) - len(self._detections)
+        if missing:
+            warnings.warn(
+                f"{missing} of {len(self.image_ids)} images of {self.annotation_file} "
+                "were never given to `update`: they count as images without detections",
+                stacklevel=2,
+            )
+        if self.num_duplicates:
+            warnings.warn(
+                f"{self.num_duplicates} images came to `update` again; the detections "
+                "of their first time count",
+                stacklevel=2,
+            )
+        return self._evaluate(self.results())
+
+    def _evaluate(self, results):
+        # Always a fresh index of the detections: pycocotools writes ids into them.
+        annotations = [
+            {
+                **result,
+                "id": number,
+                "area": result["bbox"][2] * result["bbox"][3],
+                "iscrowd": 0,
+            }
+            for number, result in enumerate(results, start=1)
+        ]
+        detections = self._build_index({**self._truth, "annotations": annotations})
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation = self._eval_class(self._truth_index, detections, "bbox")
+            evaluation.params.imgIds = list(self.image_ids)
+            evaluation.params.catIds = sorted(self.category_ids)
+            evaluation.evaluate()
+            evaluation.accumulate()
+        metrics = {name: _measure(evaluation, name) for name in METRICS}
+        columns = {value: k for k, value in enumerate(sorted(self.category_ids))}
+        metrics["per_class"] = {
+            name: {
+                key: _measure(evaluation, key, columns[category_id])
+                for key in ("AP", "AP50")
+            }
+            for name, category_id in zip(
+                self._distinct_names(), self.category_ids, strict=True
+            )
+        }
+        return metrics
+
+    def _distinct_names(self):
+        counts = {name: self.class_names.count(name) for name in self.class_names}
+        return [
+            name if counts[name] == 1 else f"{name} ({category_id})"
+            for name, category_id in zip(
+                self.class_names, self.category_ids, strict=True
+            )
+        ]
+
+    def _build_index(self, content):
+        # Made empty and filled, since pycocotools reads only files when it is built.
+        with contextlib.redirect_stdout(io.StringIO()):
+            index = self._coco_class()
+            index.dataset = content
+            index.createIndex()
+        return index
+
+    def _warn_of_classes_without_truth(self):
+        present = {
+            annotation["category_id"]
+            for annotation in self._truth["annotations"]
+            if not annotation["iscrowd"]
+        }
+        absent = [
+            name
+            for name, category_id in zip(
+                self.class_names, self.category_ids, strict=True
+            )
+            if category_id not in present
+        ]
+        if absent:
+            warnings.warn(
+                f"{len(absent)} of {len(self.class_names)} classes have no object in "
+                f"the {len(self.image_ids)} images of {self.annotation_file}; their AP "
+                f"is NaN and left out of the mean: {_shortened(absent)}",
+                stacklevel=3,
+            )
+
+
+def evaluate_results(
+    annotation_file,
+    results,
+    category_ids=None,
+    *,
+    image_ids=None,
+    backend="pycocotools",
+):
+    """Computes the COCO metrics of a results file.
+
+    Args:
+        annotation_file: path of a COCO annotation file, or a dataset as
+            `CocoEvaluator` takes it.
+        results: path of a json in COCO's results format, or such a list.
+        category_ids: the categories to evaluate, all by default.
+        image_ids: the images to evaluate over, all by default.
+        backend: as for `CocoEvaluator`.
+
+    Returns:
+        The dict of `CocoEvaluator.evaluate`.
+
+    Raises:
+        ValueError: an unreadable file, a result without one of its four keys, a result
+            for an image that the annotation file does not know.
+    """
+    evaluator = CocoEvaluator(
+        annotation_file, category_ids, image_ids=image_ids, backend=backend
+    )
+    place = "the list of results"
+    if not isinstance(results, (list, tuple)):
+        place = os.fspath(results)
+        results = _read_json(place)
+    results = _checked_results(results, place)
+    unknown_images = {r["image_id"] for r in results} - set(evaluator._evaluated_images)
+    if unknown_images and image_ids is None:
+        raise ValueError(
+            "Results must be of images in the annotation file. Received: in "
+            f"{place} image ids {_shortened(sorted(unknown_images, key=str))} that "
+            f"{evaluator.annotation_file} does not have"
+        )
+    unknown = {r["category_id"] for r in results} - set(evaluator.category_ids)
+    if unknown and category_ids is None:
+        warnings.warn(
+            f"Results in {place} of categories {_shortened(sorted(unknown, key=str))} "
+            f"are left out: {evaluator.annotation_file} has no such category. Category "
+            "ids are meant here, not labels that count from 0",
+            stacklevel=2,
+        )
+    return evaluator._evaluate(
+        [r for r in results if r["image_id"] not in unknown_images]
+    )
+
+
+def format_table(metrics, per_class=True):
+    """Writes metrics as a text table for people.
+
+    Args:
+        metrics: the dict of `CocoEvaluator.evaluate`.
+        per_class: bool, add a row for each class.
+
+    Returns:
+        str of several lines with three decimals, as pycocotools prints them; `-` where
+        there was nothing to measure.
+    """
+    lines = []
+    for title, names in (("precision", METRICS[:6]), ("recall", METRICS[6:])):
+        cells = "  ".join(f"{name} {_cell(metrics[name])}" for name in names)
+        lines.append(f"{title:<10} {cells}")
+    classes = metrics.get("per_class") or {}
+    if per_class and classes:
+        width = max(len("class"), *(len(name) for name in classes))
+        lines += ["", f"{'class':<{width}}     AP   AP50"]
+        lines += [
+            f"{name:<{width}}  {_cell(row['AP']):>5}  {_cell(row['AP50']):>5}"
+            for name, row in classes.items()
+        ]
+    return "\n".join(lines)
+
+
+def save_metrics(path, metrics):
+    """Writes metrics as json, NaN as null (json has no NaN), whole or not at all."""
+    plain = {name: _without_nan(metrics[name]) for name in METRICS}
+    plain["per_class"] = {
+        name: {key: _without_nan(value) for key, value in row.items()}
+        for name, row in metrics.get("per_class", {}).items()
+    }
+    _write_json(path, plain, indent=2)
+
+
+def xyxy_to_xywh(boxes):
+    """Turns corner boxes into COCO's `(x, y, width, height)`.
+
+    Args:
+        boxes: float `[..., 4]` `(x1, y1, x2, y2)`.
+
+    Returns:
+        float64 `[..., 4]`; widths are taken in float64, so that they are as exact as
+        the corners.
+    """
+    boxes = np.asarray(boxes, "float64")
+    return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
+
+
+def _load_backend(backend):
+    if backend == "pycocotools":
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        return COCO, COCOeval
+    if backend == "faster-coco-eval":
+        try:
+            from faster_coco_eval import COCO, COCOeval_faster
+        except ImportError as error:
+            raise ImportError(
+                "The backend faster-coco-eval is not installed: "
+                "pip install 'vfnet_tf[fast-eval]'"
+            ) from error
+        return COCO, COCOeval_faster
+    raise ValueError(
+        "`backend` must be 'pycocotools' or 'faster-coco-eval'. Received: "
+        f"backend={backend!r}"
+    )
+
+
+def _measure(evaluation, name, column=None):
+    """Averages one metric over all classes, or takes one class; NaN if undefined.
+
+    `precision` is [IoU, recall, class, area, detections] and `recall` the same without
+    its second axis; -1 marks what has no ground truth. The order of the mean's operands
+    is pycocotools', so that even the last bit agrees.
+    """
+    is_precision, threshold, area, num_detections = _DEFINITIONS[name]
+    parameters = evaluation.params
+    a = list(parameters.areaRngLbl).index(area)
+    m = list(parameters.maxDets).index(num_detections)
+    values = np.asarray(evaluation.eval["precision" if is_precision else "recall"])
+    values = values[..., a, m]
+    if threshold is not None:
+        values = values[np.isclose(parameters.iouThrs, threshold)]
+    if column is not None:
+        values = values[..., column]
+    values = values[values > -1]
+    return float(np.mean(values)) if values.size else float("nan")
+
+
+def _read_json(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise ValueError(f"The json file must exist. Received: path={path}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"The file must hold valid json ({error}). Received: path={path}"
+        ) from None
+
+
+def _read_truth(path):
+    content = _read_json(path)
+    keys = ("images", "annotations", "categories")
+    missing = [
+        key
+        for key in keys
+        if not isinstance(content, dict) or not isinstance(content.get(key), list)
+    ]
+    if missing:
+        raise ValueError(
+            "A COCO annotation file must have the lists images, annotations and "
+            f"categories. Received: path={path} without {', '.join(missing)}"
+        )
+    for key in ("images", "categories"):
+        if any(not isinstance(e, dict) or "id" not in e for e in content[key]):
+            raise ValueError(
+                f"Each entry of {key} must have an id. Received: path={path} with an "
+                "entry that has none"
+            )
+    return content
+
+
+def _truth_of_dataset(dataset):
+    if getattr(dataset, "annotation_file", None) is not None:
+        path = os.fspath(dataset.annotation_file)
+        return _read_truth(path), path
+    annotations = []
+    for record in dataset.records:
+        for box, label in zip(
+            xyxy_to_xywh(record.boxes).tolist(), record.labels, strict=True
+        ):
+            annotations.append(
+                {
+                    "image_id": int(record.image_id),
+                    "category_id": dataset.category_ids[int(label)],
+                    "bbox": box,
+                }
+            )
+    truth = {
+        "images": [{"id": int(record.image_id)} for record in dataset.records],
+        "annotations": annotations,
+        "categories": [
+            {"id": value, "name": name}
+            for value, name in zip(
+                dataset.category_ids, dataset.class_names, strict=True
+            )
+        ],
+    }
+    return truth, "the dataset's records"
+
+
+def _clean_truth(truth, image_ids, path):
+    """Copies what the bbox metrics need, over the given images."""
+    annotations, broken = [], []
+    for source in truth["annotations"]:
+        if source.get("image_id") not in image_ids:
+            continue
+        box = source.get("bbox")
+        if not _are_finite(box, 4):
+            broken.append(source.get("id"))
+            continue
+        area = source.get("area")
+        annotations.append(
+            {
+                "id": len(annotations) + 1,
+                "image_id": source["image_id"],
+                "category_id": source.get("category_id"),
+                "bbox": [float(value) for value in box],
+                # The area of the mask where there is one: COCO's sizes go by it.
+                "area": area if _are_finite([area], 1) else float(box[2] * box[3]),
+                "iscrowd": int(source.get("iscrowd") or 0),
+            }
+        )
+    if broken:
+        warnings.warn(
+            f"{len(broken)} annotations of {path} have no box of four finite numbers "
+            f"and are left out of the evaluation: ids {_shortened(broken)}",
+            stacklevel=4,
+        )
+    images = [{"id": value} for value in sorted(image_ids)]
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": c["id"]} for c in truth["categories"]],
+    }
+
+
+def _checked_results(results, place):
+    keys = ("image_id", "category_id", "bbox", "score")
+    if not isinstance(results, (list, tuple)):
+        raise ValueError(
+            f"COCO results must be a list. Received: {place} holding "
+            f"{type(results).__name__}"
+        )
+    for number, result in enumerate(results):
+        if (
+            not isinstance(result, dict)
+            or any(key not in result for key in keys)
+            or not _are_finite(result["bbox"], 4)
+            or not _are_finite([result["score"]], 1)
+        ):
+            raise ValueError(
+                "A COCO result must have image_id, category_id, a bbox of four finite "
+                f"numbers and a finite score. Received: entry {number} of {place}: "
+                f"{result}"
+            )
+    return [{key: result[key] for key in keys} for result in results]
+
+
+def _write_json(path, content, indent=None):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=indent, allow_nan=False)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _are_finite(values, count):
+    """Tells whether `values` is a list of `count` finite numbers."""
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) == count
+        and all(isinstance(value, numbers.Real) for value in values)
+        and all(math.isfinite(value) for value in values)
+    )
+
+
+def _as_python(value):
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _without_nan(value):
+    return None if np.isnan(value) else float(value)
+
+
+def _cell(value):
+    return "-" if value is None or np.isnan(value) else f"{value:.3f}"
+
+
+def _shortened(values):
+    shown = ", ".join(str(value) for value in list(values)[:_MAX_LISTED])
+    rest = len(values) - _MAX_LISTED
+    return f"{shown} and {rest} more" if rest > 0 else shown
