@@ -1,0 +1,547 @@
+"""From a dataset of records to batches, as a `tf.data.Dataset`.
+
+Which images make a batch, in which order and on which canvas, is planned once per epoch
+with numpy; decoding, resizing, flipping and padding then run in TensorFlow's threads.
+A plan depends on the seed and the epoch only, so a resumed run sees what the
+uninterrupted one would have seen.
+"""
+
+import threading
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vfnet_tf.data import transforms
+from vfnet_tf.data.example import PADDING_IMAGE_ID, PADDING_LABEL
+from vfnet_tf.data.normalization import TORCHVISION
+
+# P5 has stride 32; the official code pads to it as well (fact S32).
+CANVAS_MULTIPLE = 32
+
+# Columns of a plan: one row per image of the epoch.
+_RECORD, _IS_REPEAT, _HEIGHT, _WIDTH, _SHORT, _LONG, _SEED = range(7)
+
+
+def _resized_sizes(sizes, image_size, keep_ratio):
+    """Sizes after the resize: int `[N, 2]`, equal to `transforms.keep_ratio_size`."""
+    sizes = np.asarray(sizes, "float64").reshape(-1, 2)
+    if not keep_ratio:
+        return np.tile(np.asarray(image_size, "int64"), (len(sizes), 1))
+    short, long = image_size
+    factor = np.minimum(long / sizes.max(axis=1), short / sizes.min(axis=1))
+    return np.maximum((sizes * factor[:, None] + 0.5).astype("int64"), 1)
+
+
+def _check_image_size(image_size, keep_ratio):
+    """Returns `image_size` as two ints, or says what is wrong with it."""
+    pair = tuple(image_size) if np.ndim(image_size) == 1 else ()
+    is_right = len(pair) == 2 and all(int(v) == v and v >= 1 for v in pair)
+    if not is_right or (keep_ratio and pair[0] > pair[1]):
+        rule = "(short, long) with short <= long" if keep_ratio else "(height, width)"
+        raise ValueError(
+            f"`image_size` must be {rule}, positive whole pixels. "
+            f"Received: image_size={image_size}"
+        )
+    return int(pair[0]), int(pair[1])
+
+
+def _is_landscape(sizes):
+    """Whether w / h > 1, as the official code groups images (fact S33)."""
+    sizes = np.asarray(sizes)
+    return sizes[:, 1] > sizes[:, 0]
+
+
+def choose_canvas_shapes(sizes, image_size, max_shapes=4, keep_ratio=True):
+    """Chooses a few padded shapes that together waste little area on `sizes`.
+
+    Starting from every shape that occurs (rounded up to multiples of 32), the two of
+    one orientation whose common hull adds the least padding are merged until at most
+    `max_shapes` are left. Few shapes keep a compiled graph from being traced, and
+    memory from being laid out, anew for every image size.
+
+    Args:
+        sizes: sequence of (height, width) of the original images, pixels.
+        image_size: (short, long) in pixels, or (height, width) if not `keep_ratio`.
+        max_shapes: int >= 1. With 1, both orientations share one shape.
+        keep_ratio: bool, see `build_pipeline`.
+
+    Returns:
+        Sorted list of (height, width), multiples of 32; every image fits into one.
+
+    Raises:
+        ValueError: for no sizes, a bad `image_size` or `max_shapes` below 1.
+    """
+    if len(sizes) == 0:
+        raise ValueError("`sizes` must hold at least one size. Received: sizes=[]")
+    if max_shapes < 1:
+        raise ValueError(
+            f"`max_shapes` must be >= 1. Received: max_shapes={max_shapes}"
+        )
+    image_size = _check_image_size(image_size, keep_ratio)
+    resized = _resized_sizes(sizes, image_size, keep_ratio)
+    padded = -(-resized // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
+    rows = np.column_stack([_is_landscape(sizes), padded])
+    rows, counts = np.unique(rows, axis=0, return_counts=True)
+    landscape, shapes = rows[:, 0], rows[:, 1:]
+    while len(shapes) > max_shapes:
+        hulls = np.maximum(shapes[:, None], shapes[None, :])
+        cost = counts * shapes.prod(axis=-1)
+        added = (counts[:, None] + counts) * hulls.prod(axis=-1)
+        added = (added - cost[:, None] - cost).astype("float64")
+        is_mixed = landscape[:, None] != landscape
+        # Orientations are mixed only when nothing else is left to merge.
+        added = added + is_mixed * (1.0 + np.abs(added).max())
+        added[np.tril_indices(len(shapes))] = np.inf
+        first, second = np.unravel_index(np.argmin(added), added.shape)
+        shapes[first] = hulls[first, second]
+        counts[first] += counts[second]
+        landscape, shapes, counts = (
+            np.delete(values, second, axis=0) for values in (landscape, shapes, counts)
+        )
+    return sorted({(int(height), int(width)) for height, width in shapes})
+
+
+def _assign_canvases(dataset, resized, canvas_shapes):
+    """Index of the smallest canvas that holds each image: int `[N]`."""
+    canvases = np.asarray(canvas_shapes, "int64").reshape(-1, 2)
+    area = canvases.prod(axis=1).astype("float64")
+    fits = np.all(resized[:, None] <= canvases, axis=-1)
+    is_homeless = ~fits.any(axis=1)
+    if is_homeless.any():
+        index = int(np.flatnonzero(is_homeless)[0])
+        raise ValueError(
+            f"Every resized image must fit into one of `canvas_shapes`; "
+            f"{dataset[index].path!r} is {resized[index].tolist()} (height, width). "
+            f"Received: canvas_shapes={canvases.tolist()}"
+        )
+    return np.argmin(np.where(fits, area, np.inf), axis=1)
+
+
+class EpochOrder(keras.callbacks.Callback):
+    """Which epoch the next iteration over a training pipeline plays.
+
+    Each iteration moves on by one. Given to `fit(callbacks=[...])` it follows Keras's
+    own count, so that `initial_epoch` replays the right order after a resume, and an
+    iterator that was opened and thrown away in between shifts nothing.
+
+    Args:
+        start_epoch: int >= 0, the epoch of the first iteration.
+    """
+
+    def __init__(self, start_epoch=0):
+        super().__init__()
+        self.next_epoch = int(start_epoch)
+        self._lock = threading.Lock()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.next_epoch = int(epoch)
+
+    def take(self):
+        """Returns the epoch to play now and moves on."""
+        with self._lock:
+            epoch = self.next_epoch
+            self.next_epoch += 1
+        return epoch
+
+
+class _Planner:
+    """Turns (seed, epoch) into rows of work; see `build_pipeline`.
+
+    Args:
+        groups: list of (record indices int `[n]`, canvas (H, W) per scale).
+        scales: list of (short, long) or (height, width).
+        batch_size, seed, shuffle, training, drop_remainder: as in `build_pipeline`.
+    """
+
+    def __init__(
+        self, groups, scales, batch_size, seed, shuffle, training, drop_remainder
+    ):
+        self.groups = groups
+        self.scales = np.asarray(scales, "int64")
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.training = training
+        self.drop_remainder = drop_remainder
+        self.num_batches = sum(
+            len(records) // batch_size
+            if drop_remainder
+            else -(-len(records) // batch_size)
+            for records, _ in groups
+        )
+
+    def plan(self, epoch):
+        """Returns int64 `[num_batches * B, 8]`, columns as named above, seed last."""
+        rng = np.random.default_rng([self.seed, epoch])
+        batches, canvases = [], []
+        for records, canvas_of_scale in self.groups:
+            records = rng.permutation(records) if self.shuffle else records
+            num_missing = -len(records) % self.batch_size
+            is_repeat = np.zeros(len(records), "int64")
+            if self.drop_remainder:
+                end = len(records) - len(records) % self.batch_size
+                records, is_repeat = records[:end], is_repeat[:end]
+            elif num_missing:
+                # The official sampler also fills the last batch of a group at random.
+                repeats = (
+                    rng.choice(records, num_missing)
+                    if self.shuffle
+                    else np.resize(records, num_missing)
+                )
+                records = np.concatenate([records, repeats])
+                # Trained on, but not evaluated, a second time.
+                mark = np.full(num_missing, 0 if self.training else 1)
+                is_repeat = np.concatenate([is_repeat, mark])
+            rows = np.stack([records, is_repeat], axis=-1)
+            rows = rows.reshape(-1, self.batch_size, 2)
+            batches.append(rows)
+            canvases.append(np.tile(canvas_of_scale, (len(rows), 1, 1)))
+        batches, canvases = np.concatenate(batches), np.concatenate(canvases)
+        if self.shuffle:
+            order = rng.permutation(len(batches))
+            batches, canvases = batches[order], canvases[order]
+        scale = rng.integers(len(self.scales), size=len(batches))
+        canvas = canvases[np.arange(len(batches)), scale]
+        per_batch = np.concatenate([canvas, self.scales[scale]], axis=-1)
+        per_batch = np.repeat(per_batch, self.batch_size, axis=0)
+        rows = batches.reshape(-1, 2)
+        seeds = rng.integers(2**31 - 1, size=(len(rows), 2))
+        return np.concatenate([rows, per_batch, seeds], axis=-1).astype("int64")
+
+
+class _RecordTensors:
+    """The records of a dataset as a few tensors that tf.data functions capture."""
+
+    def __init__(self, dataset):
+        records = list(dataset)
+        counts = [len(record.boxes) for record in records]
+        # A captured tensor on an accelerator would be copied for every image.
+        with tf.device("CPU:0"):
+            self.paths = tf.constant([record.path for record in records])
+            self.orientations = tf.constant(
+                [record.orientation for record in records], "int32"
+            )
+            self.needs_pil = tf.constant([record.needs_pil for record in records])
+            self.image_ids = tf.constant([r.image_id for r in records], "int64")
+            self.row_splits = tf.constant(np.cumsum([0, *counts]), "int64")
+            self.boxes = tf.constant(
+                np.concatenate([record.boxes for record in records]), "float32"
+            )
+            self.labels = tf.constant(
+                np.concatenate([record.labels for record in records]), "int32"
+            )
+        self.has_pil = any(record.needs_pil for record in records)
+
+    def example(self, index):
+        """One example as in `data.example`, the image decoded from its file."""
+        rows = slice(self.row_splits[index], self.row_splits[index + 1])
+        image = transforms.load_image(
+            self.paths[index],
+            self.orientations[index],
+            self.needs_pil[index] if self.has_pil else False,
+        )
+        return {
+            "image": image,
+            "boxes": self.boxes[rows],
+            "labels": self.labels[rows],
+            "image_id": self.image_ids[index],
+        }
+
+
+def _cache_resized(load, num_records, sizes, num_parallel, limit):
+    """Decodes and resizes all images once and keeps them as one string of bytes.
+
+    Args:
+        load: function, int64 index to a resized example.
+        num_records: int N.
+        sizes: int `[N, 2]`, sizes after the resize.
+        num_parallel: int.
+        limit: int, bytes.
+
+    Returns:
+        A function like `load` that reads from memory.
+    """
+    sizes = np.asarray(sizes, "int64")
+    splits = np.cumsum([0, *(sizes.prod(axis=1) * 3)])
+    if splits[-1] > limit:
+        raise ValueError(
+            f"`cache_decoded=True` would take {splits[-1]} bytes, `cache_limit` allows "
+            f"{limit}. Received: cache_decoded=True for {num_records} images"
+        )
+    pixels = np.empty(splits[-1], "uint8")
+    examples = tf.data.Dataset.range(num_records).map(
+        load, num_parallel_calls=num_parallel, deterministic=True
+    )
+    rest = []
+    for index, example in enumerate(examples.as_numpy_iterator()):
+        pixels[splits[index] : splits[index + 1]] = example.pop("image").ravel()
+        rest.append(example)
+    with tf.device("CPU:0"):
+        pixels, splits = tf.constant(pixels), tf.constant(splits, "int64")
+        sizes = tf.constant(sizes)
+        row_splits = tf.constant(np.cumsum([0, *(len(e["boxes"]) for e in rest)]))
+        boxes = tf.constant(np.concatenate([example["boxes"] for example in rest]))
+        labels = tf.constant(np.concatenate([example["labels"] for example in rest]))
+        scales = tf.constant(np.stack([example["scale"] for example in rest]))
+        image_ids = tf.constant(np.stack([example["image_id"] for example in rest]))
+
+    def load_cached(index):
+        rows = slice(row_splits[index], row_splits[index + 1])
+        image = pixels[splits[index] : splits[index + 1]]
+        shape = tf.concat([sizes[index], [3]], axis=0)
+        return {
+            "image": tf.ensure_shape(tf.reshape(image, shape), [None, None, 3]),
+            "boxes": boxes[rows],
+            "labels": labels[rows],
+            "scale": scales[index],
+            "image_id": image_ids[index],
+        }
+
+    return load_cached
+
+
+def _pad_objects(example, max_boxes):
+    """Pads boxes with zeros and labels with -1 to `max_boxes` rows."""
+    padding = [[0, max_boxes - tf.shape(example["boxes"])[0]]]
+    boxes = tf.pad(example["boxes"], [*padding, [0, 0]])
+    labels = tf.pad(example["labels"], padding, constant_values=PADDING_LABEL)
+    return {
+        **example,
+        "boxes": tf.ensure_shape(boxes, [max_boxes, 4]),
+        "labels": tf.ensure_shape(labels, [max_boxes]),
+    }
+
+
+def _trim(batch):
+    """Leaves out the repeats that fill a last batch."""
+    is_kept = batch["image_id"] != PADDING_IMAGE_ID
+    return {name: tf.boolean_mask(value, is_kept) for name, value in batch.items()}
+
+
+def build_pipeline(
+    dataset,
+    *,
+    batch_size,
+    image_size,
+    normalization=TORCHVISION,
+    training,
+    keep_ratio=True,
+    canvas_shapes=None,
+    max_shapes=4,
+    scales=None,
+    flip=0.5,
+    shuffle=None,
+    seed=0,
+    start_epoch=0,
+    max_boxes=None,
+    drop_remainder=False,
+    pad_last_batch=True,
+    num_parallel=2,
+    cache_decoded=False,
+    cache_limit=4 * 2**30,
+):
+    """Builds the batches of a dataset; see `data.example` for what a batch holds.
+
+    A batch holds images of one orientation on one canvas. One iteration is one epoch
+    of known cardinality. In training all batches are full: the last one of a canvas is
+    filled up with images of that canvas drawn at random. In evaluation every image
+    comes once; repeats that fill a last batch have `image_id` -1.
+
+    Args:
+        dataset: `DetectionDataset`.
+        batch_size: int, images of one step over all replicas.
+        image_size: (short, long): images are resized to fit into it, either way up;
+            with `keep_ratio=False` (height, width): images are stretched to it.
+        normalization: `Normalization` of the backbone's weights.
+        training: bool, shuffle and flip by default, every epoch anew.
+        keep_ratio: bool, how to read `image_size`.
+        canvas_shapes: list of (height, width), multiples of 32; each image is padded
+            to the smallest that holds it. None chooses them from the sizes.
+        max_shapes: int, how many to choose at most. A model built for one static shape
+            needs 1.
+        scales: list of (short, long), one of which is drawn for each batch in place of
+            `image_size` (multi-scale training); each has one canvas per orientation.
+        flip: float, probability of a horizontal flip; training only.
+        shuffle: bool; None shuffles in training only.
+        seed: int >= 0, with the epoch it fixes order, fill-up, scales and flips.
+        start_epoch: int >= 0, the epoch of the first iteration, for a resumed run.
+        max_boxes: int, M; None takes the most boxes of an image in the dataset.
+        drop_remainder: bool, leave out what does not fill a batch of a canvas.
+        pad_last_batch: bool, in evaluation; False gives smaller last batches instead.
+        num_parallel: int, images prepared at a time.
+        cache_decoded: bool, keep all resized images in memory as bytes: much faster
+            for small sets. They are decoded when the pipeline is built.
+        cache_limit: int, bytes that `cache_decoded` may take.
+
+    Returns:
+        `tf.data.Dataset` of batch dicts. A training pipeline has the further attribute
+        `epoch_order`, an `EpochOrder` callback for `fit`.
+
+    Raises:
+        ValueError: for arguments out of range or against each other, an image that
+            fits on no canvas, more boxes than `max_boxes`, or no batch at all.
+    """
+    for name, value, lowest in (
+        ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
+        ("start_epoch", start_epoch, 0),
+        ("num_parallel", num_parallel, 1),
+    ):
+        if value < lowest:
+            raise ValueError(f"`{name}` must be >= {lowest}. Received: {name}={value}")
+    if not 0 <= flip <= 1:
+        raise ValueError(f"`flip` must be in [0, 1]. Received: flip={flip}")
+    if len(dataset) == 0:
+        raise ValueError("`dataset` must hold at least one image. Received: 0 images")
+    most_boxes = max(1, *(len(record.boxes) for record in dataset))
+    max_boxes = most_boxes if max_boxes is None else max_boxes
+    if max_boxes < most_boxes:
+        raise ValueError(
+            f"`max_boxes` must be at least {most_boxes}, the most boxes of an image. "
+            f"Received: max_boxes={max_boxes}"
+        )
+    if scales is not None and (cache_decoded or canvas_shapes is not None):
+        raise ValueError(
+            "`scales` cannot be combined with `cache_decoded` or `canvas_shapes`. "
+            f"Received: scales={scales}, cache_decoded={cache_decoded}, "
+            f"canvas_shapes={canvas_shapes}"
+        )
+    shuffle = training if shuffle is None else shuffle
+    scale_list = [
+        _check_image_size(size, keep_ratio)
+        for size in ([image_size] if scales is None else scales)
+    ]
+    groups, shapes = _group(
+        dataset, scale_list, scales is not None, canvas_shapes, max_shapes, keep_ratio
+    )
+    planner = _Planner(
+        groups, scale_list, batch_size, seed, shuffle, training, drop_remainder
+    )
+    if planner.num_batches == 0:
+        raise ValueError(
+            "`drop_remainder=True` must leave at least one batch. Received: "
+            f"batch_size={batch_size}, images by canvas={[len(g) for g, _ in groups]}"
+        )
+
+    records = _RecordTensors(dataset)
+    resize = transforms.resize_keep_ratio if keep_ratio else transforms.resize_exact
+
+    def load(index, size=scale_list[0]):
+        return resize(size[0], size[1])(records.example(index))
+
+    load_resized = load
+    if cache_decoded:
+        resized = _resized_sizes(dataset.sizes, scale_list[0], keep_ratio)
+        load_resized = _cache_resized(
+            lambda index: load(index), len(dataset), resized, num_parallel, cache_limit
+        )
+
+    def prepare(row):
+        if cache_decoded:
+            example = load_resized(row[_RECORD])
+        else:
+            size = tf.cast(row[_SHORT : _LONG + 1], "int32")
+            example = load_resized(row[_RECORD], size)
+        if training and flip > 0:
+            rng = tf.cast(row[_SEED:], "int32")
+            example = transforms.flip_horizontal(flip)(example, rng)
+        example = transforms.normalize(normalization)(example)
+        canvas = tf.cast(row[_HEIGHT : _WIDTH + 1], "int32")
+        example = transforms.pad_to(canvas[0], canvas[1])(example)
+        example = _pad_objects(example, max_boxes)
+        image = example.pop("image")
+        # With one shape all of the graph behind can be static.
+        static = shapes[0] if len(shapes) == 1 else (None, None)
+        image_id = tf.where(
+            row[_IS_REPEAT] == 1,
+            tf.constant(PADDING_IMAGE_ID, "int64"),
+            example["image_id"],
+        )
+        return {
+            "images": tf.ensure_shape(image, [*static, 3]),
+            "boxes": example["boxes"],
+            "labels": example["labels"],
+            "image_size": tf.ensure_shape(example["image_size"], [2]),
+            "scale": tf.ensure_shape(example["scale"], [2]),
+            "image_id": image_id,
+        }
+
+    epoch_order = EpochOrder(start_epoch)
+    if training:
+
+        def plan():
+            return planner.plan(epoch_order.take())
+
+        def rows_of_epoch(_):
+            # The only Python of an epoch; an iterator that is opened calls it once.
+            rows = tf.numpy_function(plan, [], tf.int64)
+            return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(rows, [None, 8]))
+
+        batches = tf.data.Dataset.from_tensors(0).flat_map(rows_of_epoch)
+    else:
+        batches = tf.data.Dataset.from_tensor_slices(planner.plan(start_epoch))
+    batches = batches.map(prepare, num_parallel_calls=num_parallel, deterministic=True)
+    batches = batches.batch(batch_size, drop_remainder=True)
+    if not training and not pad_last_batch:
+        batches = batches.map(_trim)
+    batches = batches.apply(
+        tf.data.experimental.assert_cardinality(planner.num_batches)
+    )
+    batches = batches.prefetch(2)
+    options = tf.data.Options()
+    options.deterministic = True
+    # One process reads all files: there is nothing to shard by file.
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.OFF
+    )
+    batches = batches.with_options(options)
+    if training:
+        batches.epoch_order = epoch_order
+    return batches
+
+
+def _group(dataset, scales, is_multi_scale, canvas_shapes, max_shapes, keep_ratio):
+    """Divides the images into groups whose members may share a batch.
+
+    Returns:
+        (list of (record indices, canvases int `[num_scales, 2]`), all canvas shapes).
+    """
+    landscape = _is_landscape(dataset.sizes)
+    indices = np.arange(len(dataset))
+    if is_multi_scale:
+        groups = []
+        for side in (False, True):
+            members = indices[landscape == side]
+            if not len(members):
+                continue
+            sizes = [dataset.sizes[index] for index in members]
+            hulls = [
+                choose_canvas_shapes(sizes, scale, 1, keep_ratio)[0] for scale in scales
+            ]
+            groups.append((members, np.asarray(hulls, "int64")))
+        shapes = {tuple(hull) for _, hulls in groups for hull in hulls.tolist()}
+        return groups, sorted(shapes)
+    if canvas_shapes is None:
+        canvas_shapes = choose_canvas_shapes(
+            dataset.sizes, scales[0], max_shapes, keep_ratio
+        )
+    canvas_shapes = [tuple(int(side) for side in shape) for shape in canvas_shapes]
+    if not canvas_shapes or any(
+        len(shape) != 2 or side < 1 or side % CANVAS_MULTIPLE
+        for shape in canvas_shapes
+        for side in shape
+    ):
+        raise ValueError(
+            f"`canvas_shapes` must be (height, width) in multiples of "
+            f"{CANVAS_MULTIPLE}. Received: canvas_shapes={canvas_shapes}"
+        )
+    resized = _resized_sizes(dataset.sizes, scales[0], keep_ratio)
+    canvas = _assign_canvases(dataset, resized, canvas_shapes)
+    groups = []
+    for number, shape in enumerate(canvas_shapes):
+        for side in (False, True):
+            members = indices[(canvas == number) & (landscape == side)]
+            if len(members):
+                groups.append((members, np.asarray([shape], "int64")))
+    return groups, canvas_shapes

@@ -1,0 +1,293 @@
+"""Decoding and transforming one example, in TensorFlow.
+
+A transform is a function `(example, rng) -> example`; `rng` is an int32 `[2]` seed for
+`tf.random.stateless_*`, so that an image seen at the same place of the same epoch is
+transformed in the same way whatever the threads do. Those without chance ignore it.
+
+An example passes through in this order; keys beyond those of `data.example` are added:
+
+    decode         image uint8 [h, w, 3], boxes, labels, image_id
+    resize         + scale float32 [2], (y, x) resized / original
+    flip
+    normalize      image float32
+    pad            + image_size float32 [2], (height, width) before padding
+"""
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+_EXIF_ORIENTATION = 0x0112
+
+
+def decode_image(contents):
+    """Decodes an encoded image, upright, in TensorFlow alone (it can be exported).
+
+    Grey, palette, CMYK, RGBA (alpha is dropped) and 16-bit files (the high byte is
+    kept) become 8-bit RGB; the pixels equal those of PIL and OpenCV. The EXIF
+    orientation of a JPEG is applied.
+
+    Args:
+        contents: string `[]`, a JPEG or PNG file.
+
+    Returns:
+        uint8 `[h, w, 3]`, RGB.
+    """
+    return orient(_decode_pixels(contents), exif_orientation(contents))
+
+
+def _decode_pixels(contents):
+    """JPEG or PNG bytes to uint8 `[h, w, 3]` as stored, orientation not applied."""
+    # The default, a faster DCT, is off by up to 4 of 255 from libjpeg, PIL and OpenCV.
+    # The op also decodes PNG: one kernel behind two names.
+    image = tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def exif_orientation(contents):
+    """Reads the EXIF orientation of a JPEG in TensorFlow.
+
+    Args:
+        contents: string `[]`, an image file.
+
+    Returns:
+        int32 `[]` in 1..8; 1 (upright) for other formats, without EXIF, or if the EXIF
+        block is damaged.
+    """
+    # The block sits near the head and has at most 64 KB; JFIF may come before it.
+    head = tf.strings.substr(contents, 0, 2 * 65536)
+    data = tf.io.decode_raw(head, "uint8")
+    size = tf.size(data)
+    # A byte beyond either end is 0, so damaged lengths need no case of their own.
+    data = tf.concat([data, [tf.constant(0, "uint8")]], axis=0)
+
+    def byte(index):
+        index = tf.where((index >= 0) & (index < size), index, size)
+        return tf.cast(tf.gather(data, index), "int32")
+
+    def big(index):
+        return byte(index) * 256 + byte(index + 1)
+
+    # Walk over the segments: marker FF xx, length (of itself and the content).
+    def is_before(position):
+        is_segment = (byte(position) == 0xFF) & (byte(position + 1) != 0xDA)
+        is_exif = (byte(position + 1) == 0xE1) & (big(position + 4) == 0x4578)
+        return is_segment & ~is_exif & (position < size)
+
+    position = tf.while_loop(
+        is_before, lambda position: position + 2 + tf.maximum(big(position + 2), 2), [2]
+    )[0]
+    is_exif = (
+        (big(0) == 0xFFD8)
+        & (big(position) == 0xFFE1)
+        & (big(position + 4) == 0x4578)  # "Ex"
+        & (big(position + 6) == 0x6966)  # "if"
+    )
+    start = position + 10  # TIFF header: byte order, 42, offset of the directory.
+    is_little = byte(start) == 0x49
+
+    def short(index):
+        first, second = byte(index), byte(index + 1)
+        return tf.where(is_little, first + 256 * second, 256 * first + second)
+
+    def long(index):
+        first, second = short(index), short(index + 2)
+        # An offset beyond 2**31 wraps to a negative index, which reads as 0.
+        return tf.where(is_little, first + 65536 * second, 65536 * first + second)
+
+    directory = start + long(start + 4)
+    count = tf.where(is_exif, short(directory), 0)
+    entries = directory + 2 + 12 * tf.range(count)
+    entries = tf.boolean_mask(entries, short(entries) == _EXIF_ORIENTATION)
+    entry = tf.concat([entries, [-16]], axis=0)[0]
+    value = short(entry + 8)
+    return tf.where((value >= 1) & (value <= 8), value, 1)
+
+
+def orient(image, orientation):
+    """Turns an image as its EXIF orientation says.
+
+    Args:
+        image: `[h, w, C]`.
+        orientation: int `[]` in 1..8.
+
+    Returns:
+        `[h, w, C]`, or `[w, h, C]` for 5..8.
+    """
+
+    def turn():
+        # 5..8 are stored with rows and columns exchanged (EXIF 2.32, tag 0x0112).
+        turned = tf.cond(
+            orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image
+        )
+        is_mirrored = tf.reduce_any(orientation == [2, 3, 6, 7])
+        turned = tf.cond(is_mirrored, lambda: turned[:, ::-1], lambda: turned)
+        is_upside_down = tf.reduce_any(orientation == [3, 4, 7, 8])
+        return tf.cond(is_upside_down, lambda: turned[::-1], lambda: turned)
+
+    oriented = tf.cond(orientation > 1, turn, lambda: image)
+    return tf.ensure_shape(oriented, [None, None, image.shape[-1]])
+
+
+def _load_with_pil(path):
+    """Path as bytes to uint8 `[h, w, 3]`, upright; for what TensorFlow cannot read."""
+    with Image.open(path.decode()) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def load_image(path, orientation=1, needs_pil=False):
+    """Reads an image file whose head `data.coco.inspect_image` has read before.
+
+    Args:
+        path: string `[]`.
+        orientation: int `[]` in 1..8, EXIF.
+        needs_pil: bool `[]`, take the slow way through Python.
+
+    Returns:
+        uint8 `[h, w, 3]`, RGB, upright.
+    """
+
+    def load():
+        return orient(_decode_pixels(tf.io.read_file(path)), orientation)
+
+    def load_with_pil():
+        image = tf.numpy_function(_load_with_pil, [path], tf.uint8, stateful=False)
+        return tf.ensure_shape(image, [None, None, 3])
+
+    if needs_pil is False:
+        return load()
+    return tf.cond(needs_pil, load_with_pil, load)
+
+
+def keep_ratio_size(size, short, long):
+    """The size of an image after `resize_keep_ratio` (fact S30).
+
+    Args:
+        size: int `[2]` tensor, array or pair: (height, width).
+        short: pixels, cap of the shorter side.
+        long: pixels, cap of the longer side.
+
+    Returns:
+        int32 `[2]` tensor, (height, width), at least 1.
+    """
+    # float64 as in Python: float32 rounds some x.5 to the other side.
+    size = tf.cast(size, "float64")
+    factor = tf.minimum(
+        tf.cast(long, "float64") / tf.reduce_max(size),
+        tf.cast(short, "float64") / tf.reduce_min(size),
+    )
+    return tf.maximum(tf.cast(size * factor + 0.5, "int32"), 1)
+
+
+def _resize(example, size):
+    """Resizes image and boxes to `size`, int32 `[2]`, and adds `scale`."""
+    image = example["image"]
+    old_size = tf.shape(image)[:2]
+
+    def interpolate():
+        # Rounded to 8 bits before normalisation, as OpenCV returns it.
+        resized = tf.image.resize(image, size, "bilinear", antialias=False)
+        return tf.cast(tf.round(resized), "uint8")
+
+    is_same = tf.reduce_all(size == old_size)
+    resized = tf.cond(is_same, lambda: image, interpolate)
+    scale = tf.cast(size / old_size, "float32")
+    limit = tf.cast(tf.tile(size[::-1], [2]), "float32")
+    # Rounding may put an edge beyond the border by a few millionths.
+    boxes = tf.minimum(example["boxes"] * tf.tile(scale[::-1], [2]), limit)
+    return {**example, "image": resized, "boxes": boxes, "scale": scale}
+
+
+def resize_keep_ratio(short, long):
+    """Makes the transform that fits an image into `short` x `long`, either way up.
+
+    The factor is `min(long / longer side, short / shorter side)`, sizes are
+    `int(x * factor + 0.5)`, interpolation is bilinear with half-pixel centres and no
+    antialiasing (fact S30).
+
+    Args:
+        short: int or int tensor `[]`, pixels.
+        long: int or int tensor `[]`, pixels.
+
+    Returns:
+        The transform.
+    """
+
+    def transform(example, rng=None):
+        size = tf.shape(example["image"])[:2]
+        return _resize(example, keep_ratio_size(size, short, long))
+
+    return transform
+
+
+def resize_exact(height, width):
+    """Makes the transform that stretches an image to `height` x `width` pixels."""
+
+    def transform(example, rng=None):
+        return _resize(example, tf.stack([height, width]))
+
+    return transform
+
+
+def flip_horizontal(probability=0.5):
+    """Makes the transform that mirrors left and right with a probability.
+
+    A box `(x1, y1, x2, y2)` becomes `(w - x2, y1, w - x1, y2)`.
+    """
+
+    def transform(example, rng):
+        image, boxes = example["image"], example["boxes"]
+
+        def flip():
+            width = tf.cast(tf.shape(image)[1], "float32")
+            x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
+            mirrored = tf.stack([width - x2, y1, width - x1, y2], axis=-1)
+            return image[:, ::-1], mirrored
+
+        is_flipped = tf.random.stateless_uniform([], rng) < probability
+        image, boxes = tf.cond(is_flipped, flip, lambda: (image, boxes))
+        return {**example, "image": image, "boxes": boxes}
+
+    return transform
+
+
+def normalize(normalization):
+    """Makes the transform that applies a `Normalization` to the image."""
+
+    def transform(example, rng=None):
+        return {**example, "image": normalization(example["image"])}
+
+    return transform
+
+
+def pad_to(height, width):
+    """Makes the transform that pads right and bottom with zeros and adds `image_size`.
+
+    It comes after `normalize`, so that the padding has the mean colour (fact S32).
+
+    Args:
+        height: int or int tensor `[]`, pixels, at least the image's.
+        width: int or int tensor `[]`, pixels, at least the image's.
+    """
+
+    def transform(example, rng=None):
+        image = example["image"]
+        size = tf.shape(image)[:2]
+        padding = tf.stack([height, width]) - size
+        image = tf.pad(image, [[0, padding[0]], [0, padding[1]], [0, 0]])
+        return {**example, "image": image, "image_size": tf.cast(size, "float32")}
+
+    return transform
+
+
+def compose(*transforms):
+    """Makes one transform of several, each with its own seed derived from `rng`."""
+
+    def transform(example, rng):
+        for index, step in enumerate(transforms):
+            example = step(
+                example, tf.random.experimental.stateless_fold_in(rng, index)
+            )
+        return example
+
+    return transform
