@@ -213,13 +213,15 @@ def test_negative_arguments_are_refused(argument):
 def test_two_replicas_step_as_one_with_the_summed_gradient(two_devices):
     import tensorflow as tf
 
+    from vfnet_tf.training.strategies import make_strategy
+
     start = {"conv/kernel": 1.0, "conv/bias": 2.0}
     single = [make_variable([value], path) for path, value in start.items()]
     optimizer = SGD(0.1, weight_decay=0.5)
     for gradient in [3.0, 5.0]:
         optimizer.apply([ops.full((1,), gradient)] * 2, single)
 
-    strategy = tf.distribute.MirroredStrategy(two_devices)
+    strategy = make_strategy("mirrored", two_devices)
     with strategy.scope():
         mirrored = [make_variable([value], path) for path, value in start.items()]
         optimizer = SGD(0.1, weight_decay=0.5)

@@ -1,0 +1,123 @@
+import keras
+import numpy as np
+import pytest
+
+from vfnet_tf.training.optimizers import SGD
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("tf.distribute needs TensorFlow", allow_module_level=True)
+
+import tensorflow as tf
+
+from vfnet_tf.training.strategies import (
+    check_settings,
+    describe,
+    make_strategy,
+)
+
+
+def test_one_device_has_one_replica():
+    strategy = make_strategy("one_device")
+    assert isinstance(strategy, tf.distribute.OneDeviceStrategy)
+    assert strategy.num_replicas_in_sync == 1
+
+
+def test_mirrored_without_gpu_is_one_replica_on_the_cpu():
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("there is a GPU")
+    strategy = make_strategy("mirrored")
+    assert isinstance(strategy, tf.distribute.MirroredStrategy)
+    assert describe(strategy) == "MirroredStrategy on CPU:0: 1 replica"
+
+
+def test_description_shows_devices_replicas_and_the_share_of_each(two_devices):
+    strategy = make_strategy("mirrored", two_devices)
+    text = "MirroredStrategy on CPU:0, CPU:1: 2 replicas, batch 8 = 2 x 4"
+    assert describe(strategy, batch_size=8) == text
+    strategy = make_strategy("one_device", ["/cpu:1"])
+    text = "OneDeviceStrategy on CPU:1: 1 replica, batch 3 = 1 x 3"
+    assert describe(strategy, batch_size=3) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "received"),
+    [
+        ({"name": "tpu"}, "name=tpu"),
+        ({"devices": []}, r"devices=\[\]"),
+        ({"devices": ["CPU:7"]}, "CPU:7"),
+        ({"devices": ["CPU:0", "/cpu:0"]}, "CPU:0"),
+    ],
+)
+def test_unknown_names_and_devices_are_refused(arguments, received):
+    with pytest.raises(ValueError, match=f"Received: .*{received}"):
+        make_strategy(**arguments)
+
+
+REFUSED = [
+    {"batch_size": 3},
+    {"batch_size": 0},
+    {"jit_compile": True},
+    {"steps_per_execution": 2},
+    {"dtype_policy": "mixed_float16"},
+    {"optimizer": SGD(0.1, clipnorm=1.0)},
+    {"optimizer": SGD(0.1, global_clipnorm=1.0)},
+]
+
+
+@pytest.mark.parametrize("settings", REFUSED, ids=str)
+def test_bad_combinations_are_refused_on_two_replicas(settings, two_devices):
+    with pytest.raises(ValueError, match="Received: "):
+        check_settings(make_strategy("mirrored", two_devices), **settings)
+
+
+@pytest.mark.parametrize("name", ["one_device", "mirrored"])
+def test_one_replica_accepts_them(name):
+    strategy = make_strategy(name, ["CPU:0"])
+    for settings in REFUSED:
+        if settings != {"batch_size": 0}:
+            check_settings(strategy, **settings)
+
+
+def test_good_combinations_are_accepted_on_two_replicas(two_devices):
+    check_settings(
+        make_strategy("mirrored", two_devices),
+        batch_size=4,
+        jit_compile="auto",
+        dtype_policy="mixed_bfloat16",
+        optimizer=SGD(0.1),
+    )
+
+
+def fit_weights(strategy):
+    """Trains a line for 6 steps of 4 points; returns its weights."""
+    x = np.random.default_rng(0).normal(size=(24, 2)).astype("float32")
+    y = x @ np.array([[1.0], [-2.0]], "float32")
+    with strategy.scope():
+        model = keras.Sequential(
+            [keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="ones")]
+        )
+        optimizer = SGD(0.1, weight_decay=0.01)
+        model.compile(optimizer=optimizer, loss="mse", jit_compile=False)
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+    model.fit(batches, verbose=0)
+    return model.get_weights()
+
+
+def test_fit_gives_the_same_weights_on_one_device_and_on_two(two_devices):
+    expected = fit_weights(make_strategy("one_device"))
+    found = fit_weights(make_strategy("mirrored", two_devices))
+    assert np.abs(expected[0] - 1.0).max() > 0.1
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_two_models_after_each_other_train_on_the_same_devices(two_devices):
+    # Of different shapes: a second strategy object would fail in the all-reduce.
+    x = np.ones((4, 3), "float32")
+    for units in (1, 5):
+        strategy = make_strategy("mirrored", two_devices)
+        with strategy.scope():
+            model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units)])
+            model.compile(optimizer=SGD(0.1), loss="mse", jit_compile=False)
+        batches = tf.data.Dataset.from_tensors((x, np.zeros((4, units), "float32")))
+        model.fit(batches, verbose=0)
