@@ -1,3 +1,30 @@
 """VarifocalNet (VFNet) and its relatives for Keras 3."""
 
+import importlib
+
 __version__ = "0.1.0"
+
+#: public name -> the module that has it; imported when first asked for
+_PUBLIC = {
+    "ATSSAssigner": "vfnet_tf.assigners",
+    "FPN": "vfnet_tf.necks",
+    "ResNet": "vfnet_tf.backbones",
+    "VFNet": "vfnet_tf.detectors",
+    "VFNetHead": "vfnet_tf.heads",
+    "load_pytorch_checkpoint": "vfnet_tf.checkpoints.pytorch",
+}
+_MODULES = ("layers", "losses", "assigners", "export")
+
+__all__ = [*_PUBLIC, *_MODULES, "__version__"]
+
+
+def __getattr__(name):
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"vfnet_tf.{name}")
+    raise AttributeError(f"module 'vfnet_tf' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

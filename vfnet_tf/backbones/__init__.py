@@ -1,0 +1,3 @@
+from vfnet_tf.backbones.resnet import ResNet
+
+__all__ = ["ResNet"]

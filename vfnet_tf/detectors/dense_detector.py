@@ -1,0 +1,298 @@
+import keras
+from keras import ops
+
+from vfnet_tf.detectors.postprocess import postprocess
+from vfnet_tf.priors import make_points
+
+
+class DenseDetector(keras.Model):
+    """What all dense detectors share: points, the loss call, metrics and detection.
+
+    A subclass gives `num_classes`, `strides`, `decode` and `compute_losses`.
+
+    Args:
+        backbone: a model with the outputs `"C3"`, `"C4"`, `"C5"` as a dict.
+        neck: layer from that dict to a dict of pyramid levels.
+        head: layer from that dict to predictions by level.
+        score_threshold: detections below or at this score are dropped.
+        nms_iou_threshold: IoU above which the weaker of two boxes is dropped.
+        candidates_per_level: points of a level that enter NMS at most.
+        max_detections: detections per image at most, D.
+    """
+
+    #: names of the loss parts, in the order they are shown
+    loss_names = ("class_loss", "box_loss")
+
+    def __init__(
+        self,
+        backbone,
+        neck,
+        head,
+        score_threshold=0.05,
+        nms_iou_threshold=0.6,
+        candidates_per_level=1000,
+        max_detections=100,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+        self.score_threshold = score_threshold
+        self.nms_iou_threshold = nms_iou_threshold
+        self.candidates_per_level = candidates_per_level
+        self.max_detections = max_detections
+        self._part_metrics = {
+            name: keras.metrics.Mean(name=name)
+            for name in (*self.loss_names, "num_positives")
+        }
+        self._compiled_detect = None
+        self.build((None, None, None, 3))
+
+    @property
+    def num_classes(self):
+        return self.head.num_classes
+
+    @property
+    def strides(self):
+        return self.head.strides
+
+    def build(self, input_shape):
+        if self.built:
+            return
+        features = {
+            level: tuple(tensor.shape) for level, tensor in self.backbone.output.items()
+        }
+        self.neck.build(features)
+        self.head.build(self.neck.compute_output_shape(features))
+        self.built = True
+
+    def compute_output_spec(self, inputs, training=None, **kwargs):
+        outputs = {"class_logits": self.num_classes}
+        outputs.update(dict.fromkeys(self._box_names, 4))
+        batch = _images_of(inputs).shape[0]
+        spec = {
+            name: keras.KerasTensor((batch, None, size), "float32")
+            for name, size in outputs.items()
+        }
+        spec["points"] = keras.KerasTensor((None, 2), "float32")
+        spec["strides"] = keras.KerasTensor((None,), "float32")
+        return spec
+
+    def level_shapes(self, height, width):
+        """`(height, width)` in cells of every level for images of that many pixels."""
+        return [(-(-height // stride), -(-width // stride)) for stride in self.strides]
+
+    def call(self, inputs, training=None):
+        """Dense predictions.
+
+        Args:
+            inputs: images float `[B, H, W, 3]`, normalised, or a batch dict of the
+                pipeline, whose `"images"` is taken.
+            training: bool, for batch norm that is trained.
+
+        Returns:
+            dict of float32 `"class_logits"` `[B, P, K]`, boxes `[B, P, 4]` in pixels of
+            the network input (not clipped), and of the points that they belong to:
+            `"points"` `[P, 2]` and `"strides"` `[P]`.
+        """
+        images = _images_of(inputs)
+        features = self.neck(self.backbone(images, training=training))
+        predictions = self.head(features)
+        height, width = ops.shape(images)[1:3]
+        points, strides = make_points(self.level_shapes(height, width), self.strides)
+        outputs = self.decode(points, predictions)
+        return {**outputs, "points": points, "strides": strides}
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """Sum of `compute_losses`; the parts become metrics."""
+        losses, num_positives = self._losses_and_positives(y_pred, _targets_of(x, y))
+        replicas = num_replicas()
+        for name, value in losses.items():
+            # The parts of all replicas add up to the loss; Mean averages replicas.
+            self._part_metrics[name].update_state(value * replicas)
+        self._part_metrics["num_positives"].update_state(num_positives)
+        return sum(losses.values())
+
+    def compute_losses(self, outputs, targets):
+        """The weighted and normalised parts of the loss.
+
+        Args:
+            outputs: what calling the detector returned.
+            targets: dict of `"boxes"` float32 `[B, M, 4]` in pixels of the network
+                input, `"labels"` int32 `[B, M]` (-1 pads) and `"image_size"` `[B, 2]`,
+                `(height, width)` of the images without padding.
+
+        Returns:
+            dict of float32 scalars. Under `tf.distribute` each replica gets its share:
+            they add up to the loss of the global batch.
+        """
+        return self._losses_and_positives(outputs, targets)[0]
+
+    def _losses_and_positives(self, outputs, targets):
+        """`compute_losses` and the number of positives over all replicas."""
+        raise NotImplementedError
+
+    def decode(self, points, predictions):
+        """Predictions by level to `[B, P, ...]` tensors; see `call`."""
+        raise NotImplementedError
+
+    def detect(self, images, image_size=None, scale=None, **overrides):
+        """Detections after NMS.
+
+        Args:
+            images: float `[B, H, W, 3]`, normalised.
+            image_size: `[B, 2]`, `(height, width)` of the images without padding;
+                None means that they have none.
+            scale: `[B, 2]`, `(vertical, horizontal)` factors that the images were
+                resized by; boxes are divided by them. None leaves network pixels.
+            **overrides: `score_threshold`, `nms_iou_threshold`, `candidates_per_level`
+                or `max_detections`, for this call only.
+
+        Returns:
+            dict of `boxes` float32 `[B, D, 4]`, `scores` float32 `[B, D]` (descending),
+            `labels` int32 `[B, D]` (-1 pads) and `num_detections` int32 `[B]`.
+        """
+        images = ops.convert_to_tensor(images, dtype="float32")
+        if len(images.shape) != 4 or images.shape[-1] != 3:
+            raise ValueError(
+                "`images` must be a batch [B, H, W, 3]. "
+                f"Received: images of shape {tuple(images.shape)}"
+            )
+        if image_size is None:
+            batch, height, width = ops.shape(images)[:3]
+            size = ops.cast(ops.stack([height, width]), "float32")
+            image_size = ops.broadcast_to(size, (batch, 2))
+        if scale is None:
+            scale = ops.ones_like(ops.cast(image_size, "float32"))
+        arguments = (
+            images,
+            ops.cast(image_size, "float32"),
+            ops.cast(scale, "float32"),
+        )
+        if keras.backend.backend() == "tensorflow" and not overrides:
+            return self._detect_in_graph(*arguments)
+        return self._detect(*arguments, **overrides)
+
+    def _detect(self, images, image_size, scale, **overrides):
+        settings = {
+            "score_threshold": self.score_threshold,
+            "nms_iou_threshold": self.nms_iou_threshold,
+            "candidates_per_level": self.candidates_per_level,
+            "max_detections": self.max_detections,
+        }
+        unknown = sorted(set(overrides) - set(settings))
+        if unknown:
+            raise ValueError(
+                f"`detect` takes the settings {sorted(settings)}. Received: {unknown}"
+            )
+        settings.update(overrides)
+        outputs = self(images, training=False)
+        height, width = ops.shape(images)[1:3]
+        sizes = [h * w for h, w in self.level_shapes(height, width)]
+        return postprocess(
+            outputs[self._box_names[-1]],
+            ops.sigmoid(outputs["class_logits"]),
+            sizes,
+            image_size,
+            scale,
+            score_threshold=settings["score_threshold"],
+            iou_threshold=settings["nms_iou_threshold"],
+            candidates_per_level=settings["candidates_per_level"],
+            max_detections=settings["max_detections"],
+        )
+
+    def _detect_in_graph(self, *arguments):
+        import tensorflow as tf
+
+        if not tf.executing_eagerly():
+            return self._detect(*arguments)
+        if self._compiled_detect is None:
+            self._compiled_detect = tf.function(self._detect)
+        return self._compiled_detect(*arguments)
+
+    def predict_step(self, data, **kwargs):
+        """`model.predict` gives detections; batch dicts bring their sizes along."""
+        inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
+        if not isinstance(inputs, dict):
+            return self.detect(inputs)
+        return self.detect(
+            inputs["images"], inputs.get("image_size"), inputs.get("scale")
+        )
+
+    def get_config(self):
+        config = keras.Model.get_config(self)
+        for name in ("backbone", "neck", "head"):
+            config[name] = keras.saving.serialize_keras_object(getattr(self, name))
+        for name in (
+            "score_threshold",
+            "nms_iou_threshold",
+            "candidates_per_level",
+            "max_detections",
+        ):
+            config[name] = getattr(self, name)
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = {
+            key: keras.saving.deserialize_keras_object(
+                value, custom_objects=custom_objects
+            )
+            if isinstance(value, dict) and "class_name" in value
+            else value
+            for key, value in config.items()
+        }
+        return cls(**config)
+
+
+def _images_of(inputs):
+    return inputs["images"] if isinstance(inputs, dict) else inputs
+
+
+def _targets_of(x, y):
+    targets = y if y is not None else x
+    required = ("boxes", "labels", "image_size")
+    if not isinstance(targets, dict) or any(key not in targets for key in required):
+        found = sorted(targets) if isinstance(targets, dict) else type(targets).__name__
+        raise ValueError(
+            f"Training needs targets, a dict with the keys {required}, as `y` or in the "
+            f"batch dict. Received: {found}"
+        )
+    return targets
+
+
+def flatten_levels(maps):
+    """Joins `{level: [B, H, W, C]}` to `[B, P, C]`, levels in order, row by row."""
+    flat = []
+    for level in maps.values():
+        shape = ops.shape(level)
+        flat.append(ops.reshape(level, (shape[0], -1, shape[-1])))
+    return ops.concatenate(flat, axis=1)
+
+
+def num_replicas():
+    """Replicas that share this step under `tf.distribute`; 1 elsewhere."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def sum_over_replicas(value):
+    """Sum of a scalar over all replicas of this step (JAX arrays are global already).
+
+    It runs on every replica, whether it has objects or not: a sum that some skip would
+    leave the others waiting.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return value
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None or num_replicas() == 1:
+        return value
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)

@@ -1,0 +1,70 @@
+"""From dense predictions to detections in the pixels of the original images."""
+
+from keras import ops
+
+from vfnet_tf.ops.boxes import clip_boxes
+from vfnet_tf.ops.nms import class_wise_nms
+
+
+def best_of_each_level(boxes, scores, level_sizes, limit):
+    """Keeps at most `limit` points per level, those with the highest best score.
+
+    Args:
+        boxes: float32 `[B, P, 4]`.
+        scores: float32 `[B, P, K]`.
+        level_sizes: points of each level, ints or scalar tensors; they add up to P.
+        limit: int.
+
+    Returns:
+        `boxes` `[B, N, 4]` and `scores` `[B, N, K]`.
+    """
+    kept_boxes, kept_scores = [], []
+    start = 0
+    for size in level_sizes:
+        level_boxes = boxes[:, start : start + size]
+        level_scores = scores[:, start : start + size]
+        start = start + size
+        if not isinstance(size, int) or size > limit:
+            count = limit if isinstance(size, int) else ops.minimum(limit, size)
+            _, index = ops.top_k(ops.max(level_scores, axis=-1), count)
+            level_boxes = ops.take_along_axis(level_boxes, index[..., None], axis=1)
+            level_scores = ops.take_along_axis(level_scores, index[..., None], axis=1)
+        kept_boxes.append(level_boxes)
+        kept_scores.append(level_scores)
+    return ops.concatenate(kept_boxes, axis=1), ops.concatenate(kept_scores, axis=1)
+
+
+def postprocess(
+    boxes,
+    scores,
+    level_sizes,
+    image_size,
+    scale=None,
+    score_threshold=0.05,
+    iou_threshold=0.6,
+    candidates_per_level=1000,
+    max_detections=100,
+):
+    """Selection per level, clipping, scaling and class-wise NMS (paper, Sec. 4.6).
+
+    Args:
+        boxes: float32 `[B, P, 4]`, pixels of the network input.
+        scores: float32 `[B, P, K]` in [0, 1].
+        level_sizes: points of each level.
+        image_size: `[B, 2]`, `(height, width)` of the images without padding; boxes are
+            clipped to it.
+        scale: `[B, 2]`, `(vertical, horizontal)` factors that the images were resized
+            by, or None. Boxes are divided by them.
+        score_threshold, iou_threshold, max_detections: see `class_wise_nms`.
+        candidates_per_level: int, points that enter NMS per level at most.
+
+    Returns:
+        dict of padded detections, see `class_wise_nms`; boxes in pixels of the original
+        images where `scale` is given.
+    """
+    boxes, scores = best_of_each_level(boxes, scores, level_sizes, candidates_per_level)
+    boxes = clip_boxes(boxes, image_size)
+    if scale is not None:
+        scale = ops.cast(scale, "float32")[:, None]
+        boxes = boxes / ops.concatenate([scale[..., ::-1], scale[..., ::-1]], axis=-1)
+    return class_wise_nms(boxes, scores, iou_threshold, score_threshold, max_detections)

@@ -1,0 +1,3 @@
+from vfnet_tf.heads.vfnet import VFNetHead
+
+__all__ = ["VFNetHead"]

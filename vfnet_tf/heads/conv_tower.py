@@ -1,0 +1,55 @@
+import keras
+
+from vfnet_tf.layers import ConvNormAct
+
+
+@keras.saving.register_keras_serializable("vfnet_tf")
+class ConvTower(keras.layers.Layer):
+    """3x3 convolutions with norm and ReLU, shared by all levels.
+
+    Args:
+        num_convs: int.
+        filters: int, channels of each.
+        norm: as in `ConvNormAct`.
+
+    Shapes: `[B, H, W, C]` to `[B, H, W, filters]`.
+    """
+
+    def __init__(self, num_convs=3, filters=256, norm="group_norm", **kwargs):
+        super().__init__(**kwargs)
+        self.num_convs = num_convs
+        self.filters = filters
+        self.norm = norm
+        self.convs = [
+            ConvNormAct(
+                filters,
+                3,
+                norm=norm,
+                activation="relu",
+                kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+                dtype=self.dtype_policy,
+                name=f"conv{index}",
+            )
+            for index in range(num_convs)
+        ]
+
+    def build(self, input_shape):
+        for conv in self.convs:
+            conv.build(input_shape)
+            input_shape = conv.compute_output_shape(input_shape)
+
+    def call(self, inputs):
+        for conv in self.convs:
+            inputs = conv(inputs)
+        return inputs
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.filters if self.num_convs else input_shape[-1])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_convs": self.num_convs,
+            "filters": self.filters,
+            "norm": self.norm,
+        }

@@ -1,0 +1,174 @@
+import math
+
+import keras
+from keras import ops
+
+from vfnet_tf.heads.conv_tower import ConvTower
+from vfnet_tf.layers import ConvNormAct, Scale, StarDeformableConv2D
+from vfnet_tf.priors import STRIDES
+
+
+@keras.saving.register_keras_serializable("vfnet_tf")
+class VFNetHead(keras.layers.Layer):
+    """The head of VarifocalNet (paper, Sec. 4.5 and Fig. 3).
+
+    Two towers, shared by all levels. The localization branch predicts distances, then
+    factors that refine them from the star of those distances; the classification branch
+    predicts the IoU-aware classification score from the same star.
+
+    Args:
+        num_classes: int.
+        filters: int, channels of the towers.
+        num_convs: int, convolutions of each tower.
+        levels: names of the input levels, fine to coarse.
+        strides: pixels per cell of each level.
+        distance_units: pixels that the distance 1 stands for on each level: the
+            upper regress ranges of FCOS, the last one doubled.
+        star_gradient: share of the gradient that passes from the star's sampling points
+            to the initial distances (0.1 in the official code).
+        prior_probability: score of every class before training.
+
+    Input: dict of `[B, H, W, C]`. Output, in training and in inference alike: dict of
+    dicts by level, all float32: `"class_logits"` `[B, H, W, K]`, `"distances"` and
+    `"refined_distances"` `[B, H, W, 4]`, `(left, top, right, bottom)` in pixels.
+    """
+
+    def __init__(
+        self,
+        num_classes=80,
+        filters=256,
+        num_convs=3,
+        levels=("P3", "P4", "P5", "P6", "P7"),
+        strides=STRIDES,
+        distance_units=(64.0, 128.0, 256.0, 512.0, 1024.0),
+        star_gradient=0.1,
+        prior_probability=0.01,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if num_classes < 1:
+            raise ValueError(
+                f"`num_classes` must be at least 1. Received: num_classes={num_classes}"
+            )
+        if not len(levels) == len(strides) == len(distance_units):
+            raise ValueError(
+                "`levels`, `strides` and `distance_units` must be of one length. "
+                f"Received: levels={levels}, strides={strides}, "
+                f"distance_units={distance_units}"
+            )
+        self.num_classes = num_classes
+        self.filters = filters
+        self.num_convs = num_convs
+        self.levels = tuple(levels)
+        self.strides = tuple(strides)
+        self.distance_units = tuple(distance_units)
+        self.star_gradient = star_gradient
+        self.prior_probability = prior_probability
+        policy = {"dtype": self.dtype_policy}
+        normal = keras.initializers.RandomNormal(stddev=0.01)
+        predictor = {"kernel_size": 3, "kernel_initializer": normal, **policy}
+        self.class_tower = ConvTower(num_convs, filters, name="class_tower", **policy)
+        self.box_tower = ConvTower(num_convs, filters, name="box_tower", **policy)
+        # Feeds the initial distances only; the star reads the tower itself.
+        self.box_conv = ConvNormAct(
+            filters,
+            norm="group_norm",
+            activation="relu",
+            name="box_conv",
+            **predictor,
+        )
+        self.box_predictor = ConvNormAct(4, name="box_predictor", **predictor)
+        self.box_star = StarDeformableConv2D(
+            filters, kernel_initializer=normal, name="box_star", **policy
+        )
+        self.refine_predictor = ConvNormAct(4, name="refine_predictor", **predictor)
+        self.class_star = StarDeformableConv2D(
+            filters, kernel_initializer=normal, name="class_star", **policy
+        )
+        prior_logit = math.log(prior_probability / (1 - prior_probability))
+        self.class_predictor = ConvNormAct(
+            num_classes,
+            bias_initializer=keras.initializers.Constant(prior_logit),
+            name="class_predictor",
+            **predictor,
+        )
+        self.scales = [
+            Scale(name=f"scale_{level}", dtype="float32") for level in self.levels
+        ]
+        self.refine_scales = [
+            Scale(name=f"refine_scale_{level}", dtype="float32")
+            for level in self.levels
+        ]
+
+    def build(self, input_shapes):
+        input_shape = input_shapes[self.levels[0]]
+        self.class_tower.build(input_shape)
+        self.box_tower.build(input_shape)
+        tower_shape = self.box_tower.compute_output_shape(input_shape)
+        self.box_conv.build(tower_shape)
+        self.box_star.build(tower_shape)
+        self.class_star.build(tower_shape)
+        for predictor in (
+            self.box_predictor,
+            self.refine_predictor,
+            self.class_predictor,
+        ):
+            predictor.build((*tower_shape[:-1], self.filters))
+        for scale in self.scales + self.refine_scales:
+            scale.build(())
+
+    def call(self, inputs):
+        results = {"class_logits": {}, "distances": {}, "refined_distances": {}}
+        for index, level in enumerate(self.levels):
+            logits, distances, refined = self._predict(inputs[level], index)
+            results["class_logits"][level] = logits
+            results["distances"][level] = distances
+            results["refined_distances"][level] = refined
+        return results
+
+    def _predict(self, features, index):
+        class_features = self.class_tower(features)
+        box_features = self.box_tower(features)
+
+        # float32 before exp: in half precision e^11 overflows and e^x has 3 digits.
+        raw = ops.cast(self.box_predictor(self.box_conv(box_features)), "float32")
+        distances = ops.exp(self.scales[index](raw)) * self.distance_units[index]
+
+        # The value is that of the distances, the gradient a tenth of theirs.
+        share = self.star_gradient
+        star = (1 - share) * ops.stop_gradient(distances) + share * distances
+        star = star / self.strides[index]
+
+        raw = self.refine_predictor(ops.relu(self.box_star(box_features, star)))
+        factors = ops.exp(self.refine_scales[index](ops.cast(raw, "float32")))
+        refined = factors * ops.stop_gradient(distances)
+
+        logits = self.class_predictor(ops.relu(self.class_star(class_features, star)))
+        return ops.cast(logits, "float32"), distances, refined
+
+    def compute_output_spec(self, inputs, **kwargs):
+        channels = {
+            "class_logits": self.num_classes,
+            "distances": 4,
+            "refined_distances": 4,
+        }
+        return {
+            name: {
+                level: keras.KerasTensor((*inputs[level].shape[:-1], size), "float32")
+                for level in self.levels
+            }
+            for name, size in channels.items()
+        }
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "filters": self.filters,
+            "num_convs": self.num_convs,
+            "levels": self.levels,
+            "strides": self.strides,
+            "distance_units": self.distance_units,
+            "star_gradient": self.star_gradient,
+            "prior_probability": self.prior_probability,
+        }

@@ -1,0 +1,127 @@
+import keras
+from keras import ops
+
+from vfnet_tf.layers.frozen_batch_norm import FrozenBatchNorm
+from vfnet_tf.layers.group_norm import GroupNorm
+
+NORMS = {
+    "frozen_batch_norm": FrozenBatchNorm,
+    # torch's momentum 0.1 is Keras's 0.9.
+    "batch_norm": lambda **kwargs: keras.layers.BatchNormalization(
+        momentum=0.9, epsilon=1e-5, **kwargs
+    ),
+    "group_norm": GroupNorm,
+}
+
+
+def pad_symmetric(inputs, cells):
+    """Adds `cells` zero rows and columns on each side of a `[B, H, W, C]` map."""
+    return ops.pad(inputs, ((0, 0), (cells, cells), (cells, cells), (0, 0)))
+
+
+@keras.saving.register_keras_serializable("vfnet_tf")
+class ConvNormAct(keras.layers.Layer):
+    """A 2-D convolution, its normalisation and its activation.
+
+    Padding is symmetric, `(kernel_size - 1) // 2` on each side, as in PyTorch; at
+    stride 2 that differs from Keras's "same". A frozen batch norm is folded into the
+    kernel.
+
+    Args:
+        filters: int.
+        kernel_size: int, odd.
+        strides: int.
+        norm: `"frozen_batch_norm"`, `"batch_norm"`, `"group_norm"` or None.
+        activation: name of a Keras activation or None.
+        use_bias: bool; None means a bias exactly where there is no norm.
+        kernel_initializer, bias_initializer: as in `keras.layers.Conv2D`.
+
+    Shapes: `[B, H, W, C]` to `[B, ceil(H / strides), ceil(W / strides), filters]`.
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        strides=1,
+        norm=None,
+        activation=None,
+        use_bias=None,
+        kernel_initializer="he_normal",
+        bias_initializer="zeros",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if kernel_size % 2 == 0:
+            raise ValueError(
+                f"`kernel_size` must be odd. Received: kernel_size={kernel_size}"
+            )
+        if norm is not None and norm not in NORMS:
+            raise ValueError(
+                f"`norm` must be None or one of {sorted(NORMS)}. Received: norm={norm}"
+            )
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.norm = norm
+        self.activation = keras.activations.get(activation)
+        self.use_bias = norm is None if use_bias is None else use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.conv = keras.layers.Conv2D(
+            filters,
+            kernel_size,
+            strides,
+            padding="same" if strides == 1 else "valid",
+            use_bias=self.use_bias,
+            kernel_initializer=self.kernel_initializer,
+            bias_initializer=self.bias_initializer,
+            dtype=self.dtype_policy,
+            name="conv",
+        )
+        self.norm_layer = None
+        if norm is not None:
+            self.norm_layer = NORMS[norm](dtype=self.dtype_policy, name="norm")
+
+    def build(self, input_shape):
+        self.conv.build(input_shape)
+        if self.norm_layer is not None:
+            self.norm_layer.build(self.compute_output_shape(input_shape))
+
+    def call(self, inputs, training=None):
+        if self.strides > 1:
+            inputs = pad_symmetric(inputs, self.kernel_size // 2)
+        if self.norm == "frozen_batch_norm" and not self.use_bias:
+            kernel, bias = self.norm_layer.fold(ops.convert_to_tensor(self.conv.kernel))
+            outputs = ops.conv(
+                inputs,
+                ops.cast(kernel, self.compute_dtype),
+                strides=self.strides,
+                padding=self.conv.padding,
+                data_format="channels_last",
+            )
+            outputs = outputs + ops.cast(bias, self.compute_dtype)
+        else:
+            outputs = self.conv(inputs)
+            if self.norm == "batch_norm":
+                outputs = self.norm_layer(outputs, training=training)
+            elif self.norm_layer is not None:
+                outputs = self.norm_layer(outputs)
+        return self.activation(outputs)
+
+    def compute_output_shape(self, input_shape):
+        sides = [s and -(-s // self.strides) for s in input_shape[1:3]]
+        return (input_shape[0], *sides, self.filters)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "norm": self.norm,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+        }

@@ -1,0 +1,60 @@
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("vfnet_tf")
+class FrozenBatchNorm(keras.layers.Layer):
+    """Batch normalisation by stored statistics, in training too ("norm_eval").
+
+    `gamma` and `beta` are trained, the moving mean and variance never change. With
+    nothing left that depends on the batch, the layer is one scale and one shift per
+    channel; `fold` gives them to a convolution, which saves a pass over the map.
+
+    Args:
+        epsilon: float, added to the variance.
+
+    Shapes: `[..., C]` in and out. Dtype: the layer's compute dtype.
+    """
+
+    def __init__(self, epsilon=1e-5, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        shape = (input_shape[-1],)
+        self.gamma = self.add_weight(shape, "ones", name="gamma")
+        self.beta = self.add_weight(shape, "zeros", name="beta")
+        self.moving_mean = self.add_weight(
+            shape, "zeros", trainable=False, autocast=False, name="moving_mean"
+        )
+        self.moving_variance = self.add_weight(
+            shape, "ones", trainable=False, autocast=False, name="moving_variance"
+        )
+
+    def _scale_and_shift(self):
+        gamma = ops.cast(self.gamma, "float32")
+        scale = gamma * ops.rsqrt(self.moving_variance + self.epsilon)
+        shift = ops.cast(self.beta, "float32") - self.moving_mean * scale
+        return scale, shift
+
+    def fold(self, kernel):
+        """Kernel and bias of the convolution that includes this normalisation.
+
+        Args:
+            kernel: float `[..., F]` of a convolution without bias.
+
+        Returns:
+            `(kernel, bias)`, `[..., F]` and `[F]`, of the kernel's dtype.
+        """
+        scale, shift = self._scale_and_shift()
+        return kernel * ops.cast(scale, kernel.dtype), ops.cast(shift, kernel.dtype)
+
+    def call(self, inputs):
+        scale, shift = self._scale_and_shift()
+        return inputs * ops.cast(scale, inputs.dtype) + ops.cast(shift, inputs.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "epsilon": self.epsilon}

@@ -1,0 +1,29 @@
+import keras
+
+
+@keras.saving.register_keras_serializable("vfnet_tf")
+class Scale(keras.layers.Layer):
+    """One learned scalar, one `Scale` per pyramid level (FCOS, Sec. 3.2).
+
+    Args:
+        initial_value: float, the scalar before training.
+
+    Shapes: any in, the same out. Dtype: the layer's compute dtype.
+    """
+
+    def __init__(self, initial_value=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.initial_value = initial_value
+
+    def build(self, input_shape):
+        initializer = keras.initializers.Constant(self.initial_value)
+        self.scale = self.add_weight((), initializer, name="scale")
+
+    def call(self, inputs):
+        return inputs * self.scale
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "initial_value": self.initial_value}

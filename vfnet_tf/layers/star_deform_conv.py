@@ -1,0 +1,51 @@
+import keras
+
+from vfnet_tf.ops.deform_conv import star_conv
+
+
+@keras.saving.register_keras_serializable("vfnet_tf")
+class StarDeformableConv2D(keras.layers.Layer):
+    """3x3 convolution on the nine points of each cell's own box (paper, Sec. 4.3).
+
+    A deformable convolution whose offsets are not learned: they are the cell's
+    predicted distances. No bias, no mask.
+
+    Args:
+        filters: int.
+        kernel_initializer: as in `keras.layers.Conv2D`; the official code draws from
+            N(0, 0.01).
+
+    Inputs, in this order: features `[B, H, W, C]`, and distances `[B, H, W, 4]` float32,
+    `(left, top, right, bottom)` **in cells** of `features` (pixels divided by the
+    stride). Output `[B, H, W, filters]`. What lies outside the map counts as 0.
+
+    ```python
+    star = vfnet_tf.layers.StarDeformableConv2D(filters=256)
+    boxes_seen = star(features, distances_in_pixels / stride)
+    ```
+    """
+
+    def __init__(self, filters, kernel_initializer="glorot_uniform", **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, features_shape, distances_shape=None):
+        self.kernel = self.add_weight(
+            (3, 3, features_shape[-1], self.filters),
+            self.kernel_initializer,
+            name="kernel",
+        )
+
+    def call(self, features, distances):
+        return star_conv(features, distances, keras.ops.convert_to_tensor(self.kernel))
+
+    def compute_output_shape(self, features_shape, distances_shape=None):
+        return (*features_shape[:-1], self.filters)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

@@ -1,0 +1,15 @@
+from vfnet_tf.losses.focal import FocalLoss, focal_loss
+from vfnet_tf.losses.giou import GIoULoss, giou_loss
+from vfnet_tf.losses.quality_focal import QualityFocalLoss, quality_focal_loss
+from vfnet_tf.losses.varifocal import VarifocalLoss, varifocal_loss
+
+__all__ = [
+    "FocalLoss",
+    "GIoULoss",
+    "QualityFocalLoss",
+    "VarifocalLoss",
+    "focal_loss",
+    "giou_loss",
+    "quality_focal_loss",
+    "varifocal_loss",
+]

@@ -1,0 +1,77 @@
+import keras
+from keras import ops
+
+from vfnet_tf.losses.varifocal import logits_from_probabilities
+
+
+def focal_loss(targets, logits, alpha=0.25, gamma=2.0):
+    """Element-wise sigmoid focal loss (Lin et al., ICCV 2017, Eq. 5).
+
+        FL(p, y) = -alpha * (1 - p)**gamma * log p          if y = 1
+                 = -(1 - alpha) * p**gamma * log(1 - p)     if y = 0
+
+    Args:
+        targets: float `[..., K]`, 1 at the true class, 0 elsewhere.
+        logits: float `[..., K]`, p = sigmoid(logits).
+        alpha: weight of the positives; the negatives get `1 - alpha`.
+        gamma: focusing exponent.
+
+    Returns:
+        float32 `[..., K]`, unreduced, finite for any finite logit.
+    """
+    y = ops.cast(targets, "float32")
+    logits = ops.cast(logits, "float32")
+    # Towards the wrong side: log(1 - p) for positives, log p for negatives.
+    log_wrong = -ops.softplus(ops.where(y > 0, logits, -logits))
+    cross_entropy = ops.softplus(logits) - y * logits
+    weight = ops.where(y > 0, alpha, 1.0 - alpha)
+    return weight * ops.exp(gamma * log_wrong) * cross_entropy
+
+
+@keras.saving.register_keras_serializable("vfnet_tf")
+class FocalLoss(keras.losses.Loss):
+    """`focal_loss` for `compile`: `[B, P, K]` pairs to `[B, P]`, then reduced.
+
+    Args:
+        alpha: weight of the positives in [0, 1].
+        gamma: focusing exponent.
+        from_logits: True if predictions are logits, False if they are probabilities.
+        reduction, name, dtype: as in `keras.losses.Loss`.
+
+    Source: Lin et al., ICCV 2017, Eq. 5.
+    """
+
+    #: a detector gives it 1, not the IoU, at the true class
+    hard_targets = True
+
+    def __init__(
+        self,
+        alpha=0.25,
+        gamma=2.0,
+        from_logits=True,
+        reduction="sum",
+        name="focal_loss",
+        **kwargs,
+    ):
+        super().__init__(reduction=reduction, name=name, **kwargs)
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"`alpha` must be in [0, 1]. Received: alpha={alpha}")
+        if gamma < 0:
+            raise ValueError(f"`gamma` must be >= 0. Received: gamma={gamma}")
+        self.alpha = alpha
+        self.gamma = gamma
+        self.from_logits = from_logits
+
+    def call(self, y_true, y_pred):
+        if not self.from_logits:
+            y_pred = logits_from_probabilities(y_pred)
+        loss = focal_loss(y_true, y_pred, self.alpha, self.gamma)
+        return ops.sum(loss, axis=-1)
+
+    def get_config(self):
+        own = {
+            "alpha": self.alpha,
+            "gamma": self.gamma,
+            "from_logits": self.from_logits,
+        }
+        return {**super().get_config(), **own}

@@ -1,0 +1,95 @@
+import keras
+from keras import ops
+
+
+def varifocal_loss(target_scores, logits, alpha=0.75, gamma=2.0, iou_weighted=True):
+    """Element-wise varifocal loss (Zhang et al., CVPR 2021, Eq. 2).
+
+        VFL(p, q) = -q * (q log p + (1 - q) log(1 - p))   if q > 0
+                  = -alpha * p**gamma * log(1 - p)        if q = 0
+
+    Args:
+        target_scores: float `[..., K]` in [0, 1], q: the IoU of the predicted box with
+            its ground truth at the true class, 0 elsewhere.
+        logits: float `[..., K]`, p = sigmoid(logits).
+        alpha: weight of the negatives (no `1 - alpha` on the positives).
+        gamma: focusing exponent of the negatives.
+        iou_weighted: False leaves out the factor q before the positives (Table 2).
+
+    Returns:
+        float32 `[..., K]`, unreduced, finite for any finite logit.
+    """
+    q = ops.cast(target_scores, "float32")
+    logits = ops.cast(logits, "float32")  # sigmoid saturates in float16
+    # sigmoid is written from softplus: log p and log(1 - p) stay finite at +-1e4.
+    log_not_p = -ops.softplus(logits)
+    cross_entropy = -(q * logits + log_not_p)
+    # p ** gamma as exp(gamma log p): its gradient has no 0 ** (gamma - 1).
+    log_p = -ops.softplus(-logits)
+    negative_weight = alpha * ops.exp(gamma * log_p)
+    positive_weight = q if iou_weighted else ops.ones_like(q)
+    weight = ops.where(q > 0, positive_weight, negative_weight)
+    return weight * cross_entropy
+
+
+@keras.saving.register_keras_serializable("vfnet_tf")
+class VarifocalLoss(keras.losses.Loss):
+    """`varifocal_loss` for `compile`: `[B, P, K]` pairs to `[B, P]`, then reduced.
+
+    The loss is meant to be **summed** and divided by the number of positives of the
+    whole batch, with soft targets: a one-hot target throws away what it is for, and a
+    mean over all cells makes it thousands of times too small. `reduction="sum"` is the
+    default for that reason; divide by the positives through `sample_weight` (shape
+    `[B, P]` or a scalar) where the detector does not do it itself.
+
+    Args:
+        alpha: weight of the negatives.
+        gamma: focusing exponent of the negatives.
+        iou_weighted: weight the positives by their target.
+        from_logits: True if predictions are logits, False if they are probabilities.
+        reduction, name, dtype: as in `keras.losses.Loss`.
+
+    Source: Zhang et al., CVPR 2021, Eq. 2.
+    """
+
+    def __init__(
+        self,
+        alpha=0.75,
+        gamma=2.0,
+        iou_weighted=True,
+        from_logits=True,
+        reduction="sum",
+        name="varifocal_loss",
+        **kwargs,
+    ):
+        super().__init__(reduction=reduction, name=name, **kwargs)
+        if alpha < 0:
+            raise ValueError(f"`alpha` must be >= 0. Received: alpha={alpha}")
+        if gamma < 0:
+            raise ValueError(f"`gamma` must be >= 0. Received: gamma={gamma}")
+        self.alpha = alpha
+        self.gamma = gamma
+        self.iou_weighted = iou_weighted
+        self.from_logits = from_logits
+
+    def call(self, y_true, y_pred):
+        if not self.from_logits:
+            y_pred = logits_from_probabilities(y_pred)
+        loss = varifocal_loss(y_true, y_pred, self.alpha, self.gamma, self.iou_weighted)
+        return ops.sum(loss, axis=-1)
+
+    def get_config(self):
+        own = {
+            "alpha": self.alpha,
+            "gamma": self.gamma,
+            "iou_weighted": self.iou_weighted,
+            "from_logits": self.from_logits,
+        }
+        return {**super().get_config(), **own}
+
+
+def logits_from_probabilities(probabilities):
+    """Logits of probabilities `[...]`, which are kept 1e-7 away from 0 and 1."""
+    epsilon = keras.config.epsilon()
+    p = ops.clip(ops.cast(probabilities, "float32"), epsilon, 1.0 - epsilon)
+    return ops.log(p) - ops.log1p(-p)

@@ -1,0 +1,3 @@
+from vfnet_tf.necks.fpn import FPN
+
+__all__ = ["FPN"]

@@ -1,0 +1,121 @@
+import keras
+from keras import ops
+
+from vfnet_tf.layers import ConvNormAct
+
+
+@keras.saving.register_keras_serializable("vfnet_tf")
+class FPN(keras.layers.Layer):
+    """Feature pyramid P3-P7 from C3-C5 (Lin et al., CVPR 2017; FCOS, Sec. 3.2).
+
+    P3-P5 are 3x3 convolutions of the top-down sums; P6 is a stride-2 convolution of P5
+    and P7 one of ReLU(P6). Convolutions have biases and no norm.
+
+    Args:
+        filters: int, channels of every output.
+        in_levels: names of the inputs, fine to coarse.
+        out_levels: names of the outputs, fine to coarse.
+        relu_before_extra: ReLU between the extra levels (not before the first).
+
+    Input: dict of `[B, H, W, C]`, from which `in_levels` are taken. Output: dict of
+    `[B, H, W, filters]`, each level half the size of the one before, rounded up.
+    """
+
+    def __init__(
+        self,
+        filters=256,
+        in_levels=("C3", "C4", "C5"),
+        out_levels=("P3", "P4", "P5", "P6", "P7"),
+        relu_before_extra=True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if len(out_levels) < len(in_levels):
+            raise ValueError(
+                "`out_levels` must not be fewer than `in_levels`. Received: "
+                f"out_levels={out_levels}, in_levels={in_levels}"
+            )
+        self.filters = filters
+        self.in_levels = tuple(in_levels)
+        self.out_levels = tuple(out_levels)
+        self.relu_before_extra = relu_before_extra
+        settings = {
+            "kernel_initializer": "glorot_uniform",
+            "dtype": self.dtype_policy,
+        }
+        self.laterals = [
+            ConvNormAct(filters, 1, name=f"lateral_{level}", **settings)
+            for level in self.in_levels
+        ]
+        self.outputs = [
+            ConvNormAct(
+                filters,
+                3,
+                strides=1 if number < len(self.in_levels) else 2,
+                name=f"output_{level}",
+                **settings,
+            )
+            for number, level in enumerate(self.out_levels)
+        ]
+
+    def build(self, input_shapes):
+        missing = [level for level in self.in_levels if level not in input_shapes]
+        if missing:
+            raise ValueError(
+                f"The inputs must have the levels {self.in_levels}. "
+                f"Received: {sorted(input_shapes)}"
+            )
+        for level, lateral in zip(self.in_levels, self.laterals, strict=True):
+            lateral.build(input_shapes[level])
+        for output in self.outputs:
+            output.build((None, None, None, self.filters))
+
+    def call(self, inputs):
+        levels = [
+            lateral(inputs[level])
+            for level, lateral in zip(self.in_levels, self.laterals, strict=True)
+        ]
+        for index in reversed(range(len(levels) - 1)):
+            levels[index] = add_upsampled(levels[index], levels[index + 1])
+        split = len(levels)
+        results = [
+            output(level)
+            for output, level in zip(self.outputs[:split], levels, strict=True)
+        ]
+        for number, output in enumerate(self.outputs[split:]):
+            x = results[-1]
+            if number > 0 and self.relu_before_extra:
+                x = ops.relu(x)
+            results.append(output(x))
+        return dict(zip(self.out_levels, results, strict=True))
+
+    def compute_output_shape(self, input_shapes):
+        shapes = {}
+        for number, level in enumerate(self.out_levels):
+            if number < len(self.in_levels):
+                shape = (*input_shapes[self.in_levels[number]][:-1], self.filters)
+            else:
+                sides = [s and -(-s // 2) for s in shape[1:3]]
+                shape = (shape[0], *sides, self.filters)
+            shapes[level] = shape
+        return shapes
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "in_levels": self.in_levels,
+            "out_levels": self.out_levels,
+            "relu_before_extra": self.relu_before_extra,
+        }
+
+
+def add_upsampled(fine, coarse):
+    """`fine` plus `coarse` repeated twice each way and cut to the size of `fine`.
+
+    Nearest-neighbour resizing to the exact size is the same, since each level is half
+    the finer one, rounded up.
+    """
+    height, width = ops.shape(fine)[1:3]
+    upsampled = ops.repeat(ops.repeat(coarse, 2, axis=1), 2, axis=2)
+    return fine + upsampled[:, :height, :width]

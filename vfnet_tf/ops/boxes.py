@@ -1,0 +1,142 @@
+"""Boxes, points and distances (shape letters: README, "How the code is laid out").
+
+A box is `(x1, y1, x2, y2)` in absolute pixels; a point is `(x, y)`; distances are
+`(left, top, right, bottom)` from a point to the sides of a box, all float32.
+"""
+
+from keras import ops
+
+
+def xywh_to_xyxy(boxes):
+    """`(x, y, width, height)` `[..., 4]` to `(x1, y1, x2, y2)` `[..., 4]`."""
+    x, y, width, height = ops.split(boxes, 4, axis=-1)
+    return ops.concatenate([x, y, x + width, y + height], axis=-1)
+
+
+def xyxy_to_xywh(boxes):
+    """`(x1, y1, x2, y2)` `[..., 4]` to `(x, y, width, height)` `[..., 4]`."""
+    x1, y1, x2, y2 = ops.split(boxes, 4, axis=-1)
+    return ops.concatenate([x1, y1, x2 - x1, y2 - y1], axis=-1)
+
+
+def distances_to_boxes(points, distances):
+    """The boxes whose sides lie at `distances` from `points` (FCOS, Eq. 1).
+
+    Args:
+        points: float `[..., 2]`, `(x, y)` pixels.
+        distances: float `[..., 4]`, `(left, top, right, bottom)` pixels.
+
+    Returns:
+        float `[..., 4]` boxes, not clipped.
+    """
+    x, y = points[..., 0], points[..., 1]
+    return ops.stack(
+        [
+            x - distances[..., 0],
+            y - distances[..., 1],
+            x + distances[..., 2],
+            y + distances[..., 3],
+        ],
+        axis=-1,
+    )
+
+
+def boxes_to_distances(points, boxes):
+    """Signed distances from `points` to the sides of `boxes`.
+
+    Args:
+        points: float `[..., 2]`, `(x, y)` pixels.
+        boxes: float `[..., 4]` pixels.
+
+    Returns:
+        float `[..., 4]`; all four are positive where the point is inside.
+    """
+    x, y = points[..., 0], points[..., 1]
+    return ops.stack(
+        [
+            x - boxes[..., 0],
+            y - boxes[..., 1],
+            boxes[..., 2] - x,
+            boxes[..., 3] - y,
+        ],
+        axis=-1,
+    )
+
+
+def clip_boxes(boxes, image_size):
+    """Clips boxes to their image.
+
+    Args:
+        boxes: float `[B, N, 4]` pixels.
+        image_size: `[B, 2]`, `(height, width)` pixels.
+
+    Returns:
+        float `[B, N, 4]`, x in [0, width] and y in [0, height].
+    """
+    image_size = ops.cast(image_size, boxes.dtype)
+    height, width = image_size[:, None, 0:1], image_size[:, None, 1:2]
+    limits = ops.concatenate([width, height, width, height], axis=-1)
+    return ops.minimum(ops.maximum(boxes, 0.0), limits)
+
+
+def box_area(boxes):
+    """Areas `[...]` in square pixels of boxes `[..., 4]`; negative if inverted once."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def _intersection(boxes1, boxes2):
+    top_left = ops.maximum(boxes1[..., :2], boxes2[..., :2])
+    bottom_right = ops.minimum(boxes1[..., 2:], boxes2[..., 2:])
+    sides = ops.maximum(bottom_right - top_left, 0.0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def elementwise_iou(boxes1, boxes2, epsilon=1e-6):
+    """IoU of boxes that stand at the same place.
+
+    Args:
+        boxes1, boxes2: float, shapes broadcast against each other, `[..., 4]` pixels.
+        epsilon: floor of the union in square pixels, so that empty boxes give 0.
+
+    Returns:
+        float `[...]` in [0, 1] for boxes with x2 >= x1 and y2 >= y1.
+    """
+    intersection = _intersection(boxes1, boxes2)
+    union = box_area(boxes1) + box_area(boxes2) - intersection
+    return intersection / ops.maximum(union, epsilon)
+
+
+def pairwise_iou(boxes1, boxes2, epsilon=1e-6):
+    """IoU of each of N boxes with each of M boxes.
+
+    Args:
+        boxes1: float `[..., N, 4]` pixels.
+        boxes2: float `[..., M, 4]` pixels.
+        epsilon: floor of the union in square pixels.
+
+    Returns:
+        float `[..., N, M]`.
+    """
+    return elementwise_iou(
+        ops.expand_dims(boxes1, -2), ops.expand_dims(boxes2, -3), epsilon
+    )
+
+
+def elementwise_giou(boxes1, boxes2, epsilon=1e-6):
+    """Generalised IoU (Rezatofighi et al., CVPR 2019, Alg. 1), element by element.
+
+    Args:
+        boxes1, boxes2: float, shapes broadcast against each other, `[..., 4]` pixels.
+        epsilon: floor of the union and of the hull in square pixels.
+
+    Returns:
+        float `[...]` in [-1, 1] for valid boxes.
+    """
+    intersection = _intersection(boxes1, boxes2)
+    union = box_area(boxes1) + box_area(boxes2) - intersection
+    union = ops.maximum(union, epsilon)
+    top_left = ops.minimum(boxes1[..., :2], boxes2[..., :2])
+    bottom_right = ops.maximum(boxes1[..., 2:], boxes2[..., 2:])
+    sides = ops.maximum(bottom_right - top_left, 0.0)
+    hull = ops.maximum(sides[..., 0] * sides[..., 1], epsilon)
+    return intersection / union - (hull - union) / hull
