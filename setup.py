@@ -8,6 +8,7 @@ README = Path(__file__).parent / "README.md"
 
 # tests/test_import_floors.py keeps this list in step with what the package imports.
 REQUIREMENTS = [
+    "h5py>=3.11",
     "keras>=3.15",
     "matplotlib>=3.8",
     "numpy>=1.26",

@@ -250,7 +250,9 @@ def test_setup_requires_what_the_package_imports():
         tree = ast.parse(path.read_text("utf-8"))
         imported |= {name.split(".")[0] for name, _, _ in imported_names(tree, module)}
     imported -= set(sys.stdlib_module_names) | {"vfnet_tf"} | optional
-    required = re.findall(r'^    "([a-z_]+)>=', (ROOT / "setup.py").read_text(), re.M)
+    required = re.findall(
+        r'^    "([a-z0-9_]+)>=', (ROOT / "setup.py").read_text(), re.M
+    )
     missing = {distributions.get(name, name) for name in imported} - set(required)
     assert not missing, f"add to REQUIREMENTS of setup.py: {sorted(missing)}"
 
