@@ -27,7 +27,7 @@ EXTRAS = {
     "torch": ["torch>=2.6"],
     # Two backends beside TensorFlow run the portable tests. The exact torch is a build
     # for the CPU where a local index offers one; any release since 2.6 passes.
-    "test": ["jax>=0.6", "pytest>=8", "torch==2.13.0"],
+    "test": ["faster-coco-eval>=1.6", "jax>=0.6", "pytest>=8", "torch==2.13.0"],
 }
 # The formatter's output changes between minor versions, so it is held to one.
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.17,<0.18"]
