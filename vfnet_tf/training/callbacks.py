@@ -1,0 +1,501 @@
+"""What happens around the steps of `fit`: evaluation, history, checkpoints, alarms.
+
+Their order in `callbacks=[...]` matters, since each reads what the earlier ones have
+put into `logs`:
+
+    TerminateOnNaN, CocoEvaluation, ResumableCheckpoint, HistoryCsv, Keras's own
+"""
+
+import contextlib
+import csv
+import json
+import math
+import os
+import time
+import warnings
+from pathlib import Path
+
+import h5py
+import keras
+
+# The attribute of an HDF5 file that holds the place in the run, as JSON.
+_STATE = "vfnet_tf_training_state"
+
+
+class CocoEvaluation(keras.callbacks.Callback):
+    """Detects on a validation set at the end of an epoch; puts the AP into `logs`.
+
+    `logs` then hold `val_AP`, `val_AP50`, ... for every callback after this one. An
+    epoch that is not evaluated has NaN there, so that the keys are always the same.
+    With several replicas each detects on its share of a batch.
+
+    Args:
+        batches: iterable of batch dicts with `images [B, H, W, 3]`, `image_size
+            [B, 2]`, `scale [B, 2]` and `image_id [B]`; with several replicas
+            a `tf.data.Dataset`.
+        evaluator: object with `reset()`, `update(image_ids, detections)` and
+            `evaluate() -> {metric: float}`, such as a `CocoEvaluator`.
+        every: int > 0, evaluates every so many epochs, and after the last.
+        metrics: the names of those of the evaluator's metrics that go to `logs`.
+
+    Attributes:
+        last_metrics: the evaluator's whole answer, None before the first.
+
+    Raises:
+        ValueError: `every` is not positive.
+    """
+
+    def __init__(
+        self,
+        batches,
+        evaluator,
+        every=1,
+        metrics=("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    ):
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"`every` must be >= 1. Received: every={every}")
+        self.batches = batches
+        self.evaluator = evaluator
+        self.every = every
+        self.metrics = tuple(metrics)
+        self.last_metrics = None
+        self._detect = None
+
+    def set_model(self, model):
+        if model is not self._model:
+            self._detect = None
+        super().set_model(model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        is_last = epoch + 1 == (self.params or {}).get("epochs")
+        found = {}
+        if is_last or (epoch + 1) % self.every == 0:
+            found = self.evaluate()
+        for name in self.metrics:
+            logs[f"val_{name}"] = float(found.get(name, math.nan))
+
+    def evaluate(self):
+        """Detects on all batches now.
+
+        Returns:
+            The evaluator's dict of metrics.
+        """
+        self.evaluator.reset()
+        for image_ids, detections in self._detections():
+            self.evaluator.update(image_ids, detections)
+        self.last_metrics = self.evaluator.evaluate()
+        return self.last_metrics
+
+    def _detections(self):
+        """Yields (image_ids, detections) of numpy arrays, one replica's share each."""
+
+        def detect(batch):
+            return self.model.detect(
+                batch["images"], image_size=batch["image_size"], scale=batch["scale"]
+            )
+
+        if keras.backend.backend() != "tensorflow":
+            for batch in self.batches:
+                yield _to_numpy(batch["image_id"]), _to_numpy(detect(batch))
+            return
+
+        import tensorflow as tf
+
+        strategy = self.model.distribute_strategy
+        replicas = strategy.num_replicas_in_sync if strategy else 1
+        if self._detect is None:
+            # One graph for each shape of a batch; kept over the epochs.
+            if replicas == 1:
+                self._detect = tf.function(detect)
+            else:
+                self._detect = tf.function(lambda b: strategy.run(detect, args=(b,)))
+        if replicas == 1:
+            for batch in self.batches:
+                batch = _inputs_of(batch)
+                yield _to_numpy(batch["image_id"]), _to_numpy(self._detect(batch))
+            return
+        shares = strategy.experimental_distribute_dataset(self.batches.map(_inputs_of))
+        for batch in shares:
+            detections = self._detect(batch)
+            ids = strategy.experimental_local_results(batch["image_id"])
+            local = {
+                name: strategy.experimental_local_results(value)
+                for name, value in detections.items()
+            }
+            for replica, image_ids in enumerate(ids):
+                share = {name: values[replica] for name, values in local.items()}
+                yield _to_numpy(image_ids), _to_numpy(share)
+
+
+def _inputs_of(batch):
+    """What `detect` reads of a batch, so that padded boxes cause no retracing."""
+    return {name: batch[name] for name in ("images", "image_size", "scale", "image_id")}
+
+
+def _to_numpy(values):
+    return keras.tree.map_structure(keras.ops.convert_to_numpy, values)
+
+
+class HistoryCsv(keras.callbacks.Callback):
+    """Writes one line an epoch; a resumed run continues the file.
+
+    Columns: `epoch` (finished epochs, from 1), `step` (optimizer steps so far),
+    `seconds` (of the epoch, evaluation included), `learning_rate` (of its last step),
+    then the `logs`. The file is replaced as a whole each time, so a kill leaves
+    the old or the new one; lines of epochs that are run again are dropped, and a new
+    column is `nan` in older lines.
+
+    Args:
+        path: of the CSV file; missing folders are made.
+    """
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = Path(path)
+        self.rows = []
+        self._start = None
+
+    def on_train_begin(self, logs=None):
+        self.rows = read_history(self.path) if self.path.exists() else []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.rows = [row for row in self.rows if row["epoch"] <= epoch]
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        optimizer = self.model.optimizer
+        step = _steps_of(optimizer)
+        row = {
+            "epoch": epoch + 1,
+            "step": step,
+            "seconds": round(time.perf_counter() - self._start, 3),
+            "learning_rate": learning_rate_of_step(optimizer, step - 1),
+            **{name: float(value) for name, value in (logs or {}).items()},
+        }
+        self.rows.append(row)
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        with (
+            _replacing(self.path) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, columns, restval=math.nan)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+def read_history(path):
+    """Reads a file of `HistoryCsv`.
+
+    Args:
+        path: of the CSV file.
+
+    Returns:
+        list of dicts, one a line; `epoch` and `step` are ints, the others floats.
+
+    Raises:
+        ValueError: the file is no such table; names it and the line.
+    """
+    rows = []
+    with open(path, newline="", encoding="utf-8") as file:
+        for number, line in enumerate(csv.DictReader(file), start=2):
+            try:
+                row = {name: float(value) for name, value in line.items()}
+                row.update({name: int(row[name]) for name in ("epoch", "step")})
+            except (KeyError, TypeError, ValueError):
+                raise ValueError(
+                    "A history must have numeric columns, `epoch` and `step` among "
+                    f"them. Received: path={path}, line {number}: {line}"
+                ) from None
+            rows.append(row)
+    return rows
+
+
+def learning_rate_of_step(optimizer, step):
+    """The learning rate of one step.
+
+    `optimizer.learning_rate` is that of the step to come: after the last
+    step before a drop it is the lower one already.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`.
+        step: int >= 0. Matters only with a `LearningRateSchedule`.
+
+    Returns:
+        float.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    rate = optimizer._learning_rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        rate = rate(step)
+    else:
+        rate = optimizer.learning_rate
+    return float(keras.ops.convert_to_numpy(rate))
+
+
+class ResumableCheckpoint(keras.callbacks.Callback):
+    """Keeps the last state and the best weights, and brings the last one back.
+
+    `last.weights.h5` holds weights, optimizer and place in the run in one file: at the
+    end of an epoch, or with `save_every_steps` at a step within it. `best.weights.h5`
+    holds the weights of the best epoch alone. Both appear whole or not at all: a kill
+    at any moment leaves the older file. Nothing is saved once the loss is not finite.
+
+        checkpoint = ResumableCheckpoint(run_dir)
+        epoch, step = checkpoint.restore(model)     # (0, 0) in a new run
+        model.fit(batches, initial_epoch=epoch, callbacks=[..., checkpoint])
+
+    With the default `save_every_steps=None` step is always 0: an epoch that was cut
+    short starts again from the state before it. Otherwise the caller first trains
+    the rest of the epoch, `batches.skip(step)` up to `epochs=epoch + 1`, then goes on.
+
+    Args:
+        run_dir: folder of the two files; made if missing.
+        monitor: key of `logs`, "best" is by it. NaN or no such key: no new best.
+        mode: `"max"` or `"min"`.
+        save_every_steps: int > 0 or None.
+
+    Raises:
+        ValueError: an unknown `mode` or a `save_every_steps` below 1.
+    """
+
+    def __init__(self, run_dir, monitor="val_AP", mode="max", save_every_steps=None):
+        super().__init__()
+        if mode not in ("max", "min"):
+            raise ValueError(f"`mode` must be 'max' or 'min'. Received: mode={mode}")
+        if save_every_steps is not None and save_every_steps < 1:
+            raise ValueError(
+                "`save_every_steps` must be >= 1 or None. "
+                f"Received: save_every_steps={save_every_steps}"
+            )
+        self.run_dir = Path(run_dir)
+        self.monitor = monitor
+        self.mode = mode
+        self.save_every_steps = save_every_steps
+        self.best = None
+        self.best_epoch = None
+        self._resumed = (0, 0)
+        self._epoch = self._step = self._offset = 0
+
+    @property
+    def last_path(self):
+        return self.run_dir / "last.weights.h5"
+
+    @property
+    def best_path(self):
+        return self.run_dir / "best.weights.h5"
+
+    def restore(self, model):
+        """Loads the last state, if there is one. Call it before `fit`.
+
+        Args:
+            model: built and compiled; as it was when the state was saved.
+
+        Returns:
+            `(epoch, step)`: the finished epochs, and the batches of the next one that
+            the state has already learned from. `(0, 0)` without a state.
+
+        Raises:
+            ValueError: the model is not compiled or built, the file cannot be read, or
+                does not belong to this model or optimizer.
+        """
+        if not self.last_path.exists():
+            return 0, 0
+        if not model.built or getattr(model, "optimizer", None) is None:
+            raise ValueError(
+                "`model` must be built and compiled before its state is restored. "
+                f"Received: built={model.built}, "
+                f"optimizer={getattr(model, 'optimizer', None)}"
+            )
+        state = read_state(self.last_path)
+        optimizer = model.optimizer
+        if not optimizer.built:
+            # Keras would leave out the state of an optimizer without variables.
+            with _scope_of(model):
+                optimizer.build(model.trainable_variables)
+        self._load(model, self.last_path)
+        # Keras only warns when the state does not fit, and starts with a fresh one.
+        found = [type(optimizer).__name__, _steps_of(optimizer)]
+        if found != [state["optimizer"], state["iterations"]]:
+            raise ValueError(
+                "The optimizer must be the one whose state was saved, with the same "
+                f"trainable variables. Received: {type(optimizer).__name__}, for "
+                f"{state['optimizer']} after {state['iterations']} steps in "
+                f"{self.last_path}"
+            )
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self._resumed = (state["epoch"], state["step"])
+        return self._resumed
+
+    def restore_best(self, model):
+        """Loads the best weights; an optimizer keeps its own state.
+
+        Args:
+            model: built; compiled or not.
+
+        Returns:
+            `(epoch, value)`: the finished epochs then, and what was monitored.
+
+        Raises:
+            ValueError: there is no such file, or it does not fit the model.
+        """
+        state = read_state(self.best_path)
+        optimizer = getattr(model, "optimizer", None)
+        self._load(model, self.best_path, [] if optimizer is None else [optimizer])
+        return state["best_epoch"], state["best"]
+
+    @staticmethod
+    def _load(model, path, objects_to_skip=()):
+        try:
+            model.load_weights(path, objects_to_skip=list(objects_to_skip))
+        except (ValueError, OSError, KeyError) as error:
+            raise ValueError(
+                "The model must be the one whose state was saved. Received: "
+                f"{path}, which does not fit: {error}"
+            ) from error
+
+    def on_epoch_begin(self, epoch, logs=None):
+        resumed_epoch, resumed_step = self._resumed
+        self._epoch = epoch
+        self._step = self._offset = resumed_step if epoch == resumed_epoch else 0
+        self._resumed = (0, 0)
+
+    def on_train_batch_end(self, batch, logs=None):
+        previous, self._step = self._step, self._offset + batch + 1
+        every = self.save_every_steps
+        if every is not None and self._step // every > previous // every:
+            self._save(logs, self._epoch, self._step)
+
+    def on_epoch_end(self, epoch, logs=None):
+        value = (logs or {}).get(self.monitor)
+        if value is None:
+            warnings.warn(
+                f"No best weights are kept: {self.monitor} is not among the logs "
+                f"{sorted(logs or {})}",
+                stacklevel=2,
+            )
+        is_best = value is not None and self._is_better(float(value))
+        if is_best and _is_finite_loss(logs):
+            self.best, self.best_epoch = float(value), epoch + 1
+        self._save(logs, epoch + 1, 0, is_best)
+
+    def _is_better(self, value):
+        if math.isnan(value):
+            return False
+        if self.best is None:
+            return True
+        return value > self.best if self.mode == "max" else value < self.best
+
+    def _save(self, logs, epoch, step, is_best=False):
+        if not _is_finite_loss(logs):
+            return
+        state = {
+            "epoch": epoch,
+            "step": step,
+            "monitor": self.monitor,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "optimizer": type(self.model.optimizer).__name__,
+            "iterations": _steps_of(self.model.optimizer),
+        }
+        with _replacing(self.last_path) as temporary:
+            self.model.save_weights(temporary)
+            with h5py.File(temporary, "a") as file:
+                file.attrs[_STATE] = json.dumps(state)
+            if is_best:
+                # Before the last state: a kill between the two repeats the epoch.
+                with _replacing(self.best_path) as best:
+                    _copy_without_optimizer(temporary, best)
+
+
+def read_state(path):
+    """The place in the run at which a checkpoint was saved.
+
+    Args:
+        path: of a file of `ResumableCheckpoint`.
+
+    Returns:
+        dict: `epoch` (finished epochs), `step` (batches of the next one), `iterations`
+        (optimizer steps), `optimizer` (class name), `monitor`, `best` (its best value
+        or None) and `best_epoch`.
+
+    Raises:
+        ValueError: the file cannot be read, or has no such record.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            return json.loads(file.attrs[_STATE])
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            "A checkpoint must be a whole HDF5 file with a training state. "
+            f"Received: path={path} ({error})"
+        ) from error
+
+
+class TerminateOnNaN(keras.callbacks.Callback):
+    """Raises at the first step whose loss is not finite, and says where and what.
+
+    Keras's own callback ends `fit` quietly, and the callbacks after it save
+    the broken weights. Put this one first.
+
+    Raises:
+        FloatingPointError: in `fit`; with epoch, step, learning rate and loss parts.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if _is_finite_loss(logs):
+            return
+        optimizer = self.model.optimizer
+        step = _steps_of(optimizer) - 1
+        parts = ", ".join(f"{name}={float(value):g}" for name, value in logs.items())
+        raise FloatingPointError(
+            f"The loss is not finite at batch {batch + 1} of epoch {self._epoch + 1} "
+            f"(optimizer step {step}, counted from 0, learning rate "
+            f"{learning_rate_of_step(optimizer, step):g}). Means of this epoch so far: "
+            f"{parts}. Lower the learning rate or lengthen the warm-up; if it happens "
+            "at the first steps, look at the images and boxes of the data. "
+            "Checkpoints saved earlier are whole."
+        )
+
+
+def _scope_of(model):
+    """Where variables of a model are made: its `tf.distribute` strategy, if any."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def _is_finite_loss(logs):
+    return math.isfinite(float((logs or {}).get("loss", 0.0)))
+
+
+def _steps_of(optimizer):
+    return int(keras.ops.convert_to_numpy(optimizer.iterations))
+
+
+def _copy_without_optimizer(source, target):
+    with h5py.File(source, "r") as old, h5py.File(target, "w") as new:
+        for name in old:
+            if name != "optimizer":
+                old.copy(name, new)
+        for name, value in old.attrs.items():
+            new.attrs[name] = value
+
+
+@contextlib.contextmanager
+def _replacing(path):
+    """Yields a path to write to; the file takes the place of `path` at the end."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The same ending: Keras insists on `.weights.h5`.
+    temporary = path.with_name(f".unfinished-{path.name}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            # Before the rename, or a power cut could leave an empty file.
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
