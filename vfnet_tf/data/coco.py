@@ -402,7 +402,20 @@ def _load_json(annotation_file, training):
 
 
 def _is_integer(value):
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether a json value is an integer that an int64 holds."""
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    return is_integer and -(2**63) <= value < 2**63
+
+
+def _finite(value):
+    """A json value as a float, None if it is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        value = float(value)
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _read_categories(content, class_names, annotation_file):
@@ -553,6 +566,18 @@ def find_coco_splits(directory):
     return splits
 
 
+def _stated_size(image):
+    """(height, width) that the file states, None if it states none, () if not so."""
+    stated = (image.get("height"), image.get("width"))
+    if stated == (None, None):
+        return None
+    numbers = [_finite(value) for value in stated]
+    # Some tools write 480.0.
+    if any(value is None or value < 1 or value % 1 for value in numbers):
+        return ()
+    return tuple(int(value) for value in numbers)
+
+
 def _list_images(content, image_dir, level):
     """Joins the images of the file with what is on disk.
 
@@ -569,8 +594,7 @@ def _list_images(content, image_dir, level):
         needed = [
             paths[image["file_name"]]
             for image in content["images"]
-            if image.get("file_name") in paths
-            and not (_is_integer(image.get("height")) and image.get("width"))
+            if image.get("file_name") in paths and _stated_size(image) is None
         ]
     headers = _inspect_images(needed, image_dir, full=level == "full")
     good, bad, first_name = {}, [], {}
@@ -579,18 +603,18 @@ def _list_images(content, image_dir, level):
         if name not in paths:
             bad.append((f"images[{index}]", f"has no file_name (id {image_id})"))
             continue
-        if not _is_integer(image_id):
-            bad.append((name, f"must have an integer id, has {image_id!r}"))
+        # -1 marks the repeats that fill a batch.
+        if not _is_integer(image_id) or image_id < 0:
+            bad.append((name, f"must have an integer id >= 0, has {image_id!r}"))
             continue
         if image_id in first_name:
             bad.append((name, f"has id {image_id}, as {first_name[image_id]} has"))
             continue
         first_name[image_id] = name
-        size = (image.get("height"), image.get("width"))
-        if all(value is None for value in size):
-            size = None
-        elif not all(_is_integer(value) and value > 0 for value in size):
-            bad.append((name, f"must have a positive integer size, has {size}"))
+        size = _stated_size(image)
+        if size == ():
+            size_found = (image.get("height"), image.get("width"))
+            bad.append((name, f"must have a size of positive integers: {size_found}"))
             continue
         header = headers.get(paths[name])
         if header is None:
@@ -619,21 +643,13 @@ def _clip_box(bbox, area, height, width):
     Returns:
         (box, reason, is_clipped): box is None where reason says why.
     """
-    is_number = isinstance(bbox, list) and len(bbox) == 4
-    is_number = is_number and all(
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        for value in bbox
-    )
-    if not is_number:
+    numbers = [_finite(value) for value in bbox] if isinstance(bbox, list) else []
+    if len(numbers) != 4 or None in numbers:
         return None, BAD_BOX, False
-    x, y, w, h = bbox
+    x, y, w, h = numbers
     if w <= 0 or h <= 0:
         return None, BAD_SIZE, False
-    if area is not None and not (
-        isinstance(area, int | float) and math.isfinite(area) and area > 0
-    ):
+    if area is not None and (_finite(area) or 0) <= 0:
         return None, BAD_AREA, False
     inside = (max(x, 0), max(y, 0), min(x + w, width), min(y + h, height))
     box = np.asarray(inside, "float32")

@@ -13,6 +13,8 @@ An example passes through in this order; keys beyond those of `data.example` are
     pad            + image_size float32 [2], (height, width) before padding
 """
 
+import os
+
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
@@ -74,9 +76,10 @@ def exif_orientation(contents):
         is_exif = (byte(position + 1) == 0xE1) & (big(position + 4) == 0x4578)
         return is_segment & ~is_exif & (position < size)
 
-    position = tf.while_loop(
-        is_before, lambda position: position + 2 + tf.maximum(big(position + 2), 2), [2]
-    )[0]
+    def step(position):
+        return [position + 2 + tf.maximum(big(position + 2), 2)]
+
+    (position,) = tf.while_loop(is_before, step, [tf.constant(2)])
     is_exif = (
         (big(0) == 0xFFD8)
         & (big(position) == 0xFFE1)
@@ -131,8 +134,13 @@ def orient(image, orientation):
 
 def _load_with_pil(path):
     """Path as bytes to uint8 `[h, w, 3]`, upright; for what TensorFlow cannot read."""
-    with Image.open(path.decode()) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    with Image.open(os.fsdecode(np.asarray(path).item())) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16"):
+            # PIL would clip to 255; the high byte is what TensorFlow makes of a PNG.
+            grey = (np.asarray(image) >> 8).astype("uint8")
+            return np.repeat(grey[..., None], 3, axis=-1)
+        return np.asarray(image.convert("RGB"))
 
 
 def load_image(path, orientation=1, needs_pil=False):

@@ -1,0 +1,221 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from vfnet_tf.data import transforms
+from vfnet_tf.data.normalization import Normalization
+
+RNG = tf.constant([1, 2])
+
+
+def make_pixels(height=20, width=30, channels=3, dtype="uint8"):
+    limit = np.iinfo(dtype).max + 1
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(0).integers(0, limit, shape).astype(dtype)
+
+
+def encode(image, file_format, **options):
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def make_example(image, boxes=((1, 2, 11, 12),)):
+    boxes = np.asarray(boxes, "float32").reshape(-1, 4)
+    return {
+        "image": tf.constant(image),
+        "boxes": tf.constant(boxes),
+        "labels": tf.zeros(len(boxes), "int32"),
+        "image_id": tf.constant(1, "int64"),
+    }
+
+
+@pytest.mark.parametrize(
+    "mode, file_format",
+    [
+        ("RGB", "JPEG"),
+        ("L", "JPEG"),
+        ("CMYK", "JPEG"),
+        ("RGB", "PNG"),
+        ("L", "PNG"),
+        ("LA", "PNG"),
+        ("RGBA", "PNG"),
+        ("P", "PNG"),
+        ("1", "PNG"),
+    ],
+)
+def test_every_kind_of_file_decodes_as_pil_does(mode, file_format):
+    image = Image.fromarray(make_pixels()).convert(mode)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(Image.fromarray(make_pixels(channels=1)))
+    contents = encode(image, file_format)
+    expected = np.asarray(Image.open(io.BytesIO(contents)).convert("RGB"))
+    decoded = transforms.decode_image(contents)
+    assert decoded.dtype == tf.uint8
+    np.testing.assert_array_equal(decoded, expected)
+
+
+def test_of_16_bits_the_high_byte_is_kept():
+    pixels = make_pixels(channels=1, dtype="uint16")
+    decoded = transforms.decode_image(encode(Image.fromarray(pixels), "PNG"))
+    np.testing.assert_array_equal(decoded, np.stack([pixels >> 8] * 3, axis=-1))
+
+
+def exif_bytes(orientation, byte_order):
+    """An EXIF block by hand: a directory of two entries, the second is the turn."""
+    order = "little" if byte_order == b"II" else "big"
+
+    def number(value, size):
+        return value.to_bytes(size, order)
+
+    entry = [number(v, s) for v, s in ((0x0110, 2), (2, 2), (1, 4), (0, 4))]
+    turn = [number(v, s) for v, s in ((0x0112, 2), (3, 2), (1, 4), (orientation, 2))]
+    directory = number(2, 2) + b"".join(entry + turn) + b"\0\0" + number(0, 4)
+    return b"Exif\0\0" + byte_order + number(42, 2) + number(8, 4) + directory
+
+
+@pytest.mark.parametrize("byte_order", [b"II", b"MM"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_as_pil_does(orientation, byte_order):
+    exif = exif_bytes(orientation, byte_order)
+    contents = encode(Image.fromarray(make_pixels()), "JPEG", exif=exif)
+    assert int(transforms.exif_orientation(contents)) == orientation
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(contents)))
+    decode = tf.function(transforms.decode_image)
+    np.testing.assert_array_equal(decode(tf.constant(contents)), np.asarray(expected))
+
+
+def test_an_exif_block_after_another_application_block_is_found():
+    exif = exif_bytes(6, b"MM")
+    contents = encode(Image.fromarray(make_pixels()), "JPEG", exif=exif)
+    note = b"\xff\xe1" + (2 + 29).to_bytes(2, "big") + b"http://ns.adobe.com/xap/1.0/\0"
+    contents = contents[:2] + note + contents[2:]
+    assert int(transforms.exif_orientation(contents)) == 6
+
+
+def test_a_damaged_exif_block_counts_as_none():
+    exif = exif_bytes(6, b"MM")
+    contents = encode(Image.fromarray(make_pixels()), "JPEG", exif=exif)
+    start = contents.index(b"Exif")
+    for damage in (
+        contents[:start] + b"Exif\0\0MM" + b"\xff" * 20 + contents[start + 28 :],
+        contents[: start + 12],
+        contents.replace((6).to_bytes(2, "big") + b"\0\0", b"\0\x09\0\0", 1),
+        b"\xff\xd8" + b"\xff" * 50,
+        b"",
+        encode(Image.fromarray(make_pixels()), "PNG"),
+    ):
+        assert int(transforms.exif_orientation(damage)) == 1
+
+
+@pytest.mark.parametrize("file_format", ["BMP", "TIFF", "WEBP"])
+def test_other_formats_are_loaded_by_pil(tmp_path, file_format):
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    pixels = make_pixels()
+    path = tmp_path / "image"
+    path.write_bytes(encode(Image.fromarray(pixels), file_format, **options))
+    loaded = transforms.load_image(str(path), 1, tf.constant(True))
+    np.testing.assert_array_equal(loaded, pixels)
+
+
+def test_a_16_bit_tiff_keeps_the_high_byte(tmp_path):
+    pixels = make_pixels(channels=1, dtype="uint16")
+    path = tmp_path / "image.tif"
+    Image.fromarray(pixels).save(path)
+    loaded = transforms.load_image(str(path), 1, tf.constant(True))
+    np.testing.assert_array_equal(loaded[..., 0], pixels >> 8)
+
+
+@pytest.mark.parametrize(
+    "size, short, long, expected",
+    [
+        # 800 / 480 = 1.667: 640 * 1.667 = 1066.67, + .5 cut to 1067.
+        ((480, 640), 800, 1333, (800, 1067)),
+        ((640, 480), 800, 1333, (1067, 800)),
+        # The long side limits: 1333 / 1000; 400 * 1.333 = 533.2.
+        ((400, 1000), 800, 1333, (533, 1333)),
+        # 5 * .5 = 2.5, + .5 gives 3 where rounding half to even would give 2.
+        ((5, 10), 3, 5, (3, 5)),
+        ((480, 640), 256, 320, (240, 320)),
+        ((1, 1000), 256, 320, (1, 320)),
+    ],
+)
+def test_keep_ratio_sizes_by_hand(size, short, long, expected):
+    np.testing.assert_array_equal(
+        transforms.keep_ratio_size(size, short, long), expected
+    )
+
+
+def test_resizing_interpolates_with_half_pixel_centres():
+    # Target centres lie at -.25, .25, .75, 1.25 between the two source pixels.
+    image = np.repeat(np.array([[[0], [100]]], "uint8"), 3, axis=-1)
+    out = transforms.resize_exact(1, 4)(make_example(image, [[0, 0, 1, 1]]))
+    np.testing.assert_array_equal(out["image"][0, :, 0], [0, 25, 75, 100])
+    assert out["image"].dtype == tf.uint8
+
+
+def test_boxes_scale_by_axis_and_scale_is_height_first():
+    # 7 x 10 by a factor .5 is 4 x 5: the axes differ.
+    example = make_example(make_pixels(7, 10), [[2, 3.5, 10, 7]])
+    out = transforms.resize_keep_ratio(4, 5)(example)
+    assert out["image"].shape == (4, 5, 3)
+    np.testing.assert_allclose(out["scale"], [4 / 7, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(out["boxes"], [[1, 2, 5, 4]], rtol=1e-6)
+
+
+def test_an_edge_at_the_border_stays_at_the_border():
+    for width in range(33, 200, 7):
+        example = make_example(make_pixels(40, width), [[0, 0, width, 40]])
+        out = transforms.resize_keep_ratio(97, 131)(example)
+        height, width = out["image"].shape[:2]
+        assert np.all(out["boxes"][0, 2:] <= [width, height])
+
+
+def test_the_same_size_leaves_the_pixels_alone():
+    example = make_example(make_pixels())
+    out = transforms.resize_exact(20, 30)(example)
+    np.testing.assert_array_equal(out["image"], example["image"])
+
+
+def test_a_flip_mirrors_pixels_and_boxes():
+    example = make_example(make_pixels(20, 30), [[1, 2, 11, 12], [0, 0, 30, 20]])
+    out = transforms.flip_horizontal(1.0)(example, RNG)
+    np.testing.assert_array_equal(out["image"], example["image"][:, ::-1])
+    np.testing.assert_array_equal(out["boxes"], [[19, 2, 29, 12], [0, 0, 30, 20]])
+
+
+def test_a_flip_depends_on_the_seed_alone():
+    example = make_example(make_pixels())
+    flip = transforms.flip_horizontal(0.5)
+    seeds = [tf.constant([7, index]) for index in range(40)]
+    first = [float(flip(example, seed)["boxes"][0, 0]) for seed in seeds]
+    again = [float(flip(example, seed)["boxes"][0, 0]) for seed in seeds]
+    assert first == again
+    assert 10 < sum(x == 1 for x in first) < 30
+
+
+def test_padding_is_zero_after_normalisation():
+    pipeline = transforms.compose(
+        transforms.normalize(Normalization((10, 10, 10), (2, 2, 2))),
+        transforms.pad_to(32, 64),
+    )
+    example = make_example(np.full((20, 30, 3), 14, "uint8"))
+    out = pipeline(example, RNG)
+    assert out["image"].shape == (32, 64, 3)
+    np.testing.assert_array_equal(out["image_size"], [20.0, 30.0])
+    np.testing.assert_array_equal(out["image"][:20, :30], np.full((20, 30, 3), 2.0))
+    assert float(tf.reduce_sum(out["image"])) == 2.0 * 20 * 30 * 3
+
+
+def test_an_image_without_boxes_passes_through_all():
+    pipeline = transforms.compose(
+        transforms.resize_keep_ratio(32, 64),
+        transforms.flip_horizontal(1.0),
+        transforms.normalize(Normalization()),
+        transforms.pad_to(64, 64),
+    )
+    out = tf.function(pipeline)(make_example(make_pixels(), []), RNG)
+    assert out["boxes"].shape == (0, 4)
