@@ -1,0 +1,317 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from vfnet_tf.data.coco import find_coco_splits, read_coco
+from vfnet_tf.data.example import validate_batch
+from vfnet_tf.data.normalization import IDENTITY, TORCHVISION
+from vfnet_tf.data.pipeline import build_pipeline, choose_canvas_shapes
+
+SIZES = [(48, 64), (64, 48), (48, 64), (40, 64), (64, 48), (48, 64), (50, 50)]
+
+
+@pytest.fixture
+def dataset(coco):
+    """Seven images of both orientations; image n has n boxes, the first has none."""
+    for index, (height, width) in enumerate(SIZES):
+        coco.image(height, width)
+        for box in range(index):
+            coco.box([2 * box, 3, 10, 20], image_id=index + 1)
+    return read_coco(coco.save(), coco.directory, keep_empty=True)
+
+
+def build(dataset, **options):
+    options = {"batch_size": 2, "image_size": (48, 64), "training": True, **options}
+    return build_pipeline(dataset, **options)
+
+
+def epochs(batches, count):
+    return [list(batches.as_numpy_iterator()) for _ in range(count)]
+
+
+def ids(epoch):
+    return np.concatenate([batch["image_id"] for batch in epoch]).tolist()
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_canvases_by_hand():
+    # Resized to at most 64 high or wide; rounded up to multiples of 32.
+    assert choose_canvas_shapes([(30, 60), (60, 30)], (32, 64)) == [(32, 64), (64, 32)]
+    assert choose_canvas_shapes([(30, 60), (60, 30)], (32, 64), 1) == [(64, 64)]
+    assert choose_canvas_shapes([(480, 640)], (256, 320)) == [(256, 320)]
+    assert choose_canvas_shapes([(480, 640)], (100, 70), keep_ratio=False) == [
+        (128, 96)
+    ]
+
+
+def test_canvases_merge_where_it_adds_the_least_padding():
+    # Widths are 192, 160 and 96 (from 70): the first two differ by 32, the last by 64.
+    sizes = [(64, 192), (64, 160), (64, 70), (160, 64)]
+    shapes = choose_canvas_shapes(sizes, (64, 192), 3)
+    assert shapes == [(64, 96), (64, 192), (160, 64)]
+    # 100 images of width 160 would pay 32 columns each, the one of 96 pays 64 once.
+    shapes = choose_canvas_shapes(sizes + [(64, 160)] * 99, (64, 192), 3)
+    assert shapes == [(64, 160), (64, 192), (160, 64)]
+
+
+def test_every_image_fits_into_a_canvas():
+    sizes = np.random.default_rng(0).integers(40, 700, (200, 2))
+    shapes = choose_canvas_shapes(sizes, (800, 1333), 4)
+    assert len(shapes) == 4
+    assert all(side % 32 == 0 for shape in shapes for side in shape)
+    landscape = sizes[:, 1] > sizes[:, 0]
+    assert len(choose_canvas_shapes(sizes[landscape], (800, 1333), 4)) == 4
+
+
+def test_batches_are_valid_and_of_the_promised_spec(dataset):
+    batches = build(dataset)
+    (epoch,) = epochs(batches, 1)
+    assert len(epoch) == int(batches.cardinality())
+    for batch in epoch:
+        validate_batch(batch, num_classes=1)
+        assert batch["images"].shape[0] == 2 and batch["boxes"].shape == (2, 6, 4)
+    assert {batch["images"].shape[1:3] for batch in epoch} == {(64, 64)}
+    assert batches.element_spec["images"].shape == (2, 64, 64, 3)
+    assert batches.element_spec["labels"].dtype == tf.int32
+
+
+def test_several_canvases_leave_the_size_open(dataset):
+    batches = build(dataset, image_size=(96, 128))
+    assert batches.element_spec["images"].shape == (2, None, None, 3)
+    (epoch,) = epochs(batches, 1)
+    assert {batch["images"].shape[1:3] for batch in epoch} == {
+        (96, 96),
+        (96, 128),
+        (128, 96),
+    }
+
+
+def test_pixels_and_boxes_end_where_the_arithmetic_says(coco):
+    path = coco.image(40, 64)
+    coco.box([8, 4, 16, 12])
+    dataset = read_coco(coco.save(), coco.directory)
+    batches = build(
+        dataset, batch_size=1, image_size=(20, 32), training=False, max_boxes=3
+    )
+    (batch,) = batches.as_numpy_iterator()
+    np.testing.assert_array_equal(batch["boxes"][0, 0], [4, 2, 12, 8])
+    np.testing.assert_array_equal(batch["boxes"][0, 1:], 0)
+    np.testing.assert_array_equal(batch["labels"], [[0, -1, -1]])
+    np.testing.assert_array_equal(batch["image_size"], [[20, 32]])
+    np.testing.assert_array_equal(batch["scale"], [[0.5, 0.5]])
+    # Halving with half-pixel centres averages 2 x 2 pixels.
+    pixels = np.asarray(Image.open(path)).astype("float32")
+    mean = pixels.reshape(20, 2, 32, 2, 3).mean(axis=(1, 3))
+    expected = TORCHVISION(np.round(mean))
+    np.testing.assert_allclose(batch["images"][0, :20], expected, atol=1e-5)
+    np.testing.assert_array_equal(batch["images"][0, 20:], 0)
+
+
+def test_one_batch_holds_one_orientation(dataset):
+    batches = build(dataset, max_shapes=1)
+    for epoch in epochs(batches, 3):
+        for batch in epoch:
+            height, width = batch["image_size"].T
+            assert len(set(width > height)) == 1
+
+
+def test_an_epoch_holds_every_image_and_full_batches(dataset):
+    for epoch in epochs(build(dataset, batch_size=3), 3):
+        assert set(ids(epoch)) == set(range(1, 8))
+        assert all(len(batch["image_id"]) == 3 for batch in epoch)
+
+
+def test_drop_remainder_repeats_nothing(dataset):
+    for epoch in epochs(build(dataset, drop_remainder=True), 3):
+        assert len(ids(epoch)) == len(set(ids(epoch))) == 6
+
+
+def test_the_seed_and_the_epoch_fix_everything(dataset):
+    first = epochs(build(dataset, seed=3), 3)
+    again = epochs(build(dataset, seed=3, num_parallel=4), 3)
+    for one, other in zip(first, again, strict=True):
+        assert_same(one, other)
+    assert ids(first[0]) != ids(first[1]) != ids(first[2])
+    assert ids(first[0]) != ids(epochs(build(dataset, seed=4), 1)[0])
+
+
+def test_a_resumed_run_gets_the_epochs_of_the_uninterrupted_one(dataset):
+    whole = epochs(build(dataset), 3)
+    resumed = epochs(build(dataset, start_epoch=1), 2)
+    for one, other in zip(whole[1:], resumed, strict=True):
+        assert_same(one, other)
+
+
+def test_flips_differ_between_epochs(dataset):
+    """With the order fixed, an image is seen both ways."""
+    first = [build_epoch[0] for build_epoch in epochs(build(dataset, shuffle=False), 8)]
+    seen = {batch["images"][1].tobytes() for batch in first}
+    assert len(seen) == 2
+
+
+def test_without_flip_and_shuffle_all_epochs_are_equal(dataset):
+    first, second = epochs(build(dataset, flip=0, shuffle=False), 2)
+    assert_same(first, second)
+
+
+class Recorder(keras.Model):
+    """Notes the image ids of every batch that `fit` gives it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = self.add_weight(shape=(), initializer="zeros")
+        self.seen = []
+
+    def call(self, inputs):
+        return self.weight * keras.ops.mean(inputs["images"])
+
+    def compute_loss(self, x, y, y_pred, sample_weight, training=True):
+        self.seen.append(keras.ops.convert_to_numpy(x["image_id"]).tolist())
+        return self.weight * 0.0
+
+
+def fit(batches, **options):
+    model = Recorder()
+    model.compile(optimizer="sgd", run_eagerly=True)
+    model.fit(batches, verbose=0, shuffle=False, **options)
+    return np.concatenate(model.seen).tolist()
+
+
+def test_fit_sees_one_epoch_after_another(dataset):
+    batches = build(dataset)
+    expected = [ids(epoch) for epoch in epochs(build(dataset), 4)]
+    iter(batches).get_next()  # An iterator thrown away shifts nothing.
+    callbacks = [batches.epoch_order]
+    seen = fit(batches, epochs=2, callbacks=callbacks)
+    assert seen == expected[0] + expected[1]
+    seen = fit(batches, epochs=4, initial_epoch=2, callbacks=callbacks)
+    assert seen == expected[2] + expected[3]
+
+
+def test_evaluation_gives_every_image_once_and_marks_the_rest(dataset):
+    batches = build(dataset, training=False, batch_size=3)
+    first, second = epochs(batches, 2)
+    assert_same(first, second)
+    found = ids(first)
+    assert sorted(i for i in found if i >= 0) == list(range(1, 8))
+    assert all(len(batch["image_id"]) == 3 for batch in first)
+    assert len(found) == 3 * len(first) > 7
+
+
+def test_evaluation_can_end_in_smaller_batches(dataset):
+    batches = build(dataset, training=False, batch_size=3, pad_last_batch=False)
+    (epoch,) = epochs(batches, 1)
+    assert sorted(ids(epoch)) == list(range(1, 8))
+    # Four images lie across, three are upright or square.
+    assert [len(batch["image_id"]) for batch in epoch] == [3, 3, 1]
+    for batch in epoch:
+        validate_batch(batch)
+
+
+def test_a_cache_changes_nothing(dataset):
+    plain = build(dataset, image_size=(96, 128))
+    cached = build(dataset, image_size=(96, 128), cache_decoded=True)
+    for one, other in zip(epochs(plain, 2), epochs(cached, 2), strict=True):
+        assert_same(one, other)
+
+
+def test_a_cache_beyond_its_limit_is_refused(dataset):
+    # Five images of 48 x 64, one of 40 x 64 and one of 48 x 48, three bytes each.
+    with pytest.raises(ValueError, match="would take 60672 bytes.*allows 60671"):
+        build(dataset, cache_decoded=True, cache_limit=60671)
+
+
+def test_scales_are_drawn_by_batch(dataset):
+    scales = [(32, 64), (64, 128), (96, 192)]
+    batches = build(dataset, scales=scales, image_size=(1, 1))
+    shapes = set()
+    for epoch in epochs(batches, 8):
+        assert set(ids(epoch)) == set(range(1, 8))
+        for batch in epoch:
+            validate_batch(batch)
+            shapes.add(batch["images"].shape[1:3])
+            assert batch["image_size"].min(axis=1).max() in (32, 64, 96)
+    assert len(shapes) == 6
+    assert_same(epochs(batches, 9)[8], epochs(build(dataset, scales=scales), 17)[16])
+
+
+def test_exif_is_applied_with_its_boxes(coco):
+    path = coco.image(48, 64)
+    pixels = np.zeros((48, 64, 3), "uint8")
+    pixels[8:24, 8:40] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(path, quality=95, exif=exif)
+    coco.content["images"][0].update(height=64, width=48)
+    # Turned by 90 degrees to the right: x = 48 - y, y = x.
+    coco.box([24, 8, 16, 32])
+    dataset = read_coco(coco.save(), coco.directory)
+    batches = build(
+        dataset, batch_size=1, training=False, normalization=IDENTITY, max_shapes=1
+    )
+    (batch,) = batches.as_numpy_iterator()
+    x1, y1, x2, y2 = batch["boxes"][0, 0].astype(int)
+    is_bright = batch["images"][0].mean(axis=-1) > 127
+    assert is_bright[y1:y2, x1:x2].all() and is_bright.sum() == 16 * 32
+
+
+def test_a_format_for_pil_can_stand_among_others(coco):
+    coco.image()
+    pixels = np.asarray(Image.open(coco.image()))
+    Image.fromarray(pixels).save(coco.directory / "1.jpg", "BMP")
+    dataset = read_coco(coco.save(), coco.directory, training=False)
+    assert [record.needs_pil for record in dataset] == [False, True]
+    batches = build(dataset, training=False, normalization=IDENTITY)
+    (batch,) = batches.as_numpy_iterator()
+    np.testing.assert_array_equal(batch["images"][1, :48, :64], pixels)
+
+
+def test_images_without_boxes_give_padding_only(coco):
+    coco.image()
+    dataset = read_coco(coco.save(), coco.directory, training=False)
+    (batch,) = build(dataset, batch_size=1, training=False).as_numpy_iterator()
+    np.testing.assert_array_equal(batch["labels"], [[-1]])
+    np.testing.assert_array_equal(batch["boxes"], np.zeros((1, 1, 4)))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"batch_size": 0}, "`batch_size` must be >= 1"),
+        ({"seed": -1}, "`seed` must be >= 0"),
+        ({"flip": 1.5}, r"`flip` must be in \[0, 1\]"),
+        ({"image_size": (64, 48)}, "short <= long"),
+        ({"image_size": 64}, "short <= long"),
+        ({"image_size": (0, 48), "keep_ratio": False}, r"\(height, width\)"),
+        ({"max_boxes": 5}, "at least 6"),
+        ({"canvas_shapes": [(64, 60)]}, "multiples of 32"),
+        ({"canvas_shapes": [(32, 64)]}, "must fit into one.*0.jpg"),
+        ({"max_shapes": 0}, "`max_shapes` must be >= 1"),
+        ({"scales": [(32, 64)], "cache_decoded": True}, "`scales` cannot be combined"),
+        ({"drop_remainder": True, "batch_size": 8}, "at least one batch"),
+    ],
+)
+def test_bad_arguments_are_refused(dataset, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(dataset, **options)
+
+
+@pytest.mark.parametrize("name, size", [("bccd", (96, 128)), ("coco_mini", (96, 160))])
+def test_the_shared_datasets_pass_through(shared_data, name, size):
+    for split, (file, image_dir) in find_coco_splits(shared_data(name)).items():
+        training = split == "train"
+        dataset = read_coco(file, image_dir, training=training).subset(12)
+        batches = build(dataset, batch_size=4, image_size=size, training=training)
+        found = set()
+        for batch in batches.as_numpy_iterator():
+            validate_batch(batch, dataset.num_classes)
+            found |= set(batch["image_id"].tolist())
+        assert found - {-1} == {record.image_id for record in dataset}

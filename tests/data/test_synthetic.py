@@ -1,0 +1,135 @@
+import json
+
+import numpy as np
+import pytest
+
+from vfnet_tf.data import synthetic
+from vfnet_tf.data.coco import find_coco_splits, read_coco
+from vfnet_tf.data.synthetic import (
+    CLASS_NAMES,
+    default_synthetic_directory,
+    draw_scene,
+    make_synthetic_dataset,
+)
+
+
+def contents(directory):
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("synthetic") / "set"
+    return make_synthetic_dataset(directory, num_train=20, num_val=5)
+
+
+def test_the_reader_finds_nothing_to_complain_about(made):
+    splits = find_coco_splits(made)
+    assert list(splits) == ["train", "val"]
+    for (file, image_dir), count in zip(splits.values(), (20, 5), strict=True):
+        dataset = read_coco(file, image_dir, strict=True)
+        assert len(dataset) == count and dataset.class_names == CLASS_NAMES
+        assert dataset.report.num_dropped == dataset.report.num_without_objects == 0
+        assert set(dataset.sizes) == {(256, 320)}
+
+
+def test_sizes_range_from_8_pixels_to_half_the_image():
+    sides = []
+    for index in range(60):
+        _, objects = draw_scene(np.random.default_rng(index))
+        assert 1 <= len(objects) <= 6
+        for label, (x, y, width, height), area in objects:
+            assert 0 <= label < len(CLASS_NAMES)
+            assert min(x, y) >= 0 and x + width <= 320 and y + height <= 256
+            assert 0 < area <= width * height
+            sides += [width, height]
+    assert min(sides) >= 8 and min(sides) < 16
+    assert 96 < max(sides) <= 128
+    assert {label for i in range(9) for label, *_ in scene_objects(i)} == {0, 1, 2, 3}
+
+
+def scene_objects(index):
+    return draw_scene(np.random.default_rng(index))[1]
+
+
+def test_a_box_encloses_its_shape_tightly():
+    """A lone disc is the one saturated thing in the image."""
+    lone = (
+        (image, objects[0])
+        for image, objects in map(draw_scene, map(np.random.default_rng, range(99)))
+        if len(objects) == 1 and objects[0][0] == 0
+    )
+    image, (_, (x, y, width, height), area) = next(lone)
+    red, green, blue = image.astype(int).transpose(2, 0, 1)
+    is_red = red - np.maximum(green, blue) > 60
+    rows, columns = np.flatnonzero(is_red.any(1)), np.flatnonzero(is_red.any(0))
+    np.testing.assert_allclose([columns[0], columns[-1] + 1], [x, x + width], atol=2)
+    np.testing.assert_allclose([rows[0], rows[-1] + 1], [y, y + height], atol=2)
+    np.testing.assert_allclose(is_red.sum(), area, rtol=0.1)
+
+
+def test_the_same_arguments_give_the_same_bytes(made, tmp_path):
+    again = make_synthetic_dataset(tmp_path / "again", num_train=20, num_val=5)
+    assert contents(again) == contents(made)
+    other = make_synthetic_dataset(tmp_path / "other", num_train=2, num_val=1, seed=1)
+    assert contents(other)["train/000001.jpg"] != contents(made)["train/000001.jpg"]
+
+
+def test_training_and_validation_images_differ(made):
+    files = contents(made)
+    assert files["train/000001.jpg"] != files["val/000001.jpg"]
+
+
+def test_the_default_folder_is_in_the_cache_and_made_once(own_cache, monkeypatch):
+    arguments = {"num_train": 2, "num_val": 1, "image_size": (64, 96), "seed": 3}
+    directory = make_synthetic_dataset(**arguments)
+    assert directory == default_synthetic_directory(**arguments)
+    assert own_cache in directory.parents and "v1-2-1-64x96-seed3" in str(directory)
+
+    def fail(*unused):
+        raise AssertionError("drawn twice")
+
+    monkeypatch.setattr(synthetic, "draw_scene", fail)
+    assert make_synthetic_dataset(**arguments) == directory
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*unused):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(synthetic, "draw_scene", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        make_synthetic_dataset(tmp_path / "set", num_train=2, num_val=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_other_content_is_refused_and_untouched(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="must be absent, empty.*other content"):
+        make_synthetic_dataset(tmp_path, num_train=2, num_val=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_set_of_other_arguments_is_refused(made):
+    with pytest.raises(ValueError, match="'num_train': 21.*Received.*'num_train': 20"):
+        make_synthetic_dataset(made, num_train=21, num_val=5)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"num_train": 0}, {"num_val": 0}, {"image_size": (256, 63)}]
+)
+def test_arguments_out_of_range_are_refused(tmp_path, arguments):
+    with pytest.raises(ValueError, match=f"`{next(iter(arguments))}` must be >= "):
+        make_synthetic_dataset(tmp_path / "set", **arguments)
+
+
+def test_the_manifest_says_how_the_set_was_made(made):
+    manifest = json.loads((made / "synthetic.json").read_text())
+    assert manifest == {
+        "version": synthetic.VERSION,
+        "num_train": 20,
+        "num_val": 5,
+        "image_size": [256, 320],
+        "seed": 0,
+    }
