@@ -87,11 +87,11 @@ def test_several_canvases_leave_the_size_open(dataset):
     batches = build(dataset, image_size=(96, 128))
     assert batches.element_spec["images"].shape == (2, None, None, 3)
     (epoch,) = epochs(batches, 1)
-    assert {batch["images"].shape[1:3] for batch in epoch} == {
-        (96, 96),
-        (96, 128),
-        (128, 96),
-    }
+    # The one image on 96 x 96 fills no batch and moves up.
+    shapes = {batch["images"].shape[1:3] for batch in epoch}
+    assert shapes == {(96, 128), (128, 96)}
+    (epoch,) = epochs(build(dataset, image_size=(96, 128), training=False), 1)
+    assert (96, 96) in {batch["images"].shape[1:3] for batch in epoch}
 
 
 def test_pixels_and_boxes_end_where_the_arithmetic_says(coco):
@@ -132,6 +132,26 @@ def test_an_epoch_holds_every_image_and_full_batches(dataset):
 def test_drop_remainder_repeats_nothing(dataset):
     for epoch in epochs(build(dataset, drop_remainder=True), 3):
         assert len(ids(epoch)) == len(set(ids(epoch))) == 6
+
+
+def test_images_left_over_move_to_a_larger_canvas(coco):
+    for width in (64, 64, 64, 128, 128):
+        coco.image(64, width + (width == 64))
+        coco.box([1, 2, 10, 20], image_id=len(coco.content["images"]))
+    dataset = read_coco(coco.save(), coco.directory)
+    options = {"image_size": (64, 128), "canvas_shapes": [(64, 96), (64, 128)]}
+    for epoch in epochs(build(dataset, **options), 4):
+        # Two of the three narrow ones, then the third among the wide ones.
+        widths = sorted(batch["images"].shape[2] for batch in epoch)
+        assert widths == [96, 128, 128]
+        assert set(ids(epoch)) == {1, 2, 3, 4, 5}
+        # One place is left, and nothing stands twice in a batch.
+        assert len(ids(epoch)) == 6
+        assert all(len(set(batch["image_id"].tolist())) == 2 for batch in epoch)
+    (epoch,) = epochs(build(dataset, training=False, **options), 1)
+    for batch in epoch:
+        widths = batch["image_size"][:, 1]
+        assert (batch["images"].shape[2] == 96) == (widths == 65).all()
 
 
 def test_the_seed_and_the_epoch_fix_everything(dataset):

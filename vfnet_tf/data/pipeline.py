@@ -6,6 +6,7 @@ A plan depends on the seed and the epoch only, so a resumed run sees what the
 uninterrupted one would have seen.
 """
 
+import dataclasses
 import threading
 
 import keras
@@ -145,11 +146,29 @@ class EpochOrder(keras.callbacks.Callback):
         return epoch
 
 
+@dataclasses.dataclass
+class _Group:
+    """Images of one orientation that share a canvas.
+
+    Attributes:
+        records: int `[n]`, indices.
+        canvases: int `[num_scales, 2]`, (height, width) of the canvas per scale.
+        larger: index of a later group of the same orientation whose canvas holds this
+            one, or None.
+        fitting: int `[>= n]`, indices of all images of the orientation that fit.
+    """
+
+    records: np.ndarray
+    canvases: np.ndarray
+    larger: int | None = None
+    fitting: np.ndarray | None = None
+
+
 class _Planner:
     """Turns (seed, epoch) into rows of work; see `build_pipeline`.
 
     Args:
-        groups: list of (record indices int `[n]`, canvas (H, W) per scale).
+        groups: list of `_Group`.
         scales: list of (short, long) or (height, width).
         batch_size, seed, shuffle, training, drop_remainder: as in `build_pipeline`.
     """
@@ -164,39 +183,61 @@ class _Planner:
         self.shuffle = shuffle
         self.training = training
         self.drop_remainder = drop_remainder
-        self.num_batches = sum(
-            len(records) // batch_size
-            if drop_remainder
-            else -(-len(records) // batch_size)
-            for records, _ in groups
-        )
+        self.num_batches = self._count_batches()
+
+    def _moves_up(self, group):
+        # Evaluation keeps to the smallest canvas: padding has an influence (fact S32).
+        return self.training and group.larger is not None
+
+    def _count_batches(self):
+        counts = [len(group.records) for group in self.groups]
+        num_batches = 0
+        for number, group in enumerate(self.groups):
+            full, rest = divmod(counts[number], self.batch_size)
+            num_batches += full
+            if rest and self._moves_up(group):
+                counts[group.larger] += rest
+            elif rest and not self.drop_remainder:
+                num_batches += 1
+        return num_batches
+
+    def _fill(self, rng, rest, group):
+        """Records that complete the last batch `rest` of a group."""
+        num_missing = self.batch_size - len(rest)
+        if not self.training:
+            return np.resize(rest, num_missing)
+        # As the official sampler, but without a second copy in the batch if possible.
+        others = np.setdiff1d(group.fitting, rest)
+        others = others if len(others) >= num_missing else group.fitting
+        if not self.shuffle:
+            return np.resize(others, num_missing)
+        return rng.choice(others, num_missing, replace=len(others) < num_missing)
 
     def plan(self, epoch):
         """Returns int64 `[num_batches * B, 8]`, columns as named above, seed last."""
         rng = np.random.default_rng([self.seed, epoch])
+        size = self.batch_size
+        pools = [group.records for group in self.groups]
         batches, canvases = [], []
-        for records, canvas_of_scale in self.groups:
+        for number, group in enumerate(self.groups):
+            records = pools[number]
             records = rng.permutation(records) if self.shuffle else records
-            num_missing = -len(records) % self.batch_size
             is_repeat = np.zeros(len(records), "int64")
-            if self.drop_remainder:
-                end = len(records) - len(records) % self.batch_size
-                records, is_repeat = records[:end], is_repeat[:end]
-            elif num_missing:
-                # The official sampler also fills the last batch of a group at random.
-                repeats = (
-                    rng.choice(records, num_missing)
-                    if self.shuffle
-                    else np.resize(records, num_missing)
-                )
+            num_whole = len(records) - len(records) % size
+            rest = records[num_whole:]
+            if len(rest) and (self._moves_up(group) or self.drop_remainder):
+                if self._moves_up(group):
+                    pools[group.larger] = np.concatenate([pools[group.larger], rest])
+                records, is_repeat = records[:num_whole], is_repeat[:num_whole]
+            elif len(rest):
+                repeats = self._fill(rng, rest, group)
                 records = np.concatenate([records, repeats])
                 # Trained on, but not evaluated, a second time.
-                mark = np.full(num_missing, 0 if self.training else 1)
+                mark = np.full(len(repeats), 0 if self.training else 1)
                 is_repeat = np.concatenate([is_repeat, mark])
-            rows = np.stack([records, is_repeat], axis=-1)
-            rows = rows.reshape(-1, self.batch_size, 2)
+            rows = np.stack([records, is_repeat], axis=-1).reshape(-1, size, 2)
             batches.append(rows)
-            canvases.append(np.tile(canvas_of_scale, (len(rows), 1, 1)))
+            canvases.append(np.tile(group.canvases, (len(rows), 1, 1)))
         batches, canvases = np.concatenate(batches), np.concatenate(canvases)
         if self.shuffle:
             order = rng.permutation(len(batches))
@@ -204,7 +245,7 @@ class _Planner:
         scale = rng.integers(len(self.scales), size=len(batches))
         canvas = canvases[np.arange(len(batches)), scale]
         per_batch = np.concatenate([canvas, self.scales[scale]], axis=-1)
-        per_batch = np.repeat(per_batch, self.batch_size, axis=0)
+        per_batch = np.repeat(per_batch, size, axis=0)
         rows = batches.reshape(-1, 2)
         seeds = rng.integers(2**31 - 1, size=(len(rows), 2))
         return np.concatenate([rows, per_batch, seeds], axis=-1).astype("int64")
@@ -344,9 +385,10 @@ def build_pipeline(
     """Builds the batches of a dataset; see `data.example` for what a batch holds.
 
     A batch holds images of one orientation on one canvas. One iteration is one epoch
-    of known cardinality. In training all batches are full: the last one of a canvas is
-    filled up with images of that canvas drawn at random. In evaluation every image
-    comes once; repeats that fill a last batch have `image_id` -1.
+    of known cardinality. In training all batches are full: images left over move to a
+    larger canvas, and the last batch of the largest is filled up with other images
+    drawn at random. In evaluation every image comes once, on the smallest canvas that
+    holds it; repeats that fill a last batch have `image_id` -1.
 
     Args:
         dataset: `DetectionDataset`.
@@ -356,8 +398,8 @@ def build_pipeline(
         normalization: `Normalization` of the backbone's weights.
         training: bool, shuffle and flip by default, every epoch anew.
         keep_ratio: bool, how to read `image_size`.
-        canvas_shapes: list of (height, width), multiples of 32; each image is padded
-            to the smallest that holds it. None chooses them from the sizes.
+        canvas_shapes: list of (height, width), multiples of 32, that images are padded
+            to. None chooses them by `choose_canvas_shapes`.
         max_shapes: int, how many to choose at most. A model built for one static shape
             needs 1.
         scales: list of (short, long), one of which is drawn for each batch in place of
@@ -367,7 +409,7 @@ def build_pipeline(
         seed: int >= 0, with the epoch it fixes order, fill-up, scales and flips.
         start_epoch: int >= 0, the epoch of the first iteration, for a resumed run.
         max_boxes: int, M; None takes the most boxes of an image in the dataset.
-        drop_remainder: bool, leave out what does not fill a batch of a canvas.
+        drop_remainder: bool, leave out what does not fill a last batch.
         pad_last_batch: bool, in evaluation; False gives smaller last batches instead.
         num_parallel: int, images prepared at a time.
         cache_decoded: bool, keep all resized images in memory as bytes: much faster
@@ -419,9 +461,10 @@ def build_pipeline(
         groups, scale_list, batch_size, seed, shuffle, training, drop_remainder
     )
     if planner.num_batches == 0:
+        counts = [len(group.records) for group in groups]
         raise ValueError(
-            "`drop_remainder=True` must leave at least one batch. Received: "
-            f"batch_size={batch_size}, images by canvas={[len(g) for g, _ in groups]}"
+            "`drop_remainder=True` must leave at least one batch. "
+            f"Received: batch_size={batch_size}, images by canvas={counts}"
         )
 
     records = _RecordTensors(dataset)
@@ -505,12 +548,12 @@ def _group(dataset, scales, is_multi_scale, canvas_shapes, max_shapes, keep_rati
     """Divides the images into groups whose members may share a batch.
 
     Returns:
-        (list of (record indices, canvases int `[num_scales, 2]`), all canvas shapes).
+        (list of `_Group`, those that move up before their targets; all canvas shapes).
     """
     landscape = _is_landscape(dataset.sizes)
     indices = np.arange(len(dataset))
+    groups = []
     if is_multi_scale:
-        groups = []
         for side in (False, True):
             members = indices[landscape == side]
             if not len(members):
@@ -519,29 +562,38 @@ def _group(dataset, scales, is_multi_scale, canvas_shapes, max_shapes, keep_rati
             hulls = [
                 choose_canvas_shapes(sizes, scale, 1, keep_ratio)[0] for scale in scales
             ]
-            groups.append((members, np.asarray(hulls, "int64")))
-        shapes = {tuple(hull) for _, hulls in groups for hull in hulls.tolist()}
+            groups.append(_Group(members, np.asarray(hulls), fitting=members))
+        shapes = {tuple(hull) for group in groups for hull in group.canvases.tolist()}
         return groups, sorted(shapes)
     if canvas_shapes is None:
         canvas_shapes = choose_canvas_shapes(
             dataset.sizes, scales[0], max_shapes, keep_ratio
         )
-    canvas_shapes = [tuple(int(side) for side in shape) for shape in canvas_shapes]
-    if not canvas_shapes or any(
+    shapes = [tuple(shape) for shape in canvas_shapes]
+    if not shapes or any(
         len(shape) != 2 or side < 1 or side % CANVAS_MULTIPLE
-        for shape in canvas_shapes
+        for shape in shapes
         for side in shape
     ):
         raise ValueError(
-            f"`canvas_shapes` must be (height, width) in multiples of "
+            "`canvas_shapes` must be (height, width) in multiples of "
             f"{CANVAS_MULTIPLE}. Received: canvas_shapes={canvas_shapes}"
         )
+    # By area, so that a canvas comes before those that hold it.
+    shapes = sorted(set(shapes), key=lambda shape: (shape[0] * shape[1], shape))
     resized = _resized_sizes(dataset.sizes, scales[0], keep_ratio)
-    canvas = _assign_canvases(dataset, resized, canvas_shapes)
-    groups = []
-    for number, shape in enumerate(canvas_shapes):
-        for side in (False, True):
+    canvas = _assign_canvases(dataset, resized, shapes)
+    for side in (False, True):
+        first = len(groups)
+        for number, shape in enumerate(shapes):
             members = indices[(canvas == number) & (landscape == side)]
             if len(members):
-                groups.append((members, np.asarray([shape], "int64")))
-    return groups, canvas_shapes
+                fits = np.all(resized <= shape, axis=-1) & (landscape == side)
+                group = _Group(members, np.asarray([shape]), fitting=indices[fits])
+                groups.append(group)
+        for number, group in enumerate(groups[first:], first):
+            for later in range(number + 1, len(groups)):
+                if np.all(groups[later].canvases >= group.canvases):
+                    group.larger = later
+                    break
+    return groups, shapes
