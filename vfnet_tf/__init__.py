@@ -11,6 +11,11 @@ _PUBLIC = {
     "ResNet": "vfnet_tf.backbones",
     "VFNet": "vfnet_tf.detectors",
     "VFNetHead": "vfnet_tf.heads",
+    "KerasBackbone": "vfnet_tf.backbones",
+    "Predictor": "vfnet_tf.predictor",
+    "build_detector": "vfnet_tf.builder",
+    "list_configs": "vfnet_tf.config",
+    "load_config": "vfnet_tf.config",
     "load_pytorch_checkpoint": "vfnet_tf.checkpoints.pytorch",
 }
 _MODULES = ("layers", "losses", "assigners", "export")

@@ -3,7 +3,6 @@ from keras import ops
 
 from vfnet_tf.assigners.assignment import Assignment
 from vfnet_tf.ops.boxes import boxes_to_distances, elementwise_iou
-from vfnet_tf.priors import STRIDES
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -27,7 +26,9 @@ class ATSSAssigner:
     800x1344 with 300 boxes.
     """
 
-    def __init__(self, top_k=9, anchor_scale=8, strides=STRIDES, padding_multiple=32):
+    def __init__(
+        self, top_k=9, anchor_scale=8, strides=(8, 16, 32, 64, 128), padding_multiple=32
+    ):
         if top_k < 1:
             raise ValueError(f"`top_k` must be at least 1. Received: top_k={top_k}")
         self.top_k = top_k

@@ -63,8 +63,11 @@ class DenseDetector(keras.Model):
         features = {
             level: tuple(tensor.shape) for level, tensor in self.backbone.output.items()
         }
-        self.neck.build(features)
-        self.head.build(self.neck.compute_output_shape(features))
+        # Layers that were loaded from a file have been built already.
+        if not self.neck.built:
+            self.neck.build(features)
+        if not self.head.built:
+            self.head.build(self.neck.compute_output_shape(features))
         self.built = True
 
     def compute_output_spec(self, inputs, training=None, **kwargs):

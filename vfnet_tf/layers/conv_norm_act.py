@@ -3,6 +3,7 @@ from keras import ops
 
 from vfnet_tf.layers.frozen_batch_norm import FrozenBatchNorm
 from vfnet_tf.layers.group_norm import GroupNorm
+from vfnet_tf.ops.convolution import conv2d
 
 NORMS = {
     "frozen_batch_norm": FrozenBatchNorm,
@@ -72,7 +73,6 @@ class ConvNormAct(keras.layers.Layer):
             filters,
             kernel_size,
             strides,
-            padding="same" if strides == 1 else "valid",
             use_bias=self.use_bias,
             kernel_initializer=self.kernel_initializer,
             bias_initializer=self.bias_initializer,
@@ -89,24 +89,21 @@ class ConvNormAct(keras.layers.Layer):
             self.norm_layer.build(self.compute_output_shape(input_shape))
 
     def call(self, inputs, training=None):
-        if self.strides > 1:
-            inputs = pad_symmetric(inputs, self.kernel_size // 2)
-        if self.norm == "frozen_batch_norm" and not self.use_bias:
-            kernel, bias = self.norm_layer.fold(ops.convert_to_tensor(self.conv.kernel))
-            outputs = ops.conv(
-                inputs,
-                ops.cast(kernel, self.compute_dtype),
-                strides=self.strides,
-                padding=self.conv.padding,
-                data_format="channels_last",
-            )
-            outputs = outputs + ops.cast(bias, self.compute_dtype)
-        else:
-            outputs = self.conv(inputs)
-            if self.norm == "batch_norm":
-                outputs = self.norm_layer(outputs, training=training)
-            elif self.norm_layer is not None:
-                outputs = self.norm_layer(outputs)
+        kernel = ops.convert_to_tensor(self.conv.kernel)
+        bias = ops.convert_to_tensor(self.conv.bias) if self.use_bias else None
+        is_folded = self.norm == "frozen_batch_norm" and not self.use_bias
+        if is_folded:
+            kernel, bias = self.norm_layer.fold(kernel)
+        outputs = conv2d(
+            inputs,
+            ops.cast(kernel, self.compute_dtype),
+            None if bias is None else ops.cast(bias, self.compute_dtype),
+            strides=self.strides,
+        )
+        if self.norm == "batch_norm":
+            outputs = self.norm_layer(outputs, training=training)
+        elif self.norm is not None and not is_folded:
+            outputs = self.norm_layer(outputs)
         return self.activation(outputs)
 
     def compute_output_shape(self, input_shape):

@@ -49,7 +49,7 @@ class FrozenBatchNorm(keras.layers.Layer):
         scale, shift = self._scale_and_shift()
         return kernel * ops.cast(scale, kernel.dtype), ops.cast(shift, kernel.dtype)
 
-    def call(self, inputs):
+    def call(self, inputs, training=None, mask=None):  # BatchNormalization's
         scale, shift = self._scale_and_shift()
         return inputs * ops.cast(scale, inputs.dtype) + ops.cast(shift, inputs.dtype)
 

@@ -1,0 +1,215 @@
+"""Detectors from configs: one literal table per kind, nothing registers itself."""
+
+import pathlib
+
+import keras
+import numpy as np
+
+from vfnet_tf.backbones import KerasBackbone, ResNet
+from vfnet_tf.backbones.keras_backbone import APPLICATION_LAYERS
+from vfnet_tf.config import load_config
+from vfnet_tf.data.normalization import CAFFE_BGR, RGB_255_TORCH, TORCHVISION
+from vfnet_tf.detectors import VFNet
+from vfnet_tf.heads import VFNetHead
+from vfnet_tf.losses import FocalLoss, QualityFocalLoss, VarifocalLoss
+from vfnet_tf.necks import FPN
+
+BACKBONES = {
+    "resnet18": lambda **settings: ResNet(18, **settings),
+    "resnet34": lambda **settings: ResNet(34, **settings),
+    "resnet50": lambda **settings: ResNet(50, **settings),
+    "resnet101": lambda **settings: ResNet(101, **settings),
+}
+
+#: What the ImageNet weights of `keras.applications` models expect, by model name.
+APPLICATION_NORMALIZATIONS = {
+    "ResNet50": CAFFE_BGR,
+    "ResNet101": CAFFE_BGR,
+    "DenseNet121": RGB_255_TORCH,
+    "DenseNet169": RGB_255_TORCH,
+}
+
+#: Last layer of the stem and the first stage of `keras.applications` models.
+APPLICATION_FIRST_STAGE = {
+    "ResNet50": "conv2_block3_out",
+    "ResNet101": "conv2_block3_out",
+    "DenseNet121": "pool2_pool",
+    "DenseNet169": "pool2_pool",
+}
+
+
+def build_detector(config, weights=None):
+    """Builds a detector.
+
+    Args:
+        config: a config's name such as `"vfnet_r50_fpn_1x_coco"`, a path, a run
+            directory, or a `Config`.
+        weights: path of a `.weights.h5` file of such a detector, or None for initial
+            weights.
+
+    Returns:
+        A built `keras.Model`, e.g. a `VFNet`; its `dtype` is the policy in force.
+
+    Raises:
+        ValueError: for an unknown config, backbone, loss or detector.
+    """
+    model = load_config(config).model
+    if model.detector != "vfnet":
+        raise ValueError(f"`detector` must be 'vfnet'. Received: {model.detector}")
+    detector = VFNet(
+        backbone=build_backbone(model.backbone),
+        neck=FPN(model.neck_filters, name="fpn"),
+        head=VFNetHead(
+            model.num_classes, model.head_filters, model.head_convs, name="head"
+        ),
+        class_loss=_build_class_loss(model),
+        box_loss_weight=model.box_loss_weight,
+        refined_box_loss_weight=model.refined_box_loss_weight,
+        score_threshold=model.score_threshold,
+        nms_iou_threshold=model.nms_iou_threshold,
+        candidates_per_level=model.candidates_per_level,
+        max_detections=model.max_detections,
+        name="vfnet",
+    )
+    if weights is not None:
+        detector.load_weights(weights)
+    return detector
+
+
+def _build_class_loss(model):
+    if model.class_loss == "varifocal":
+        return VarifocalLoss(model.loss_alpha, model.loss_gamma, model.iou_weighted)
+    if model.class_loss == "focal":
+        return FocalLoss()
+    if model.class_loss == "quality_focal":
+        return QualityFocalLoss()
+    raise ValueError(
+        "`class_loss` must be 'varifocal', 'focal' or 'quality_focal'. "
+        f"Received: class_loss={model.class_loss}"
+    )
+
+
+def build_backbone(config):
+    """A backbone from a `BackboneConfig`.
+
+    A Keras model's layers that `config.weights` has nothing for start from their
+    initialisers, and their batch norms train.
+    """
+    kind, _, name = config.name.partition(":")
+    if kind == "keras":
+        return _build_application(name, config)
+    if config.name not in BACKBONES:
+        raise ValueError(
+            f"`backbone` must be one of {sorted(BACKBONES)} or 'keras:MODEL' with one of "
+            f"{sorted(APPLICATION_LAYERS)}. Received: backbone={config.name}"
+        )
+    return BACKBONES[config.name](norm=config.norm, frozen_stages=config.frozen_stages)
+
+
+def _build_application(name, config):
+    if name not in APPLICATION_LAYERS:
+        raise ValueError(
+            f"The known `keras.applications` backbones are {sorted(APPLICATION_LAYERS)}; "
+            "give any other one to `KerasBackbone` with its layer names. "
+            f"Received: keras:{name}"
+        )
+    model = getattr(keras.applications, name)(
+        weights=None, include_top=False, input_shape=(None, None, 3)
+    )
+    trainable_norms = "" if config.norm == "batch_norm" else None
+    frozen_until = None
+    if config.weights is not None:
+        without = load_layer_weights(model, config.weights)
+        trainable_norms = _common_prefix(without)
+    if config.frozen_stages > 0:
+        frozen_until = APPLICATION_FIRST_STAGE.get(name)
+    return KerasBackbone(
+        model,
+        APPLICATION_LAYERS[name],
+        frozen_until=frozen_until,
+        trainable_norms=trainable_norms,
+    )
+
+
+def load_layer_weights(model, path):
+    """Loads an `.npz` with the keys `layer/variable` into a Keras model.
+
+    Args:
+        model: a Keras model with unique layer names.
+        path: of the file; float16 arrays are widened.
+
+    Returns:
+        Names of the layers with weights that the file has nothing for, in order.
+
+    Raises:
+        ValueError: if the file is no `.npz`, has a tensor that fits nowhere, or has
+            only some of a layer's tensors; nothing is loaded then.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"`weights` must be an existing file. Received: {path}")
+    try:
+        arrays = np.load(path, allow_pickle=False)
+        tensors = {key: arrays[key] for key in arrays.files}
+    except (ValueError, OSError, AttributeError) as error:
+        raise ValueError(f"`weights` must be an .npz file. Received: {path}") from error
+    variables = {
+        f"{layer.name}/{variable.name}": variable
+        for layer in model.layers
+        for variable in layer.variables
+    }
+    loaded = {key.split("/")[0] for key in tensors}
+    problems = [f"no such variable: {key}" for key in tensors if key not in variables]
+    for key, variable in variables.items():
+        if key.split("/")[0] not in loaded:
+            continue
+        if key not in tensors:
+            problems.append(f"missing: {key}")
+        elif tuple(tensors[key].shape) != tuple(variable.shape):
+            problems.append(
+                f"shape of {key}: {tensors[key].shape}, the model's {variable.shape}"
+            )
+    if problems:
+        raise ValueError(
+            f"{path} does not fit {model.name} ({len(problems)} problems), nothing was "
+            "loaded:\n  " + "\n  ".join(problems)
+        )
+    for key, array in tensors.items():
+        variables[key].assign(array.astype("float32"))
+    return [
+        layer.name
+        for layer in model.layers
+        if layer.variables and layer.name not in loaded
+    ]
+
+
+def _common_prefix(names):
+    """Longest common start of names; None for no names."""
+    if not names:
+        return None
+    first, last = min(names), max(names)
+    length = next(
+        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
+        min(len(first), len(last)),
+    )
+    return first[:length]
+
+
+def normalization_for(backbone_name):
+    """The normalisation that a backbone's ImageNet weights expect.
+
+    Args:
+        backbone_name: as in `BackboneConfig.name`.
+
+    Raises:
+        ValueError: if it is not known for that Keras model.
+    """
+    kind, _, name = backbone_name.partition(":")
+    if kind != "keras":
+        return TORCHVISION
+    if name not in APPLICATION_NORMALIZATIONS:
+        raise ValueError(
+            f"The normalisation of {name} is not known: set it in the config. "
+            f"Known: {sorted(APPLICATION_NORMALIZATIONS)}"
+        )
+    return APPLICATION_NORMALIZATIONS[name]

@@ -1,0 +1,269 @@
+"""What a run is made of, as frozen dataclasses; files under `configs/` hold instances."""
+
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import types
+import typing
+
+from vfnet_tf.data.normalization import Normalization
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneConfig:
+    """A backbone.
+
+    Attributes:
+        name: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"`, or
+            `"keras:MODEL"`, a model of `keras.applications`.
+        norm: `"frozen_batch_norm"` for pretrained weights, `"batch_norm"` from scratch.
+            For Keras models it decides about the layers that had no weights.
+        frozen_stages: stages without gradients, see `ResNet`; for Keras models 1 freezes
+            up to the end of C2 where that is known, 0 nothing.
+        weights: path of an `.npz` with weights by `layer/variable` (Keras models), or
+            None.
+    """
+
+    name: str = "resnet50"
+    norm: str = "frozen_batch_norm"
+    frozen_stages: int = 1
+    weights: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The detector; defaults are those of VFNet-ResNet-50 in the paper."""
+
+    detector: str = "vfnet"
+    backbone: BackboneConfig = BackboneConfig()
+    num_classes: int = 80
+    neck_filters: int = 256
+    head_filters: int = 256
+    head_convs: int = 3
+    class_loss: str = "varifocal"
+    loss_alpha: float = 0.75
+    loss_gamma: float = 2.0
+    iou_weighted: bool = True
+    box_loss_weight: float = 1.5
+    refined_box_loss_weight: float = 2.0
+    score_threshold: float = 0.05
+    nms_iou_threshold: float = 0.6
+    candidates_per_level: int = 1000
+    max_detections: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The input.
+
+    Attributes:
+        image_size: (short, long) side of the resized images in pixels, or (height,
+            width) if `keep_ratio` is False.
+        keep_ratio: bool.
+        flip: probability of a horizontal flip in training.
+        max_canvas_shapes: padded shapes at most; a graph is traced once for each.
+        normalization: see `Normalization`.
+        cache_decoded: keep resized images in memory (for sets of a few thousand).
+    """
+
+    image_size: tuple[int, int] = (800, 1333)
+    keep_ratio: bool = True
+    flip: float = 0.5
+    max_canvas_shapes: int = 4
+    normalization: Normalization = Normalization()
+    cache_decoded: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """The schedule; defaults are the official 1x schedule (facts S34-S35).
+
+    Attributes:
+        epochs: int.
+        batch_size: images per step over all replicas.
+        base_learning_rate: at `base_batch_size` images per step; scaled linearly.
+        base_batch_size: int.
+        warmup_steps: steps of the linear warm-up from `warmup_ratio` x.
+        warmup_ratio: float.
+        drop_epochs: epochs, counted from 0, before which the rate is multiplied by 0.1;
+            fractions are allowed.
+        momentum: float.
+        weight_decay: float, added to the gradient.
+        seed: int, of the initialisers, the order of images and their flips.
+        precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
+    """
+
+    epochs: int = 12
+    batch_size: int = 16
+    base_learning_rate: float = 0.01
+    base_batch_size: int = 16
+    warmup_steps: int = 500
+    warmup_ratio: float = 0.1
+    drop_epochs: tuple[float, ...] = (8, 11)
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    seed: int = 0
+    precision: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run: model, data, training, and the classes that the model tells apart.
+
+    Attributes:
+        name: stem of the config file it came from.
+        class_names: one per label; empty before a dataset is known.
+        category_ids: id of each label in COCO-format files; empty before.
+    """
+
+    name: str = "vfnet_r50_fpn_1x_coco"
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+    class_names: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] = ()
+
+
+def override(config, **changes):
+    """A copy of a config with fields changed, each checked against its type.
+
+    Args:
+        config: any of the dataclasses of this module.
+        **changes: `field=value`; fields of nested configs as `model__num_classes=3`.
+
+    Raises:
+        ValueError: for a field that does not exist or a value of another type.
+    """
+    nested, own = {}, {}
+    for key, value in changes.items():
+        first, _, rest = key.partition("__")
+        if rest:
+            nested.setdefault(first, {})[rest] = value
+        else:
+            own[first] = value
+    hints = typing.get_type_hints(type(config))
+    for name in (*nested, *own):
+        if name not in hints:
+            raise ValueError(
+                f"{type(config).__name__} has the fields {sorted(hints)}. "
+                f"Received: {name}"
+            )
+    for name, parts in nested.items():
+        own[name] = override(getattr(config, name), **parts)
+    for name, value in own.items():
+        own[name] = _checked(value, hints[name], f"{type(config).__name__}.{name}")
+    return dataclasses.replace(config, **own)
+
+
+def _checked(value, hint, name):
+    """`value` as the type `hint` says (a list may stand for a tuple), or an error."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is tuple and isinstance(value, list):
+        return tuple(value)
+    if origin is tuple and isinstance(value, list | tuple):
+        if arguments[-1] is Ellipsis:
+            return tuple(_checked(item, arguments[0], name) for item in value)
+        if len(value) == len(arguments):
+            return tuple(
+                _checked(item, kind, name)
+                for item, kind in zip(value, arguments, strict=True)
+            )
+    if origin is types.UnionType:
+        for kind in arguments:
+            if kind is type(None) and value is None:
+                return None
+            if kind is not type(None) and isinstance(value, kind):
+                return value
+    if isinstance(hint, type):
+        if hint is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+            return value
+    raise ValueError(f"`{name}` must be of type {hint}. Received: {name}={value!r}")
+
+
+def to_dict(config):
+    """A config as a dict of JSON types."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values, kind=Config):
+    """The inverse of `to_dict`; unknown keys and wrong types are errors."""
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(f"{kind.__name__} has no such fields. Received: {unknown}")
+    fields = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            fields[name] = from_dict(value, hint)
+        else:
+            fields[name] = _checked(value, hint, f"{kind.__name__}.{name}")
+    return kind(**fields)
+
+
+def save_config(config, path):
+    """Writes a config as JSON."""
+    text = json.dumps(to_dict(config), indent=2) + "\n"
+    pathlib.Path(path).write_text(text, encoding="utf-8")
+
+
+def _config_directories():
+    package = pathlib.Path(__file__).parent
+    # Installed, the configs lie inside the package; in a clone, beside it.
+    return [package / "configs", package.parent / "configs"]
+
+
+def list_configs():
+    """Names of the configs that ship with the library, sorted."""
+    names = {
+        path.stem
+        for directory in _config_directories()
+        for path in directory.glob("*.py")
+        if path.stem != "__init__"
+    }
+    return sorted(names)
+
+
+def load_config(config):
+    """A `Config` from its name, a path of a `.py` or `.json` file, or itself.
+
+    Args:
+        config: a `Config`; the name of a shipped config (see `list_configs`); a path of
+            a Python file that defines `config`, or of a JSON file; or a run directory,
+            whose `config.json` is read.
+
+    Raises:
+        ValueError: if there is no such config; close names are listed.
+    """
+    if isinstance(config, Config):
+        return config
+    path = pathlib.Path(config)
+    if path.is_dir():
+        path = path / "config.json"
+    if path.suffix == ".json" and path.is_file():
+        return from_dict(json.loads(path.read_text(encoding="utf-8")))
+    candidates = [path] if path.suffix == ".py" else []
+    candidates += [folder / f"{config}.py" for folder in _config_directories()]
+    for candidate in candidates:
+        if candidate.is_file():
+            return _run_config_file(candidate)
+    raise ValueError(
+        "`config` must be a config's name, a .py or .json file, or a run directory. "
+        f"Received: {config}. Known names: {', '.join(list_configs())}"
+    )
+
+
+def _run_config_file(path):
+    spec = importlib.util.spec_from_file_location(f"vfnet_tf_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = getattr(module, "config", None)
+    if not isinstance(config, Config):
+        raise ValueError(
+            "A config file must define `config`, a vfnet_tf.config.Config. "
+            f"Received: {path}"
+        )
+    return config
