@@ -156,6 +156,7 @@ def assert_same_state(found, expected):
 
 def test_detections_reach_the_evaluator_in_original_pixels():
     evaluator = RecordingEvaluator()
+    evaluator.seen[99] = "of the epoch before"
     batches = [batch_of([1, 2], scale=(2.0, 4.0)), batch_of([3, -1])]
     callback = CocoEvaluation(batches, evaluator)
     callback.set_model(make_model())
@@ -356,10 +357,13 @@ def test_steps_within_a_resumed_epoch_are_counted_from_its_start(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(model, loading, Crash(0, 0), x=X[4:], y=Y[4:])
     assert ResumableCheckpoint(tmp_path).restore(make_model()) == (0, 2)
+    with pytest.raises(KeyboardInterrupt):  # the whole epoch, from its start
+        fit(model, loading, Crash(0, 0))
+    assert ResumableCheckpoint(tmp_path).restore(make_model()) == (0, 1)
 
 
 def test_best_is_by_the_monitor_and_survives_a_resume(tmp_path):
-    aps = [0.3, math.nan, 0.5, 0.4]
+    aps = [math.nan, 0.3, 0.5, 0.4]
     evaluator = RecordingEvaluator(aps)
     checkpoint = ResumableCheckpoint(tmp_path)
     weights = []
@@ -442,12 +446,13 @@ def test_a_failure_while_saving_leaves_the_older_file(tmp_path, monkeypatch):
 
 
 def test_a_diverged_epoch_is_not_saved(tmp_path):
-    checkpoint = ResumableCheckpoint(tmp_path, "loss", "min", save_every_steps=1)
+    checkpoint = ResumableCheckpoint(tmp_path, save_every_steps=1)
+    evaluation = CocoEvaluation([batch_of([1])], RecordingEvaluator([0.1, 0.9]))
     model = make_model()
-    fit(model, checkpoint, epochs=1)
-    fit(model, checkpoint, epochs=2, start=1, x=X * np.nan)
+    fit(model, evaluation, checkpoint, epochs=1)
+    fit(model, evaluation, checkpoint, epochs=2, start=1, x=X * np.nan)
     assert read_state(checkpoint.last_path)["epoch"] == 1
-    assert np.isfinite(checkpoint.best)
+    assert checkpoint.best == 0.1
 
 
 @pytest.mark.filterwarnings("ignore:Skipping variable loading")
