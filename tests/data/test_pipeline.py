@@ -62,6 +62,12 @@ def test_canvases_merge_where_it_adds_the_least_padding():
     assert shapes == [(64, 160), (64, 192), (160, 64)]
 
 
+def test_orientations_share_a_canvas_only_if_nothing_else_is_left():
+    # 64 x 96 and 96 x 64 would waste less together than 64 x 96 with 64 x 320 does.
+    sizes = [(64, 70), (70, 64), (64, 320)]
+    assert choose_canvas_shapes(sizes, (64, 320), 2) == [(64, 320), (96, 64)]
+
+
 def test_every_image_fits_into_a_canvas():
     sizes = np.random.default_rng(0).integers(40, 700, (200, 2))
     shapes = choose_canvas_shapes(sizes, (800, 1333), 4)
@@ -140,7 +146,7 @@ def test_images_left_over_move_to_a_larger_canvas(coco):
         coco.box([1, 2, 10, 20], image_id=len(coco.content["images"]))
     dataset = read_coco(coco.save(), coco.directory)
     options = {"image_size": (64, 128), "canvas_shapes": [(64, 96), (64, 128)]}
-    for epoch in epochs(build(dataset, **options), 4):
+    for epoch in epochs(build(dataset, **options), 20):
         # Two of the three narrow ones, then the third among the wide ones.
         widths = sorted(batch["images"].shape[2] for batch in epoch)
         assert widths == [96, 128, 128]

@@ -69,6 +69,21 @@ def test_a_box_encloses_its_shape_tightly():
     np.testing.assert_allclose(is_red.sum(), area, rtol=0.1)
 
 
+def test_no_object_is_covered_by_more_than_four_tenths():
+    owner = np.full((64, 64), -1)
+    owner[22:42, 22:42] = 0
+    num_overlaps = 0
+    for index in range(200):
+        rng = np.random.default_rng(index)
+        placed = synthetic._place(rng, (64, 64), owner, [400])
+        if placed is not None:
+            _, where, _, _, mask = placed
+            covered = np.count_nonzero(owner[where][mask] == 0)
+            num_overlaps += covered > 0
+            assert covered <= 0.4 * 400
+    assert num_overlaps > 10
+
+
 def test_the_same_arguments_give_the_same_bytes(made, tmp_path):
     again = make_synthetic_dataset(tmp_path / "again", num_train=20, num_val=5)
     assert contents(again) == contents(made)
