@@ -1,0 +1,105 @@
+"""What tests of several folders share: golden arrays and detectors."""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from tests.golden import make_weights
+from vfnet_tf.backbones import KerasBackbone, ResNet
+from vfnet_tf.checkpoints.pytorch import load_pytorch_checkpoint
+from vfnet_tf.detectors import VFNet
+from vfnet_tf.heads import VFNetHead
+from vfnet_tf.necks import FPN
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Reads `golden/NAME.npz` as a dict, once."""
+    files = {}
+
+    def read(name):
+        if name not in files:
+            with np.load(GOLDEN / f"{name}.npz") as arrays:
+                files[name] = dict(arrays)
+        return files[name]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def golden_weights():
+    """Official names to arrays, as the reference was run with."""
+    text = (GOLDEN / "vfnet_r50_state.json").read_text(encoding="utf-8")
+    return make_weights.generate(json.loads(text))
+
+
+@pytest.fixture(scope="session")
+def golden_detector(golden_weights):
+    """VFNet-ResNet-50 with 80 classes and `golden_weights`; leave it as it is."""
+    detector = VFNet(ResNet(depth=50), FPN(), VFNetHead(num_classes=80))
+    return load_pytorch_checkpoint(detector, golden_weights)
+
+
+@pytest.fixture(scope="session")
+def golden_outputs(golden, golden_detector):
+    """Maps by level and head outputs of the image that the forward goldens show."""
+    seed = int(golden("vfnet_r50_outputs")["image_seed"])
+    image = make_weights.make_image(seed, 1, 256, 320)
+    backbone = golden_detector.backbone(image, training=False)
+    neck = golden_detector.neck(backbone)
+    head = golden_detector.head(neck)
+    maps = {"backbone": backbone, "neck": neck, **head}
+    return {
+        part: {
+            level: keras.ops.convert_to_numpy(value) for level, value in levels.items()
+        }
+        for part, levels in maps.items()
+    }
+
+
+def tiny_model(name="tiny"):
+    """A functional model with maps of 8, 16 and 32 pixels per cell."""
+    inputs = keras.Input((None, None, 3))
+    c3 = keras.layers.Conv2D(8, 8, 8, "same", activation="relu", name="c3")(inputs)
+    c4 = keras.layers.Conv2D(12, 3, 2, "same", activation="relu", name="c4")(c3)
+    c4 = keras.layers.BatchNormalization(name="c4_bn")(c4)
+    c5 = keras.layers.Conv2D(16, 3, 2, "same", activation="relu", name="c5")(c4)
+    return keras.Model(inputs, c5, name=name)
+
+
+@pytest.fixture
+def small_detector():
+    """Builds a VFNet of 3 classes and 32 channels, the same weights each time."""
+
+    def build(**settings):
+        keras.utils.set_random_seed(7)
+        return VFNet(
+            KerasBackbone(tiny_model(), ("c3", "c4_bn", "c5")),
+            FPN(32, name="fpn"),
+            VFNetHead(3, 32, 1, name="head"),
+            **settings,
+        )
+
+    return build
+
+
+@pytest.fixture
+def small_batch():
+    """Two images of 64 x 96, two boxes and one, as the pipeline gives them."""
+    images = make_weights.make_image(3, 2, 64, 96)
+    boxes = np.zeros((2, 2, 4), "float32")
+    boxes[0] = [[4, 6, 40, 50], [50, 10, 90, 60]]
+    boxes[1, 0] = [20, 8, 60, 40]
+    return {
+        "images": images,
+        "boxes": boxes,
+        "labels": np.array([[0, 2], [1, -1]], "int32"),
+        "image_size": np.array([[64, 96], [60, 90]], "float32"),
+        "scale": np.ones((2, 2), "float32"),
+        "image_id": np.array([11, 12]),
+    }

@@ -1,0 +1,161 @@
+import keras
+import numpy as np
+import pytest
+
+from tests import contracts
+from vfnet_tf.layers import DeformableConv2D
+from vfnet_tf.ops.deform_conv import deform_conv
+
+INPUT = np.random.default_rng(0).normal(size=(2, 6, 7, 4)).astype("float32")
+
+
+def filled(**settings):
+    layer = DeformableConv2D(6, **settings)
+    layer.build(INPUT.shape)
+    return contracts.randomise(layer)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("modulated", [False, True])
+def test_a_new_layer_is_a_plain_convolution(modulated):
+    layer = DeformableConv2D(6, strides=2, modulated=modulated)
+    found = contracts.to_numpy(layer(INPUT))
+    padded = np.pad(INPUT, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    kernel = keras.ops.convert_to_tensor(layer.kernel)
+    expected = contracts.to_numpy(keras.ops.conv(padded, kernel, strides=2))
+    # Masks start at sigmoid(0) = 1/2.
+    contracts.assert_close_to_max(found, expected * (0.5 if modulated else 1), 1e-5)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("case", ["s1_small", "s2", "groups2", "deform_groups4"])
+@pytest.mark.parametrize("modulated", [False, True])
+def test_its_output_is_the_official_operators(golden, case, modulated):
+    stored = golden("deform_conv")
+    _, stride, _, groups, deform_groups = map(int, stored[f"{case}/meta"])
+    kernel = np.transpose(stored[f"{case}/weight"], (2, 3, 1, 0))
+    features = np.transpose(stored[f"{case}/input"], (0, 2, 3, 1))
+    offset = np.transpose(stored[f"{case}/offset"], (0, 2, 3, 1))
+    mask = np.transpose(stored[f"{case}/mask"], (0, 2, 3, 1))
+    layer = DeformableConv2D(
+        kernel.shape[-1],
+        strides=stride,
+        groups=groups,
+        deform_groups=deform_groups,
+        modulated=modulated,
+    )
+    layer.build(features.shape)
+    layer.kernel.assign(kernel)
+    # Offsets first, then the masks' logits: sigmoid gives the stored masks back.
+    logits = np.log(mask) - np.log1p(-mask)
+    predicted = np.concatenate([offset, logits], -1) if modulated else offset
+    layer.conv_offset.call = lambda inputs: keras.ops.convert_to_tensor(predicted)
+    variant = "v2" if modulated else "v1"
+    expected = np.transpose(stored[f"{case}/{variant}/output"], (0, 2, 3, 1))
+    contracts.assert_close_to_max(contracts.to_numpy(layer(features)), expected, 2e-5)
+
+
+@pytest.mark.backend
+def test_offsets_and_masks_come_from_one_convolution():
+    layer = filled()
+    kernel = keras.ops.convert_to_tensor(layer.conv_offset.kernel)
+    bias = keras.ops.convert_to_tensor(layer.conv_offset.bias)
+    predicted = keras.ops.conv(INPUT, kernel, padding="same") + bias
+    assert predicted.shape[-1] == 27
+    expected = deform_conv(
+        INPUT,
+        predicted[..., :18],
+        keras.ops.convert_to_tensor(layer.kernel),
+        keras.ops.sigmoid(predicted[..., 18:]),
+    )
+    contracts.assert_close_to_max(
+        contracts.to_numpy(layer(INPUT)), contracts.to_numpy(expected), 1e-4
+    )
+
+
+def test_the_bias_is_added():
+    plain, biased = filled(), filled(use_bias=True)
+    difference = contracts.to_numpy(biased(INPUT)) - contracts.to_numpy(plain(INPUT))
+    bias = contracts.to_numpy(biased.bias)
+    np.testing.assert_allclose(
+        difference, np.broadcast_to(bias, difference.shape), atol=1e-5
+    )
+
+
+def test_a_new_layer_learns_to_move_its_taps():
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("tf.GradientTape")
+    import tensorflow as tf
+
+    layer = DeformableConv2D(6)
+    layer.build(INPUT.shape)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(INPUT) ** 2)
+    found = tape.gradient(loss, [v.value for v in layer.conv_offset.variables])
+    assert np.any(contracts.to_numpy(found[0])[..., :18] != 0)
+    assert np.any(contracts.to_numpy(found[0])[..., 18:] != 0)
+
+
+def test_xla_compiles_it():
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("tf.function")
+    import tensorflow as tf
+
+    layer = filled()
+    compiled = tf.function(layer, jit_compile=True)(tf.constant(INPUT))
+    contracts.assert_close_to_max(
+        contracts.to_numpy(compiled), contracts.to_numpy(layer(INPUT)), 1e-5
+    )
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="kernel_size=2"):
+        DeformableConv2D(4, 2)
+    with pytest.raises(ValueError, match="groups=3, filters=4"):
+        DeformableConv2D(4, groups=3)
+    with pytest.raises(ValueError, match="deform_groups=3, channels=4"):
+        DeformableConv2D(6, deform_groups=3).build(INPUT.shape)
+    with pytest.raises(ValueError, match="groups=3, channels=4"):
+        DeformableConv2D(6, groups=3).build(INPUT.shape)
+
+
+def test_its_config_is_complete():
+    arguments = {
+        "filters": 8,
+        "kernel_size": 5,
+        "strides": 1,
+        "dilation_rate": 3,
+        "groups": 2,
+        "deform_groups": 4,
+        "modulated": False,
+        "use_bias": True,
+        "kernel_initializer": keras.initializers.RandomNormal(stddev=0.3),
+        "bias_initializer": keras.initializers.Constant(0.2),
+    }
+    # Keras's convolution, which gives the offsets, cannot have both at once.
+    strided = {**arguments, "strides": 2, "dilation_rate": 1}
+    contracts.check_config(
+        DeformableConv2D,
+        arguments,
+        strided,
+        base={"name": "other", "dtype": "mixed_bfloat16"},
+    )
+
+
+def test_it_computes_in_half_precision():
+    def make(policy):
+        return DeformableConv2D(6, use_bias=True, dtype=policy)
+
+    contracts.check_half_precision(make, INPUT, tolerance=0.15)
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_it_runs_in_a_graph_of_unknown_sizes(modulated):
+    contracts.check_graph(filled(modulated=modulated, strides=2), INPUT)
+    contracts.check_shape(filled(modulated=modulated, strides=2), INPUT)
+    contracts.check_shape(filled(dilation_rate=2), INPUT)
+
+
+def test_it_is_saved_and_loaded(tmp_path):
+    layer = DeformableConv2D(6, groups=2, use_bias=True)
+    contracts.check_save_load(layer, INPUT, directory=tmp_path)

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from tests import contracts
+from vfnet_tf.layers import Scale
+
+INPUT = np.linspace(-2, 2, 24, dtype="float32").reshape(1, 2, 3, 4)
+
+
+@pytest.mark.backend
+def test_it_multiplies_by_its_value():
+    layer = Scale(initial_value=2.5)
+    np.testing.assert_allclose(contracts.to_numpy(layer(INPUT)), 2.5 * INPUT)
+    layer.scale.assign(-1.0)
+    np.testing.assert_allclose(contracts.to_numpy(layer(INPUT)), -INPUT)
+    assert [tuple(v.shape) for v in layer.trainable_variables] == [()]
+
+
+def test_its_config_is_complete():
+    contracts.check_config(
+        Scale, {"initial_value": 0.5}, base={"name": "other", "dtype": "mixed_bfloat16"}
+    )
+
+
+def test_it_computes_in_half_precision():
+    contracts.check_half_precision(lambda policy: Scale(1.5, dtype=policy), INPUT)
+
+
+def test_it_runs_in_a_graph_of_unknown_sizes():
+    contracts.check_graph(Scale(1.5), INPUT)
+    contracts.check_shape(Scale(1.5), INPUT)
+
+
+def test_it_is_saved_and_loaded(tmp_path):
+    contracts.check_save_load(Scale(1.5), INPUT, directory=tmp_path)
