@@ -1,0 +1,413 @@
+import functools
+import http.server
+import pathlib
+import threading
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import tiny_run
+from vfnet_tf import predictor as predictors
+from vfnet_tf.config import save_config
+from vfnet_tf.data import coco
+from vfnet_tf.data.pipeline import build_pipeline
+from vfnet_tf.evaluation.coco import CocoEvaluator
+from vfnet_tf.predictor import Predictor
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    return tiny_run.write_run(tmp_path_factory.mktemp("predictor") / "run")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny_run.write_coco(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def images(data):
+    return data / "val"
+
+
+@pytest.fixture(scope="module")
+def predictor(run_dir):
+    return Predictor.from_checkpoint(run_dir)
+
+
+@pytest.fixture(scope="module")
+def predictions(predictor, images):
+    return predictor(images)
+
+
+@pytest.fixture
+def not_needed():
+    """A predictor whose detector must not run."""
+
+    class Detector:
+        num_classes = 3
+
+    return Predictor(Detector(), tiny_run.tiny_config())
+
+
+def assert_same(first, second, atol=1e-3):
+    assert len(first) == len(second) > 5
+    np.testing.assert_allclose(first.boxes, second.boxes, atol=atol)
+    np.testing.assert_allclose(first.scores, second.scores, atol=1e-5)
+    np.testing.assert_array_equal(first.labels, second.labels)
+
+
+def test_every_image_gives_what_the_evaluation_pipeline_gives(
+    predictor, predictions, data, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("VFNET_TF_CACHE", str(tmp_path))
+    dataset = coco.read_coco(data / "annotations/instances_val.json", training=False)
+    settings = predictor.config.data
+    batches = build_pipeline(
+        dataset,
+        batch_size=1,
+        image_size=settings.image_size,
+        normalization=settings.normalization,
+        max_shapes=len(dataset),
+        training=False,
+    )
+    compared = set()
+    for batch in batches.as_numpy_iterator():
+        found = predictor.detector.detect(
+            batch["images"], batch["image_size"], batch["scale"]
+        )
+        count = int(found["num_detections"][0])
+        place = int(batch["image_id"][0]) - 10
+        prediction = predictions[place]
+        assert prediction.source == dataset[place].path
+        assert len(prediction) == count > 5
+        for name in ("boxes", "scores", "labels"):
+            expected = keras.ops.convert_to_numpy(found[name])[0, :count]
+            np.testing.assert_array_equal(getattr(prediction, name), expected)
+        compared.add(place)
+    assert compared == set(range(7))
+
+
+def test_a_prediction_says_what_was_found_where(predictions):
+    first = predictions[0]
+    assert (first.height, first.width) == (120, 150)
+    assert first.boxes.dtype == first.scores.dtype == np.float32
+    assert first.labels.dtype == np.int32
+    assert np.all(np.diff(first.scores) <= 0)
+    # The network saw 128 x 160; these are pixels of the file.
+    assert 130 < first.boxes.max() <= 150 + 1e-3
+    assert first.boxes[:, 3].max() <= 120 + 1e-3
+    expected = [tiny_run.CLASS_NAMES[label] for label in first.labels]
+    assert first.names == expected
+    assert "a.jpg, 120x150: " in repr(first) and " disc" in repr(first)
+
+
+def test_exif_orientation_is_applied(predictions, images):
+    turned = predictions[5]
+    assert (turned.height, turned.width) == (150, 120)
+    upright = tiny_run.picture(5, 150, 120).astype("float32")
+    assert np.abs(turned.image - upright).mean() < 12  # JPEG blurs the noise
+
+
+def test_folders_globs_and_lists_come_in_order_and_one_path_comes_alone(images):
+    names = sorted(str(path) for path in images.iterdir())
+    expand = predictors.expand_source
+    assert expand(str(images)) == (names, False)
+    assert expand(images / "*.jpg") == ([names[0], names[1], names[5]], False)
+    assert expand(f"{images.parent}/**/?.png")[0] == [names[2], names[3], names[6]]
+    assert expand(images / "a.jpg") == ([names[0]], True)
+    assert expand([images / "b.jpg", images])[0] == [names[1], *names]
+    url = (images / "a.jpg").as_uri()
+    assert expand(url) == ([url], True)
+    array = np.zeros((2, 8, 9, 3), "uint8")
+    assert [image.shape for image in expand(array)[0]] == [(8, 9, 3)] * 2
+    assert expand([]) == ([], False)
+
+
+def test_other_files_of_a_folder_are_passed_over(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "A.PNG")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "folder.png").mkdir()
+    found = [str(tmp_path / "A.PNG")]
+    assert predictors.expand_source(tmp_path)[0] == found
+    assert predictors.expand_source(f"{tmp_path}/*")[0] == found
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path):
+    path = tmp_path / "scan[1].png"
+    Image.new("RGB", (8, 8)).save(path)
+    assert predictors.expand_source(path) == ([str(path)], True)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "c.png", "d.png", "f.jpg"])
+def test_files_pil_images_arrays_and_urls_give_the_same(
+    predictor, predictions, images, name
+):
+    expected = next(p for p in predictions if p.source.endswith(name))
+    path = images / name
+    with Image.open(path) as image:
+        from_pil = predictor(image)
+    assert from_pil.source is None and from_pil.index == 0
+    assert_same(from_pil, expected)
+    assert_same(predictor(expected.image), expected)
+    from_url = predictor(path.as_uri())
+    assert from_url.source == path.as_uri()
+    assert_same(from_url, expected)
+    np.testing.assert_array_equal(from_url.image, expected.image)
+
+
+def test_batches_by_canvas_give_the_same_as_single_images(
+    run_dir, predictor, predictions, images
+):
+    names = ("a.jpg", "b.jpg", "f.jpg", "d.png")
+    paths = [images / name for name in names]
+    in_batches = Predictor(predictor.detector, run_dir, batch_size=2)
+    # The two upright images, b and f, are complete before the two lying ones.
+    assert [p.index for p in in_batches.stream(paths)] == [1, 2, 0, 3]
+    expected = {pathlib.Path(p.source).name: p for p in predictions}
+    for name, prediction in zip(names, in_batches(paths), strict=True):
+        assert pathlib.Path(prediction.source).name == name
+        assert_same(prediction, expected[name])
+
+
+def test_grey_and_transparent_arrays_are_taken_as_rgb():
+    grey = np.array([[10, 20]], "uint8")
+    expected = [[[10, 10, 10], [20, 20, 20]]]
+    load = predictors._pixels_of_array
+    np.testing.assert_array_equal(load(grey), expected)
+    np.testing.assert_array_equal(load(grey[..., None]), expected)
+    np.testing.assert_array_equal(
+        load(np.array([[[1, 2, 3, 200]]], "uint8")), [[[1, 2, 3]]]
+    )
+
+
+def test_a_threshold_above_the_detectors_own_keeps_the_stronger_detections(
+    predictor, predictions, images
+):
+    everything = predictions[0]
+    threshold = float(everything.scores[4])
+    kept = predictor(images / "a.jpg", score_threshold=threshold)
+    assert len(kept) == 4  # the fifth has just this score, not more
+    np.testing.assert_array_equal(kept.boxes, everything.boxes[:4])
+    assert kept.names == everything.names[:4]
+
+
+def test_only_a_threshold_below_the_detectors_own_changes_what_the_detector_does():
+    settings = []
+
+    class Detector:
+        num_classes = 3
+        score_threshold = 0.05
+
+        def detect(self, images, image_size, scale, **overrides):
+            settings.append(overrides)
+            return {
+                "boxes": np.zeros((1, 2, 4), "float32"),
+                "scores": np.array([[0.04, 0.0]], "float32"),
+                "labels": np.array([[2, -1]]),
+                "num_detections": np.array([1]),
+            }
+
+    predictor = Predictor(Detector(), tiny_run.tiny_config())
+    image = np.zeros((32, 32, 3), "uint8")
+    assert len(predictor(image)) == 1
+    assert len(predictor(image, score_threshold=0.2)) == 0
+    assert predictor(image, score_threshold=0.01).names == ["star"]
+    assert settings == [{}, {}, {"score_threshold": 0.01}]
+
+
+def test_results_in_coco_format_are_those_of_the_evaluator(predictions, data):
+    evaluator = CocoEvaluator(data / "annotations/instances_val.json")
+    evaluator.update(
+        [10],
+        {
+            "boxes": predictions[0].boxes[None],
+            "scores": predictions[0].scores[None],
+            "labels": predictions[0].labels[None],
+        },
+    )
+    assert predictions[0].to_coco(image_id=10) == evaluator.results()
+    assert predictions[3].to_coco()[0]["image_id"] == 4
+    assert {r["category_id"] for r in predictions[0].to_coco()} <= {3, 5, 9}
+
+
+def test_pictures_show_what_is_above_the_threshold(predictor, predictions, images):
+    prediction = predictions[0]
+    plain = prediction.draw(score_threshold=1.0, min_side=1)
+    np.testing.assert_array_equal(plain, prediction.image)
+    weak = prediction.scores[prediction.scores > 0.3].size
+    assert weak < len(prediction)
+    drawn = prediction.draw()
+    np.testing.assert_array_equal(drawn, prediction.draw(score_threshold=0.3))
+    assert (drawn != prediction.draw(score_threshold=0.05)).any()
+    # A threshold that the caller chose holds for the picture too.
+    chosen = predictor(images / "a.jpg", score_threshold=0.1)
+    np.testing.assert_array_equal(chosen.draw(), chosen.draw(score_threshold=0.1))
+
+
+def test_save_writes_a_picture_and_never_over_the_image(predictions, tmp_path):
+    prediction = predictions[0]
+    path = prediction.save(tmp_path / "new" / "a.png")
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(np.asarray(image), prediction.draw())
+    with pytest.raises(ValueError, match="must not be the image itself"):
+        prediction.save(prediction.source)
+    with pytest.raises(ValueError, match=r"must end in one of .*\.png"):
+        prediction.save(tmp_path / "a.txt")
+
+
+def test_a_bad_image_is_named_or_skipped(predictor, images, tmp_path):
+    good, bad = images / "a.jpg", tmp_path / "cut.jpg"
+    bad.write_bytes(good.read_bytes()[:900])
+    with pytest.raises(ValueError, match=r"readable.*cut\.jpg"):
+        predictor([good, bad])
+    skipped = []
+    found = list(predictor.stream([bad, good], skipped=skipped))
+    assert [(p.source, p.index) for p in found] == [(str(good), 1)]
+    ((name, reason),) = skipped
+    assert name == str(bad) and "cut.jpg" in reason
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere.jpg", r"must exist. Received: source=nowhere\.jpg"),
+        ("nowhere/*.jpg", r"A glob must hold images .* source=nowhere/\*\.jpg"),
+        (".", r"A folder must hold images .*\.jpeg"),
+        ("ftp://example.org/a.jpg", "must start with http, https, file"),
+        (3, "must be a path, a URL, .* type int"),
+        (np.zeros((8, 8, 3), "float32"), "must be uint8.*float32"),
+        (np.zeros((8, 8, 2), "uint8"), r"must be \[h, w, 3\].*\(8, 8, 2\)"),
+        (np.zeros((0, 8, 3), "uint8"), r"must be \[h, w, 3\].*\(0, 8, 3\)"),
+        ("text.jpg", "text.jpg is not an image"),
+        ("empty.png", "empty.png is empty"),
+        ("anim.gif", "anim.gif is GIF, must be"),
+    ],
+)
+def test_a_source_that_is_no_image_is_an_error_that_names_it(
+    not_needed, tmp_path, monkeypatch, source, message
+):
+    monkeypatch.chdir(tmp_path)
+    if not isinstance(source, str) or source != ".":
+        (tmp_path / "text.jpg").write_text("no image")
+        (tmp_path / "empty.png").touch()
+        Image.new("L", (8, 8)).save(tmp_path / "anim.gif")
+    with pytest.raises(ValueError, match=message):
+        not_needed(source)
+
+
+@pytest.fixture
+def server(images, monkeypatch):
+    """A web server on this machine that gives the files of `images`."""
+    monkeypatch.setenv("no_proxy", "*")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    handler = functools.partial(Handler, directory=str(images))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+        thread.join()
+
+
+def test_an_http_url_is_fetched(predictor, predictions, server):
+    found = predictor(f"{server}/a.jpg")
+    assert found.source == f"{server}/a.jpg"
+    assert_same(found, predictions[0])
+
+
+def test_urls_that_give_no_image_are_errors_that_name_them(
+    not_needed, server, images, monkeypatch
+):
+    with pytest.raises(ValueError, match=rf"{server}/none\.jpg, .* 404"):
+        not_needed(f"{server}/none.jpg")
+    with pytest.raises(ValueError, match=rf"{server}/ is not an image"):
+        not_needed(f"{server}/")
+    with pytest.raises(ValueError, match=r"reachable.*http://127\.0\.0\.1:1/a\.jpg"):
+        not_needed("http://127.0.0.1:1/a.jpg")
+    with pytest.raises(ValueError, match=r"reachable.*file:///nowhere/a\.jpg"):
+        not_needed("file:///nowhere/a.jpg")
+    size = (images / "a.jpg").stat().st_size
+    monkeypatch.setattr(predictors, "MAX_DOWNLOAD", size - 1)
+    with pytest.raises(ValueError, match=f"at most {size - 1} bytes"):
+        not_needed(f"{server}/a.jpg")
+
+
+def test_a_run_gives_its_best_weights_else_the_last_else_a_file(tmp_path):
+    config = tiny_run.tiny_config()
+    save_config(config, tmp_path / "config.json")
+    last = tmp_path / "last.weights.h5"
+    last.touch()
+    assert predictors.find_checkpoint(tmp_path) == (config, last)
+    best = tmp_path / "best.weights.h5"
+    best.touch()
+    assert predictors.find_checkpoint(str(tmp_path)) == (config, best)
+    assert predictors.find_checkpoint(last) == (config, last)
+    other = tiny_run.tiny_config(name="other")
+    assert predictors.find_checkpoint(best, other) == (other, best)
+
+
+def test_an_incomplete_run_is_an_error_that_says_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match="must hold best.weights.h5 or last"):
+        predictors.find_checkpoint(tmp_path)
+    (tmp_path / "best.weights.h5").touch()
+    with pytest.raises(ValueError, match="config.json beside them, or `config`"):
+        predictors.find_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match="which does not exist"):
+        predictors.find_checkpoint(tmp_path / "no_run")
+    (tmp_path / "model.txt").touch()
+    with pytest.raises(ValueError, match="model.txt, another file"):
+        predictors.find_checkpoint(tmp_path / "model.txt")
+
+
+def test_weights_that_do_not_fit_are_named(run_dir, tmp_path):
+    damaged = tmp_path / "damaged.weights.h5"
+    damaged.write_bytes((run_dir / "best.weights.h5").read_bytes()[:5000])
+    with pytest.raises(ValueError, match="damaged.weights.h5 for the config 'tiny'"):
+        predictors.load_detector(tiny_run.tiny_config(), damaged)
+
+
+def test_names_and_ids_must_be_as_many_as_classes(not_needed):
+    detector = not_needed.detector
+    for name, values in (("class_names", ("a", "b")), ("category_ids", (1,))):
+        config = tiny_run.tiny_config(**{name: values})
+        with pytest.raises(ValueError, match=rf"`config\.{name}` must be 3 values"):
+            Predictor(detector, config)
+    unnamed = Predictor(detector, tiny_run.tiny_config(class_names=(), category_ids=()))
+    assert unnamed.class_names == ("0", "1", "2")
+    assert unnamed.category_ids == (1, 2, 3)
+    with pytest.raises(ValueError, match="`batch_size` must be >= 1"):
+        Predictor(detector, tiny_run.tiny_config(), batch_size=0)
+
+
+def test_images_are_stretched_where_the_config_says_so(not_needed):
+    config = tiny_run.tiny_config(
+        data=tiny_run.DataConfig(image_size=(64, 96), keep_ratio=False)
+    )
+    stretching = Predictor(not_needed.detector, config)
+    prepared = stretching.prepare(tiny_run.picture(0, 128, 48))
+    assert prepared["images"].shape == (64, 96, 3)
+    np.testing.assert_array_equal(prepared["image_size"], [64, 96])
+    np.testing.assert_array_equal(prepared["scale"], [0.5, 2.0])
+
+
+def test_a_folder_offers_the_formats_that_the_reader_takes():
+    assert set(predictors.IMAGE_SUFFIXES) == coco._IMAGE_SUFFIXES
+
+
+@pytest.mark.backend
+def test_a_prediction_on_any_backend_and_with_batches():
+    config = tiny_run.tiny_config(data=tiny_run.DataConfig(image_size=(32, 64)))
+    detector = tiny_run.tiny_detector(config)
+    detector.max_detections = 5
+    pixels = tiny_run.picture(1, 32, 64)
+    first, second = Predictor(detector, config, batch_size=2)([pixels, pixels])
+    assert 0 < len(first) <= 5
+    assert isinstance(first.boxes, np.ndarray)
+    np.testing.assert_allclose(first.boxes, second.boxes, atol=1e-4)

@@ -1,0 +1,587 @@
+"""Detections for images from anywhere: files, folders, globs, URLs, arrays.
+
+An image is read, resized, normalised and padded by the functions of `data/` that the
+evaluation pipeline is made of, each on the smallest canvas that holds it (as in the
+official code), so that an image gives the same detections whatever else is predicted.
+"""
+
+import collections
+import dataclasses
+import glob
+import os
+import pathlib
+import re
+import tempfile
+import urllib.error
+import urllib.request
+
+import keras
+import numpy as np
+from PIL import Image, ImageOps
+
+from vfnet_tf import visualization
+from vfnet_tf.builder import build_detector
+from vfnet_tf.config import load_config
+from vfnet_tf.data.coco import MAX_PIXELS, inspect_image
+from vfnet_tf.evaluation.coco import xyxy_to_xywh
+
+#: Files with these endings are taken from a folder or a glob.
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+#: Bytes that a URL may deliver; a photograph has a tenth of it.
+MAX_DOWNLOAD = 64 * 2**20
+DOWNLOAD_TIMEOUT = 30.0
+#: Scores that pictures show where the caller gave no threshold. The detector's own
+#: (0.05) is for average precision: most of what it lets through is wrong.
+DRAW_THRESHOLD = 0.3
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_URL_SCHEMES = ("http", "https", "file")
+_WEIGHTS = ("best.weights.h5", "last.weights.h5")
+# As in evaluation: a thousandth of a pixel moves no metric and keeps a json short.
+_BOX_DECIMALS = 3
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Prediction:
+    """The detections in one image, best first.
+
+    Attributes:
+        boxes: float32 `[N, 4]`, `(x1, y1, x2, y2)` in pixels of the original image.
+        scores: float32 `[N]` in [0, 1], descending.
+        labels: int32 `[N]` in [0, K).
+        names: N strings, the class of each detection.
+        height: int, pixels of the original image, upright.
+        width: int, pixels of the original image, upright.
+        source: str, path or URL; None for an image that came as an array.
+        index: int, place of the image among all of the call, from 0.
+        class_names: K strings by label.
+        category_ids: K ints by label, for COCO-format files.
+        draw_threshold: float, the score above which `draw` shows a detection.
+        pixels: uint8 `[height, width, 3]` RGB, or None for a file, which `image` reads
+            again.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    names: list
+    height: int
+    width: int
+    source: str | None
+    index: int
+    class_names: tuple
+    category_ids: tuple
+    draw_threshold: float = DRAW_THRESHOLD
+    pixels: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.scores)
+
+    def __repr__(self):
+        counts = collections.Counter(self.names)
+        found = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+        source = self.source or f"image {self.index}"
+        size = f"{self.height}x{self.width}"
+        return f"Prediction({source}, {size}: {found or 'nothing'})"
+
+    @property
+    def image(self):
+        """uint8 `[height, width, 3]` RGB; a file is read again."""
+        return load_file(self.source) if self.pixels is None else self.pixels
+
+    def draw(self, score_threshold=None, **style):
+        """Draws the detections on a copy of the image.
+
+        Args:
+            score_threshold: float, weaker detections are not drawn. None takes the
+                threshold that the predictor was called with, 0.3 if with none.
+            **style: further arguments of `visualization.draw_detections`.
+
+        Returns:
+            uint8 `[h, w, 3]`; a small image is enlarged to make captions readable.
+        """
+        if score_threshold is None:
+            score_threshold = self.draw_threshold
+        return visualization.draw_detections(
+            self.image,
+            self.boxes,
+            self.labels,
+            self.scores,
+            self.class_names,
+            score_threshold=score_threshold,
+            **style,
+        )
+
+    def save(self, path, score_threshold=None, **style):
+        """Writes what `draw` gives; the path's ending says the format.
+
+        Returns:
+            The path, a `pathlib.Path`.
+
+        Raises:
+            ValueError: if the ending is not of an image, or the path is the image that
+                was predicted.
+        """
+        path = pathlib.Path(path)
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            raise ValueError(
+                f"`path` must end in one of {', '.join(IMAGE_SUFFIXES)}. "
+                f"Received: path={path}"
+            )
+        is_file = self.source is not None and not _is_url(self.source)
+        if is_file and os.path.realpath(path) == os.path.realpath(self.source):
+            raise ValueError(
+                "`path` must not be the image itself, which would be lost. "
+                f"Received: path={path}"
+            )
+        visualization.save_image(path, self.draw(score_threshold, **style))
+        return path
+
+    def to_coco(self, image_id=None):
+        """Lists the detections in COCO's results format.
+
+        Args:
+            image_id: int, the image's id; its place in the call counted from 1 if None.
+
+        Returns:
+            list of `{"image_id", "category_id", "bbox": [x, y, width, height],
+            "score"}`, boxes in pixels of the original image to a thousandth.
+        """
+        image_id = self.index + 1 if image_id is None else image_id
+        return [
+            {
+                "image_id": image_id,
+                "category_id": int(self.category_ids[label]),
+                "bbox": [round(value, _BOX_DECIMALS) for value in box],
+                # str of a float32 is the shortest text that gives it back
+                "score": float(str(score)),
+            }
+            for box, score, label in zip(
+                xyxy_to_xywh(self.boxes).tolist(), self.scores, self.labels, strict=True
+            )
+        ]
+
+
+class Predictor:
+    """A detector with everything around it: from a path or pixels to detections.
+
+    Args:
+        detector: a `DenseDetector`, e.g. a `VFNet`.
+        config: its `Config`, or what `load_config` takes. `data` says how images become
+            network inputs; `class_names` and `category_ids` name the labels. Without
+            them names are the labels' numbers and ids count from 1.
+        batch_size: int, images that go through the detector at a time. Larger than 1
+            pays on accelerators, where many images share a size.
+
+    Raises:
+        ValueError: if the number of names or ids is not the detector's of classes.
+
+    ```python
+    predictor = Predictor.from_checkpoint("runs/bccd")
+    prediction = predictor("smear.jpg", score_threshold=0.4)
+    prediction.save("smear_detected.png")
+    for prediction in predictor.stream(["slides/", "more/*.png"]):
+        print(prediction.source, prediction.names)
+    ```
+    """
+
+    def __init__(self, detector, config, *, batch_size=1):
+        self.detector = detector
+        self.config = load_config(config)
+        if batch_size < 1:
+            raise ValueError(
+                f"`batch_size` must be >= 1. Received: batch_size={batch_size}"
+            )
+        self.batch_size = batch_size
+        num_classes = detector.num_classes
+        for name in ("class_names", "category_ids"):
+            values = getattr(self.config, name)
+            if values and len(values) != num_classes:
+                raise ValueError(
+                    f"`config.{name}` must be {num_classes} values, one per class of "
+                    f"the detector, or none. Received: {name}={values}"
+                )
+        self.class_names = self.config.class_names or tuple(
+            str(label) for label in range(num_classes)
+        )
+        self.category_ids = self.config.category_ids or tuple(range(1, num_classes + 1))
+
+    @classmethod
+    def from_checkpoint(cls, run_dir, *, config=None, batch_size=1):
+        """Builds the detector of a training run and loads its weights.
+
+        Args:
+            run_dir: the run directory (its best weights by validation AP are taken,
+                else the last), or a `.weights.h5` file.
+            config: `Config`, name or path, for weights without a `config.json` beside.
+            batch_size: as above.
+
+        Raises:
+            ValueError: if there is no such run, or its weights do not fit its config.
+        """
+        config, weights = find_checkpoint(run_dir, config)
+        return cls(load_detector(config, weights), config, batch_size=batch_size)
+
+    def __call__(self, source, *, score_threshold=None):
+        """Detects objects in one image or in many.
+
+        Args:
+            source: path of an image, of a folder (its images, not those of folders in
+                it) or a glob (`"**"` goes into folders); an http, https or file URL;
+                a PIL image; a uint8 array `[h, w, 3]` RGB, `[h, w]`, `[h, w, 1]`,
+                `[h, w, 4]` (alpha is dropped) or `[B, h, w, 3]`; or a list of these.
+            score_threshold: float, detections with this score or less are left out;
+                None takes the detector's own (0.05), as evaluation does.
+
+        Returns:
+            A `Prediction` for one path, URL or image; else a list of them, files of a
+            folder in the order of their names.
+
+        Raises:
+            ValueError: for a source that does not exist, holds no image, or cannot be
+                read as an image; it is named.
+        """
+        images, is_one = expand_source(source)
+        found = self.stream(images, score_threshold=score_threshold)
+        predictions = sorted(found, key=lambda prediction: prediction.index)
+        return predictions[0] if is_one else predictions
+
+    def stream(self, source, *, score_threshold=None, skipped=None):
+        """Yields one `Prediction` after the other, for more images than fit in memory.
+
+        They come as batches fill up; `index` is the place among all images.
+
+        Args:
+            source: as above.
+            score_threshold: as above.
+            skipped: list that `(name, reason)` of unreadable images are appended to;
+                None makes them errors.
+        """
+        images, _ = expand_source(source)
+        waiting = collections.defaultdict(list)
+        for index, image in enumerate(images):
+            try:
+                pixels, name = _load(image)
+            except ValueError as error:
+                if skipped is None:
+                    raise
+                name = image if isinstance(image, str) else f"image {index}"
+                skipped.append((name, str(error)))
+                continue
+            prepared = self.prepare(pixels)
+            # A file can be read again, so many results need little memory.
+            is_file = name is not None and not _is_url(name)
+            entry = (index, name, None if is_file else pixels, pixels.shape[:2])
+            batch = waiting[prepared["images"].shape]
+            batch.append((entry, prepared))
+            if len(batch) == self.batch_size:
+                yield from self._detect(batch, score_threshold)
+                batch.clear()
+        for batch in waiting.values():
+            if batch:
+                yield from self._detect(batch, score_threshold)
+
+    def prepare(self, pixels):
+        """One image as a network input, as the evaluation pipeline makes it.
+
+        Args:
+            pixels: uint8 `[h, w, 3]` RGB.
+
+        Returns:
+            dict of float32 arrays: `images` `[H, W, 3]` (normalised, padded right and
+            bottom to a multiple of 32), `image_size` `[2]`, `scale` `[2]`, see
+            `data.example`.
+        """
+        import tensorflow as tf
+
+        from vfnet_tf.data import transforms
+        from vfnet_tf.data.pipeline import choose_canvas_shapes
+
+        data = self.config.data
+        ((height, width),) = choose_canvas_shapes(
+            [pixels.shape[:2]], data.image_size, 1, data.keep_ratio
+        )
+        if data.keep_ratio:
+            resize = transforms.resize_keep_ratio(*data.image_size)
+        else:
+            resize = transforms.resize_exact(*data.image_size)
+        # On the CPU as tf.data does it: another device may round a pixel differently.
+        with tf.device("CPU:0"):
+            example = resize(
+                {"image": tf.constant(pixels), "boxes": tf.zeros([0, 4], "float32")}
+            )
+            example = transforms.normalize(data.normalization)(example)
+            example = transforms.pad_to(height, width)(example)
+        return {
+            "images": example["image"].numpy(),
+            "image_size": example["image_size"].numpy(),
+            "scale": example["scale"].numpy(),
+        }
+
+    def _detect(self, batch, score_threshold):
+        """Detections of a list of (entry, prepared) on one canvas."""
+        inputs = {
+            name: np.stack([prepared[name] for _, prepared in batch])
+            for name in ("images", "image_size", "scale")
+        }
+        overrides = {}
+        if score_threshold is not None and (
+            score_threshold < self.detector.score_threshold
+        ):
+            overrides["score_threshold"] = score_threshold
+        found = self.detector.detect(
+            inputs["images"], inputs["image_size"], inputs["scale"], **overrides
+        )
+        found = {
+            name: keras.ops.convert_to_numpy(value) for name, value in found.items()
+        }
+        for row, ((index, name, pixels, size), _) in enumerate(batch):
+            keep = np.arange(found["scores"].shape[1]) < found["num_detections"][row]
+            if score_threshold is not None:
+                # Weak boxes never suppress strong ones: dropped here or before NMS,
+                # the strong ones stay the same.
+                keep &= found["scores"][row] > score_threshold
+            labels = found["labels"][row][keep]
+            yield Prediction(
+                boxes=found["boxes"][row][keep],
+                scores=found["scores"][row][keep],
+                labels=labels,
+                names=[self.class_names[label] for label in labels],
+                height=size[0],
+                width=size[1],
+                source=name,
+                index=index,
+                class_names=self.class_names,
+                category_ids=self.category_ids,
+                draw_threshold=(
+                    DRAW_THRESHOLD if score_threshold is None else score_threshold
+                ),
+                pixels=pixels,
+            )
+
+
+def find_checkpoint(checkpoint, config=None):
+    """Finds the weights and the config of a training run.
+
+    Args:
+        checkpoint: a run directory, or a `.weights.h5` file.
+        config: `Config`, name or path; None takes the `config.json` beside the weights.
+
+    Returns:
+        (`Config`, path of the weights).
+
+    Raises:
+        ValueError: if one of them is not there; what was looked for is said.
+    """
+    path = pathlib.Path(checkpoint).expanduser()
+    run_dir = path
+    if path.is_dir():
+        found = [path / name for name in _WEIGHTS if (path / name).is_file()]
+        if not found:
+            raise ValueError(
+                f"A run directory must hold {' or '.join(_WEIGHTS)}. "
+                f"Received: checkpoint={path}"
+            )
+        weights = found[0]
+    elif path.is_file() and path.name.endswith(".weights.h5"):
+        weights, run_dir = path, path.parent
+    else:
+        problem = "another file" if path.is_file() else "which does not exist"
+        raise ValueError(
+            "`checkpoint` must be a run directory or a .weights.h5 file. "
+            f"Received: checkpoint={path}, {problem}"
+        )
+    if config is None:
+        config = run_dir / "config.json"
+        if not config.is_file():
+            raise ValueError(
+                "Weights need their config: a config.json beside them, or `config`. "
+                f"Received: checkpoint={path} without {config}"
+            )
+    return load_config(config), weights
+
+
+def load_detector(config, weights):
+    """Builds a detector and loads weights, naming the file if that fails.
+
+    Args:
+        config: a `Config`.
+        weights: path of a `.weights.h5` file.
+
+    Raises:
+        ValueError: if the file is damaged or is of another detector.
+    """
+    detector = build_detector(config)
+    try:
+        detector.load_weights(weights)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            "The weights must be of the detector that the config describes. Received: "
+            f"{weights} for the config {config.name!r}: {error}"
+        ) from error
+    return detector
+
+
+def expand_source(source):
+    """Lists the images that a source stands for; see `Predictor.__call__`.
+
+    Returns:
+        (list of paths and URLs as str, PIL images and arrays; whether the source is
+        one image and not a collection).
+
+    Raises:
+        ValueError: for a path that does not exist, a folder or glob without an image,
+            a URL of another scheme, or an object of another kind.
+    """
+    if isinstance(source, list | tuple):
+        images = [image for part in source for image in expand_source(part)[0]]
+        return images, False
+    if isinstance(source, str | os.PathLike):
+        return _expand_path(os.fspath(source))
+    if isinstance(source, Image.Image):
+        return [source], True
+    if hasattr(source, "__array__"):
+        array = np.asarray(source)
+        return (list(array), False) if array.ndim == 4 else ([array], True)
+    raise ValueError(
+        "`source` must be a path, a URL, a PIL image, an array or a list of these. "
+        f"Received: source of type {type(source).__name__}"
+    )
+
+
+def _expand_path(text):
+    if _SCHEME.match(text):
+        if not _is_url(text):
+            raise ValueError(
+                f"A URL must start with {', '.join(_URL_SCHEMES)}. Received: {text}"
+            )
+        return [text], True
+    path = pathlib.Path(text).expanduser()
+    if path.is_file():
+        return [str(path)], True
+    if path.is_dir():
+        candidates, what = path.iterdir(), "A folder"
+    elif glob.has_magic(text):
+        candidates, what = glob.iglob(str(path), recursive=True), "A glob"
+    else:
+        raise ValueError(f"`source` must exist. Received: source={text}")
+    images = sorted(
+        str(candidate)
+        for candidate in map(pathlib.Path, candidates)
+        if candidate.suffix.lower() in IMAGE_SUFFIXES and candidate.is_file()
+    )
+    if not images:
+        raise ValueError(
+            f"{what} must hold images ({', '.join(IMAGE_SUFFIXES)}). "
+            f"Received: source={text}"
+        )
+    return images, False
+
+
+def _is_url(text):
+    match = _SCHEME.match(text)
+    return match is not None and match.group(1).lower() in _URL_SCHEMES
+
+
+def _load(image):
+    """One of `expand_source` to (uint8 `[h, w, 3]` RGB, its path or URL or None)."""
+    if isinstance(image, str):
+        if not _is_url(image):
+            return load_file(image), image
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "image")
+            _download(image, path)
+            return load_file(path, image), image
+    if isinstance(image, Image.Image):
+        return _pixels_of_pil(image), None
+    return _pixels_of_array(image), None
+
+
+def load_file(path, name=None):
+    """Reads an image file as the pipeline does, EXIF orientation applied.
+
+    Args:
+        path: str.
+        name: str, what errors call it, e.g. the URL it came from.
+
+    Returns:
+        uint8 `[h, w, 3]` RGB.
+
+    Raises:
+        ValueError: naming the file and the reason, if it is not a readable image.
+    """
+    import tensorflow as tf
+
+    from vfnet_tf.data.transforms import load_image
+
+    name = path if name is None else name
+    header = inspect_image(path, full=False)
+    if header.error:
+        raise ValueError(f"An image must be readable. Received: {name} {header.error}")
+    try:
+        with tf.device("CPU:0"):
+            orientation = tf.constant(header.orientation)
+            return load_image(path, orientation, header.needs_pil).numpy()
+    except tf.errors.OpError as error:
+        raise ValueError(
+            f"An image must be readable. Received: {name} cannot be decoded: "
+            f"{error.message}"
+        ) from error
+
+
+def _download(url, path):
+    """Fetches a URL into a file, at most `MAX_DOWNLOAD` bytes of it."""
+    request = urllib.request.Request(url, headers={"User-Agent": "vfnet_tf"})
+    try:
+        with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT) as answer:
+            contents = answer.read(MAX_DOWNLOAD + 1)
+    except urllib.error.HTTPError as error:
+        reason = f"the server answers {error.code} {error.reason}"
+        raise ValueError(f"A URL must exist. Received: {url}, {reason}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ValueError(
+            f"A URL must be reachable. Received: {url}, {reason}"
+        ) from error
+    if len(contents) > MAX_DOWNLOAD:
+        raise ValueError(
+            f"A URL must give at most {MAX_DOWNLOAD} bytes. Received: {url} with more"
+        )
+    pathlib.Path(path).write_bytes(contents)
+
+
+def _pixels_of_pil(image):
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(
+            f"An image must have at most {MAX_PIXELS} pixels. Received: {image.size}"
+        )
+    try:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16"):
+            # PIL would clip at 255; files of 16 bits keep the high byte too.
+            return _pixels_of_array((np.asarray(image) >> 8).astype("uint8"))
+        return np.asarray(image.convert("RGB"))
+    except OSError as error:  # PIL reads the pixels of an open file only now.
+        raise ValueError(
+            f"An image must be readable. Received: {image!r}, {error}"
+        ) from error
+
+
+def _pixels_of_array(array):
+    array = np.asarray(array)
+    shape = array.shape
+    if array.dtype != np.uint8:
+        raise ValueError(
+            "An image array must be uint8, RGB in 0..255. "
+            f"Received: dtype={array.dtype}, shape={shape}"
+        )
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or 0 in shape:
+        raise ValueError(
+            "An image array must be [h, w, 3], [h, w, 4], [h, w, 1] or [h, w]. "
+            f"Received: shape={shape}"
+        )
+    if array.shape[-1] == 1:
+        return np.repeat(array, 3, axis=-1)
+    return np.ascontiguousarray(array[..., :3])
