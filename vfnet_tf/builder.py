@@ -120,7 +120,10 @@ def _build_application(name, config):
     frozen_until = None
     if config.weights is not None:
         without = load_layer_weights(model, config.weights)
-        trainable_norms = _common_prefix(without)
+        if config.norm != "batch_norm":
+            trainable_norms = _common_prefix(without)
+    if config.trainable_norms != "auto":
+        trainable_norms = config.trainable_norms
     if config.frozen_stages > 0:
         frozen_until = APPLICATION_FIRST_STAGE.get(name)
     return KerasBackbone(

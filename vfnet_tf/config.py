@@ -18,17 +18,20 @@ class BackboneConfig:
         name: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"`, or
             `"keras:MODEL"`, a model of `keras.applications`.
         norm: `"frozen_batch_norm"` for pretrained weights, `"batch_norm"` from scratch.
-            For Keras models it decides about the layers that had no weights.
         frozen_stages: stages without gradients, see `ResNet`; for Keras models 1 freezes
             up to the end of C2 where that is known, 0 nothing.
         weights: path of an `.npz` with weights by `layer/variable` (Keras models), or
             None.
+        trainable_norms: of a Keras model: prefix of the names of the batch norms that
+            use the batch's statistics in training, None for none; `"auto"` means those
+            that `weights` has nothing for, and with `norm="batch_norm"` all.
     """
 
     name: str = "resnet50"
     norm: str = "frozen_batch_norm"
     frozen_stages: int = 1
     weights: str | None = None
+    trainable_norms: str | None = "auto"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 import keras
 
-from vfnet_tf.layers import FrozenBatchNorm
+from vfnet_tf.layers import FoldedConv2D, FrozenBatchNorm
 
 #: Layers of `keras.applications` models that end C3, C4 and C5, by model name.
 APPLICATION_LAYERS = {
@@ -48,17 +48,7 @@ class KerasBackbone(keras.Model):
         **kwargs,
     ):
         pyramid = keras.Model(model.inputs, _pyramid(model, layer_names))
-
-        def clone(layer):
-            if not isinstance(layer, keras.layers.BatchNormalization):
-                return layer.__class__.from_config(layer.get_config())
-            if trainable_norms is None or not layer.name.startswith(trainable_norms):
-                return FrozenBatchNorm(layer.epsilon, name=layer.name)
-            # torch's momentum 0.1; Keras's own 0.99 lags behind a short training.
-            return layer.__class__.from_config({**layer.get_config(), "momentum": 0.9})
-
-        cloned = keras.models.clone_model(pyramid, clone_function=clone)
-        cloned.set_weights(pyramid.get_weights())
+        cloned = _with_frozen_norms(pyramid, trainable_norms)
         super().__init__(
             inputs=cloned.inputs[0],
             outputs=cloned.output,
@@ -120,3 +110,73 @@ def _pyramid(model, layer_names):
             f"must name the layers that end C3, C4 and C5. Received: model={model.name}"
         )
     return {level: pyramid[level.replace("C", "P")] for level in _LEVELS}
+
+
+def _with_frozen_norms(model, trainable_norms):
+    """A clone with the same weights, whose batch norms keep their statistics.
+
+    Those that alone follow a convolution become a part of it.
+    """
+
+    def is_frozen_norm(layer):
+        return isinstance(layer, keras.layers.BatchNormalization) and (
+            trainable_norms is None or not layer.name.startswith(trainable_norms)
+        )
+
+    folded = {}
+    for layer in model.layers:
+        if is_frozen_norm(layer):
+            before = layer.input._keras_history.operation
+            if type(before) is keras.layers.Conv2D and _is_only_consumer(layer, before):
+                folded[before.name] = layer
+
+    def clone(layer):
+        config = layer.get_config()
+        if layer.name in folded:
+            return FoldedConv2D(**_arguments(layer), epsilon=folded[layer.name].epsilon)
+        if is_frozen_norm(layer):
+            return FrozenBatchNorm(layer.epsilon, name=layer.name)
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # torch's momentum 0.1; Keras's own 0.99 lags behind a short training.
+            config["momentum"] = 0.9
+        return layer.__class__.from_config(config)
+
+    absorbed = {norm.name for norm in folded.values()}
+
+    def call(layer, *args, **kwargs):
+        return args[0] if layer.name in absorbed else layer(*args, **kwargs)
+
+    cloned = keras.models.clone_model(model, clone_function=clone, call_function=call)
+    for own in cloned.layers:
+        if not own.weights:
+            continue
+        layer = model.get_layer(own.name)
+        weights = layer.get_weights()
+        if own.name in folded:
+            weights += _all_four(folded[own.name])
+        elif isinstance(own, FrozenBatchNorm):
+            weights = _all_four(layer)
+        own.set_weights(weights)
+    return cloned
+
+
+def _arguments(conv):
+    """Arguments of a `Conv2D`, as its config has them, ready for a subclass."""
+    config = keras.layers.Conv2D.from_config(conv.get_config()).get_config()
+    config.pop("activation")
+    config.pop("dtype")
+    return {**config, "dtype": conv.dtype_policy}
+
+
+def _is_only_consumer(layer, before):
+    nodes = before._outbound_nodes
+    is_linear = before.activation in (None, keras.activations.linear)
+    return len(nodes) == 1 and nodes[0].operation is layer and is_linear
+
+
+def _all_four(norm):
+    """Gamma, beta, mean and variance of a batch norm, also of one without the former."""
+    mean, variance = norm.moving_mean.numpy(), norm.moving_variance.numpy()
+    gamma = norm.gamma.numpy() if norm.scale else variance * 0 + 1
+    beta = norm.beta.numpy() if norm.center else mean * 0
+    return [gamma, beta, mean, variance]

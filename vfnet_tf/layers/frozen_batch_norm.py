@@ -31,7 +31,8 @@ class FrozenBatchNorm(keras.layers.Layer):
             shape, "ones", trainable=False, autocast=False, name="moving_variance"
         )
 
-    def _scale_and_shift(self):
+    def scale_and_shift(self):
+        """Factor and summand per channel, float32 `[C]` each."""
         gamma = ops.cast(self.gamma, "float32")
         scale = gamma * ops.rsqrt(self.moving_variance + self.epsilon)
         shift = ops.cast(self.beta, "float32") - self.moving_mean * scale
@@ -46,11 +47,11 @@ class FrozenBatchNorm(keras.layers.Layer):
         Returns:
             `(kernel, bias)`, `[..., F]` and `[F]`, of the kernel's dtype.
         """
-        scale, shift = self._scale_and_shift()
+        scale, shift = self.scale_and_shift()
         return kernel * ops.cast(scale, kernel.dtype), ops.cast(shift, kernel.dtype)
 
     def call(self, inputs, training=None, mask=None):  # BatchNormalization's
-        scale, shift = self._scale_and_shift()
+        scale, shift = self.scale_and_shift()
         return inputs * ops.cast(scale, inputs.dtype) + ops.cast(shift, inputs.dtype)
 
     def compute_output_shape(self, input_shape):

@@ -1,4 +1,5 @@
 import keras
+from keras import ops
 
 from vfnet_tf.ops.deform_conv import star_conv
 
@@ -26,7 +27,8 @@ class StarDeformableConv2D(keras.layers.Layer):
     """
 
     def __init__(self, filters, kernel_initializer="glorot_uniform", **kwargs):
-        super().__init__(**kwargs)
+        # No autocast: distances in bfloat16 would be off by up to half a cell.
+        super().__init__(autocast=False, **kwargs)
         self.filters = filters
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
@@ -38,7 +40,8 @@ class StarDeformableConv2D(keras.layers.Layer):
         )
 
     def call(self, features, distances):
-        return star_conv(features, distances, keras.ops.convert_to_tensor(self.kernel))
+        features = ops.cast(features, self.compute_dtype)
+        return star_conv(features, distances, ops.cast(self.kernel, self.compute_dtype))
 
     def compute_output_shape(self, features_shape, distances_shape=None):
         return (*features_shape[:-1], self.filters)

@@ -60,11 +60,12 @@ def _gather_grid(padded, ys, xs, integral_y, integral_x):
     result = None
     for y, y_weight in _taps(ys[..., :, None], height - 2, integral_y):
         for x, x_weight in _taps(xs[..., None, :], width - 2, integral_x):
-            index = (first * height + y) * width + x
-            value = ops.take(flat, index, axis=0)
-            for weight in (y_weight, x_weight):
-                if weight is not None:
-                    value = value * ops.cast(weight[..., None], value.dtype)
+            value = ops.take(flat, (first * height + y) * width + x, axis=0)
+            weights = [weight for weight in (y_weight, x_weight) if weight is not None]
+            if weights:
+                # One factor: each pass over the values costs as much as the gather.
+                weight = weights[0] if len(weights) == 1 else weights[0] * weights[1]
+                value = value * ops.cast(weight[..., None], value.dtype)
             result = value if result is None else result + value
     return result
 
@@ -96,8 +97,10 @@ def _crop_grid(padded, ys, xs, integral_y, integral_x):
             axis=-1,
         )
         crop_size = (ys.shape[-1], xs.shape[-1])
+        # The kernel takes no bfloat16 and gives float32 in any case.
+        is_half = padded.dtype == tf.bfloat16
         crops = tf.image.crop_and_resize(
-            padded,
+            tf.cast(padded, "float32") if is_half else padded,
             tf.reshape(boxes, (-1, 4)),
             tf.repeat(tf.range(batch), points),
             crop_size,
@@ -192,18 +195,18 @@ def star_conv(features, distances, kernel):
     own_y = ops.broadcast_to(y[None, :, None], (batch, places, 1))
     own_x = ops.broadcast_to(x[None, :, None], (batch, places, 1))
     samples = [
-        (sample_grid(features, ys, xs), kernel[::2, ::2]),
-        (sample_grid(features, own_y, xs, integral_y=True), kernel[1:2, ::2]),
-        (sample_grid(features, ys, own_x, integral_x=True), kernel[::2, 1:2]),
-        (features, kernel[1:2, 1:2]),
+        (sample_grid(features, ys, xs), (0, 2, 6, 8)),
+        (sample_grid(features, own_y, xs, integral_y=True), (3, 5)),
+        (sample_grid(features, ys, own_x, integral_x=True), (1, 7)),
+        (features, (4,)),
     ]
+    # One split, whose gradient is one concatenation; slices would each fill a kernel.
+    taps = ops.split(ops.reshape(kernel, (9 * channels, filters)), 9, axis=0)
     total = None
-    for values, weights in samples:
-        taps = weights.shape[0] * weights.shape[1]
-        product = ops.matmul(
-            ops.reshape(values, (-1, taps * channels)),
-            ops.reshape(weights, (taps * channels, filters)),
-        )
+    for values, numbers in samples:
+        weights = ops.concatenate([taps[number] for number in numbers], axis=0)
+        values = ops.reshape(values, (-1, len(numbers) * channels))
+        product = ops.matmul(values, weights)
         total = product if total is None else total + product
     return ops.reshape(total, (batch, height, width, filters))
 

@@ -1,0 +1,42 @@
+import keras
+from keras import ops
+
+from vfnet_tf.layers.frozen_batch_norm import FrozenBatchNorm
+from vfnet_tf.ops.convolution import add_bias
+
+
+@keras.saving.register_keras_serializable("vfnet_tf")
+class FoldedConv2D(keras.layers.Conv2D):
+    """A Keras `Conv2D` that includes the frozen batch norm after it.
+
+    The result is that of the two layers one after the other, without the passes over
+    the map that the second one costs.
+
+    Args:
+        epsilon: float, of the batch norm.
+        others: as in `keras.layers.Conv2D`; no activation.
+
+    Attributes:
+        norm: the `FrozenBatchNorm`, whose `gamma` and `beta` are trained.
+    """
+
+    def __init__(self, *args, epsilon=1e-5, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.epsilon = epsilon
+        self.norm = FrozenBatchNorm(epsilon, dtype=self.dtype_policy, name="norm")
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.norm.build((None, self.filters))
+
+    def call(self, inputs):
+        kernel, bias = self.norm.fold(ops.convert_to_tensor(self.kernel))
+        if self.use_bias:
+            scale, _ = self.norm.scale_and_shift()
+            bias = bias + ops.cast(self.bias, bias.dtype) * ops.cast(scale, bias.dtype)
+        kernel = ops.cast(kernel, self.compute_dtype)
+        outputs = self.convolution_op(inputs, kernel)
+        return add_bias(outputs, ops.cast(bias, self.compute_dtype))
+
+    def get_config(self):
+        return {**super().get_config(), "epsilon": self.epsilon}
