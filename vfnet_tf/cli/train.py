@@ -1,0 +1,208 @@
+"""`vfnet train`: trains a detector and leaves a run directory."""
+
+import dataclasses
+import pathlib
+from typing import Literal
+
+from vfnet_tf import builder
+from vfnet_tf import config as configs
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """Train a detector on COCO-format data.
+
+    Without --data it trains on generated images, to try everything out.
+    """
+
+    backbone: str | None = None
+    """resnet18, resnet34, resnet50, resnet101 or keras:MODEL of keras.applications;
+    by default the config's"""
+    strategy: Literal["one_device", "mirrored"] = "mirrored"
+    """one_device, or mirrored over all local GPUs (or the CPU)"""
+    config: str | None = None
+    """name or file of a config; by default vfnet_r50_fpn_1x_coco, and without --data
+    vfnet_r50_synthetic"""
+    data: pathlib.Path | None = None
+    """folder with annotations/instances_train*.json, ..._val*.json and images"""
+    epochs: int | None = None
+    """passes over the training images"""
+    batch_size: int | None = None
+    """images per step over all replicas; the learning rate is scaled with it"""
+    image_size: tuple[int, int] | None = None
+    """short and long side in pixels that images are resized to fit into"""
+    weights: str | None = None
+    """imagenet, none, or a file: .weights.h5 of a detector, .npz by layer names of a
+    keras: backbone. By default ImageNet weights where they can be had, else none"""
+    learning_rate: float | None = None
+    """for 16 images per step; scaled linearly with the batch size"""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] | None = None
+    """bfloat16 is much faster on GPUs and on CPUs with AMX"""
+    seed: int | None = None
+    """of initial weights, order and flips"""
+    out: pathlib.Path | None = None
+    """run directory, runs/CONFIG by default; a stopped run goes on from there"""
+    evaluate_every: int = 1
+    """epochs between two evaluations"""
+    limit: int | None = None
+    """use the first so many training images only"""
+    overfit: bool = False
+    """evaluate on the training images, to see whether the detector can learn them"""
+    skip_bad_images: bool = False
+    """go on without unreadable images, and list them, instead of stopping"""
+    export: bool = True
+    """write a SavedModel of the best weights at the end"""
+    jit_compile: bool = False
+    """compile the step with XLA"""
+    debug: bool = False
+    """show the stack trace of an error"""
+
+
+def run(options):
+    """Trains as `options` say; returns the exit status."""
+    from vfnet_tf.training import strategies, trainer
+
+    config = _resolve(options)
+    strategy = strategies.make_strategy(options.strategy)
+    print(f"devices    {trainer.local_devices()}")
+    train_dataset, val_dataset = _read_data(options, strategy)
+    config, initial_weights = _with_weights(config, options)
+    run_dir = options.out or pathlib.Path("runs") / config.name
+    training = trainer.Trainer(
+        config,
+        train_dataset,
+        val_dataset,
+        run_dir,
+        strategy=strategy,
+        initial_weights=initial_weights,
+        evaluate_every=options.evaluate_every,
+        jit_compile=options.jit_compile,
+    )
+    print(training.describe(), flush=True)
+    metrics = training.fit()
+    if options.export:
+        from vfnet_tf.export.saved_model import export_saved_model
+
+        path = run_dir / "saved_model"
+        export_saved_model(
+            training.detector, path, config=training.config, overwrite=True
+        )
+        print(f"SavedModel {path}")
+    if metrics is not None:
+        print(f"AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  {run_dir}")
+    return 0
+
+
+def _resolve(options):
+    """The config with the options that were given."""
+    default = "vfnet_r50_fpn_1x_coco" if options.data else "vfnet_r50_synthetic"
+    config = configs.load_config(options.config or default)
+    changes = {
+        "training__epochs": options.epochs,
+        "training__batch_size": options.batch_size,
+        "training__base_learning_rate": options.learning_rate,
+        "training__precision": options.precision,
+        "training__seed": options.seed,
+        "data__image_size": options.image_size,
+    }
+    if options.epochs is not None and options.epochs != config.training.epochs:
+        # The drops keep their place in the schedule.
+        ratio = options.epochs / config.training.epochs
+        changes["training__drop_epochs"] = tuple(
+            round(epoch * ratio, 2) for epoch in config.training.drop_epochs
+        )
+    if options.backbone not in (None, config.model.backbone.name):
+        changes["model__backbone__name"] = options.backbone
+        changes["data__normalization"] = builder.normalization_for(options.backbone)
+    given = {name: value for name, value in changes.items() if value is not None}
+    return configs.override(config, **given)
+
+
+def _read_data(options, strategy):
+    from vfnet_tf.data import synthetic
+    from vfnet_tf.data.coco import find_coco_splits, read_coco
+
+    if options.data is None:
+        directory = synthetic.make_synthetic_dataset()
+        print(
+            f"data       none given (--data): training on generated images in {directory}"
+        )
+    else:
+        directory = options.data
+    splits = find_coco_splits(directory)
+    if "train" not in splits:
+        raise ValueError(
+            "The data must have a training split, annotations/instances_train*.json. "
+            f"Received: {directory} with {sorted(splits)}"
+        )
+    reading = {"skip_bad_images": options.skip_bad_images}
+    train = read_coco(*splits["train"], **reading)
+    if options.limit is not None:
+        train = train.subset(min(options.limit, len(train)))
+    if len(train) < strategy.num_replicas_in_sync:
+        raise ValueError(
+            "There must be at least one training image per replica. Received: "
+            f"{len(train)} images"
+        )
+    print(f"train      {train.summary()}")
+    if options.overfit:
+        return train, train
+    if "val" not in splits:
+        return train, None
+    val = read_coco(
+        *splits["val"], class_names=train.class_names, training=False, **reading
+    )
+    print(f"validation {val.summary()}")
+    return train, val
+
+
+def _with_weights(config, options):
+    """The config for the chosen initial weights, and a `.weights.h5` to load or None."""
+    backbone = config.model.backbone
+    kind, _, _ = backbone.name.partition(":")
+    scratch = {
+        "model__backbone__norm": "batch_norm",
+        "model__backbone__frozen_stages": -1,
+        "model__backbone__weights": None,
+    }
+    if options.weights == "none":
+        print("weights    none: training from scratch, batch norms train")
+        return configs.override(config, **scratch), None
+    if options.weights in (None, "imagenet"):
+        reason = (
+            f"the ImageNet weights of {backbone.name} are not on this machine and cannot "
+            "be downloaded yet: give a file (--weights PATH)"
+        )
+        if options.weights == "imagenet":
+            raise ValueError(f"--weights imagenet: {reason}, or --weights none")
+        if backbone.norm != "batch_norm":
+            print(
+                f"weights    none: {reason}. Training from scratch, batch norms train"
+            )
+        return configs.override(config, **scratch), None
+    path = pathlib.Path(options.weights)
+    if not path.is_file():
+        raise ValueError(
+            "--weights must be 'imagenet', 'none' or an existing file. "
+            f"Received: {options.weights}"
+        )
+    print(f"weights    {path}")
+    if path.suffix == ".npz" and kind == "keras":
+        return configs.override(config, model__backbone__weights=str(path)), None
+    if path.name.endswith(".weights.h5"):
+        return config, path
+    raise ValueError(
+        "--weights takes a .weights.h5 of the same detector, or an .npz by layer names "
+        f"for a keras: backbone. Received: {path} for {backbone.name}"
+    )
+
+
+def main(arguments=None):
+    """Entry point of `scripts/train.py` and `vfnet train`."""
+    import tyro
+
+    return run(tyro.cli(TrainOptions, args=arguments))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,284 @@
+"""One run from a config and two datasets: build, fit, evaluate, draw, keep."""
+
+import dataclasses
+import json
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vfnet_tf import builder, visualization
+from vfnet_tf import config as configs
+from vfnet_tf.data.pipeline import build_pipeline
+from vfnet_tf.data.transforms import load_image
+from vfnet_tf.evaluation.coco import CocoEvaluator, format_table, save_metrics
+from vfnet_tf.training import strategies
+from vfnet_tf.training.callbacks import (
+    CocoEvaluation,
+    HistoryCsv,
+    ResumableCheckpoint,
+    TerminateOnNaN,
+)
+from vfnet_tf.training.optimizers import SGD
+from vfnet_tf.training.schedules import WarmupStepSchedule, scale_learning_rate
+from vfnet_tf.training.step_log import StepLog
+
+
+class Trainer:
+    """Trains a detector in a run directory, from the start or from where it stopped.
+
+    Args:
+        config: a `vfnet_tf.config.Config`; `class_names`, `category_ids` and
+            `num_classes` are taken from `train_dataset`.
+        train_dataset: `DetectionDataset` to learn from.
+        val_dataset: `DetectionDataset` to evaluate on after each epoch, or None.
+        run_dir: folder of everything that the run leaves; see `fit`.
+        strategy: `tf.distribute.Strategy`; None for all local GPUs, or the CPU.
+        initial_weights: path of a `.weights.h5` of the same detector to start from.
+        evaluate_every: epochs between two evaluations.
+        jit_compile: as in `keras.Model.compile`; XLA is off unless asked for.
+
+    Attributes:
+        detector: the `keras.Model`, compiled.
+        config: the resolved config, as saved in `run_dir/config.json`.
+        learning_rate: the scaled learning rate.
+
+    Raises:
+        ValueError: for settings that do not go together, or a `run_dir` that holds a
+            run of another config.
+    """
+
+    def __init__(
+        self,
+        config,
+        train_dataset,
+        val_dataset,
+        run_dir,
+        strategy=None,
+        initial_weights=None,
+        evaluate_every=1,
+        jit_compile=False,
+    ):
+        self.run_dir = pathlib.Path(run_dir)
+        self.train_dataset = train_dataset
+        self.val_dataset = val_dataset
+        self.evaluate_every = evaluate_every
+        self.strategy = strategy or strategies.make_strategy("mirrored")
+        training = config.training
+        strategies.check_settings(
+            self.strategy,
+            batch_size=training.batch_size,
+            jit_compile=jit_compile,
+            dtype_policy=training.precision,
+        )
+        keras.config.set_dtype_policy(training.precision)
+        keras.utils.set_random_seed(training.seed)
+        config = configs.override(
+            config,
+            model__num_classes=train_dataset.num_classes,
+            class_names=train_dataset.class_names,
+            category_ids=train_dataset.category_ids,
+        )
+        self.train_batches = self._pipeline(config, train_dataset, training=True)
+        self.steps_per_epoch = int(self.train_batches.cardinality())
+        self.learning_rate = scale_learning_rate(
+            training.base_learning_rate,
+            training.base_batch_size,
+            batch=training.batch_size,
+        )
+        with self.strategy.scope():
+            self.detector = builder.build_detector(config, weights=initial_weights)
+            self.detector.compile(
+                optimizer=SGD(
+                    WarmupStepSchedule(
+                        self.learning_rate,
+                        warmup_steps=training.warmup_steps,
+                        warmup_ratio=training.warmup_ratio,
+                        boundaries=[
+                            round(epoch * self.steps_per_epoch)
+                            for epoch in training.drop_epochs
+                        ],
+                    ),
+                    momentum=training.momentum,
+                    weight_decay=training.weight_decay,
+                ),
+                jit_compile=jit_compile,
+            )
+        self.config = _without_weight_file(config, self.detector.backbone)
+
+    def _pipeline(self, config, dataset, training):
+        data = config.data
+        return build_pipeline(
+            dataset,
+            batch_size=config.training.batch_size,
+            image_size=data.image_size,
+            keep_ratio=data.keep_ratio,
+            max_shapes=data.max_canvas_shapes,
+            normalization=data.normalization,
+            flip=data.flip,
+            training=training,
+            seed=config.training.seed,
+            cache_decoded=data.cache_decoded,
+        )
+
+    def describe(self):
+        """What will be trained, on what and how: text for the start of a run."""
+        training = self.config.training
+        data = self.config.data
+        sides = "within" if data.keep_ratio else "stretched to"
+        lines = [
+            f"model      {self.config.name}: VFNet on {self.config.model.backbone.name}, "
+            f"{self.detector.count_params() / 1e6:.1f} M parameters, "
+            f"{training.precision}",
+            f"strategy   {strategies.describe(self.strategy, training.batch_size)}",
+            f"train      {len(self.train_dataset)} images, {self.steps_per_epoch} steps "
+            f"per epoch, {training.epochs} epochs",
+            f"validation {len(self.val_dataset)} images"
+            if self.val_dataset
+            else "validation none: no AP, no best weights",
+            f"images     {sides} {data.image_size[0]}x{data.image_size[1]} pixels",
+            f"classes    {len(self.config.class_names)}: "
+            + ", ".join(self.config.class_names[:10])
+            + (", ..." if len(self.config.class_names) > 10 else ""),
+            f"learning   rate {self.learning_rate:g} ({training.base_learning_rate:g} "
+            f"for {training.base_batch_size} images per step, scaled to "
+            f"{training.batch_size}), the first {training.warmup_steps} steps warm up, "
+            f"x0.1 after epochs {', '.join(map(str, training.drop_epochs)) or 'none'}",
+            f"run        {self.run_dir}",
+            "The loss may rise during the warm-up: the IoUs that the class loss is to "
+            "learn grow with the boxes.",
+        ]
+        return "\n".join(lines)
+
+    def fit(self, verbose="auto", callbacks=()):
+        """Trains to the end, from the last saved epoch if there is one.
+
+        `run_dir` then holds `config.json`, `last.weights.h5`, `best.weights.h5` (by
+        validation AP), `history.csv` by epoch, `steps.csv` by 20 steps, `history.png`,
+        `metrics.json` and `samples.png`.
+
+        Args:
+            verbose: as in `keras.Model.fit`.
+            callbacks: further Keras callbacks, run last.
+
+        Returns:
+            The metrics of the best weights on the validation set, or None without one.
+        """
+        self._save_config()
+        checkpoint = ResumableCheckpoint(self.run_dir)
+        epoch, _ = checkpoint.restore(self.detector)
+        if epoch:
+            print(f"resuming after epoch {epoch} of {self.config.training.epochs}")
+        history = HistoryCsv(self.run_dir / "history.csv")
+        chain = [
+            TerminateOnNaN(),
+            self.train_batches.epoch_order,
+            StepLog(self.run_dir / "steps.csv"),
+        ]
+        evaluation = None
+        if self.val_dataset is not None:
+            evaluation = CocoEvaluation(
+                self._pipeline(self.config, self.val_dataset, training=False),
+                CocoEvaluator(self.val_dataset),
+                every=self.evaluate_every,
+            )
+            chain.append(evaluation)
+            chain.append(checkpoint)
+        else:
+            chain.append(ResumableCheckpoint(self.run_dir, monitor="loss", mode="min"))
+        if epoch < self.config.training.epochs:
+            self.detector.fit(
+                self.train_batches,
+                epochs=self.config.training.epochs,
+                initial_epoch=epoch,
+                callbacks=[*chain, history, *callbacks],
+                verbose=verbose,
+                shuffle=False,
+            )
+        if (self.run_dir / "history.csv").exists():
+            visualization.plot_history(
+                self.run_dir / "history.csv", self.run_dir / "history.png"
+            )
+        if evaluation is None:
+            return None
+        if checkpoint.best_path.exists():
+            best_epoch, _ = checkpoint.restore_best(self.detector)
+            print(f"best weights: after epoch {best_epoch}")
+        evaluation.set_model(self.detector)
+        metrics = evaluation.evaluate()
+        save_metrics(self.run_dir / "metrics.json", metrics)
+        print(format_table(metrics))
+        self.draw_samples()
+        return metrics
+
+    def draw_samples(self, count=6, score_threshold=0.3):
+        """Draws ground truth beside detections on validation images: `samples.png`."""
+        dataset = self.val_dataset.subset(min(count, len(self.val_dataset)))
+        found = {}
+        for batch in self._pipeline(self.config, dataset, training=False):
+            detections = self.detector.detect(
+                batch["images"], batch["image_size"], batch["scale"]
+            )
+            values = {key: np.asarray(value) for key, value in detections.items()}
+            for row, image_id in enumerate(np.asarray(batch["image_id"])):
+                if image_id >= 0:
+                    found[int(image_id)] = {k: v[row] for k, v in values.items()}
+        pictures = []
+        for record in dataset.records:
+            detections = found[record.image_id]
+            kept = detections["labels"] >= 0
+            pictures.append(
+                visualization.draw_comparison(
+                    np.asarray(
+                        load_image(record.path, record.orientation, record.needs_pil)
+                    ),
+                    {"boxes": record.boxes, "labels": record.labels},
+                    {k: detections[k][kept] for k in ("boxes", "scores", "labels")},
+                    self.config.class_names,
+                    score_threshold=score_threshold,
+                )
+            )
+        path = self.run_dir / "samples.png"
+        visualization.save_image(path, visualization.draw_grid(pictures, columns=2))
+        return path
+
+    def _save_config(self):
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        path = self.run_dir / "config.json"
+        if path.exists():
+            old = json.loads(path.read_text(encoding="utf-8"))
+            new = configs.to_dict(self.config)
+            changed = sorted(_differences(old, new))
+            if changed:
+                raise ValueError(
+                    f"{self.run_dir} holds a run with other settings: "
+                    f"{'; '.join(changed)}. Give another directory, or the same settings "
+                    f"to go on with it. Received: run_dir={self.run_dir}"
+                )
+        configs.save_config(self.config, path)
+
+
+def _without_weight_file(config, backbone):
+    """The config with which a run can be rebuilt where the weight file is absent."""
+    norms = getattr(backbone, "trainable_norms", "auto")
+    backbone = dataclasses.replace(
+        config.model.backbone, weights=None, trainable_norms=norms
+    )
+    model = dataclasses.replace(config.model, backbone=backbone)
+    return dataclasses.replace(config, model=model)
+
+
+def _differences(old, new, prefix=""):
+    """Yields `key: old -> new` for every leaf that differs between nested dicts."""
+    for key in {*old, *new}:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            yield f"{prefix}{key}: {before} -> {after}"
+
+
+def local_devices():
+    """Names of the devices that TensorFlow sees, for the start of a run."""
+    return ", ".join(device.name for device in tf.config.list_logical_devices())
