@@ -1,0 +1,43 @@
+"""One small exported detector, and images of several sizes, formats, orientations."""
+
+import keras
+import pytest
+
+from tests import tiny_run
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("a SavedModel needs the TensorFlow backend", allow_module_level=True)
+
+
+@pytest.fixture(scope="session")
+def config():
+    return tiny_run.tiny_config()
+
+
+@pytest.fixture(scope="session")
+def detector(config):
+    return tiny_run.tiny_detector(config)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory, detector, config):
+    """The directory of a SavedModel; leave it as it is."""
+    from vfnet_tf.export.saved_model import export_saved_model
+
+    directory = tmp_path_factory.mktemp("export") / "model"
+    return export_saved_model(detector, directory, config=config)
+
+
+@pytest.fixture(scope="session")
+def loaded(exported):
+    import tensorflow as tf
+
+    return tf.saved_model.load(str(exported))
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """Five paths: grey, turned by EXIF, 16 bits, RGBA and plain."""
+    folder = tmp_path_factory.mktemp("images")
+    tiny_run.write_images(folder)
+    return [folder / name for name in ("b.jpg", "f.jpg", "c.png", "d.png", "a.jpg")]
