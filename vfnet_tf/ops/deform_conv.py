@@ -187,13 +187,13 @@ def star_conv(features, distances, kernel):
     """
     batch, height, width, channels = ops.shape(features)
     filters = kernel.shape[-1]
-    places = ops.convert_to_tensor(height * width)
     y, x = cell_grid(height, width)
     distances = ops.reshape(ops.cast(distances, "float32"), (batch, -1, 4))
     ys = ops.stack([y - distances[..., 1], y + distances[..., 3]], axis=-1)
     xs = ops.stack([x - distances[..., 0], x + distances[..., 2]], axis=-1)
-    own_y = ops.broadcast_to(y[None, :, None], (batch, places, 1))
-    own_x = ops.broadcast_to(x[None, :, None], (batch, places, 1))
+    # Not `broadcast_to`: its shape must be known where JAX traces.
+    own_y = ops.zeros_like(ys[..., :1]) + y[None, :, None]
+    own_x = ops.zeros_like(xs[..., :1]) + x[None, :, None]
     samples = [
         (sample_grid(features, ys, xs), (0, 2, 6, 8)),
         (sample_grid(features, own_y, xs, integral_y=True), (3, 5)),
