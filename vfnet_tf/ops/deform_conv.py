@@ -13,12 +13,16 @@ from keras import ops
 def _runs_under_xla():
     import tensorflow as tf
 
-    # `tf.function(jit_compile=True)` traces inside an XLA control-flow context.
-    context = tf.compat.v1.get_default_graph()._get_control_flow_context()
-    while context is not None:
-        if context.IsXLAContext():
-            return True
-        context = context.outer_context
+    # `tf.function(jit_compile=True)` enters an XLA control-flow context outside of the
+    # graph that it then traces.
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        context = graph._get_control_flow_context()
+        while context is not None:
+            if context.IsXLAContext():
+                return True
+            context = context.outer_context
+        graph = getattr(graph, "outer_graph", None)
     return False
 
 
