@@ -51,6 +51,9 @@ class ATSSAssigner:
         """
         gt_boxes = ops.stop_gradient(ops.cast(gt_boxes, "float32"))
         gt_labels = ops.cast(gt_labels, "int32")
+        if not gt_labels.shape[1]:  # none, or unknown: an empty axis has no maximum
+            gt_boxes = ops.pad(gt_boxes, ((0, 0), (0, 1), (0, 0)))
+            gt_labels = ops.pad(gt_labels, ((0, 0), (0, 1)), constant_values=-1)
         batch, num_boxes = ops.shape(gt_labels)
         num_points = ops.shape(points)[0]
         is_valid = self._own_points(points, image_size)
