@@ -18,6 +18,16 @@ def to_numpy(tree):
     )
 
 
+def evaluate(function, *arrays):
+    """`function` of tensors, as numpy; on JAX compiled whole, not op by op."""
+    tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+    if keras.backend.backend() == "jax":
+        import jax
+
+        function = jax.jit(function)
+    return to_numpy(function(*tensors))
+
+
 def gradients(function, arrays, upstream=None):
     """Derivatives of `sum(function(*arrays) * upstream)` on the backend in force.
 
@@ -31,7 +41,8 @@ def gradients(function, arrays, upstream=None):
     def total(*tensors):
         result = function(*tensors)
         if upstream is not None:
-            result = result * keras.ops.cast(np.asarray(upstream), result.dtype)
+            factor = keras.ops.convert_to_tensor(upstream, dtype="float32")
+            result = result * keras.ops.cast(factor, result.dtype)
         return keras.ops.sum(keras.ops.cast(result, "float32"))
 
     backend = keras.backend.backend()
@@ -47,7 +58,8 @@ def gradients(function, arrays, upstream=None):
         import jax
 
         tensors = [jax.numpy.asarray(array) for array in arrays]
-        return to_numpy(list(jax.grad(total, tuple(range(len(tensors))))(*tensors)))
+        derivative = jax.jit(jax.grad(total, tuple(range(len(tensors)))))
+        return to_numpy(list(derivative(*tensors)))
     import torch
 
     tensors = [torch.tensor(array, requires_grad=True) for array in arrays]

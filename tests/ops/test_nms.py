@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.contracts import to_numpy
+from tests.contracts import evaluate
 from vfnet_tf.ops import nms as module
 from vfnet_tf.ops.nms import class_wise_nms
 
@@ -13,9 +13,12 @@ both = pytest.mark.parametrize("nms", PORTABLE)
 
 
 def run(nms, boxes, scores, iou_threshold, score_threshold, max_detections):
-    boxes = keras.ops.convert_to_tensor(np.asarray(boxes, "float32"))
-    scores = keras.ops.convert_to_tensor(np.asarray(scores, "float32"))
-    return to_numpy(nms(boxes, scores, iou_threshold, score_threshold, max_detections))
+    def with_thresholds(boxes, scores):
+        return nms(boxes, scores, iou_threshold, score_threshold, max_detections)
+
+    return evaluate(
+        with_thresholds, np.asarray(boxes, "float32"), np.asarray(scores, "float32")
+    )
 
 
 @pytest.mark.backend
