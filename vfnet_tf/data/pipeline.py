@@ -1,13 +1,12 @@
 """From a dataset of records to batches, as a `tf.data.Dataset`.
 
-Which images make a batch, in which order and on which canvas, is planned once per epoch
-with numpy; decoding, resizing, flipping and padding then run in TensorFlow's threads.
+Which images make a batch, in which order and on which canvas, is planned beforehand with
+numpy; decoding, resizing, flipping and padding then run in TensorFlow's threads.
 A plan depends on the seed and the epoch only, so a resumed run sees what the
 uninterrupted one would have seen.
 """
 
 import dataclasses
-import threading
 
 import keras
 import numpy as np
@@ -16,6 +15,10 @@ import tensorflow as tf
 from vfnet_tf.data import transforms
 from vfnet_tf.data.example import PADDING_IMAGE_ID, PADDING_LABEL
 from vfnet_tf.data.normalization import TORCHVISION
+
+# Epochs whose order is planned beforehand; later ones repeat them from the first.
+MAX_ORDERS = 128
+MAX_ORDER_BYTES = 128 * 2**20
 
 # P5 has stride 32; the official code pads to it as well (fact S32).
 CANVAS_MULTIPLE = 32
@@ -132,18 +135,28 @@ class EpochOrder(keras.callbacks.Callback):
 
     def __init__(self, start_epoch=0):
         super().__init__()
-        self.next_epoch = int(start_epoch)
-        self._lock = threading.Lock()
+        # A table, since a variable would be mirrored if made in a strategy's scope.
+        self._table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, 0)
+        self.next_epoch = start_epoch
+
+    @property
+    def next_epoch(self):
+        """int, the epoch that the next iteration plays; it can be set."""
+        return int(self._table.lookup(tf.constant(0, tf.int64)))
+
+    @next_epoch.setter
+    def next_epoch(self, epoch):
+        self._table.insert(tf.constant(0, tf.int64), tf.constant(epoch, tf.int64))
 
     def on_epoch_begin(self, epoch, logs=None):
         self.next_epoch = int(epoch)
 
     def take(self):
-        """Returns the epoch to play now and moves on."""
-        with self._lock:
-            epoch = self.next_epoch
-            self.next_epoch += 1
-        return epoch
+        """Returns the epoch to play now, int64 `[]`, and moves on; in a graph too."""
+        key = tf.constant(0, tf.int64)
+        epoch = self._table.lookup(key)
+        with tf.control_dependencies([self._table.insert(key, epoch + 1)]):
+            return tf.identity(epoch)
 
 
 @dataclasses.dataclass
@@ -512,14 +525,16 @@ def build_pipeline(
 
     epoch_order = EpochOrder(start_epoch)
     if training:
-
-        def plan():
-            return planner.plan(epoch_order.take())
+        # All orders beforehand: Python called by the pipeline can deadlock with the
+        # thread that closes a distributed iterator while it holds the GIL.
+        first = planner.plan(0).astype("int32")
+        count = max(1, min(MAX_ORDERS, MAX_ORDER_BYTES // first.nbytes))
+        later = [planner.plan(epoch).astype("int32") for epoch in range(1, count)]
+        orders = tf.constant(np.stack([first, *later]))
 
         def rows_of_epoch(_):
-            # The only Python of an epoch; an iterator that is opened calls it once.
-            rows = tf.numpy_function(plan, [], tf.int64)
-            return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(rows, [None, 8]))
+            rows = orders[epoch_order.take() % count]
+            return tf.data.Dataset.from_tensor_slices(tf.cast(rows, "int64"))
 
         batches = tf.data.Dataset.from_tensors(0).flat_map(rows_of_epoch)
     else:
