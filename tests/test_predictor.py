@@ -1,6 +1,5 @@
 import functools
 import http.server
-import pathlib
 import threading
 
 import keras
@@ -33,8 +32,8 @@ def images(data):
 
 
 @pytest.fixture(scope="module")
-def predictor(run_dir):
-    return Predictor.from_checkpoint(run_dir)
+def predictor():
+    return Predictor(tiny_run.shared_detector(), tiny_run.tiny_config())
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +42,9 @@ def predictions(predictor, images):
 
 
 @pytest.fixture
-def not_needed():
-    """A predictor whose detector must not run."""
-
-    class Detector:
-        num_classes = 3
-
-    return Predictor(Detector(), tiny_run.tiny_config())
+def plain():
+    """A predictor whose detector is not a network."""
+    return Predictor(tiny_run.PlainDetector(), tiny_run.tiny_config())
 
 
 def assert_same(first, second, atol=1e-3):
@@ -158,18 +153,24 @@ def test_files_pil_images_arrays_and_urls_give_the_same(
     np.testing.assert_array_equal(from_url.image, expected.image)
 
 
-def test_batches_by_canvas_give_the_same_as_single_images(
-    run_dir, predictor, predictions, images
-):
-    names = ("a.jpg", "b.jpg", "f.jpg", "d.png")
-    paths = [images / name for name in names]
-    in_batches = Predictor(predictor.detector, run_dir, batch_size=2)
-    # The two upright images, b and f, are complete before the two lying ones.
-    assert [p.index for p in in_batches.stream(paths)] == [1, 2, 0, 3]
-    expected = {pathlib.Path(p.source).name: p for p in predictions}
-    for name, prediction in zip(names, in_batches(paths), strict=True):
-        assert pathlib.Path(prediction.source).name == name
-        assert_same(prediction, expected[name])
+@pytest.mark.backend
+def test_batches_by_canvas_give_the_same_as_single_images(plain, tmp_path):
+    tiny_run.write_images(tmp_path)
+    names = ("a.jpg", "b.jpg", "f.jpg", "d.png", "g.png")
+    paths = [tmp_path / name for name in names]
+    in_batches = Predictor(tiny_run.PlainDetector(), plain.config, batch_size=2)
+    # The two upright images, b and f, are complete before the first two lying ones.
+    assert [p.index for p in in_batches.stream(paths)] == [1, 2, 0, 3, 4]
+    shapes = [shape for shape, _ in in_batches.detector.calls]
+    assert shapes == [(2, 160, 128, 3), (2, 128, 160, 3), (1, 128, 160, 3)]
+    singles = plain(paths)
+    for name, prediction, single in zip(names, in_batches(paths), singles, strict=True):
+        assert prediction.source == single.source == str(tmp_path / name)
+        assert isinstance(prediction.boxes, np.ndarray)
+        size = [prediction.width, prediction.height]
+        np.testing.assert_allclose(prediction.boxes, [[0, 0, *size]], atol=1e-4)
+        np.testing.assert_allclose(prediction.scores, single.scores, rtol=1e-6)
+        assert prediction.names == ["star"]
 
 
 def test_grey_and_transparent_arrays_are_taken_as_rgb():
@@ -194,28 +195,15 @@ def test_a_threshold_above_the_detectors_own_keeps_the_stronger_detections(
     assert kept.names == everything.names[:4]
 
 
-def test_only_a_threshold_below_the_detectors_own_changes_what_the_detector_does():
-    settings = []
-
-    class Detector:
-        num_classes = 3
-        score_threshold = 0.05
-
-        def detect(self, images, image_size, scale, **overrides):
-            settings.append(overrides)
-            return {
-                "boxes": np.zeros((1, 2, 4), "float32"),
-                "scores": np.array([[0.04, 0.0]], "float32"),
-                "labels": np.array([[2, -1]]),
-                "num_detections": np.array([1]),
-            }
-
-    predictor = Predictor(Detector(), tiny_run.tiny_config())
-    image = np.zeros((32, 32, 3), "uint8")
-    assert len(predictor(image)) == 1
-    assert len(predictor(image, score_threshold=0.2)) == 0
-    assert predictor(image, score_threshold=0.01).names == ["star"]
-    assert settings == [{}, {}, {"score_threshold": 0.01}]
+def test_only_a_threshold_below_the_detectors_own_changes_what_the_detector_does(plain):
+    image = np.full((128, 160, 3), 100, "uint8")
+    score = float(plain(image).scores[0])
+    assert 0.4 < score < 0.5
+    assert len(plain(image, score_threshold=score)) == 0
+    assert len(plain(image, score_threshold=score - 0.01)) == 1
+    assert len(plain(image, score_threshold=0.01)) == 1
+    overrides = [changes for _, changes in plain.detector.calls]
+    assert overrides == [{}, {}, {}, {"score_threshold": 0.01}]
 
 
 def test_results_in_coco_format_are_those_of_the_evaluator(predictions, data):
@@ -287,7 +275,7 @@ def test_a_bad_image_is_named_or_skipped(predictor, images, tmp_path):
     ],
 )
 def test_a_source_that_is_no_image_is_an_error_that_names_it(
-    not_needed, tmp_path, monkeypatch, source, message
+    plain, tmp_path, monkeypatch, source, message
 ):
     monkeypatch.chdir(tmp_path)
     if not isinstance(source, str) or source != ".":
@@ -295,7 +283,7 @@ def test_a_source_that_is_no_image_is_an_error_that_names_it(
         (tmp_path / "empty.png").touch()
         Image.new("L", (8, 8)).save(tmp_path / "anim.gif")
     with pytest.raises(ValueError, match=message):
-        not_needed(source)
+        plain(source)
 
 
 @pytest.fixture
@@ -323,20 +311,29 @@ def test_an_http_url_is_fetched(predictor, predictions, server):
 
 
 def test_urls_that_give_no_image_are_errors_that_name_them(
-    not_needed, server, images, monkeypatch
+    plain, server, images, monkeypatch
 ):
     with pytest.raises(ValueError, match=rf"{server}/none\.jpg, .* 404"):
-        not_needed(f"{server}/none.jpg")
+        plain(f"{server}/none.jpg")
     with pytest.raises(ValueError, match=rf"{server}/ is not an image"):
-        not_needed(f"{server}/")
+        plain(f"{server}/")
     with pytest.raises(ValueError, match=r"reachable.*http://127\.0\.0\.1:1/a\.jpg"):
-        not_needed("http://127.0.0.1:1/a.jpg")
+        plain("http://127.0.0.1:1/a.jpg")
     with pytest.raises(ValueError, match=r"reachable.*file:///nowhere/a\.jpg"):
-        not_needed("file:///nowhere/a.jpg")
+        plain("file:///nowhere/a.jpg")
     size = (images / "a.jpg").stat().st_size
     monkeypatch.setattr(predictors, "MAX_DOWNLOAD", size - 1)
     with pytest.raises(ValueError, match=f"at most {size - 1} bytes"):
-        not_needed(f"{server}/a.jpg")
+        plain(f"{server}/a.jpg")
+
+
+def test_a_predictor_from_a_run_has_its_weights_and_names(run_dir, predictor):
+    loaded = Predictor.from_checkpoint(run_dir, batch_size=4)
+    assert (loaded.class_names, loaded.batch_size) == (tiny_run.CLASS_NAMES, 4)
+    assert loaded.category_ids == tiny_run.CATEGORY_IDS
+    pairs = zip(loaded.detector.weights, predictor.detector.weights, strict=True)
+    for ours, theirs in pairs:
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (ours, theirs)))
 
 
 def test_a_run_gives_its_best_weights_else_the_last_else_a_file(tmp_path):
@@ -373,8 +370,8 @@ def test_weights_that_do_not_fit_are_named(run_dir, tmp_path):
         predictors.load_detector(tiny_run.tiny_config(), damaged)
 
 
-def test_names_and_ids_must_be_as_many_as_classes(not_needed):
-    detector = not_needed.detector
+def test_names_and_ids_must_be_as_many_as_classes(plain):
+    detector = plain.detector
     for name, values in (("class_names", ("a", "b")), ("category_ids", (1,))):
         config = tiny_run.tiny_config(**{name: values})
         with pytest.raises(ValueError, match=rf"`config\.{name}` must be 3 values"):
@@ -386,11 +383,11 @@ def test_names_and_ids_must_be_as_many_as_classes(not_needed):
         Predictor(detector, tiny_run.tiny_config(), batch_size=0)
 
 
-def test_images_are_stretched_where_the_config_says_so(not_needed):
+def test_images_are_stretched_where_the_config_says_so(plain):
     config = tiny_run.tiny_config(
         data=tiny_run.DataConfig(image_size=(64, 96), keep_ratio=False)
     )
-    stretching = Predictor(not_needed.detector, config)
+    stretching = Predictor(plain.detector, config)
     prepared = stretching.prepare(tiny_run.picture(0, 128, 48))
     assert prepared["images"].shape == (64, 96, 3)
     np.testing.assert_array_equal(prepared["image_size"], [64, 96])
@@ -399,15 +396,3 @@ def test_images_are_stretched_where_the_config_says_so(not_needed):
 
 def test_a_folder_offers_the_formats_that_the_reader_takes():
     assert set(predictors.IMAGE_SUFFIXES) == coco._IMAGE_SUFFIXES
-
-
-@pytest.mark.backend
-def test_a_prediction_on_any_backend_and_with_batches():
-    config = tiny_run.tiny_config(data=tiny_run.DataConfig(image_size=(32, 64)))
-    detector = tiny_run.tiny_detector(config)
-    detector.max_detections = 5
-    pixels = tiny_run.picture(1, 32, 64)
-    first, second = Predictor(detector, config, batch_size=2)([pixels, pixels])
-    assert 0 < len(first) <= 5
-    assert isinstance(first.boxes, np.ndarray)
-    np.testing.assert_allclose(first.boxes, second.boxes, atol=1e-4)

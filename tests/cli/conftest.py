@@ -1,0 +1,41 @@
+"""A trained run in miniature, once for all commands."""
+
+import pytest
+
+from tests import tiny_run
+from vfnet_tf.cli import checkpoint
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path, monkeypatch):
+    """Nothing is written to the user's cache or where the tests were started."""
+    monkeypatch.setenv("VFNET_TF_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory):
+    return tiny_run.write_run(tmp_path_factory.mktemp("cli") / "run")
+
+
+@pytest.fixture(scope="module")
+def traced(run_dir):
+    """Lets commands take a detector whose graphs exist, instead of loading one."""
+
+    load_really = checkpoint.load_checkpoint
+
+    def load(path, config=None):
+        if path != run_dir:
+            return load_really(path, config)
+        weights = run_dir / "best.weights.h5"
+        return tiny_run.shared_detector(), tiny_run.tiny_config(), weights
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "load_checkpoint", load)
+        yield
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    return tiny_run.write_coco(tmp_path_factory.mktemp("cli") / "data")

@@ -1,0 +1,162 @@
+import contextlib
+import io
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from tests import tiny_run
+from vfnet_tf.cli import evaluate
+from vfnet_tf.cli.__main__ import main
+from vfnet_tf.config import save_config
+from vfnet_tf.data import synthetic
+from vfnet_tf.evaluation.coco import evaluate_results
+from vfnet_tf.predictor import Predictor
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "coco_results"
+
+
+def lines_after(text, start):
+    """The words of the first line that begins with `start`."""
+    line = next(line for line in text.splitlines() if line.startswith(start))
+    return line.split()
+
+
+def test_a_results_file_gives_the_numbers_of_pycocotools(capsys, tmp_path):
+    status = main(
+        [
+            "evaluate",
+            "--results",
+            str(GOLDEN / "instances_val2014_fakebbox100_results.json"),
+            "--data",
+            str(GOLDEN / "instances_val2014_100.json"),
+            "--out",
+            str(tmp_path / "new"),
+        ]
+    )
+    assert status == 0
+    out = capsys.readouterr().out
+    # What pycocotools prints for these files.
+    precision = "precision AP 0.505 AP50 0.697 AP75 0.573 APs 0.586 APm 0.519 APl 0.501"
+    recall = "recall AR1 0.387 AR10 0.594 AR100 0.595 ARs 0.640 ARm 0.566 ARl 0.564"
+    assert lines_after(out, "precision") == precision.split()
+    assert lines_after(out, "recall") == recall.split()
+    assert lines_after(out, "person")[0] == "person"
+    metrics = json.loads((tmp_path / "new" / "metrics.json").read_text())
+    assert round(metrics["AP"], 3) == 0.505
+    assert "person" in metrics["per_class"]
+
+
+@pytest.fixture(scope="module")
+def evaluated(run_dir, traced, data, tmp_path_factory):
+    """(stdout, folder of the json files) of a run over the seven images."""
+    out = tmp_path_factory.mktemp("evaluated")
+    text = io.StringIO()
+    arguments = ["--checkpoint", str(run_dir), "--data", str(data)]
+    with contextlib.redirect_stdout(text):
+        assert main(["evaluate", *arguments, "--out", str(out)]) == 0
+    return text.getvalue(), out
+
+
+def test_a_checkpoint_gives_detections_for_the_server_and_metrics(evaluated, data):
+    text, out = evaluated
+    truth = data / "annotations" / "instances_val.json"
+    again = evaluate_results(truth, out / "detections.json")
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics.pop("per_class") == again.pop("per_class")
+    for name, value in metrics.items():
+        expected = None if np.isnan(again[name]) else again[name]
+        assert value == expected, name
+    assert lines_after(text, "checkpoint")[1].endswith("best.weights.h5")
+    assert "7 images with 21 boxes of 3 classes" in text
+    assert lines_after(text, "disc")[0] == "disc"
+    assert f"{out}/detections.json" in text and f"{out}/metrics.json" in text
+
+
+def test_predict_finds_exactly_what_evaluate_counts(evaluated, data):
+    results = json.loads((evaluated[1] / "detections.json").read_text())
+    predictor = Predictor(tiny_run.shared_detector(), tiny_run.tiny_config())
+    for name, image_id in (("a.jpg", 10), ("f.jpg", 15)):
+        expected = [result for result in results if result["image_id"] == image_id]
+        assert len(expected) > 5
+        assert predictor(data / "val" / name).to_coco(image_id) == expected
+
+
+def options(**changes):
+    return evaluate.EvaluateOptions(**changes)
+
+
+def test_the_first_images_alone_and_a_json_file_as_data(data):
+    path = data / "annotations" / "instances_val.json"
+    dataset = evaluate.read_dataset(options(data=path, limit=2), ("star", "disc"))
+    assert [record.image_id for record in dataset] == [10, 11]
+    assert dataset.category_ids == (9, 3)
+    everything = evaluate.read_dataset(options(data=data, limit=100))
+    assert len(everything) == 7
+
+
+def test_without_data_the_generated_images_are_taken_and_said(capsys, monkeypatch):
+    asked = []
+
+    def make():
+        asked.append(True)
+        return synthetic_directory
+
+    make_small = synthetic.make_synthetic_dataset
+    synthetic_directory = make_small(num_train=1, num_val=2, image_size=(64, 96))
+    monkeypatch.setattr(synthetic, "make_synthetic_dataset", make)
+    dataset = evaluate.read_dataset(options())
+    assert asked and len(dataset) == 2
+    out = capsys.readouterr().out
+    assert "none given (--data): the generated images in" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Give either --checkpoint or --results"),
+        (["--checkpoint", "a", "--results", "b"], "Give either --checkpoint or"),
+        (["--results", "b"], "--results needs --data"),
+        (["--checkpoint", "nowhere"], "nowhere, which does not exist"),
+        (["--checkpoint", "RUN", "--data", "nowhere"], "--data must be an exis"),
+        (["--checkpoint", "RUN", "--data", "DATA", "--split", "test"], "'test'. Rec"),
+        (["--checkpoint", "RUN", "--data", "DATA", "--limit", "0"], "--limit must be"),
+        (["--results", "nowhere.json", "--data", "DATA"], "path=nowhere.json"),
+        (["--results", "a", "--data", "DATA", "--limit", "1"], "--limit goes with"),
+    ],
+)
+def test_mistakes_are_one_message(arguments, message, run_dir, data, capsys):
+    names = {"RUN": str(run_dir), "DATA": str(data)}
+    arguments = [names.get(argument, argument) for argument in arguments]
+    assert main(["evaluate", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error
+    assert "Traceback" not in error
+
+
+def test_data_of_other_classes_is_refused(run_dir, data, capsys, tmp_path):
+    content = json.loads((data / "annotations/instances_val.json").read_text())
+    content["categories"][0]["name"] = "cell"
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(content))
+    arguments = ["--checkpoint", str(run_dir), "--data", str(other)]
+    assert main(["evaluate", *arguments, "--images", str(data / "val")]) == 2
+    error = capsys.readouterr().err
+    assert "missing=['disc']" in error and "'cell'" in error
+
+
+def test_data_of_another_number_of_classes_is_refused(run_dir, data, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(run_dir, run)
+    save_config(
+        tiny_run.tiny_config(class_names=(), category_ids=()), run / "config.json"
+    )
+    content = json.loads((data / "annotations/instances_val.json").read_text())
+    content["categories"].append({"id": 99, "name": "cell"})
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(content))
+    arguments = ["--checkpoint", str(run), "--data", str(other)]
+    assert main(["evaluate", *arguments, "--images", str(data / "val")]) == 2
+    assert "must have the 3 classes of the detector" in capsys.readouterr().err

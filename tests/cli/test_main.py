@@ -1,0 +1,151 @@
+import importlib
+import os
+import pathlib
+import subprocess
+import sys
+import types
+import warnings
+
+import pytest
+
+import vfnet_tf
+from vfnet_tf.cli import __main__ as cli
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Puts a function in the place of the command `train`."""
+
+    def install(main):
+        module = types.ModuleType("vfnet_tf.cli.train")
+        module.main = main
+        monkeypatch.setitem(sys.modules, "vfnet_tf.cli.train", module)
+
+    return install
+
+
+def test_help_names_every_command(capsys):
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in ("train", "evaluate", "predict", "export", "benchmark"):
+        assert f"\n  {name} " in text
+
+
+def test_no_command_and_an_unknown_one_are_mistakes(capsys):
+    assert cli.main([]) == 2
+    assert cli.main(["trian"]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        "error: the command must be one of train, evaluate, predict, export, "
+        "benchmark. Received: trian\n"
+    )
+
+
+def test_the_version_is_the_packages(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"vfnet_tf {vfnet_tf.__version__}\n"
+
+
+def test_a_command_gets_its_arguments_its_name_and_returns_its_status(command):
+    seen = []
+    command(lambda arguments: seen.append((arguments, sys.argv[0])) or 7)
+    program = sys.argv[0]
+    assert cli.main(["train", "--epochs", "3"]) == 7
+    assert seen == [(["--epochs", "3"], "vfnet train")]
+    assert sys.argv[0] == program
+    # `main` of a command may return nothing.
+    command(lambda arguments: None)
+    assert cli.main(["train"]) == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("`epochs` must be >= 1. Received: epochs=0"),
+        FileNotFoundError(2, "No such file", "/nowhere"),
+        ImportError("faster-coco-eval is not installed"),
+    ],
+)
+def test_a_mistake_of_the_user_is_one_message_and_status_2(command, capsys, error):
+    def fail(arguments):
+        raise error
+
+    command(fail)
+    assert cli.main(["train"]) == 2
+    assert capsys.readouterr().err == f"error: {error}\n"
+    assert cli.main(["train", "--debug"]) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown and shown.endswith(f"error: {error}\n")
+
+
+def test_an_error_of_the_program_is_not_hidden(command):
+    def fail(arguments):
+        raise ZeroDivisionError
+
+    command(fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["train"])
+
+
+def test_an_interrupt_ends_without_a_trace(command, capsys):
+    def fail(arguments):
+        raise KeyboardInterrupt
+
+    command(fail)
+    assert cli.main(["train"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_warnings_are_one_line(command, capsys):
+    command(lambda arguments: warnings.warn("two classes are empty", stacklevel=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        cli.main(["train"])
+    assert capsys.readouterr().err == "warning: two classes are empty\n"
+
+
+def test_help_does_not_load_tensorflow():
+    code = (
+        "import sys\n"
+        "from vfnet_tf.cli.__main__ import main\n"
+        "main(['--help'])\n"
+        "for name in ('evaluate', 'predict'):\n"
+        "    try:\n"
+        "        main([name, '--help'])\n"
+        "    except SystemExit as end:\n"
+        "        print('status', end.code)\n"
+        "print('tensorflow' in sys.modules, 'keras' in sys.modules)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.endswith("False False\n")
+    assert answer.stdout.count("status 0") == 2
+    assert "usage: vfnet evaluate" in answer.stdout
+
+
+def test_every_command_has_a_script_that_passes_its_status_on():
+    scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
+    assert scripts == set(cli.COMMANDS)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    answer = subprocess.run(
+        [sys.executable, "scripts/evaluate.py"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: Give either --checkpoint or --results.")
+    for name in scripts:
+        text = (ROOT / "scripts" / f"{name}.py").read_text()
+        assert f'run_command("{name}")' in text
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_every_command_has_a_main(name):
+    module = importlib.import_module(cli.COMMANDS[name][0])
+    assert callable(module.main) and callable(module.run)

@@ -1,0 +1,180 @@
+import contextlib
+import io
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from vfnet_tf.cli.__main__ import main
+from vfnet_tf.cli.predict import check_files, picture_paths
+
+
+@pytest.fixture(scope="module")
+def predicted(run_dir, traced, data, tmp_path_factory):
+    """(stdout, OUT) of a command over a folder, a URL and a glob that overlap."""
+    out = tmp_path_factory.mktemp("predicted") / "out"
+    images = data / "val"
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        status = main(
+            [
+                "predict",
+                str(images / "d.png"),
+                (images / "a.jpg").as_uri(),
+                str(images / "?.jpg"),
+                "--checkpoint",
+                str(run_dir),
+                "--out",
+                str(out),
+                "--score-threshold",
+                "0.2",
+            ]
+        )
+    assert status == 0
+    return text.getvalue(), out
+
+
+def test_every_image_is_in_the_json_once_in_the_order_given(predicted, data):
+    content = json.loads((predicted[1] / "detections.json").read_text())
+    images = data / "val"
+    assert [(i["id"], i["file_name"]) for i in content["images"]] == [
+        (1, str(images / "d.png")),
+        (2, (images / "a.jpg").as_uri()),
+        (3, str(images / "a.jpg")),
+        (4, str(images / "b.jpg")),
+        (5, str(images / "f.jpg")),
+    ]
+    last = content["images"][-1]
+    assert (last["height"], last["width"], last["picture"]) == (150, 120, "f.jpg")
+    assert content["categories"][1] == {"id": 5, "name": "square"}
+
+
+def test_the_json_is_a_coco_file_with_scores_in_original_pixels(predicted):
+    coco = COCO(str(predicted[1] / "detections.json"))
+    annotations = coco.loadAnns(coco.getAnnIds(imgIds=[4]))
+    assert len(annotations) > 0
+    assert {a["category_id"] for a in annotations} <= {3, 5, 9}
+    assert min(a["score"] for a in coco.loadAnns(coco.getAnnIds())) > 0.2
+    x, y, width, height = np.array([a["bbox"] for a in annotations]).T
+    # The file is 200 high and 140 wide, the network saw 128 pixels at most.
+    assert (x + width).max() <= 140.001 and (y + height).max() <= 200.001
+    assert (y + height).max() > 160
+    first = annotations[0]
+    assert first["area"] == round(first["bbox"][2] * first["bbox"][3], 3)
+
+
+def test_each_image_has_its_picture(predicted, data):
+    _, out = predicted
+    names = {"d.png", "a.jpg", "a_2.jpg", "b.jpg", "f.jpg", "detections.json"}
+    assert {path.name for path in out.iterdir()} == names
+    with Image.open(out / "d.png") as picture, Image.open(data / "val/d.png") as image:
+        factor = picture.width // image.width
+        assert picture.size == (160 * factor, 128 * factor)
+        enlarged = np.asarray(image.convert("RGB")).repeat(factor, 0).repeat(factor, 1)
+        changed = (np.asarray(picture) != enlarged).any(axis=-1)
+        assert 0.01 < changed.mean() < 0.9
+
+
+def test_the_end_says_what_was_found_and_where_it_is(predicted):
+    text, out = predicted
+    content = json.loads((out / "detections.json").read_text())
+    count = len(content["annotations"])
+    assert f"found      {count} objects with a score above 0.2: " in text
+    assert "images     5\n" in text
+    assert text.endswith(f"detections {out}/detections.json\n")
+
+
+def test_bad_files_stop_the_command_before_the_detector_is_built(
+    tmp_path, data, capsys
+):
+    bad = tmp_path / "cut.png"
+    bad.write_bytes((data / "val" / "d.png").read_bytes()[:2000])
+    arguments = ["predict", str(bad), str(data / "val/a.jpg"), "--checkpoint", "x"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: All images must be readable")
+    assert "1 bad of 2 images:\n" in error and "cut.png: cannot be decoded" in error
+
+
+def test_bad_files_are_skipped_and_listed_on_demand(
+    run_dir, traced, data, tmp_path, capsys
+):
+    bad = tmp_path / "cut.jpg"
+    bad.write_bytes((data / "val" / "a.jpg").read_bytes()[:900])
+    status = main(
+        [
+            "predict",
+            str(bad),
+            str(data / "val" / "a.jpg"),
+            "file:///nowhere/b.jpg",
+            "--checkpoint",
+            str(run_dir),
+            "--out",
+            str(tmp_path / "out"),
+            "--skip-bad-images",
+            "--no-pictures",
+        ]
+    )
+    assert status == 0
+    out = capsys.readouterr().out
+    assert "2 bad images skipped:\n" in out
+    assert "cut.jpg: " in out and "file:///nowhere/b.jpg: " in out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["detections.json"]
+    content = json.loads((tmp_path / "out/detections.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == [
+        str(data / "val" / "a.jpg")
+    ]
+
+
+def test_pictures_get_names_of_their_own():
+    out = pathlib.Path("out")
+    images = [
+        "one/a.JPG",
+        "two/a.jpeg",
+        "a.bmp",
+        "https://x.org/p/my%20cat.jpg?w=3",
+        "http://x.org/",
+    ]
+    assert [str(path) for path in picture_paths(images, out).values()] == [
+        "out/a.jpg",
+        "out/a_2.jpg",
+        "out/a.png",
+        "out/my cat.jpg",
+        "out/image.png",
+    ]
+
+
+def test_pictures_never_replace_the_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="--out must be another folder"):
+        picture_paths(["a.jpg"], pathlib.Path("."))
+    with pytest.raises(ValueError, match="--out must be another folder"):
+        picture_paths([str(tmp_path / "a.jpg")], pathlib.Path("link"))
+    # A picture that would get the name of another input.
+    with pytest.raises(ValueError, match="--out must be another folder"):
+        picture_paths(["other/a.jpg", "a.jpg"], pathlib.Path("."))
+
+
+def test_urls_are_not_fetched_to_be_checked(data):
+    assert check_files(["https://nowhere.invalid/a.jpg", str(data / "val/a.jpg")]) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Give at least one file, folder, glob or URL"),
+        (["nowhere.jpg"], "must exist. Received: source=nowhere.jpg"),
+        (["DATA/val/a.jpg"], "no_run, which does not exist"),
+        (["DATA/val", "--out", "DATA/val"], "--out must be another folder"),
+        (["DATA/val", "--score-threshold", "1.5"], "--score-threshold must be in"),
+    ],
+)
+def test_mistakes_are_one_message(arguments, message, data, capsys):
+    arguments = [argument.replace("DATA", str(data)) for argument in arguments]
+    assert main(["predict", *arguments, "--checkpoint", "no_run"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error

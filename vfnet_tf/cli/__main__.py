@@ -1,0 +1,111 @@
+"""`vfnet COMMAND ...`: the commands in one, each imported when it is called.
+
+`python -m vfnet_tf.cli COMMAND ...` and `scripts/COMMAND.py ...` are the same.
+"""
+
+import importlib
+import sys
+import traceback
+import warnings
+
+import vfnet_tf
+
+#: command -> (module of `main(arguments)`, what it does)
+COMMANDS = {
+    "train": ("vfnet_tf.cli.train", "train a detector, leave a run directory"),
+    "evaluate": (
+        "vfnet_tf.cli.evaluate",
+        "COCO metrics of a detector or of results",
+    ),
+    "predict": ("vfnet_tf.cli.predict", "detect objects in files, folders and URLs"),
+    "export": ("vfnet_tf.cli.export", "write a SavedModel: image bytes to detections"),
+    "benchmark": ("vfnet_tf.cli.benchmark", "measure time and memory on this machine"),
+}
+
+#: What a user can cause. ImportError: an extra that is not installed;
+#: FloatingPointError: a training that diverged.
+USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
+
+
+def usage():
+    """The text of `vfnet --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: vfnet COMMAND [OPTIONS]",
+            "",
+            "VarifocalNet for Keras 3. Commands:",
+            *lines,
+            "",
+            "vfnet COMMAND --help lists the options, vfnet --version says the version.",
+        ]
+    )
+
+
+def main(arguments=None):
+    """Entry point of the console command `vfnet`.
+
+    Args:
+        arguments: list of str after the program's name; None takes `sys.argv`'s.
+
+    Returns:
+        The exit status: 0, 2 for a mistake of the user, 130 when interrupted.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"vfnet_tf {vfnet_tf.__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(
+            f"error: the command must be one of {', '.join(COMMANDS)}. "
+            f"Received: {name}",
+            file=sys.stderr,
+        )
+        return 2
+    return run_command(name, rest, prog=f"vfnet {name}")
+
+
+def run_command(name, arguments=None, prog=None):
+    """Runs one command; mistakes of the user become one message without a trace.
+
+    Args:
+        name: key of `COMMANDS`.
+        arguments: list of str; None takes `sys.argv`'s.
+        prog: str, the name in the help text; None keeps `sys.argv[0]`.
+
+    Returns:
+        The exit status, as of `main`.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    program = sys.argv[0]
+    try:
+        if prog is not None:
+            sys.argv[0] = prog
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            module = importlib.import_module(COMMANDS[name][0])
+            return module.main(arguments) or 0
+    except USER_ERRORS as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+    finally:
+        sys.argv[0] = program
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+    """One line without the place in the code, for those who only use the command."""
+    print(f"warning: {message}", file=file or sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""`vfnet evaluate`: the 12 COCO metrics and the AP of each class."""
+
+import dataclasses
+import pathlib
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """Evaluate a detector, or a file of detections, by the COCO metrics.
+
+    Detections go to OUT/detections.json in COCO's results format, as evaluation servers
+    take it, metrics to OUT/metrics.json. Give --checkpoint to run a detector, or
+    --results to evaluate detections that exist. Without --data it evaluates on the
+    generated images that training without --data uses.
+    """
+
+    checkpoint: pathlib.Path | None = None
+    """run directory (its best weights), .weights.h5, or .pth of the official code"""
+    data: pathlib.Path | None = None
+    """folder with annotations/instances_SPLIT*.json and images, or such a json file"""
+    split: Literal["train", "val", "test"] = "val"
+    """which annotation file of the folder"""
+    images: pathlib.Path | None = None
+    """folder of the images, where it is not found beside the annotations"""
+    results: pathlib.Path | None = None
+    """json in COCO's results format to evaluate, in place of a checkpoint"""
+    out: pathlib.Path | None = None
+    """folder for the json files; by default evaluation_SPLIT in the run directory, and
+    nothing is written for --results"""
+    config: str | None = None
+    """name or file of a config, for weights without a config.json beside"""
+    batch_size: int = 1
+    """images at a time; more pays on GPUs"""
+    max_canvas_shapes: int | None = None
+    """pad to at most so many shapes, as training's own evaluation does (4); by default
+    each image to its own multiple of 32, as the official code and predict do"""
+    limit: int | None = None
+    """evaluate on the first so many images only"""
+    skip_bad_images: bool = False
+    """go on without unreadable images, and list them, instead of stopping"""
+    backend: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"
+    """the same numbers; the second is quicker on thousands of images and needs the
+    extra fast-eval"""
+    debug: bool = False
+    """show the stack trace of an error"""
+
+
+def run(options):
+    """Evaluates as `options` say; returns the exit status."""
+    if (options.checkpoint is None) == (options.results is None):
+        raise ValueError(
+            "Give either --checkpoint or --results. Received: --checkpoint "
+            f"{options.checkpoint}, --results {options.results}"
+        )
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit must be >= 1. Received: --limit {options.limit}")
+    if options.data is not None and not options.data.exists():
+        raise ValueError(
+            "--data must be an existing folder or json file. "
+            f"Received: --data {options.data}"
+        )
+    if options.results is not None:
+        _evaluate_results(options)
+    else:
+        _evaluate_checkpoint(options)
+    return 0
+
+
+def _evaluate_results(options):
+    from vfnet_tf.evaluation.coco import evaluate_results
+
+    if options.limit is not None:
+        raise ValueError(
+            "--limit goes with --checkpoint; results are measured by all images of the "
+            f"annotations. Received: --limit {options.limit}"
+        )
+    if options.data is None:
+        raise ValueError(
+            "--results needs --data, the annotations that it is measured by. Received: "
+            f"--results {options.results}"
+        )
+    annotations = options.data
+    if annotations.is_dir():
+        annotations, _ = _find_split(options.data, options.split)
+    metrics = evaluate_results(annotations, options.results, backend=options.backend)
+    print(f"results     {options.results}\nannotations {annotations}\n")
+    _report(metrics, options.out)
+
+
+def _evaluate_checkpoint(options):
+    from vfnet_tf.cli.checkpoint import load_checkpoint
+    from vfnet_tf.evaluation.coco import CocoEvaluator
+
+    detector, config, weights = load_checkpoint(options.checkpoint, options.config)
+    print(f"checkpoint {weights}")
+    dataset = read_dataset(options, config.class_names or None)
+    print(f"data       {dataset.summary()}", flush=True)
+    if dataset.num_classes != detector.num_classes:
+        raise ValueError(
+            f"The data must have the {detector.num_classes} classes of the detector. "
+            f"Received: {dataset.num_classes} classes in {dataset.annotation_file}"
+        )
+    out = options.out
+    if out is None:
+        out = weights.parent / f"evaluation_{options.split}"
+    evaluator = CocoEvaluator(dataset, backend=options.backend)
+    detect_dataset(
+        detector,
+        dataset,
+        config,
+        evaluator,
+        batch_size=options.batch_size,
+        max_canvas_shapes=options.max_canvas_shapes,
+    )
+    # Before the metrics: they cost minutes less than the detections did.
+    evaluator.save_results(out / "detections.json")
+    print(f"detections {out / 'detections.json'}", flush=True)
+    _report(evaluator.evaluate(), out)
+
+
+def _report(metrics, out):
+    from vfnet_tf.evaluation.coco import format_table, save_metrics
+
+    if out is not None:
+        save_metrics(out / "metrics.json", metrics)
+        print(f"metrics    {out / 'metrics.json'}\n")
+    print(format_table(metrics))
+
+
+def read_dataset(options, class_names=None):
+    """The dataset that `data`, `split`, `images` and `limit` of the options name.
+
+    Args:
+        options: `EvaluateOptions`.
+        class_names: the detector's classes in the order of its labels, None for all of
+            the annotation file.
+
+    Returns:
+        `DetectionDataset` of all its images, those without objects too.
+    """
+    from vfnet_tf.data.coco import read_coco
+    from vfnet_tf.data.synthetic import make_synthetic_dataset
+
+    data, image_dir = options.data, options.images
+    if data is None:
+        data = make_synthetic_dataset()
+        print(f"data       none given (--data): the generated images in {data}")
+    if data.is_dir():
+        data, found_dir = _find_split(data, options.split)
+        image_dir = image_dir or found_dir
+    dataset = read_coco(
+        data,
+        image_dir,
+        class_names=class_names,
+        skip_bad_images=options.skip_bad_images,
+        training=False,
+    )
+    if options.limit is not None:
+        dataset = dataset.subset(min(options.limit, len(dataset)))
+    return dataset
+
+
+def _find_split(directory, split):
+    from vfnet_tf.data.coco import find_coco_splits
+
+    splits = find_coco_splits(directory)
+    if split not in splits:
+        raise ValueError(
+            f"The data must have the split {split!r}. Received: {directory} with "
+            f"{', '.join(splits)} (--split)"
+        )
+    return splits[split]
+
+
+def detect_dataset(
+    detector, dataset, config, evaluator, *, batch_size=1, max_canvas_shapes=None
+):
+    """Gives the detections in all images of a dataset to an evaluator, with progress.
+
+    Args:
+        detector: a `DenseDetector`.
+        dataset: `DetectionDataset`.
+        config: `Config`, its `data` says how images become network inputs.
+        evaluator: `CocoEvaluator`.
+        batch_size: int.
+        max_canvas_shapes: int, padded shapes at most. None gives each image the one
+            that it has in `Predictor`.
+    """
+    from vfnet_tf.cli.progress import Progress
+    from vfnet_tf.data.pipeline import build_pipeline
+
+    data = config.data
+    batches = build_pipeline(
+        dataset,
+        batch_size=batch_size,
+        image_size=data.image_size,
+        keep_ratio=data.keep_ratio,
+        normalization=data.normalization,
+        # As many as there are images: none are merged.
+        max_shapes=len(dataset) if max_canvas_shapes is None else max_canvas_shapes,
+        training=False,
+        pad_last_batch=False,
+    )
+    progress = Progress(len(dataset))
+    # numpy, since a detector may run on another backend than the pipeline.
+    for batch in batches.as_numpy_iterator():
+        found = detector.detect(batch["images"], batch["image_size"], batch["scale"])
+        evaluator.update(batch["image_id"], _as_numpy(found))
+        progress.add(len(batch["image_id"]))
+    progress.close()
+
+
+def _as_numpy(tensors):
+    import keras
+
+    return {name: keras.ops.convert_to_numpy(value) for name, value in tensors.items()}
+
+
+def main(arguments=None):
+    """Entry point of `scripts/evaluate.py` and `vfnet evaluate`."""
+    import tyro
+
+    return run(tyro.cli(EvaluateOptions, args=arguments))

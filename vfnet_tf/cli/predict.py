@@ -1,0 +1,214 @@
+"""`vfnet predict`: annotated images and one json of detections in original pixels."""
+
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+import urllib.parse
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictOptions:
+    """Detect objects in images.
+
+    Writes each image with its detections drawn to OUT, and OUT/detections.json: a COCO
+    file with the lists images, categories and annotations, boxes [x, y, width, height]
+    in pixels of the original image, each with its score.
+    """
+
+    source: tyro.conf.Positional[tuple[str, ...]]
+    """image files, folders, globs ('slides/**/*.png') or URLs"""
+    checkpoint: pathlib.Path
+    """run directory (its best weights), .weights.h5, or .pth of the official code"""
+    out: pathlib.Path = pathlib.Path("predictions")
+    """folder for pictures and detections.json"""
+    score_threshold: float = 0.3
+    """detections with this score or less are left out of pictures and json"""
+    config: str | None = None
+    """name or file of a config, for weights without a config.json beside"""
+    batch_size: int = 1
+    """images at a time; more pays on GPUs"""
+    pictures: bool = True
+    """draw pictures; --no-pictures writes detections.json only"""
+    skip_bad_images: bool = False
+    """go on without unreadable images, and list them, instead of stopping"""
+    debug: bool = False
+    """show the stack trace of an error"""
+
+
+def run(options):
+    """Predicts as `options` say; returns the exit status."""
+    from vfnet_tf.cli.checkpoint import load_checkpoint
+    from vfnet_tf.cli.progress import Progress
+    from vfnet_tf.predictor import Predictor, expand_source
+
+    if not options.source:
+        raise ValueError("Give at least one file, folder, glob or URL. Received: none")
+    if not 0 <= options.score_threshold < 1:
+        raise ValueError(
+            "--score-threshold must be in [0, 1). "
+            f"Received: --score-threshold {options.score_threshold}"
+        )
+    # Before the detector is built, so that a wrong path is told at once.
+    images, _ = expand_source(list(options.source))
+    images = list(dict.fromkeys(images))
+    bad = check_files(images)
+    if bad and not options.skip_bad_images:
+        raise ValueError(
+            "All images must be readable; leave the bad ones out, or go on without "
+            "them by --skip-bad-images. Received: "
+            f"{len(bad)} bad of {len(images)} images:" + _listed(bad)
+        )
+    bad_names = {name for name, _ in bad}
+    images = [image for image in images if image not in bad_names]
+    pictures = picture_paths(images, options.out) if options.pictures else {}
+    detector, config, weights = load_checkpoint(options.checkpoint, options.config)
+    print(f"checkpoint {weights}")
+    print(f"images     {len(images)}", flush=True)
+
+    predictor = Predictor(detector, config, batch_size=options.batch_size)
+    options.out.mkdir(parents=True, exist_ok=True)
+    progress = Progress(len(images))
+    skipped = [] if options.skip_bad_images else None
+    counts = collections.Counter()
+    entries = []
+    for prediction in predictor.stream(
+        images, score_threshold=options.score_threshold, skipped=skipped
+    ):
+        counts.update(prediction.names)
+        if options.pictures:
+            prediction.save(pictures[prediction.source])
+        entries.append(_entry(prediction, pictures.get(prediction.source)))
+        progress.add()
+    progress.close()
+    path = options.out / "detections.json"
+    write_detections(path, entries, predictor.class_names, predictor.category_ids)
+
+    bad += skipped or []
+    if bad:
+        print(f"{len(bad)} bad images skipped:{_listed(bad)}")
+    found = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    print(
+        f"found      {counts.total()} objects with a score above "
+        f"{options.score_threshold:g}" + (f": {found}" if found else "")
+    )
+    if options.pictures:
+        print(f"pictures   {options.out}")
+    print(f"detections {path}")
+    return 0
+
+
+def check_files(images):
+    """Looks at the heads of files before the first is predicted.
+
+    Args:
+        images: list of paths and URLs; URLs are not fetched yet.
+
+    Returns:
+        list of (path, reason) of those that cannot be read.
+    """
+    from vfnet_tf.data.coco import inspect_image
+
+    bad = []
+    for image in images:
+        if "://" not in image:
+            header = inspect_image(image, full=False)
+            if header.error:
+                bad.append((image, header.error))
+    return bad
+
+
+def picture_paths(images, out):
+    """Chooses a file for the picture of each image, none twice and none an input.
+
+    Args:
+        images: list of paths and URLs.
+        out: `pathlib.Path` of the folder.
+
+    Returns:
+        dict image -> `pathlib.Path`; JPEG for JPEG images, else PNG.
+
+    Raises:
+        ValueError: if a picture would replace one of the images.
+    """
+    inputs = {os.path.realpath(image) for image in images if "://" not in image}
+    paths, taken = {}, set()
+    for image in images:
+        name = image
+        if "://" in image:
+            name = urllib.parse.unquote(urllib.parse.urlsplit(image).path)
+        name = pathlib.PurePath(name)
+        suffix = ".jpg" if name.suffix.lower() in (".jpg", ".jpeg") else ".png"
+        path, number = out / f"{name.stem or 'image'}{suffix}", 1
+        while path in taken:
+            number += 1
+            path = out / f"{name.stem or 'image'}_{number}{suffix}"
+        if os.path.realpath(path) in inputs:
+            raise ValueError(
+                "--out must be another folder than that of the images, or pictures "
+                f"would replace them. Received: --out {out} for {image}"
+            )
+        taken.add(path)
+        paths[image] = path
+    return paths
+
+
+def _entry(prediction, picture):
+    """One image of detections.json, with its place among all."""
+    image = {
+        "id": prediction.index + 1,
+        "file_name": prediction.source,
+        "height": prediction.height,
+        "width": prediction.width,
+    }
+    if picture is not None:
+        image["picture"] = picture.name
+    return prediction.index, image, prediction.to_coco()
+
+
+def write_detections(path, entries, class_names, category_ids):
+    """Writes a COCO file of detections, whole or not at all.
+
+    Args:
+        path: `pathlib.Path`.
+        entries: list of (place, image dict, its list in COCO's results format).
+        class_names: K strings by label.
+        category_ids: K ints by label.
+    """
+    entries = sorted(entries, key=lambda entry: entry[0])
+    results = [result for _, _, found in entries for result in found]
+    content = {
+        "images": [image for _, image, _ in entries],
+        "categories": [
+            {"id": int(category_id), "name": name}
+            for category_id, name in zip(category_ids, class_names, strict=True)
+        ],
+        "annotations": [
+            {
+                "id": number,
+                **result,
+                "area": round(result["bbox"][2] * result["bbox"][3], 3),
+                "iscrowd": 0,
+            }
+            for number, result in enumerate(results, start=1)
+        ],
+    }
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _listed(bad, limit=20):
+    lines = [f"\n  {name}: {reason}" for name, reason in bad[:limit]]
+    return "".join(lines) + (f"\n  and {len(bad) - limit} more" * (len(bad) > limit))
+
+
+def main(arguments=None):
+    """Entry point of `scripts/predict.py` and `vfnet predict`."""
+    return run(tyro.cli(PredictOptions, args=arguments))

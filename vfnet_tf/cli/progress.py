@@ -1,0 +1,62 @@
+"""One line that says how far a command is and how long it will take."""
+
+import sys
+import time
+
+
+class Progress:
+    """Counts images on stderr: a line that renews itself, or ten lines in a log file.
+
+    Args:
+        total: int, images.
+        stream: text stream, stderr by default.
+        clock: function that gives seconds, for tests.
+    """
+
+    def __init__(self, total, stream=None, clock=time.monotonic):
+        self.total = total
+        self.done = 0
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._start = clock()
+        self._shown_at = None
+        self._is_terminal = self._stream.isatty()
+
+    def add(self, count=1):
+        """Counts `count` more images and shows it if it is time to."""
+        before, self.done = self.done, self.done + count
+        now = self._clock()
+        if self._is_terminal:
+            due = self._shown_at is None or now - self._shown_at >= 0.2
+        else:
+            due = 10 * self.done // self.total > 10 * before // self.total
+        if due or self.done >= self.total:
+            self._shown_at = now
+            self._show(now)
+
+    def close(self):
+        """Ends the line, so that what follows starts on its own."""
+        if self._is_terminal and self._shown_at is not None:
+            self._stream.write("\n")
+            self._stream.flush()
+
+    def _show(self, now):
+        seconds = max(now - self._start, 1e-6)
+        speed = self.done / seconds
+        text = f"{self.done}/{self.total} images, {speed:.3g} per second"
+        if self.done < self.total:
+            text += f", {_duration((self.total - self.done) / speed)} left"
+        else:
+            text += f", {_duration(seconds)} in all"
+        # \33[K clears what a longer line before has left.
+        line = f"\r{text}\33[K" if self._is_terminal else f"{text}\n"
+        self._stream.write(line)
+        self._stream.flush()
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
