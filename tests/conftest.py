@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.contracts import assert_close_to_max, evaluate
 from tests.golden import make_weights
 from vfnet_tf.backbones import KerasBackbone, ResNet
 from vfnet_tf.checkpoints.pytorch import load_pytorch_checkpoint
@@ -49,17 +50,35 @@ def golden_detector(golden_weights):
 def golden_outputs(golden, golden_detector):
     """Maps by level and head outputs of the image that the forward goldens show."""
     seed = int(golden("vfnet_r50_outputs")["image_seed"])
-    image = make_weights.make_image(seed, 1, 256, 320)
-    backbone = golden_detector.backbone(image, training=False)
-    neck = golden_detector.neck(backbone)
-    head = golden_detector.head(neck)
-    maps = {"backbone": backbone, "neck": neck, **head}
-    return {
-        part: {
-            level: keras.ops.convert_to_numpy(value) for level, value in levels.items()
-        }
-        for part, levels in maps.items()
-    }
+
+    def forward(image):
+        backbone = golden_detector.backbone(image, training=False)
+        neck = golden_detector.neck(backbone)
+        return {"backbone": backbone, "neck": neck, **golden_detector.head(neck)}
+
+    return evaluate(forward, make_weights.make_image(seed, 1, 256, 320))
+
+
+@pytest.fixture(scope="session")
+def check_golden_map(golden, golden_outputs):
+    """Compares one map of `golden_outputs` with what was recorded of it."""
+
+    def check(part, level, recorded_as):
+        stored, found = golden("vfnet_r50_outputs"), golden_outputs[part][level]
+        key = f"{recorded_as}/{level}" if recorded_as else level
+        assert found.shape == tuple(stored[f"{key}/shape"])
+        rows, columns, channels = stored[f"{key}/stride"]
+        values = stored.get(f"{key}/values", stored.get(f"{key}/slice"))
+        strided = found[:, ::rows, ::columns, ::channels]
+        # Float32 can reach 3e-6 of the largest value; the whole map shows in its
+        # mean, deviation, smallest, largest and mean absolute value.
+        assert_close_to_max(strided, values, 2e-5)
+        wide = found.astype("float64")
+        statistics = [wide.mean(), wide.std(), wide.min(), wide.max()]
+        statistics.append(np.abs(wide).mean())
+        assert_close_to_max(statistics, stored[f"{key}/stats"], 2e-5)
+
+    return check
 
 
 def tiny_model(name="tiny"):

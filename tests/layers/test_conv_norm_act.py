@@ -77,6 +77,13 @@ def test_gamma_and_beta_of_a_folded_norm_are_trained():
 
 
 @pytest.mark.backend
+def test_maps_smaller_than_the_kernel_are_padded_too():
+    layer = ConvNormAct(1, 3, kernel_initializer="ones")
+    found = contracts.to_numpy(layer(np.ones((1, 1, 2, 1), "float32")))
+    np.testing.assert_array_equal(found[0, ..., 0], [[2, 2]])
+
+
+@pytest.mark.backend
 def test_padding_by_hand():
     padded = contracts.to_numpy(pad_symmetric(np.ones((1, 1, 2, 3), "float32"), 2))
     assert padded.shape == (1, 5, 6, 3)

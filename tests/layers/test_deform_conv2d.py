@@ -73,6 +73,13 @@ def test_offsets_and_masks_come_from_one_convolution():
     )
 
 
+@pytest.mark.backend
+def test_maps_smaller_than_the_kernel_are_padded_too():
+    layer = DeformableConv2D(1, kernel_initializer="ones", modulated=False)
+    found = contracts.to_numpy(layer(np.ones((1, 1, 2, 1), "float32")))
+    np.testing.assert_allclose(found[0, ..., 0], [[2, 2]])
+
+
 def test_the_bias_is_added():
     plain, biased = filled(), filled(use_bias=True)
     difference = contracts.to_numpy(biased(INPUT)) - contracts.to_numpy(plain(INPUT))

@@ -1,0 +1,178 @@
+import keras
+import numpy as np
+import pytest
+
+from tests import contracts
+from vfnet_tf.heads import VFNetHead
+
+LEVELS = ("P3", "P4")
+
+
+def features(channels=32):
+    rng = np.random.default_rng(0)
+    return {
+        "P3": rng.normal(size=(2, 6, 5, channels)).astype("float32"),
+        "P4": rng.normal(size=(2, 3, 3, channels)).astype("float32"),
+    }
+
+
+def small_head(**settings):
+    """Two levels, three classes, initial weights that move every output."""
+    keras.utils.set_random_seed(3)
+    head = VFNetHead(
+        3,
+        32,
+        1,
+        levels=LEVELS,
+        strides=(8, 16),
+        distance_units=(64.0, 128.0),
+        **settings,
+    )
+    head.build({level: value.shape for level, value in features().items()})
+    for variable in head.variables:
+        if variable.name == "kernel":
+            variable.assign(5.0 * variable)
+    return head
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("level", ["P3", "P4", "P5", "P6", "P7"])
+@pytest.mark.parametrize(
+    ("output", "recorded_as"),
+    [
+        ("class_logits", "cls_score"),
+        ("distances", "bbox_pred"),
+        ("refined_distances", "bbox_pred_refine"),
+    ],
+)
+def test_outputs_are_those_of_the_official_head(
+    check_golden_map, output, recorded_as, level
+):
+    check_golden_map(output, level, recorded_as)
+
+
+@pytest.mark.backend
+def test_a_head_of_zeros_gives_units_and_the_prior():
+    head = small_head(prior_probability=0.02)
+    for variable in head.variables:
+        if variable.name == "kernel":
+            variable.assign(keras.ops.zeros_like(variable))
+    found = contracts.to_numpy(head(features()))
+    for level, unit in zip(LEVELS, (64, 128), strict=True):
+        np.testing.assert_allclose(found["distances"][level], unit)
+        np.testing.assert_allclose(found["refined_distances"][level], unit)
+        scores = 1 / (1 + np.exp(-found["class_logits"][level]))
+        np.testing.assert_allclose(scores, 0.02, rtol=1e-5)
+
+
+@pytest.mark.backend
+def test_scales_stand_inside_the_exponent():
+    head = small_head()
+    plain = contracts.to_numpy(head(features()))
+    head.scales[0].scale.assign(2.0)
+    head.refine_scales[1].scale.assign(0.5)
+    scaled = contracts.to_numpy(head(features()))
+    np.testing.assert_allclose(
+        scaled["distances"]["P3"], 64 * (plain["distances"]["P3"] / 64) ** 2, rtol=1e-4
+    )
+    np.testing.assert_array_equal(scaled["distances"]["P4"], plain["distances"]["P4"])
+    factor = plain["refined_distances"]["P4"] / plain["distances"]["P4"]
+    np.testing.assert_allclose(
+        scaled["refined_distances"]["P4"],
+        np.sqrt(factor) * plain["distances"]["P4"],
+        rtol=1e-4,
+    )
+
+
+def predictor_gradient(head, output):
+    """Gradient of one output's sum at the kernel of the initial prediction."""
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        total = sum(tf.reduce_sum(value) for value in head(features())[output].values())
+    kernel = head.box_predictor.conv.kernel.value
+    gradient = tape.gradient(total, kernel, unconnected_gradients="zero")
+    return contracts.to_numpy(gradient)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.GradientTape")
+@pytest.mark.parametrize("output", ["class_logits", "refined_distances"])
+def test_a_tenth_of_the_stars_gradient_reaches_the_distances(output):
+    whole = predictor_gradient(small_head(star_gradient=1.0), output)
+    tenth = predictor_gradient(small_head(), output)
+    none = predictor_gradient(small_head(star_gradient=0.0), output)
+    assert np.abs(whole).max() > 0
+    contracts.assert_close_to_max(tenth, 0.1 * whole, 1e-3)
+    np.testing.assert_array_equal(none, 0)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.function")
+def test_it_runs_in_a_graph_of_unknown_sizes():
+    import tensorflow as tf
+
+    head = small_head()
+    expected = contracts.to_numpy(head(features()))
+    signature = {level: tf.TensorSpec((None, None, None, 32)) for level in LEVELS}
+    found = tf.function(head, input_signature=[signature])(features())
+    for output, levels in expected.items():
+        for level, value in levels.items():
+            contracts.assert_close_to_max(
+                contracts.to_numpy(found[output][level]), value, 1e-5
+            )
+
+
+@pytest.mark.parametrize("policy", contracts.HALF_POLICIES)
+def test_half_precision_gives_float32_near_the_exact_values(policy):
+    exact = contracts.to_numpy(small_head()(features()))
+    found = small_head(dtype=policy)(features())
+    for output, levels in exact.items():
+        for level, value in levels.items():
+            tensor = found[output][level]
+            assert keras.backend.standardize_dtype(tensor.dtype) == "float32"
+            contracts.assert_close_to_max(contracts.to_numpy(tensor), value, 0.05)
+
+
+def test_training_and_inference_have_one_structure():
+    head = small_head()
+    spec = head({k: keras.KerasTensor(v.shape) for k, v in features().items()})
+    found = head(features())
+    assert list(spec) == list(found)
+    for output, levels in found.items():
+        for level, value in levels.items():
+            assert tuple(spec[output][level].shape) == tuple(value.shape)
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="num_classes=0"):
+        VFNetHead(0)
+    with pytest.raises(ValueError, match="one length"):
+        VFNetHead(3, levels=("P3", "P4"))
+
+
+def test_its_config_is_complete():
+    contracts.check_config(
+        VFNetHead,
+        {
+            "num_classes": 7,
+            "filters": 32,
+            "num_convs": 2,
+            "levels": LEVELS,
+            "strides": (4, 8),
+            "distance_units": (32.0, 64.0),
+            "star_gradient": 0.5,
+            "prior_probability": 0.1,
+        },
+        base={"name": "other", "dtype": "mixed_bfloat16"},
+    )
+
+
+def test_a_saved_model_gives_the_same_bits(tmp_path):
+    inputs = {level: keras.Input((None, None, 32), name=level) for level in LEVELS}
+    model = keras.Model(inputs, small_head()(inputs))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    expected = contracts.to_numpy(model(features()))
+    found = contracts.to_numpy(loaded(features()))
+    for output, levels in expected.items():
+        for level, value in levels.items():
+            np.testing.assert_array_equal(found[output][level], value)

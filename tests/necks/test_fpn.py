@@ -1,0 +1,128 @@
+import keras
+import numpy as np
+import pytest
+
+from tests import contracts
+from vfnet_tf.necks import FPN
+from vfnet_tf.necks.fpn import add_upsampled
+
+
+def features(height=9, width=7):
+    """C3-C5 of 2 images whose sides are halved and rounded up."""
+    rng = np.random.default_rng(0)
+    sizes = [(height, width)]
+    for _ in range(2):
+        sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
+    return {
+        f"C{number + 3}": rng.normal(size=(2, *size, 4 + number)).astype("float32")
+        for number, size in enumerate(sizes)
+    }
+
+
+def filled(**settings):
+    neck = FPN(6, **settings)
+    neck.build({level: value.shape for level, value in features().items()})
+    return contracts.randomise(neck)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("level", ["P3", "P4", "P5", "P6", "P7"])
+def test_maps_are_those_of_the_official_neck(check_golden_map, level):
+    check_golden_map("neck", level, "")
+
+
+@pytest.mark.backend
+def test_upsampling_repeats_cells_and_is_cut_to_size():
+    coarse = np.array([[1.0, 2.0], [3.0, 4.0]], "float32").reshape(1, 2, 2, 1)
+    fine = np.full((1, 3, 4, 1), 10.0, "float32")
+    found = contracts.evaluate(add_upsampled, fine, coarse)[0, ..., 0]
+    np.testing.assert_array_equal(
+        found, [[11, 11, 12, 12], [11, 11, 12, 12], [13, 13, 14, 14]]
+    )
+
+
+@pytest.mark.backend
+def test_each_level_is_half_the_one_before_rounded_up():
+    neck = filled()
+    found = neck(features(9, 7))
+    sizes = {level: tuple(value.shape) for level, value in found.items()}
+    assert sizes == {
+        "P3": (2, 9, 7, 6),
+        "P4": (2, 5, 4, 6),
+        "P5": (2, 3, 2, 6),
+        "P6": (2, 2, 1, 6),
+        "P7": (2, 1, 1, 6),
+    }
+    shapes = {level: value.shape for level, value in features(9, 7).items()}
+    assert neck.compute_output_shape(shapes) == sizes
+    unknown = {level: (None, None, None, s[-1]) for level, s in shapes.items()}
+    assert neck.compute_output_shape(unknown)["P7"] == (None, None, None, 6)
+
+
+def test_p6_sees_p5_itself_and_p7_the_positive_part_of_p6():
+    with_relu = contracts.to_numpy(filled()(features()))
+    without = contracts.to_numpy(filled(relu_before_extra=False)(features()))
+    for level in ("P3", "P4", "P5", "P6"):
+        np.testing.assert_array_equal(with_relu[level], without[level])
+    assert np.any(with_relu["P6"] < 0) and np.any(with_relu["P7"] != without["P7"])
+
+
+def test_coarse_levels_reach_the_fine_ones_and_not_the_other_way():
+    neck, changed = filled(), features()
+    before = contracts.to_numpy(neck(features()))
+    changed["C5"] = changed["C5"] + 1.0
+    after = contracts.to_numpy(neck(changed))
+    assert all(np.any(after[level] != before[level]) for level in before)
+    changed = features()
+    changed["C3"] = changed["C3"] + 1.0
+    after = contracts.to_numpy(neck(changed))
+    assert [level for level in before if np.any(after[level] != before[level])] == [
+        "P3"
+    ]
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="out_levels"):
+        FPN(out_levels=("P3",))
+    with pytest.raises(ValueError, match=r"Received: \['C4'\]"):
+        FPN().build({"C4": (None, None, None, 4)})
+
+
+def test_its_config_is_complete():
+    contracts.check_config(
+        FPN,
+        {
+            "filters": 8,
+            "in_levels": ("C4", "C5"),
+            "out_levels": ("P4", "P5", "P6"),
+            "relu_before_extra": False,
+        },
+        base={"name": "other", "dtype": "mixed_bfloat16"},
+    )
+
+
+@pytest.mark.parametrize("policy", contracts.HALF_POLICIES)
+def test_it_computes_in_half_precision(policy):
+    expected = contracts.to_numpy(filled()(features()))
+    found = filled(dtype=policy)(features())
+    for level, value in found.items():
+        assert keras.backend.standardize_dtype(value.dtype) == policy.removeprefix(
+            "mixed_"
+        )
+        value = contracts.to_numpy(keras.ops.cast(value, "float32"))
+        contracts.assert_close_to_max(value, expected[level], 0.05)
+
+
+def test_a_saved_model_gives_the_same_bits(tmp_path):
+    inputs = {
+        level: keras.Input((None, None, value.shape[-1]), name=level)
+        for level, value in features().items()
+    }
+    model = keras.Model(inputs, FPN(6)(inputs))
+    contracts.randomise(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for level, value in contracts.to_numpy(model(features())).items():
+        np.testing.assert_array_equal(
+            contracts.to_numpy(loaded(features()))[level], value
+        )
