@@ -89,7 +89,7 @@ class DeformableConv2D(keras.layers.Layer):
                     f"`{name}` must divide the input channels. "
                     f"Received: {name}={value}, channels={channels}"
                 )
-        self.conv_offset.build(input_shape)
+        self.conv_offset.build((None, None, None, channels))  # padded in `call`
         self.kernel = self.add_weight(
             (
                 self.kernel_size,

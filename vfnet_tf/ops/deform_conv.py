@@ -32,14 +32,16 @@ def _fused_sampling_is_available():
 
 
 def _inside(coordinates, size):
-    """Moves coordinates into [-1, size]; both ends sample zeros only.
+    """Coordinates in (-1, size); all others become -1, where only zeros are sampled.
 
-    NaN goes to -1: as an index it would be undefined behaviour. It still reaches the
+    They get no gradient, as in the official operator, on the edges themselves neither.
+    NaN is among them: as an index it would be undefined behaviour. It still reaches the
     loss through the boxes that it came from.
     """
     coordinates = ops.cast(coordinates, "float32")
-    coordinates = ops.where(ops.isnan(coordinates), -1.0, coordinates)
-    return ops.clip(coordinates, -1.0, ops.cast(size, "float32"))
+    size = ops.cast(size, "float32")
+    is_inside = ops.logical_and(coordinates > -1.0, coordinates < size)
+    return ops.where(is_inside, coordinates, -1.0)
 
 
 def _taps(coordinates, size, integral):
@@ -56,21 +58,37 @@ def _taps(coordinates, size, integral):
     ]
 
 
-def _gather_grid(padded, ys, xs, integral_y, integral_x):
-    """`sample_grid` on a map padded by one zero cell, by gathering each neighbour."""
-    batch, height, width, channels = ops.shape(padded)
-    flat = ops.reshape(padded, (-1, channels))
+def _grid_taps(shape, ys, xs, integral_y, integral_x):
+    """The neighbours of a grid's points in a padded map of that shape.
+
+    Returns:
+        list of (row of the flattened map int32 `[B, N, h, w]`, weight float32 that
+        broadcasts against it, or None for 1).
+    """
+    batch, height, width, _ = shape
     first = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1, 1))
-    result = None
+    taps = []
     for y, y_weight in _taps(ys[..., :, None], height - 2, integral_y):
         for x, x_weight in _taps(xs[..., None, :], width - 2, integral_x):
-            value = ops.take(flat, (first * height + y) * width + x, axis=0)
             weights = [weight for weight in (y_weight, x_weight) if weight is not None]
-            if weights:
-                # One factor: each pass over the values costs as much as the gather.
-                weight = weights[0] if len(weights) == 1 else weights[0] * weights[1]
-                value = value * ops.cast(weight[..., None], value.dtype)
-            result = value if result is None else result + value
+            # One factor: each pass over the values costs as much as the gather.
+            weight = weights[0] if weights else None
+            for other in weights[1:]:
+                weight = weight * other
+            taps.append(((first * height + y) * width + x, weight))
+    return taps
+
+
+def _gather_grid(padded, ys, xs, integral_y, integral_x):
+    """`sample_grid` on a map padded by one zero cell, by gathering each neighbour."""
+    shape = ops.shape(padded)
+    flat = ops.reshape(padded, (-1, shape[-1]))
+    result = None
+    for index, weight in _grid_taps(shape, ys, xs, integral_y, integral_x):
+        value = ops.take(flat, index, axis=0)
+        if weight is not None:
+            value = value * ops.cast(weight[..., None], value.dtype)
+        result = value if result is None else result + value
     return result
 
 
@@ -113,19 +131,46 @@ def _crop_grid(padded, ys, xs, integral_y, integral_x):
         crops = tf.cast(crops, padded.dtype)
 
         def gradient(upstream):
+            shape = ops.shape(padded)
+            flat = tf.reshape(padded, (-1, shape[-1]))
             with tf.GradientTape() as tape:
-                tape.watch([padded, ys, xs])
-                values = _gather_grid(padded, ys, xs, integral_y, integral_x)
-            return tape.gradient(
-                values,
-                [padded, ys, xs],
-                output_gradients=upstream,
-                unconnected_gradients="zero",
+                tape.watch([ys, xs])
+                taps = _grid_taps(shape, ys, xs, integral_y, integral_x)
+            flat_gradient, weights, weight_gradients = None, [], []
+            done = upstream
+            for index, weight in taps:
+                # One neighbour after the other, and none before `upstream` is there: a
+                # graph would gather all in the forward pass and keep them until here.
+                with tf.control_dependencies([done]):
+                    neighbor = tf.gather(flat, index)
+                part = upstream
+                if weight is not None:
+                    share = tf.cast(upstream * neighbor, "float32")
+                    share = tf.reduce_sum(share, axis=-1)
+                    weight_gradients.append(_summed_to(share, weight))
+                    weights.append(weight)
+                    part = upstream * tf.cast(weight[..., None], upstream.dtype)
+                part = tf.math.unsorted_segment_sum(part, index, tf.shape(flat)[0])
+                flat_gradient = part if flat_gradient is None else flat_gradient + part
+                done = flat_gradient
+            coordinate_gradients = tape.gradient(
+                weights, [ys, xs], weight_gradients, unconnected_gradients="zero"
             )
+            return tf.reshape(flat_gradient, shape), *coordinate_gradients
 
         return crops, gradient
 
     return sample(padded, ys, xs)
+
+
+def _summed_to(gradient, weight):
+    """Sums a `[B, N, h, w]` gradient over the axes along which `weight` was repeated."""
+    import tensorflow as tf
+
+    for axis in (-2, -1):
+        if weight.shape[axis] != gradient.shape[axis]:
+            gradient = tf.reduce_sum(gradient, axis=axis, keepdims=True)
+    return gradient
 
 
 def sample_grid(features, ys, xs, integral_y=False, integral_x=False):
