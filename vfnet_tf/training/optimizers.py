@@ -1,5 +1,7 @@
 """Stochastic gradient descent with PyTorch's arithmetic."""
 
+import contextlib
+
 import keras
 from keras import ops
 
@@ -96,6 +98,10 @@ class SGD(keras.optimizers.SGD):
 
     def update_step(self, gradient, variable, learning_rate):
         """One variable's step; `gradient` is summed over all replicas."""
+        with _after(gradient):
+            self._update(gradient, variable, learning_rate)
+
+    def _update(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         # TensorFlow hands over the raw tf.Variable, which has lost its path.
         multipliers = self.multipliers(self._trainable_variables[index])
@@ -141,3 +147,16 @@ def is_bias(path):
     if any("conv_offset" in layer for layer in layers):
         return False
     return variable_name == "bias"
+
+
+def _after(tensor):
+    """What is computed inside waits for `tensor` in a TensorFlow graph.
+
+    Decay and momentum depend on no gradient: a graph would compute them for all
+    variables at its start and keep them, two more copies of the model, to its end.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.control_dependencies([tensor])
