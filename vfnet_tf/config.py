@@ -91,8 +91,10 @@ class TrainingConfig:
         warmup_ratio: float.
         drop_epochs: epochs, counted from 0, before which the rate is multiplied by 0.1;
             fractions are allowed.
-        momentum: float.
-        weight_decay: float, added to the gradient.
+        optimizer: `"sgd"`, the official one, or `"adamw"`, which gets further in a few
+            hundred steps from scratch.
+        momentum: float, of SGD.
+        weight_decay: float; SGD adds it to the gradient, AdamW decouples it.
         seed: int, of the initialisers, the order of images and their flips.
         precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
     """
@@ -104,6 +106,7 @@ class TrainingConfig:
     warmup_steps: int = 500
     warmup_ratio: float = 0.1
     drop_epochs: tuple[float, ...] = (8, 11)
+    optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 1e-4
     seed: int = 0

@@ -32,8 +32,9 @@ class TrainOptions:
     image_size: tuple[int, int] | None = None
     """short and long side in pixels that images are resized to fit into"""
     weights: str | None = None
-    """imagenet, none, or a file: .weights.h5 of a detector, .npz by layer names of a
-    keras: backbone. By default ImageNet weights where they can be had, else none"""
+    """imagenet, none, or a path: the run directory of a detector (or a .weights.h5 in one)
+    to start from, or an .npz by layer names of a keras: backbone. By default ImageNet
+    weights where they can be had, else none"""
     learning_rate: float | None = None
     """for 16 images per step; scaled linearly with the batch size"""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] | None = None
@@ -181,19 +182,25 @@ def _with_weights(config, options):
             )
         return configs.override(config, **scratch), None
     path = pathlib.Path(options.weights)
+    if path.is_dir():
+        path = path / "best.weights.h5"
     if not path.is_file():
         raise ValueError(
-            "--weights must be 'imagenet', 'none' or an existing file. "
+            "--weights must be 'imagenet', 'none', a run directory or an existing file. "
             f"Received: {options.weights}"
         )
     print(f"weights    {path}")
     if path.suffix == ".npz" and kind == "keras":
         return configs.override(config, model__backbone__weights=str(path)), None
     if path.name.endswith(".weights.h5"):
+        if (path.parent / "config.json").is_file():
+            # Which norms train decides what variables there are.
+            earlier = configs.load_config(path.parent).model.backbone
+            config = configs.override(config, model__backbone=earlier)
         return config, path
     raise ValueError(
-        "--weights takes a .weights.h5 of the same detector, or an .npz by layer names "
-        f"for a keras: backbone. Received: {path} for {backbone.name}"
+        "--weights takes a run directory, a .weights.h5 of the same detector, or an .npz "
+        f"by layer names for a keras: backbone. Received: {path} for {backbone.name}"
     )
 
 

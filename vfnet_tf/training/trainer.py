@@ -1,7 +1,6 @@
 """One run from a config and two datasets: build, fit, evaluate, draw, keep."""
 
 import dataclasses
-import json
 import pathlib
 
 import keras
@@ -72,7 +71,6 @@ class Trainer:
             jit_compile=jit_compile,
             dtype_policy=training.precision,
         )
-        keras.config.set_dtype_policy(training.precision)
         keras.utils.set_random_seed(training.seed)
         config = configs.override(
             config,
@@ -88,24 +86,29 @@ class Trainer:
             batch=training.batch_size,
         )
         with self.strategy.scope():
-            self.detector = builder.build_detector(config, weights=initial_weights)
+            self.detector = _build(config, training.precision, initial_weights)
             self.detector.compile(
-                optimizer=SGD(
-                    WarmupStepSchedule(
-                        self.learning_rate,
-                        warmup_steps=training.warmup_steps,
-                        warmup_ratio=training.warmup_ratio,
-                        boundaries=[
-                            round(epoch * self.steps_per_epoch)
-                            for epoch in training.drop_epochs
-                        ],
-                    ),
-                    momentum=training.momentum,
-                    weight_decay=training.weight_decay,
-                ),
-                jit_compile=jit_compile,
+                optimizer=self._optimizer(training), jit_compile=jit_compile
             )
         self.config = _without_weight_file(config, self.detector.backbone)
+
+    def _optimizer(self, training):
+        drops = [round(epoch * self.steps_per_epoch) for epoch in training.drop_epochs]
+        schedule = WarmupStepSchedule(
+            self.learning_rate,
+            warmup_steps=training.warmup_steps,
+            warmup_ratio=training.warmup_ratio,
+            boundaries=drops,
+        )
+        decay = training.weight_decay
+        if training.optimizer == "sgd":
+            return SGD(schedule, momentum=training.momentum, weight_decay=decay)
+        if training.optimizer == "adamw":
+            return keras.optimizers.AdamW(schedule, weight_decay=decay)
+        raise ValueError(
+            "`optimizer` must be 'sgd' or 'adamw'. "
+            f"Received: optimizer={training.optimizer}"
+        )
 
     def _pipeline(self, config, dataset, training):
         data = config.data
@@ -205,6 +208,13 @@ class Trainer:
         if checkpoint.best_path.exists():
             best_epoch, _ = checkpoint.restore_best(self.detector)
             print(f"best weights: after epoch {best_epoch}")
+        if self.config.training.precision != "float32":
+            # What is evaluated, drawn and exported computes as every command that loads
+            # the run will.
+            weights = self.detector.get_weights()
+            with self.strategy.scope():
+                self.detector = _build(self.config, "float32")
+                self.detector.set_weights(weights)
         evaluation.set_model(self.detector)
         metrics = evaluation.evaluate()
         save_metrics(self.run_dir / "metrics.json", metrics)
@@ -247,7 +257,8 @@ class Trainer:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         path = self.run_dir / "config.json"
         if path.exists():
-            old = json.loads(path.read_text(encoding="utf-8"))
+            # A field that is younger than the run has its default in the old one.
+            old = configs.to_dict(configs.load_config(path))
             new = configs.to_dict(self.config)
             changed = sorted(_differences(old, new))
             if changed:
@@ -257,6 +268,16 @@ class Trainer:
                     f"to go on with it. Received: run_dir={self.run_dir}"
                 )
         configs.save_config(self.config, path)
+
+
+def _build(config, precision, weights=None):
+    """A detector of that dtype policy; the global policy stays what it was."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        return builder.build_detector(config, weights=weights)
+    finally:
+        keras.config.set_dtype_policy(policy)
 
 
 def _without_weight_file(config, backbone):
