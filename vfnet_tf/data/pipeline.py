@@ -525,8 +525,7 @@ def build_pipeline(
 
     epoch_order = EpochOrder(start_epoch)
     if training:
-        # All orders beforehand: Python called by the pipeline can deadlock with the
-        # thread that closes a distributed iterator while it holds the GIL.
+        # All orders beforehand, so that no thread of the pipeline waits for the GIL.
         first = planner.plan(0).astype("int32")
         count = max(1, min(MAX_ORDERS, MAX_ORDER_BYTES // first.nbytes))
         later = [planner.plan(epoch).astype("int32") for epoch in range(1, count)]
@@ -549,6 +548,9 @@ def build_pipeline(
     batches = batches.prefetch(2)
     options = tf.data.Options()
     options.deterministic = True
+    # Nothing here is left to tune, and closing an iterator can wait for the tuning
+    # thread's next period, up to a minute (TF 2.21, seen under MirroredStrategy).
+    options.autotune.enabled = False
     # One process reads all files: there is nothing to shard by file.
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.OFF
