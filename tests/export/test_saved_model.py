@@ -260,6 +260,7 @@ def test_arguments_come_before_the_config_and_it_before_defaults(detector, confi
     assert plain["config"] is None
     with_config = metadata_of(detector, config=config)
     assert with_config["image_size"] == [128, 160]
+    assert with_config["class_names"] == ["disc", "square", "star"]
     chosen = metadata_of(
         detector,
         config=config,
