@@ -27,17 +27,18 @@ def test_a_log_file_gets_ten_lines():
     assert [line.split()[0] for line in lines] == [f"{n}/50" for n in range(5, 51, 5)]
 
 
-def test_speed_and_time_left_are_those_of_the_images_done():
+def test_speed_and_time_left_leave_out_the_slow_first_batch():
     log, clock = io.StringIO(), Clock()
     progress = Progress(100, stream=log, clock=clock)
-    clock.now += 30
+    clock.now += 40
     progress.add(20)
-    assert log.getvalue() == "20/100 images, 0.667 per second, 2 min 0 s left\n"
-    clock.now += 120
-    progress.add(80)
-    assert log.getvalue().endswith(
-        "100/100 images, 0.667 per second, 2 min 30 s in all\n"
-    )
+    assert log.getvalue() == "20/100 images, 0.5 per second, 2 min 40 s left\n"
+    clock.now += 10
+    progress.add(40)
+    assert log.getvalue().endswith("60/100 images, 4 per second, 10 s left\n")
+    clock.now += 30
+    progress.add(40)
+    assert log.getvalue().endswith("100/100 images, 2 per second, 1 min 20 s in all\n")
 
 
 def test_a_terminal_gets_one_line_that_renews_itself_a_few_times_a_second():

@@ -14,6 +14,6 @@ def test_a_notebook_runs_from_top_to_bottom(path, monkeypatch, tmp_path):
     sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     namespace = {}
     for number, source in enumerate(sources):
-        exec(compile(source, f"{path.name}:{number}", "exec"), namespace)  # noqa: S102
+        exec(compile(source, f"{path.name}:{number}", "exec"), namespace)
     assert "assert" in sources[-1]
     assert len(namespace["losses"]) == namespace["EPOCHS"]

@@ -19,6 +19,7 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._start = clock()
+        self._first = None
         self._shown_at = None
         self._is_terminal = self._stream.isatty()
 
@@ -26,6 +27,8 @@ class Progress:
         """Counts `count` more images and shows it if it is time to."""
         before, self.done = self.done, self.done + count
         now = self._clock()
+        if self._first is None:
+            self._first = (now, self.done)
         if self._is_terminal:
             due = self._shown_at is None or now - self._shown_at >= 0.2
         else:
@@ -41,8 +44,12 @@ class Progress:
             self._stream.flush()
 
     def _show(self, now):
-        seconds = max(now - self._start, 1e-6)
-        speed = self.done / seconds
+        seconds = now - self._start
+        # Tracing the graph makes the first batch slow, the next are not.
+        since, count = self._first
+        if self.done == count:
+            since, count = self._start, 0
+        speed = (self.done - count) / max(now - since, 1e-6)
         text = f"{self.done}/{self.total} images, {speed:.3g} per second"
         if self.done < self.total:
             text += f", {_duration((self.total - self.done) / speed)} left"

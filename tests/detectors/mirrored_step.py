@@ -1,0 +1,63 @@
+"""One step of SGD on one and on two logical CPUs, written to the file that is named.
+
+A process of its own: logical devices can be made only before TensorFlow's first operation.
+"""
+
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tests.conftest import tiny_model
+from tests.golden import make_weights
+from vfnet_tf.backbones import KerasBackbone
+from vfnet_tf.detectors import VFNet
+from vfnet_tf.heads import VFNetHead
+from vfnet_tf.necks import FPN
+
+
+def global_batch():
+    """Four images: three boxes and one in the first half, none in the second."""
+    boxes, labels = np.zeros((4, 3, 4), "float32"), np.full((4, 3), -1, "int32")
+    boxes[0] = [[4, 6, 40, 50], [50, 10, 90, 60], [0, 0, 95, 63]]
+    boxes[1, 0] = [20, 8, 60, 40]
+    labels[0], labels[1, 0] = [0, 2, 1], 1
+    return {
+        "images": make_weights.make_image(5, 4, 64, 96),
+        "boxes": boxes,
+        "labels": labels,
+        "image_size": np.array([[64, 96]] * 4, "float32"),
+    }
+
+
+def one_step(strategy):
+    """Logs of a step, and how far it moved every variable (the gradient at rate 1)."""
+    with strategy.scope():
+        keras.utils.set_random_seed(7)
+        backbone = KerasBackbone(tiny_model(), ("c3", "c4_bn", "c5"))
+        detector = VFNet(backbone, FPN(32, name="fpn"), VFNetHead(3, 32, 1))
+        detector.compile(keras.optimizers.SGD(1.0))
+    before = [np.array(variable) for variable in detector.trainable_variables]
+    batches = tf.data.Dataset.from_tensors(global_batch())
+    history = detector.fit(batches, verbose=0).history
+    results = {f"logs/{name}": values[0] for name, values in history.items()}
+    for variable, old in zip(detector.trainable_variables, before, strict=True):
+        results[f"gradient/{variable.path}"] = old - np.array(variable)
+    return results
+
+
+def main(path):
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    one = one_step(tf.distribute.OneDeviceStrategy("CPU:0"))
+    two = one_step(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    results = {f"one/{name}": value for name, value in one.items()}
+    results.update({f"two/{name}": value for name, value in two.items()})
+    np.savez(path, **results)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,305 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from tests import contracts
+from vfnet_tf.backbones import ResNet
+from vfnet_tf.detectors import VFNet
+from vfnet_tf.detectors.dense_detector import flatten_levels, num_replicas
+from vfnet_tf.detectors.postprocess import postprocess
+from vfnet_tf.heads import VFNetHead
+from vfnet_tf.necks import FPN
+
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow's own"
+)
+PARTS = ("class_loss", "box_loss", "refined_box_loss")
+#: points of 64 x 96 pixels: 8 x 12, 4 x 6, 2 x 3, 1 x 2 and 1 x 1 cells
+NUM_POINTS = 96 + 24 + 6 + 2 + 1
+
+
+def confident(detector):
+    """Makes many scores pass the threshold."""
+    detector.head.class_predictor.conv.bias.assign([-1.0, -2.0, -1.5])
+    for variable in detector.head.variables:
+        if variable.name == "kernel":
+            variable.assign(10.0 * variable)
+    return detector
+
+
+@pytest.mark.backend
+def test_predictions_have_one_row_for_each_point(small_detector, small_batch):
+    detector = small_detector()
+    found = contracts.to_numpy(detector(small_batch["images"]))
+    assert {name: value.shape for name, value in found.items()} == {
+        "class_logits": (2, NUM_POINTS, 3),
+        "boxes": (2, NUM_POINTS, 4),
+        "refined_boxes": (2, NUM_POINTS, 4),
+        "points": (NUM_POINTS, 2),
+        "strides": (NUM_POINTS,),
+    }
+    # A batch dict stands for its images; boxes reach from their points outwards.
+    again = contracts.to_numpy(detector(small_batch))
+    np.testing.assert_array_equal(again["boxes"], found["boxes"])
+    assert np.all(found["boxes"][..., :2] <= found["points"])
+    assert np.all(found["boxes"][..., 2:] >= found["points"])
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("size", [(64, 96), (70, 101), (33, 32)])
+def test_points_are_as_many_as_predictions_at_any_size(small_detector, size):
+    detector = small_detector()
+    found = detector(np.zeros((1, *size, 3), "float32"))
+    assert found["class_logits"].shape[1] == found["points"].shape[0]
+
+
+@pytest.mark.backend
+def test_levels_are_joined_in_order_and_row_by_row():
+    fine = np.arange(8, dtype="float32").reshape(1, 2, 2, 2)
+    coarse = np.full((1, 1, 1, 2), 9.0, "float32")
+    found = contracts.to_numpy(flatten_levels({"P3": fine, "P4": coarse}))
+    np.testing.assert_array_equal(found, [[[0, 1], [2, 3], [4, 5], [6, 7], [9, 9]]])
+
+
+@pytest.mark.backend
+def test_detections_are_the_postprocessed_predictions(small_detector, small_batch):
+    detector = confident(small_detector(max_detections=10))
+    images, size = small_batch["images"], small_batch["image_size"]
+    found = contracts.to_numpy(
+        detector.detect(images, size, scale=np.array([[2.0, 4.0]] * 2))
+    )
+    outputs = detector(images)
+    expected = postprocess(
+        outputs["refined_boxes"],
+        keras.ops.sigmoid(outputs["class_logits"]),
+        [96, 24, 6, 2, 1],
+        size,
+        np.array([[2.0, 4.0]] * 2, "float32"),
+        max_detections=10,
+    )
+    np.testing.assert_array_equal(found["num_detections"], [10, 10])
+    assert found["boxes"].shape == (2, 10, 4)
+    assert found["scores"].shape == found["labels"].shape == (2, 10)
+    for name, value in contracts.to_numpy(expected).items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4)
+    # Clipped to 64 x 96 and 60 x 90, then divided by 2 and 4.
+    for boxes, (height, width) in zip(found["boxes"], size, strict=True):
+        assert np.all(boxes >= 0)
+        assert np.all(boxes[:, 2] <= width / 4) and np.all(boxes[:, 3] <= height / 2)
+    assert np.all(np.diff(found["scores"]) <= 0)
+    assert set(found["labels"].ravel()) <= {0, 1, 2}
+
+
+@pytest.mark.backend
+def test_settings_may_be_overridden_for_one_call(small_detector, small_batch):
+    detector, images = (
+        confident(small_detector(max_detections=5)),
+        small_batch["images"],
+    )
+    usual = contracts.to_numpy(detector.detect(images))
+    none = contracts.to_numpy(detector.detect(images, score_threshold=0.9999))
+    np.testing.assert_array_equal(none["num_detections"], [0, 0])
+    np.testing.assert_array_equal(none["labels"], -1)
+    fewer = contracts.to_numpy(detector.detect(images, max_detections=2))
+    np.testing.assert_allclose(fewer["scores"], usual["scores"][:, :2], rtol=1e-5)
+    assert fewer["boxes"].shape == (2, 2, 4)
+    assert detector.max_detections == 5
+
+
+def test_bad_arguments_of_detect_are_refused(small_detector, small_batch):
+    detector = small_detector()
+    with pytest.raises(ValueError, match="batch.*shape \\(64, 96, 3\\)"):
+        detector.detect(small_batch["images"][0])
+    with pytest.raises(ValueError, match="nms_threshold"):
+        detector.detect(small_batch["images"], nms_threshold=0.5)
+
+
+@on_tensorflow
+def test_predict_gives_the_detections_of_arrays_and_batches(
+    small_detector, small_batch
+):
+    import tensorflow as tf
+
+    detector = confident(small_detector(max_detections=6))
+    images = small_batch["images"]
+    expected = contracts.to_numpy(detector.detect(images))
+    found = detector.predict(images, batch_size=1, verbose=0)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4)
+    small_batch["scale"][:] = 2.0
+    expected = contracts.to_numpy(
+        detector.detect(images, small_batch["image_size"], small_batch["scale"])
+    )
+    batches = tf.data.Dataset.from_tensors(small_batch).repeat(2)
+    found = detector.predict(batches, verbose=0)
+    assert found["boxes"].shape == (4, 6, 4)
+    for name, value in expected.items():
+        both = np.concatenate([value, value])
+        np.testing.assert_allclose(found[name], both, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("as_pair", [False, True], ids=["batch dict", "x and y"])
+def test_fit_takes_a_step_and_shows_the_parts(small_detector, small_batch, as_pair):
+    detector = small_detector()
+    targets = {k: small_batch[k] for k in ("boxes", "labels", "image_size")}
+    expected = contracts.to_numpy(
+        detector.compute_losses(detector(small_batch["images"]), targets)
+    )
+    before = contracts.to_numpy(detector.trainable_variables)
+    detector.compile(keras.optimizers.SGD(1e-3))
+    if as_pair:
+        history = detector.fit(small_batch["images"], targets, batch_size=2, verbose=0)
+    else:
+        history = detector.fit(small_batch, batch_size=2, verbose=0)
+    logs = {name: values[0] for name, values in history.history.items()}
+    assert set(logs) == {"loss", *PARTS, "num_positives"}
+    for name in PARTS:
+        assert logs[name] == pytest.approx(expected[name], rel=1e-4)
+    assert logs["loss"] == pytest.approx(sum(expected.values()), rel=1e-4)
+    assert logs["num_positives"] > 0
+    after = contracts.to_numpy(detector.trainable_variables)
+    moved = [np.any(a != b) for a, b in zip(before, after, strict=True)]
+    assert all(moved[-5:]) and sum(moved) > len(moved) // 2
+
+
+@on_tensorflow
+def test_fit_and_evaluate_run_on_a_dataset_with_validation(small_detector, small_batch):
+    import tensorflow as tf
+
+    detector = small_detector()
+    detector.compile(keras.optimizers.SGD(1e-3))
+    batches = tf.data.Dataset.from_tensors(small_batch).repeat(2)
+    history = detector.fit(batches, validation_data=batches, epochs=2, verbose=0)
+    assert len(history.history["val_class_loss"]) == 2
+    assert np.all(np.isfinite(history.history["val_loss"]))
+    logs = detector.evaluate(batches, return_dict=True, verbose=0)
+    assert logs["class_loss"] == pytest.approx(
+        history.history["val_class_loss"][-1], rel=1e-4
+    )
+
+
+@on_tensorflow
+def test_fit_compiles_under_xla(small_detector, small_batch):
+    logs = []
+    for jit_compile in (False, True):
+        detector = small_detector()
+        detector.compile(keras.optimizers.SGD(1e-3), jit_compile=jit_compile)
+        detector.train_on_batch(small_batch)
+        detector.reset_metrics()
+        logs.append(detector.train_on_batch(small_batch, return_dict=True))
+    for name, value in logs[0].items():
+        assert float(logs[1][name]) == pytest.approx(float(value), rel=1e-4)
+
+
+def test_training_without_targets_is_refused(small_detector, small_batch):
+    detector = small_detector()
+    detector.compile("sgd")
+    with pytest.raises(ValueError, match="Training needs targets"):
+        detector.fit(small_batch["images"], verbose=0)
+
+
+@on_tensorflow
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_a_step_in_mixed_precision_is_near_that_in_float32(
+    small_detector, small_batch, policy
+):
+    logs = {}
+    for name in ("float32", policy):
+        keras.config.set_dtype_policy(name)
+        try:
+            detector = small_detector()
+        finally:
+            keras.config.set_dtype_policy("float32")
+        outputs = detector(small_batch["images"])
+        assert all(v.dtype == "float32" for v in outputs.values())
+        assert {v.dtype for v in detector.trainable_variables} == {"float32"}
+        detector.compile(keras.optimizers.SGD(1e-3))
+        logs[name] = detector.train_on_batch(small_batch, return_dict=True)
+        assert all(
+            np.all(np.isfinite(contracts.to_numpy(v)))
+            for v in detector.trainable_variables
+        )
+    assert detector.compute_dtype == policy.removeprefix("mixed_")
+    for name in ("loss", *PARTS):
+        exact, half = float(logs["float32"][name]), float(logs[policy][name])
+        assert half == pytest.approx(exact, rel=0.05)
+
+
+def detector_of_resnet18():
+    keras.utils.set_random_seed(1)
+    return VFNet(ResNet(18), FPN(32), VFNetHead(3, 32, 1))
+
+
+@pytest.mark.parametrize("backbone", ["keras model", "resnet18"])
+def test_keras_and_weights_files_give_the_same_bits(
+    tmp_path, small_detector, small_batch, backbone
+):
+    build = small_detector if backbone == "keras model" else detector_of_resnet18
+    detector, images = build(), small_batch["images"]
+    rng = np.random.default_rng(0)
+    for variable in detector.variables:
+        noise = rng.uniform(0.0, 0.01, variable.shape).astype("float32")
+        variable.assign_add(noise)
+    expected = contracts.to_numpy(detector(images))
+
+    detector.save(tmp_path / "detector.keras")
+    loaded = keras.saving.load_model(tmp_path / "detector.keras")
+    assert type(loaded) is VFNet
+    assert len(loaded.trainable_variables) == len(detector.trainable_variables)
+    detector.save_weights(tmp_path / "detector.weights.h5")
+    fresh = build()
+    fresh.load_weights(tmp_path / "detector.weights.h5")
+    for copy in (loaded, fresh):
+        for ours, theirs in zip(detector.variables, copy.variables, strict=True):
+            assert ours.path == theirs.path
+            np.testing.assert_array_equal(*contracts.to_numpy([ours, theirs]))
+        found = contracts.to_numpy(copy(images))
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value)
+
+
+def test_a_compiled_detector_trains_on_after_loading(
+    tmp_path, small_detector, small_batch
+):
+    detector = small_detector()
+    detector.compile(keras.optimizers.SGD(1e-3, momentum=0.9))
+    detector.fit(small_batch, verbose=0)
+    detector.save(tmp_path / "detector.keras")
+    loaded = keras.saving.load_model(tmp_path / "detector.keras")
+    logs = [
+        model.fit(small_batch, epochs=2, verbose=0).history["loss"]
+        for model in (detector, loaded)
+    ]
+    np.testing.assert_allclose(logs[0], logs[1], rtol=1e-5)
+
+
+def test_outside_of_a_strategy_there_is_one_replica():
+    assert num_replicas() == 1
+
+
+@on_tensorflow
+def test_two_replicas_have_the_gradients_and_metrics_of_one(tmp_path):
+    """One global batch whose second half has no objects at all."""
+    script = pathlib.Path(__file__).parent / "mirrored_step.py"
+    root = str(script.parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(
+        [sys.executable, script, tmp_path / "steps.npz"], env=environment, check=True
+    )
+    with np.load(tmp_path / "steps.npz") as steps:
+        names = [key.removeprefix("one/") for key in steps if key.startswith("one/")]
+        assert {f"logs/{part}" for part in (*PARTS, "loss", "num_positives")} <= set(
+            names
+        )
+        assert steps["one/logs/num_positives"] > 0
+        for name in names:
+            one, two = steps[f"one/{name}"], steps[f"two/{name}"]
+            if name.startswith("logs/"):
+                np.testing.assert_allclose(two, one, rtol=1e-5, err_msg=name)
+            else:
+                contracts.assert_close_to_max(two, one, 1e-3)

@@ -1,0 +1,155 @@
+import dataclasses
+import json
+
+import pytest
+
+from vfnet_tf.config import (
+    BackboneConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainingConfig,
+    from_dict,
+    list_configs,
+    load_config,
+    override,
+    save_config,
+    to_dict,
+)
+from vfnet_tf.data.normalization import Normalization
+
+
+def off_default(kind):
+    """A value of every field that is not its default."""
+    values = {}
+    for field in dataclasses.fields(kind):
+        default = field.default
+        if isinstance(default, Normalization):
+            values[field.name] = Normalization((1, 2, 3), (4, 5, 6), "bgr")
+        elif dataclasses.is_dataclass(default):
+            values[field.name] = off_default(type(default))
+        elif isinstance(default, bool):
+            values[field.name] = not default
+        elif isinstance(default, int | float):
+            values[field.name] = default + 1
+        elif isinstance(default, str) or default is None:
+            values[field.name] = "other"
+        elif field.name == "class_names":
+            values[field.name] = ("cat", "dog")
+        else:
+            values[field.name] = tuple(item + 1 for item in default) or (3, 9)
+    return kind(**values)
+
+
+def test_the_defaults_are_the_papers():
+    config = Config()
+    assert config.model.backbone == BackboneConfig("resnet50", "frozen_batch_norm", 1)
+    assert (config.model.num_classes, config.model.class_loss) == (80, "varifocal")
+    assert (config.model.loss_alpha, config.model.loss_gamma) == (0.75, 2.0)
+    weights = config.model.box_loss_weight, config.model.refined_box_loss_weight
+    assert weights == (1.5, 2.0)
+    assert config.model.score_threshold == 0.05
+    assert config.model.nms_iou_threshold == 0.6
+    assert config.data.image_size == (800, 1333)
+    assert config.training.base_learning_rate == 0.01
+    assert config.training.base_batch_size == 16
+    assert config.training.drop_epochs == (8, 11)
+
+
+@pytest.mark.parametrize("kind", [BackboneConfig, ModelConfig, DataConfig, Config])
+def test_json_keeps_every_field_off_its_default(kind):
+    config = off_default(kind)
+    for field in dataclasses.fields(kind):
+        assert getattr(config, field.name) != getattr(kind(), field.name)
+    text = json.dumps(to_dict(config))
+    copy = from_dict(json.loads(text), kind)
+    assert copy == config
+    assert hash(copy) == hash(config)  # tuples came back as tuples
+
+
+def test_a_config_is_saved_and_found_by_its_path_or_directory(tmp_path):
+    config = off_default(Config)
+    save_config(config, tmp_path / "config.json")
+    assert load_config(tmp_path / "config.json") == config
+    assert load_config(str(tmp_path)) == config
+    assert load_config(config) is config
+
+
+def test_the_shipped_configs_load_and_bear_their_files_names():
+    names = list_configs()
+    assert "vfnet_r50_fpn_1x_coco" in names and "__init__" not in names
+    for name in names:
+        assert load_config(name).name == name
+
+
+def test_a_python_file_that_defines_config_is_read(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from vfnet_tf.config import Config, ModelConfig\n"
+        "config = Config('mine', ModelConfig(num_classes=4))\n"
+    )
+    assert load_config(path).model.num_classes == 4
+    path.write_text("config = {'name': 'mine'}\n")
+    with pytest.raises(ValueError, match="must define `config`"):
+        load_config(path)
+
+
+def test_an_unknown_config_lists_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match=r"vfnet_r51.*vfnet_r50_fpn_1x_coco"):
+        load_config("vfnet_r51")
+    with pytest.raises(ValueError, match="config.json"):
+        load_config(tmp_path)
+
+
+def test_overrides_reach_nested_fields_and_leave_the_original():
+    config = Config()
+    changed = override(
+        config, name="mine", model__num_classes=3, model__backbone__norm="batch_norm"
+    )
+    assert (changed.name, changed.model.num_classes) == ("mine", 3)
+    assert changed.model.backbone == BackboneConfig(norm="batch_norm")
+    assert changed.data is config.data
+    assert (config.model.num_classes, config.name) == (80, "vfnet_r50_fpn_1x_coco")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__num_clases": 3}, "num_clases"),
+        ({"modle__num_classes": 3}, "modle"),
+        ({"model__num_classes": "3"}, "ModelConfig.num_classes='3'"),
+        ({"model__num_classes": True}, "num_classes=True"),
+        ({"model__num_classes": 3.5}, "num_classes=3.5"),
+        ({"model__iou_weighted": 1}, "iou_weighted=1"),
+        ({"data__image_size": (1, 2, 3)}, "image_size"),
+        ({"data__image_size": 640}, "image_size=640"),
+        ({"class_names": ("cat", 3)}, "class_names=3"),
+        ({"model__backbone__weights": 3}, "weights=3"),
+        ({"model": "vfnet"}, "Config.model='vfnet'"),
+    ],
+)
+def test_wrong_fields_and_types_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        override(Config(), **changes)
+
+
+def test_whole_numbers_serve_as_floats_and_lists_as_tuples():
+    changed = override(
+        Config(), training__momentum=0, data__image_size=[480, 640], class_names=["a"]
+    )
+    assert isinstance(changed.training.momentum, float)
+    assert changed.data.image_size == (480, 640)
+    assert changed.class_names == ("a",)
+    assert override(TrainingConfig(), drop_epochs=[7.5, 8]).drop_epochs == (7.5, 8.0)
+
+
+def test_unknown_keys_of_a_file_are_refused():
+    values = to_dict(Config())
+    values["model"]["anchors"] = 9
+    with pytest.raises(ValueError, match="ModelConfig.*anchors"):
+        from_dict(values)
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().name = "other"
