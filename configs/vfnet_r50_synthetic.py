@@ -1,7 +1,7 @@
 """VFNet ResNet-50 from scratch on generated shapes: what `make train` runs.
 
-It is there to see the whole of the library work in a few minutes on two CPU cores, not for
-its accuracy: small images, a narrow neck and head, AdamW. `docs/results.md` has its numbers.
+It is there to see all of the library work in a few minutes on two CPU cores, not for
+its accuracy: small images, a narrow neck and head, AdamW.
 """
 
 from vfnet_tf.config import (

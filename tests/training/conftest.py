@@ -1,16 +1,10 @@
-"""Two logical CPU devices, so that one machine can hold two replicas."""
+"""What the tests of several replicas share."""
 
 import keras
 import pytest
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
-
-    # Possible only before TensorFlow's first operation: hence at collection.
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * 2,
-    )
 
 
 @pytest.fixture
