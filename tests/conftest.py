@@ -17,6 +17,16 @@ from vfnet_tf.necks import FPN
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    # Two logical devices, so that one machine can hold two replicas. Possible only
+    # before TensorFlow's first operation: hence here, before any test is imported.
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * 2,
+    )
+
 
 @pytest.fixture(scope="session")
 def golden():
