@@ -249,6 +249,10 @@ def load_config(config):
     path = pathlib.Path(config)
     if path.is_dir():
         path = path / "config.json"
+        if not path.is_file():
+            raise ValueError(
+                f"A run directory must hold config.json. Received: {config}"
+            )
     if path.suffix == ".json" and path.is_file():
         return from_dict(json.loads(path.read_text(encoding="utf-8")))
     candidates = [path] if path.suffix == ".py" else []
