@@ -1,6 +1,7 @@
 """One step of SGD on one and on two logical CPUs, written to the file that is named.
 
-A process of its own: logical devices can be made only before TensorFlow's first operation.
+A process of its own, so that no other test's strategy or graph is around. The two devices
+are made where `tests.conftest` is imported.
 """
 
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tests.conftest import tiny_model
+from tests.contracts import to_numpy
 from tests.golden import make_weights
 from vfnet_tf.backbones import KerasBackbone
 from vfnet_tf.detectors import VFNet
@@ -38,20 +40,17 @@ def one_step(strategy):
         backbone = KerasBackbone(tiny_model(), ("c3", "c4_bn", "c5"))
         detector = VFNet(backbone, FPN(32, name="fpn"), VFNetHead(3, 32, 1))
         detector.compile(keras.optimizers.SGD(1.0))
-    before = [np.array(variable) for variable in detector.trainable_variables]
+    before = to_numpy(detector.trainable_variables)
     batches = tf.data.Dataset.from_tensors(global_batch())
     history = detector.fit(batches, verbose=0).history
     results = {f"logs/{name}": values[0] for name, values in history.items()}
-    for variable, old in zip(detector.trainable_variables, before, strict=True):
-        results[f"gradient/{variable.path}"] = old - np.array(variable)
+    for number, variable in enumerate(detector.trainable_variables):
+        gradient = before[number] - to_numpy(variable)
+        results[f"gradient/{number}/{variable.name}"] = gradient
     return results
 
 
 def main(path):
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-    )
     one = one_step(tf.distribute.OneDeviceStrategy("CPU:0"))
     two = one_step(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
     results = {f"one/{name}": value for name, value in one.items()}
