@@ -66,5 +66,7 @@ def postprocess(
     boxes = clip_boxes(boxes, image_size)
     if scale is not None:
         scale = ops.cast(scale, "float32")[:, None]
-        boxes = boxes / ops.concatenate([scale[..., ::-1], scale[..., ::-1]], axis=-1)
+        # Not [..., ::-1]: PyTorch has no negative steps.
+        scale = ops.flip(scale, axis=-1)
+        boxes = boxes / ops.concatenate([scale, scale], axis=-1)
     return class_wise_nms(boxes, scores, iou_threshold, score_threshold, max_detections)
