@@ -51,7 +51,7 @@ def test_detections_are_the_official_ones(golden, image, case):
 
     def detections(logits, distances, image_size):
         return postprocess(
-            distances_to_boxes(points, distances),
+            distances_to_boxes(ops.convert_to_tensor(points), distances),
             ops.sigmoid(logits),
             [height * width for height, width in GRID],
             image_size,
