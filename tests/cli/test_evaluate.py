@@ -97,6 +97,15 @@ def test_the_first_images_alone_and_a_json_file_as_data(data):
     assert len(everything) == 7
 
 
+def test_images_without_objects_are_evaluated_too(data, tmp_path):
+    content = json.loads((data / "annotations/instances_val.json").read_text())
+    del content["annotations"][3:]
+    path = tmp_path / "sparse.json"
+    path.write_text(json.dumps(content))
+    dataset = evaluate.read_dataset(options(data=path, images=data / "val"))
+    assert [len(record.boxes) for record in dataset] == [3, 0, 0, 0, 0, 0, 0]
+
+
 def test_without_data_the_generated_images_are_taken_and_said(capsys, monkeypatch):
     asked = []
 

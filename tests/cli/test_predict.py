@@ -9,12 +9,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from vfnet_tf.cli.__main__ import main
-from vfnet_tf.cli.predict import check_files, picture_paths
+from vfnet_tf.cli.predict import check_files, picture_paths, write_detections
 
 
 @pytest.fixture(scope="module")
 def predicted(run_dir, traced, data, tmp_path_factory):
-    """(stdout, OUT) of a command over a folder, a URL and a glob that overlap."""
+    """(stdout, OUT) of a command over files, a URL and a glob that overlap."""
     out = tmp_path_factory.mktemp("predicted") / "out"
     images = data / "val"
     text = io.StringIO()
@@ -25,6 +25,7 @@ def predicted(run_dir, traced, data, tmp_path_factory):
                 str(images / "d.png"),
                 (images / "a.jpg").as_uri(),
                 str(images / "?.jpg"),
+                str(images / "a.jpg"),
                 "--checkpoint",
                 str(run_dir),
                 "--out",
@@ -64,6 +65,20 @@ def test_the_json_is_a_coco_file_with_scores_in_original_pixels(predicted):
     assert (y + height).max() > 160
     first = annotations[0]
     assert first["area"] == round(first["bbox"][2] * first["bbox"][3], 3)
+
+
+def test_images_are_listed_in_order_whichever_batch_was_full_first(tmp_path):
+    result = {"category_id": 3, "bbox": [1.0, 2.0, 3.0, 4.0], "score": 0.5}
+    entries = [
+        (place, {"id": place + 1}, [{"image_id": place + 1, **result}])
+        for place in (2, 0, 1)
+    ]
+    write_detections(tmp_path / "found.json", entries, ("disc",), (3,))
+    content = json.loads((tmp_path / "found.json").read_text())
+    assert [image["id"] for image in content["images"]] == [1, 2, 3]
+    annotations = content["annotations"]
+    assert [(a["id"], a["image_id"]) for a in annotations] == [(1, 1), (2, 2), (3, 3)]
+    assert annotations[0]["area"] == 12.0
 
 
 def test_each_image_has_its_picture(predicted, data):
