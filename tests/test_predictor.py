@@ -377,7 +377,7 @@ def test_names_and_ids_must_be_as_many_as_classes(plain):
         with pytest.raises(ValueError, match=rf"`config\.{name}` must be 3 values"):
             Predictor(detector, config)
     unnamed = Predictor(detector, tiny_run.tiny_config(class_names=(), category_ids=()))
-    assert unnamed.class_names == ("0", "1", "2")
+    assert unnamed.class_names == ("class 0", "class 1", "class 2")
     assert unnamed.category_ids == (1, 2, 3)
     with pytest.raises(ValueError, match="`batch_size` must be >= 1"):
         Predictor(detector, tiny_run.tiny_config(), batch_size=0)

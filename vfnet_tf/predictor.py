@@ -169,7 +169,7 @@ class Predictor:
         detector: a `DenseDetector`, e.g. a `VFNet`.
         config: its `Config`, or what `load_config` takes. `data` says how images become
             network inputs; `class_names` and `category_ids` name the labels. Without
-            them names are the labels' numbers and ids count from 1.
+            them names are "class 0", "class 1", ... and ids count from 1.
         batch_size: int, images that go through the detector at a time. Larger than 1
             pays on accelerators, where many images share a size.
 
@@ -202,7 +202,7 @@ class Predictor:
                     f"the detector, or none. Received: {name}={values}"
                 )
         self.class_names = self.config.class_names or tuple(
-            str(label) for label in range(num_classes)
+            f"class {label}" for label in range(num_classes)
         )
         self.category_ids = self.config.category_ids or tuple(range(1, num_classes + 1))
 
