@@ -188,7 +188,7 @@ def check_save_load(layer, *inputs, directory):
 
     model.save_weights(directory / "model.weights.h5")
     for variable in loaded.variables:
-        variable.assign(keras.ops.zeros_like(variable))
+        variable.assign(np.zeros(variable.shape))
     loaded.load_weights(directory / "model.weights.h5")
     np.testing.assert_array_equal(to_numpy(loaded(list(inputs))), expected)
 

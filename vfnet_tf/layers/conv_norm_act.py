@@ -84,7 +84,8 @@ class ConvNormAct(keras.layers.Layer):
             self.norm_layer = NORMS[norm](dtype=self.dtype_policy, name="norm")
 
     def build(self, input_shape):
-        self.conv.build(input_shape)
+        # Sizes left open: `call` pads the map.
+        self.conv.build((None, None, None, input_shape[-1]))
         if self.norm_layer is not None:
             self.norm_layer.build(self.compute_output_shape(input_shape))
 
