@@ -220,3 +220,10 @@ def test_an_image_without_boxes_passes_through_all():
     )
     out = tf.function(pipeline)(make_example(make_pixels(), []), RNG)
     assert out["boxes"].shape == (0, 4)
+
+
+def test_an_orientation_may_be_a_python_int():
+    image = tf.reshape(tf.range(6), [2, 3, 1])
+    turned = transforms.orient(image, 6)
+    np.testing.assert_array_equal(turned, transforms.orient(image, tf.constant(6)))
+    assert turned.shape == (3, 2, 1)

@@ -117,6 +117,8 @@ def orient(image, orientation):
     Returns:
         `[h, w, C]`, or `[w, h, C]` for 5..8.
     """
+    # A Python int compared with a list below would always be False.
+    orientation = tf.convert_to_tensor(orientation)
 
     def turn():
         # 5..8 are stored with rows and columns exchanged (EXIF 2.32, tag 0x0112).

@@ -34,8 +34,10 @@ class FrozenBatchNorm(keras.layers.Layer):
     def scale_and_shift(self):
         """Factor and summand per channel, float32 `[C]` each."""
         gamma = ops.cast(self.gamma, "float32")
-        scale = gamma * ops.rsqrt(self.moving_variance + self.epsilon)
-        shift = ops.cast(self.beta, "float32") - self.moving_mean * scale
+        variance = ops.cast(self.moving_variance, "float32")
+        scale = gamma * ops.rsqrt(variance + self.epsilon)
+        mean = ops.cast(self.moving_mean, "float32")
+        shift = ops.cast(self.beta, "float32") - mean * scale
         return scale, shift
 
     def fold(self, kernel):
