@@ -76,22 +76,25 @@ def test_levels_are_joined_in_order_and_row_by_row():
 def test_detections_are_the_postprocessed_predictions(small_detector, small_batch):
     detector = confident(small_detector(max_detections=10))
     images, size = small_batch["images"], small_batch["image_size"]
-    found = contracts.to_numpy(
-        detector.detect(images, size, scale=np.array([[2.0, 4.0]] * 2))
-    )
-    outputs = detector(images)
-    expected = postprocess(
-        outputs["refined_boxes"],
-        keras.ops.sigmoid(outputs["class_logits"]),
-        [96, 24, 6, 2, 1],
-        size,
-        np.array([[2.0, 4.0]] * 2, "float32"),
-        max_detections=10,
-    )
+    scale = np.array([[2.0, 4.0]] * 2, "float32")
+    found = contracts.evaluate(detector.detect, images, size, scale)
+
+    def postprocessed(images, size, scale):
+        outputs = detector(images)
+        return postprocess(
+            outputs["refined_boxes"],
+            keras.ops.sigmoid(outputs["class_logits"]),
+            [96, 24, 6, 2, 1],
+            size,
+            scale,
+            max_detections=10,
+        )
+
+    expected = contracts.evaluate(postprocessed, images, size, scale)
     np.testing.assert_array_equal(found["num_detections"], [10, 10])
     assert found["boxes"].shape == (2, 10, 4)
     assert found["scores"].shape == found["labels"].shape == (2, 10)
-    for name, value in contracts.to_numpy(expected).items():
+    for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4)
     # Clipped to 64 x 96 and 60 x 90, then divided by 2 and 4.
     for boxes, (height, width) in zip(found["boxes"], size, strict=True):
