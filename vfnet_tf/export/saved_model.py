@@ -408,9 +408,13 @@ class _ServingModule(tf.Module):
             )
             resized = tf.map_fn(network_size, sizes)
             canvas = common_canvas(resized)
+            # Decoding needs the bytes only: without the dependency it may begin before
+            # the headers are read, and a file that claims to be huge be decoded.
+            with tf.control_dependencies([sizes]):
+                checked = tf.identity(image_bytes)
             images, image_size, scale = tf.map_fn(
                 lambda contents: prepare(transforms.decode_image(contents), canvas),
-                image_bytes,
+                checked,
                 fn_output_signature=prepared,
             )
             return detect(images, image_size, scale)
