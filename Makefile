@@ -31,17 +31,14 @@ $(VENV)/.installed-dev: setup.py pyproject.toml
 train: $(VENV)/.installed-run
 	PATH="$(CURDIR)/$(BIN):$$PATH" python scripts/train.py --backbone resnet50 --strategy mirrored $(ARGS)
 
-# The folders whose portable tests have been seen to pass on all three backends; those of
-# heads and detectors still fail on JAX and PyTorch (run them with pytest -m backend).
-PORTABLE := tests/ops tests/layers tests/losses tests/assigners tests/training
 test: SELECTION := not slow
 test: ALSO := and not slow
 test-all: SELECTION := slow or not slow
 test-all: ALSO :=
 test test-all: $(VENV)/.installed-dev
 	KERAS_BACKEND=tensorflow $(PYTEST) -m "$(SELECTION)" $(ARGS)
-	KERAS_BACKEND=jax $(PYTEST) -m "backend $(ALSO)" $(PORTABLE) $(ARGS)
-	KERAS_BACKEND=torch $(PYTEST) -m "backend $(ALSO)" $(PORTABLE) $(ARGS)
+	KERAS_BACKEND=jax $(PYTEST) -m "backend $(ALSO)" $(ARGS)
+	KERAS_BACKEND=torch $(PYTEST) -m "backend $(ALSO)" $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
