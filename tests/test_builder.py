@@ -134,6 +134,15 @@ def test_norms_without_weights_in_the_file_are_trained(tmp_path):
     np.testing.assert_array_equal(
         kernel, arrays["conv4_block6_3_conv/kernel"].astype("float32")
     )
+    # And the layers start as the official code's stages without weights do.
+    first, second = (
+        to_numpy(backbone.get_layer(f"conv5_block{block}_2_conv").kernel)
+        for block in (2, 3)
+    )
+    assert abs(first.std() / np.sqrt(2 / (9 * 512)) - 1) < 0.01
+    assert np.abs(first - second).max() > 0.01
+    assert not to_numpy(backbone.get_layer("conv5_block1_3_bn").gamma).any()
+    assert to_numpy(backbone.get_layer("conv5_block1_2_bn").gamma).all()
 
 
 def tiny():

@@ -37,6 +37,9 @@ APPLICATION_FIRST_STAGE = {
     "DenseNet169": "pool2_pool",
 }
 
+#: How the names of the norms end that are the last of a residual branch.
+APPLICATION_LAST_NORMS = {"ResNet50": "_3_bn", "ResNet101": "_3_bn"}
+
 
 def build_detector(config, weights=None):
     """Builds a detector.
@@ -120,6 +123,7 @@ def _build_application(name, config):
     frozen_until = None
     if config.weights is not None:
         without = load_layer_weights(model, config.weights)
+        _initialise(model, without, APPLICATION_LAST_NORMS.get(name))
         if config.norm != "batch_norm":
             trainable_norms = _common_prefix(without)
     if config.trainable_norms != "auto":
@@ -184,6 +188,24 @@ def load_layer_weights(model, path):
         for layer in model.layers
         if layer.variables and layer.name not in loaded
     ]
+
+
+def _initialise(model, names, last_norm):
+    """Starts layers without weights as the official code starts ResNet's stages.
+
+    Kernels by He's normal distribution over the outputs (fan_out); the last norm of a
+    residual branch by zero, so that a new block first hands on what it gets.
+    """
+    for name in names:
+        layer = model.get_layer(name)
+        if isinstance(layer, keras.layers.Conv2D):
+            # A new one each time: an initialiser repeats its values.
+            draw = keras.initializers.VarianceScaling(
+                2.0, "fan_out", "untruncated_normal"
+            )
+            layer.kernel.assign(draw(layer.kernel.shape))
+        elif last_norm is not None and name.endswith(last_norm):
+            layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
 
 
 def _common_prefix(names):

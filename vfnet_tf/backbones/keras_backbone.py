@@ -153,7 +153,7 @@ def _with_frozen_norms(model, trainable_norms):
         layer = model.get_layer(own.name)
         weights = layer.get_weights()
         if own.name in folded:
-            weights += _all_four(folded[own.name])
+            weights = _folded_weights(layer, folded[own.name])
         elif isinstance(own, FrozenBatchNorm):
             weights = _all_four(layer)
         own.set_weights(weights)
@@ -172,6 +172,13 @@ def _is_only_consumer(layer, before):
     nodes = before._outbound_nodes
     is_linear = before.activation in (None, keras.activations.linear)
     return len(nodes) == 1 and nodes[0].operation is layer and is_linear
+
+
+def _folded_weights(conv, norm):
+    """Kernel, gamma, beta, mean and variance of a convolution and the norm after it."""
+    kernel, *bias = conv.get_weights()
+    gamma, beta, mean, variance = _all_four(norm)
+    return [kernel, gamma, beta, mean - bias[0] if bias else mean, variance]
 
 
 def _all_four(norm):

@@ -14,14 +14,15 @@ class FoldedConv2D(keras.layers.Conv2D):
 
     Args:
         epsilon: float, of the batch norm.
-        others: as in `keras.layers.Conv2D`; no activation.
+        others: as in `keras.layers.Conv2D`; no activation and no bias: that of an
+            original layer is subtracted from the stored mean, which it was part of.
 
     Attributes:
         norm: the `FrozenBatchNorm`, whose `gamma` and `beta` are trained.
     """
 
     def __init__(self, *args, epsilon=1e-5, **kwargs):
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{**kwargs, "use_bias": False})
         self.epsilon = epsilon
         self.norm = FrozenBatchNorm(epsilon, dtype=self.dtype_policy, name="norm")
 
@@ -31,9 +32,6 @@ class FoldedConv2D(keras.layers.Conv2D):
 
     def call(self, inputs):
         kernel, bias = self.norm.fold(ops.convert_to_tensor(self.kernel))
-        if self.use_bias:
-            scale, _ = self.norm.scale_and_shift()
-            bias = bias + ops.cast(self.bias, bias.dtype) * ops.cast(scale, bias.dtype)
         kernel = ops.cast(kernel, self.compute_dtype)
         outputs = self.convolution_op(inputs, kernel)
         return add_bias(outputs, ops.cast(bias, self.compute_dtype))
