@@ -128,6 +128,20 @@ def test_bad_arguments_of_detect_are_refused(small_detector, small_batch):
 
 
 @on_tensorflow
+def test_images_of_any_size_share_one_trace(small_detector, monkeypatch):
+    detector = small_detector()
+    traced = []
+    detect = detector._detect
+    monkeypatch.setattr(
+        detector, "_detect", lambda *inputs: traced.append(0) or detect(*inputs)
+    )
+    for height, width in ((64, 96), (96, 64), (32, 32)):
+        found = detector.detect(np.zeros((1, height, width, 3)))
+        assert found["boxes"].shape == (1, detector.max_detections, 4)
+    assert len(traced) == 1
+
+
+@on_tensorflow
 def test_predict_gives_the_detections_of_arrays_and_batches(
     small_detector, small_batch
 ):

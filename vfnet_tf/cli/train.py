@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 from typing import Literal
 
-from vfnet_tf import builder
 from vfnet_tf import config as configs
 
 
@@ -96,6 +95,8 @@ def run(options):
 
 def _resolve(options):
     """The config with the options that were given."""
+    from vfnet_tf import builder
+
     default = "vfnet_r50_fpn_1x_coco" if options.data else "vfnet_r50_synthetic"
     config = configs.load_config(options.config or default)
     changes = {

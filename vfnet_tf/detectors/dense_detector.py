@@ -213,7 +213,10 @@ class DenseDetector(keras.Model):
         if not tf.executing_eagerly():
             return self._detect(*arguments)
         if self._compiled_detect is None:
-            self._compiled_detect = tf.function(self._detect)
+            # One trace for every size: as fast as one of its own for each.
+            shapes = [(None, None, None, 3), (None, 2), (None, 2)]
+            signature = [tf.TensorSpec(shape, "float32") for shape in shapes]
+            self._compiled_detect = tf.function(self._detect, signature)
         return self._compiled_detect(*arguments)
 
     def predict_step(self, data, **kwargs):
