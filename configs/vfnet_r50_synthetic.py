@@ -22,13 +22,13 @@ config = Config(
     ),
     data=DataConfig(image_size=(160, 192), keep_ratio=True, cache_decoded=True),
     training=TrainingConfig(
-        epochs=8,
+        epochs=7,
         batch_size=8,
         optimizer="adamw",
         base_learning_rate=1e-3,
         base_batch_size=8,
         weight_decay=0.01,
         warmup_steps=50,
-        drop_epochs=(6, 7),
+        drop_epochs=(6,),
     ),
 )
