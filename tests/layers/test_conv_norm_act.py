@@ -4,7 +4,7 @@ import pytest
 
 from tests import contracts
 from vfnet_tf.layers import ConvNormAct
-from vfnet_tf.layers.conv_norm_act import pad_symmetric
+from vfnet_tf.ops.convolution import pad_symmetric
 
 INPUT = np.random.default_rng(0).normal(size=(2, 6, 7, 4)).astype("float32")
 NORMS = [None, "frozen_batch_norm", "batch_norm", "group_norm"]
@@ -105,6 +105,8 @@ def test_its_config_is_complete():
         "norm": "group_norm",
         "activation": keras.activations.relu,
         "use_bias": True,
+        "groups": 4,
+        "deformable": True,
         "kernel_initializer": keras.initializers.RandomNormal(stddev=0.3),
         "bias_initializer": keras.initializers.Constant(0.2),
     }

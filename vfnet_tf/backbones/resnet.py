@@ -1,7 +1,7 @@
 import keras
 
 from vfnet_tf.layers import ConvNormAct
-from vfnet_tf.layers.conv_norm_act import pad_symmetric
+from vfnet_tf.ops.convolution import pad_symmetric
 
 #: Blocks per stage, and whether they are bottlenecks (He et al., CVPR 2016, Table 1).
 DEPTHS = {

@@ -21,40 +21,72 @@ def official_variables(detector):
         dict from the official tensor name to the Keras variable, in the order of our
         layers.
     """
-    variables = {}
-    for layer in detector.backbone.layers:
-        if hasattr(layer, "conv"):
-            conv, norm = resnet_names(layer.name)
-            _add_conv(variables, layer, f"backbone.{conv}", f"backbone.{norm}")
-    _add_fpn(variables, detector.neck)
+    variables = backbone_variables(detector.backbone, "backbone.")
+    _add_neck(variables, detector.neck)
     _add_vfnet_head(variables, detector.head)
     return variables
 
 
+def backbone_variables(backbone, prefix=""):
+    """Every variable of a `ResNet` or `Res2Net` by the official name.
+
+    For ResNet and ResNeXt that is torchvision's name; Res2Net's stem has one of its own.
+
+    Args:
+        backbone: a `ResNet` or `Res2Net`.
+        prefix: str before every name.
+
+    Returns:
+        dict from name to Keras variable, in the order of the layers.
+    """
+    variables = {}
+    for layer in backbone.layers:
+        if hasattr(layer, "conv"):
+            conv, norm = resnet_names(layer.name)
+            _add_conv(variables, layer, prefix + conv, prefix + norm)
+    return variables
+
+
 def resnet_names(name):
-    """Torchvision's names of the convolution and the norm of one of our layers.
+    """The official names of the convolution and the norm of one of our layers.
 
     >>> resnet_names("layer2_0_conv1")
     ('layer2.0.conv1', 'layer2.0.bn1')
     >>> resnet_names("layer2_0_downsample")
     ('layer2.0.downsample.0', 'layer2.0.downsample.1')
+    >>> resnet_names("layer2_0_convs1")
+    ('layer2.0.convs.1', 'layer2.0.bns.1')
     """
     if name == "conv1":
         return "conv1", "bn1"
-    match = re.fullmatch(r"layer(\d)_(\d+)_(conv(\d)|downsample)", name)
-    if match is None:
+    match = re.fullmatch(r"stem(\d)", name)
+    if match is not None:
+        # The stem is a sequence of convolution, norm and ReLU, thrice.
+        first = 3 * int(match.group(1))
+        return f"stem.{first}", f"stem.{first + 1}"
+    match = re.fullmatch(r"layer(\d)_(\d+)_([a-z_]+)(\d?)", name)
+    parts = {
+        "conv": "conv{n} bn{n}",
+        "convs": "convs.{n} bns.{n}",
+        "downsample": "downsample.0 downsample.1",
+        # There the pooling comes first.
+        "pooled_downsample": "downsample.1 downsample.2",
+    }
+    if match is None or match.group(3) not in parts:
         raise ValueError(f"No official name is known. Received: layer name={name}")
     stage, block, part, number = match.groups()
-    prefix = f"layer{stage}.{block}"
-    if part == "downsample":
-        return f"{prefix}.downsample.0", f"{prefix}.downsample.1"
-    return f"{prefix}.{part}", f"{prefix}.bn{number}"
+    conv, norm = parts[part].format(n=number).split()
+    return f"layer{stage}.{block}.{conv}", f"layer{stage}.{block}.{norm}"
 
 
 def _add_conv(variables, layer, conv_name, norm_name=None):
     variables[f"{conv_name}.weight"] = layer.conv.kernel
     if layer.use_bias:
         variables[f"{conv_name}.bias"] = layer.conv.bias
+    if layer.deformable:
+        offset = layer.conv.conv_offset
+        variables[f"{conv_name}.conv_offset.weight"] = offset.kernel
+        variables[f"{conv_name}.conv_offset.bias"] = offset.bias
     if layer.norm_layer is not None:
         for suffix, attribute in _NORM_SUFFIXES:
             if hasattr(layer.norm_layer, attribute):
@@ -63,11 +95,17 @@ def _add_conv(variables, layer, conv_name, norm_name=None):
                 )
 
 
-def _add_fpn(variables, neck):
-    for index, lateral in enumerate(neck.laterals):
-        _add_conv(variables, lateral, f"neck.lateral_convs.{index}.conv")
-    for index, output in enumerate(neck.outputs):
-        _add_conv(variables, output, f"neck.fpn_convs.{index}.conv")
+def _add_neck(variables, neck):
+    """`FPN`, whose convolutions have no norm, or `PAFPN`, which has two more kinds."""
+    for ours, theirs in (
+        ("laterals", "lateral_convs"),
+        ("outputs", "fpn_convs"),
+        ("downsamples", "downsample_convs"),
+        ("final_outputs", "pafpn_convs"),
+    ):
+        for index, layer in enumerate(getattr(neck, ours, ())):
+            name = f"neck.{theirs}.{index}"
+            _add_conv(variables, layer, f"{name}.conv", f"{name}.gn")
 
 
 def _add_vfnet_head(variables, head):

@@ -1,6 +1,7 @@
 import keras
 from keras import ops
 
+from vfnet_tf.layers.deform_conv2d import DeformableConv2D
 from vfnet_tf.layers.frozen_batch_norm import FrozenBatchNorm
 from vfnet_tf.layers.group_norm import GroupNorm
 from vfnet_tf.ops.convolution import conv2d
@@ -13,11 +14,6 @@ NORMS = {
     ),
     "group_norm": GroupNorm,
 }
-
-
-def pad_symmetric(inputs, cells):
-    """Adds `cells` zero rows and columns on each side of a `[B, H, W, C]` map."""
-    return ops.pad(inputs, ((0, 0), (cells, cells), (cells, cells), (0, 0)))
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -35,6 +31,8 @@ class ConvNormAct(keras.layers.Layer):
         norm: `"frozen_batch_norm"`, `"batch_norm"`, `"group_norm"` or None.
         activation: name of a Keras activation or None.
         use_bias: bool; None means a bias exactly where there is no norm.
+        groups: int, groups of channels that are convolved apart (ResNeXt).
+        deformable: bool, a modulated `DeformableConv2D` in place of the convolution.
         kernel_initializer, bias_initializer: as in `keras.layers.Conv2D`.
 
     Shapes: `[B, H, W, C]` to `[B, ceil(H / strides), ceil(W / strides), filters]`.
@@ -48,6 +46,8 @@ class ConvNormAct(keras.layers.Layer):
         norm=None,
         activation=None,
         use_bias=None,
+        groups=1,
+        deformable=False,
         kernel_initializer="he_normal",
         bias_initializer="zeros",
         **kwargs,
@@ -67,12 +67,17 @@ class ConvNormAct(keras.layers.Layer):
         self.norm = norm
         self.activation = keras.activations.get(activation)
         self.use_bias = norm is None if use_bias is None else use_bias
+        self.groups = groups
+        self.deformable = deformable
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.conv = keras.layers.Conv2D(
+        # Keras's own runs nowhere: it holds the variables, `call` pads and folds.
+        kind = DeformableConv2D if deformable else keras.layers.Conv2D
+        self.conv = kind(
             filters,
             kernel_size,
             strides,
+            groups=groups,
             use_bias=self.use_bias,
             kernel_initializer=self.kernel_initializer,
             bias_initializer=self.bias_initializer,
@@ -95,12 +100,12 @@ class ConvNormAct(keras.layers.Layer):
         is_folded = self.norm == "frozen_batch_norm" and not self.use_bias
         if is_folded:
             kernel, bias = self.norm_layer.fold(kernel)
-        outputs = conv2d(
-            inputs,
-            ops.cast(kernel, self.compute_dtype),
-            None if bias is None else ops.cast(bias, self.compute_dtype),
-            strides=self.strides,
-        )
+        kernel = ops.cast(kernel, self.compute_dtype)
+        bias = None if bias is None else ops.cast(bias, self.compute_dtype)
+        if self.deformable:
+            outputs = self.conv.convolve(inputs, kernel, bias)
+        else:
+            outputs = conv2d(inputs, kernel, bias, self.strides, groups=self.groups)
         if self.norm == "batch_norm":
             outputs = self.norm_layer(outputs, training=training)
         elif self.norm is not None and not is_folded:
@@ -120,6 +125,8 @@ class ConvNormAct(keras.layers.Layer):
             "norm": self.norm,
             "activation": keras.activations.serialize(self.activation),
             "use_bias": self.use_bias,
+            "groups": self.groups,
+            "deformable": self.deformable,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
         }

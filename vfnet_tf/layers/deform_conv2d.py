@@ -1,7 +1,7 @@
 import keras
 from keras import ops
 
-from vfnet_tf.layers.conv_norm_act import pad_symmetric
+from vfnet_tf.ops.convolution import add_bias, pad_symmetric
 from vfnet_tf.ops.deform_conv import deform_conv
 
 
@@ -107,6 +107,18 @@ class DeformableConv2D(keras.layers.Layer):
             )
 
     def call(self, inputs):
+        kernel = ops.convert_to_tensor(self.kernel)
+        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
+        return self.convolve(inputs, kernel, bias)
+
+    def convolve(self, inputs, kernel, bias=None):
+        """The layer with another kernel in place of its own, e.g. one with a norm in it.
+
+        Args:
+            inputs: float `[B, H, W, C]`.
+            kernel: of the shape of the layer's own.
+            bias: float `[filters]` or None.
+        """
         offsets = self.conv_offset(pad_symmetric(inputs, self.padding))
         mask = None
         if self.modulated:
@@ -115,14 +127,14 @@ class DeformableConv2D(keras.layers.Layer):
         outputs = deform_conv(
             inputs,
             offsets,
-            ops.convert_to_tensor(self.kernel),
+            kernel,
             mask,
             strides=self.strides,
             padding=self.padding,
             dilation=self.dilation_rate,
             groups=self.groups,
         )
-        return outputs if self.bias is None else outputs + self.bias
+        return outputs if bias is None else add_bias(outputs, bias)
 
     def compute_output_shape(self, input_shape):
         sides = [s and -(-s // self.strides) for s in input_shape[1:3]]

@@ -9,6 +9,8 @@ Coordinates are in cells of the map, row first.
 import keras
 from keras import ops
 
+from vfnet_tf.ops.convolution import merge_groups
+
 
 def _runs_under_xla():
     import tensorflow as tf
@@ -310,16 +312,24 @@ def deform_conv(
             sampled = sampled * ops.cast(mask[:, :, group], sampled.dtype)
         columns.append(sampled)
     columns = columns[0] if deform_groups == 1 else ops.concatenate(columns, axis=-1)
-    in_group, out_group = channels // groups, filters // groups
-    outputs = []
-    for group in range(groups):
-        part = columns[..., group * in_group : (group + 1) * in_group]
-        weights = kernel[..., group * out_group : (group + 1) * out_group]
-        outputs.append(
-            ops.matmul(
-                ops.reshape(part, (-1, taps * in_group)),
-                ops.reshape(weights, (taps * in_group, out_group)),
-            )
+    if groups == 1:
+        columns = ops.reshape(columns, (-1, taps * channels))
+        outputs = ops.matmul(columns, ops.reshape(kernel, (-1, filters)))
+    else:
+        kernel, blocks = merge_groups(kernel, groups)
+        columns = ops.reshape(columns, (-1, taps, channels))
+        outputs = ops.concatenate(
+            [
+                ops.matmul(
+                    ops.reshape(part, (-1, taps * channels // blocks)),
+                    ops.reshape(part_kernel, (-1, filters // blocks)),
+                )
+                for part, part_kernel in zip(
+                    ops.split(columns, blocks, axis=-1),
+                    ops.split(kernel, blocks, axis=-1),
+                    strict=True,
+                )
+            ],
+            axis=-1,
         )
-    outputs = outputs[0] if groups == 1 else ops.concatenate(outputs, axis=-1)
     return ops.reshape(outputs, (batch, out_height, out_width, filters))
