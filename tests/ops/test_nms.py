@@ -4,7 +4,7 @@ import pytest
 
 from tests.contracts import evaluate
 from vfnet_tf.ops import nms as module
-from vfnet_tf.ops.nms import class_wise_nms
+from vfnet_tf.ops.nms import class_wise_nms, class_wise_soft_nms, suppress
 
 PORTABLE = [module._looped_nms]
 if keras.backend.backend() == "tensorflow":
@@ -125,3 +125,243 @@ def test_the_public_function_is_one_of_them():
     looped = run(module._looped_nms, boxes, scores, 0.5, 0.2, 30)
     for key, value in looped.items():
         np.testing.assert_array_equal(public[key], value)
+
+
+def run_softly(boxes, scores, *settings, **more):
+    def with_settings(boxes, scores):
+        return class_wise_soft_nms(boxes, scores, *settings, **more)
+
+    return evaluate(
+        with_settings, np.asarray(boxes, "float32"), np.asarray(scores, "float32")
+    )
+
+
+SOFT = [
+    pytest.param(
+        name,
+        case,
+        # One of each method on the other backends.
+        marks=pytest.mark.backend if name == "a" and case[1] != 0.65 else (),
+        id=f"{name}-{case}",
+    )
+    for name in ("a", "b", "one")
+    for case in (
+        ("linear", 0.3, 0.5, 0.001),
+        ("linear", 0.65, 0.5, 0.001),
+        ("linear", 0.5, 0.3, 0.05),
+        ("gaussian", 0.3, 0.5, 0.001),
+        ("gaussian", 0.65, 0.5, 0.001),
+        ("gaussian", 0.5, 0.3, 0.05),
+    )
+]
+
+
+def run_golden(stored, name, case, extra_slots=2):
+    method, threshold, sigma, least = case
+    key = f"{name}/soft_{method}_thr{threshold}_sigma{sigma}_min{least}"
+    expected, keep = stored[f"{key}/dets"], stored[f"{key}/keep"]
+    found = run_softly(
+        stored[f"{name}/boxes"][None],
+        stored[f"{name}/scores"][None, :, None],
+        threshold,
+        0.0,
+        len(keep) + extra_slots,
+        method,
+        sigma,
+        least,
+    )
+    assert found["num_detections"] == [len(keep)]
+    return found, expected, keep
+
+
+@pytest.mark.parametrize(("name", "case"), SOFT)
+def test_it_decays_and_orders_as_the_official_operator(golden, name, case):
+    found, expected, keep = run_golden(golden("nms"), name, case)
+    count = len(keep)
+    np.testing.assert_array_equal(found["boxes"][0, :count], expected[:, :4])
+    np.testing.assert_allclose(found["scores"][0, :count], expected[:, 4], rtol=1e-6)
+    np.testing.assert_array_equal(found["labels"][0], [0] * count + [-1] * 2)
+    np.testing.assert_array_equal(found["boxes"][0, count:], 0)
+    np.testing.assert_array_equal(found["scores"][0, count:], 0)
+
+
+@pytest.mark.backend
+def test_of_equal_scores_the_lower_index_comes_first(golden):
+    stored = golden("nms")
+    found, expected, _ = run_golden(stored, "tie", ("gaussian", 0.65, 0.5, 0.001))
+    np.testing.assert_array_equal(found["boxes"][0, :6], expected[:, :4])
+    np.testing.assert_allclose(found["scores"][0, :6], expected[:, 4], rtol=1e-6)
+    # Officially the removal of box 1 has put box 5 before its equal, box 3.
+    found, expected, keep = run_golden(stored, "tie", ("linear", 0.65, 0.5, 0.001))
+    assert keep.tolist() == [0, 5, 2, 3]
+    np.testing.assert_array_equal(
+        found["boxes"][0, :4], stored["tie/boxes"][[0, 3, 2, 5]]
+    )
+    np.testing.assert_allclose(found["scores"][0, :4], expected[:, 4], rtol=1e-6)
+
+
+TWO = [[0, 0, 2, 2], [0, 0, 2, 1]]  # IoU 0.5
+
+
+@pytest.mark.backend
+def test_scores_that_have_become_equal_in_a_pool_keep_that_order(monkeypatch):
+    # The pool are the best 6 of 7 pairs.
+    monkeypatch.setattr(module, "_POOL_PER_DETECTION", 2)
+    weak = [[x, 6, x + 1, 7] for x in range(4)]
+    boxes = [[[8, 8, 9, 9], *TWO, *weak]]
+    scores = [[[0.4], [0.9], [0.8], *[[0.1]] * 4]]
+    found = run_softly(boxes, scores, 0.5, 0.05, 3)
+    np.testing.assert_array_equal(found["scores"], np.float32([[0.9, 0.4, 0.4]]))
+    np.testing.assert_array_equal(found["boxes"], [[TWO[0], boxes[0][0], TWO[1]]])
+
+
+@pytest.mark.backend
+def test_scores_are_lowered_within_a_class_by_hand():
+    boxes = [[*TWO, [8, 8, 9, 9]]]
+    scores = [[[0.8, 0.3], [0.6, 0.4], [0.2, 0.05]]]
+    found = run_softly(boxes, scores, 0.5, 0.05, 6)
+    # Class 0: 0.6 x (1 - 0.5); class 1: 0.3 x (1 - 0.5); 0.05 is not above 0.05.
+    np.testing.assert_allclose(found["scores"], [[0.8, 0.4, 0.3, 0.2, 0.15, 0]])
+    np.testing.assert_array_equal(found["labels"], [[0, 1, 0, 0, 1, -1]])
+    order = [boxes[0][place] for place in (0, 1, 1, 2, 0)]
+    np.testing.assert_array_equal(found["boxes"][0, :5], order)
+    assert found["num_detections"] == [5]
+    assert found["labels"].dtype == found["num_detections"].dtype == "int32"
+
+    gaussian = run_softly(boxes, scores, 0.5, 0.05, 3, "gaussian", 0.25)
+    decayed = 0.6 * np.exp(-(0.5**2) / 0.25)
+    np.testing.assert_allclose(gaussian["scores"], [[0.8, 0.4, decayed]], rtol=1e-6)
+
+
+@pytest.mark.backend
+def test_the_threshold_is_met_not_exceeded_and_below_the_least_score_is_out():
+    scores = [[[0.75], [0.5]]]
+    lowered = run_softly([TWO], scores, 0.5, 0.3, 2)
+    # Below the score threshold by now, which is not asked again.
+    np.testing.assert_allclose(lowered["scores"], [[0.75, 0.25]])
+    as_it_was = run_softly([TWO], scores, 0.501, 0.3, 2)
+    np.testing.assert_allclose(as_it_was["scores"], [[0.75, 0.5]])
+    kept = run_softly([TWO], scores, 0.5, 0.3, 2, min_score=0.25)
+    assert kept["num_detections"] == [2]
+    removed = run_softly([TWO], scores, 0.5, 0.3, 2, min_score=0.251)
+    assert removed["num_detections"] == [1]
+
+
+@pytest.mark.backend
+def test_without_a_least_score_each_pair_is_taken_once():
+    # The second box is the first: its score becomes 0.
+    found = run_softly([[TWO[0], TWO[0]]], [[[0.75], [0.5]]], 0.5, 0.3, 4, min_score=0)
+    np.testing.assert_array_equal(found["scores"], [[0.75, 0, 0, 0]])
+    assert found["num_detections"] == [2]
+
+
+@pytest.mark.backend
+def test_no_candidates_give_an_empty_soft_result():
+    found = run_softly(np.zeros((2, 3, 4)), np.full((2, 3, 4), 0.01), 0.5, 0.05, 6)
+    np.testing.assert_array_equal(found["num_detections"], [0, 0])
+    np.testing.assert_array_equal(found["labels"], np.full((2, 6), -1))
+    assert found["boxes"].shape == (2, 6, 4)
+
+
+def soft_nms_in_numpy(boxes, scores, threshold, score_threshold, count, method):
+    """One image, one pair after the other: rows of box, score, label."""
+    left = {
+        (n, k): float(scores[n, k])
+        for n, k in np.argwhere(scores > score_threshold).tolist()
+    }
+    rows = []
+    while left and len(rows) < count:
+        best = max(left, key=left.get)
+        rows.append([*boxes[best[0]], left.pop(best), best[1]])
+        for n, k in list(left):
+            if k != best[1]:
+                continue
+            first, second = boxes[best[0]], boxes[n]
+            sides = np.minimum(first[2:], second[2:]) - np.maximum(
+                first[:2], second[:2]
+            )
+            common = np.prod(np.maximum(sides, 0))
+            union = np.prod(first[2:] - first[:2]) + np.prod(second[2:] - second[:2])
+            iou = common / (union - common)
+            if method == "gaussian":
+                left[n, k] *= np.exp(-(iou**2) / 0.5)
+            elif iou >= threshold:
+                left[n, k] *= 1 - iou
+            if left[n, k] < 1e-3:
+                del left[n, k]
+    return np.array(rows)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", ["linear", "gaussian"])
+@pytest.mark.parametrize("per_detection", [1, 2, 40])
+def test_a_pool_of_the_best_gives_what_all_pairs_give(
+    monkeypatch, method, per_detection
+):
+    # Of 450 pairs 30, 60 or all are looked at first; 30 are too few.
+    monkeypatch.setattr(module, "_POOL_PER_DETECTION", per_detection)
+    boxes, scores = random_case(np.random.default_rng(4), 2, 150)
+    boxes, scores = boxes.astype("float32"), scores.astype("float32")
+    found = run_softly(boxes, scores, 0.4, 0.2, 30, method)
+    for image in (0, 1):
+        expected = soft_nms_in_numpy(
+            boxes[image].astype("float64"), scores[image], 0.4, 0.2, 30, method
+        )
+        np.testing.assert_array_equal(found["boxes"][image], expected[:, :4])
+        np.testing.assert_allclose(found["scores"][image], expected[:, 4], rtol=1e-5)
+        np.testing.assert_array_equal(found["labels"][image], expected[:, 5])
+    assert np.all(np.diff(found["scores"]) <= 0)
+
+
+@pytest.mark.skipif(len(PORTABLE) < 2, reason="dynamic shapes are TensorFlow's")
+@pytest.mark.parametrize("num_boxes", [5, 60])
+def test_soft_nms_runs_in_a_graph_of_unknown_sizes(num_boxes):
+    import tensorflow as tf
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec((None, None, 4), "float32"),
+            tf.TensorSpec((None, None, 3), "float32"),
+        ]
+    )
+    def in_graph(boxes, scores):
+        return class_wise_soft_nms(boxes, scores, 0.4, 0.2, 3)
+
+    boxes, scores = random_case(np.random.default_rng(6), 2, num_boxes)
+    boxes, scores = boxes.astype("float32"), scores.astype("float32")
+    found = in_graph(boxes, scores)
+    assert found["boxes"].shape == (2, 3, 4)
+    for name, value in run_softly(boxes, scores, 0.4, 0.2, 3).items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6)
+
+
+@pytest.mark.backend
+def test_the_kinds_of_nms_go_by_name():
+    boxes, scores = [TWO], [[[0.75], [0.5]]]
+
+    def named(name):
+        return evaluate(
+            lambda b, s: suppress(b, s, 0.4, 0.05, 2, name, 0.25, 0.01),
+            np.asarray(boxes, "float32"),
+            np.asarray(scores, "float32"),
+        )["scores"]
+
+    np.testing.assert_allclose(named("hard"), [[0.75, 0]])
+    np.testing.assert_allclose(named("soft_linear"), [[0.75, 0.25]])
+    gaussian = 0.5 * np.exp(-1.0)
+    np.testing.assert_allclose(named("soft_gaussian"), [[0.75, gaussian]], rtol=1e-6)
+    with pytest.raises(ValueError, match="`nms` must be one of.*nms='softer'"):
+        named("softer")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "naive"}, "'linear' or 'gaussian'. Received: method='naive'"),
+        ({"sigma": 0.0}, "sigma=0.0"),
+        ({"min_score": -0.1}, "min_score=-0.1"),
+    ],
+)
+def test_settings_of_soft_nms_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        run_softly([TWO], [[[0.75], [0.5]]], 0.5, 0.05, 2, **settings)
