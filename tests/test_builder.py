@@ -32,6 +32,9 @@ SMALL = Config(
         nms_iou_threshold=0.4,
         candidates_per_level=50,
         max_detections=7,
+        nms="soft_gaussian",
+        soft_nms_sigma=0.3,
+        soft_nms_min_score=0.02,
     )
 )
 
@@ -54,6 +57,8 @@ def test_every_setting_of_the_model_reaches_the_detector():
     assert detector.refined_box_loss_weight == 0.9
     assert (detector.score_threshold, detector.nms_iou_threshold) == (0.2, 0.4)
     assert (detector.candidates_per_level, detector.max_detections) == (50, 7)
+    assert detector.nms == "soft_gaussian"
+    assert (detector.soft_nms_sigma, detector.soft_nms_min_score) == (0.3, 0.02)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +91,7 @@ def test_weights_and_run_directories_bring_a_detector_back(tmp_path):
         ({"model__backbone__name": "resnet19"}, "backbone=resnet19"),
         ({"model__backbone__name": "keras:VGG16"}, "keras:VGG16"),
         ({"model__backbone__norm": "no_norm"}, "norm=no_norm"),
+        ({"model__nms": "softer"}, "nms='softer'"),
     ],
 )
 def test_unknown_names_are_refused(changes, message):

@@ -49,7 +49,7 @@ def test_the_defaults_are_the_papers():
     weights = config.model.box_loss_weight, config.model.refined_box_loss_weight
     assert weights == (1.5, 2.0)
     assert config.model.score_threshold == 0.05
-    assert config.model.nms_iou_threshold == 0.6
+    assert (config.model.nms, config.model.nms_iou_threshold) == ("hard", 0.6)
     assert config.data.image_size == (800, 1333)
     assert config.training.base_learning_rate == 0.01
     assert config.training.base_batch_size == 16
@@ -121,6 +121,8 @@ def test_overrides_reach_nested_fields_and_leave_the_original():
         ({"model__num_classes": True}, "num_classes=True"),
         ({"model__num_classes": 3.5}, "num_classes=3.5"),
         ({"model__iou_weighted": 1}, "iou_weighted=1"),
+        ({"model__nms": None}, "nms=None"),
+        ({"model__soft_nms_sigma": "0.5"}, "soft_nms_sigma='0.5'"),
         ({"data__image_size": (1, 2, 3)}, "image_size"),
         ({"data__image_size": 640}, "image_size=640"),
         ({"class_names": ("cat", 3)}, "class_names=3"),

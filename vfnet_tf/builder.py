@@ -72,6 +72,9 @@ def build_detector(config, weights=None):
         nms_iou_threshold=model.nms_iou_threshold,
         candidates_per_level=model.candidates_per_level,
         max_detections=model.max_detections,
+        nms=model.nms,
+        soft_nms_sigma=model.soft_nms_sigma,
+        soft_nms_min_score=model.soft_nms_min_score,
         name="vfnet",
     )
     if weights is not None:

@@ -54,6 +54,9 @@ class ModelConfig:
     nms_iou_threshold: float = 0.6
     candidates_per_level: int = 1000
     max_detections: int = 100
+    nms: str = "hard"  # "soft_linear", "soft_gaussian"
+    soft_nms_sigma: float = 0.5
+    soft_nms_min_score: float = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)

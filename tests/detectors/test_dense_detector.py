@@ -11,9 +11,14 @@ from tests import contracts
 from vfnet_tf.backbones import ResNet
 from vfnet_tf.detectors import VFNet
 from vfnet_tf.detectors.dense_detector import flatten_levels, num_replicas
-from vfnet_tf.detectors.postprocess import postprocess
+from vfnet_tf.detectors.postprocess import (
+    merge_candidates,
+    postprocess,
+    select_candidates,
+)
 from vfnet_tf.heads import VFNetHead
 from vfnet_tf.necks import FPN
+from vfnet_tf.ops.nms import suppress
 
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="TensorFlow's own"
@@ -117,6 +122,171 @@ def test_settings_may_be_overridden_for_one_call(small_detector, small_batch):
     np.testing.assert_allclose(fewer["scores"], usual["scores"][:, :2], rtol=1e-5)
     assert fewer["boxes"].shape == (2, 2, 4)
     assert detector.max_detections == 5
+
+
+@pytest.mark.backend
+def test_soft_nms_is_a_setting_of_the_detector_and_of_one_call(
+    small_detector, small_batch
+):
+    settings = {"nms": "soft_linear", "nms_iou_threshold": 0.3, "max_detections": 20}
+    detector, images = confident(small_detector(**settings)), small_batch["images"]
+    found = contracts.evaluate(detector.detect, images)
+
+    def softly(images, nms, sigma=0.5, least=1e-3):
+        outputs = detector(images)
+        return postprocess(
+            outputs["refined_boxes"],
+            keras.ops.sigmoid(outputs["class_logits"]),
+            [96, 24, 6, 2, 1],
+            np.array([[64, 96]] * 2, "float32"),
+            iou_threshold=0.3,
+            max_detections=20,
+            nms=nms,
+            sigma=sigma,
+            min_score=least,
+        )
+
+    expected = contracts.evaluate(lambda x: softly(x, "soft_linear"), images)
+    hard = contracts.evaluate(lambda x: softly(x, "hard"), images)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4)
+    assert np.abs(found["scores"] - hard["scores"]).max() > 0.01
+
+    def overridden(images):
+        return detector.detect(
+            images,
+            nms="soft_gaussian",
+            soft_nms_sigma=0.2,
+            soft_nms_min_score=0.3,
+        )
+
+    found = contracts.evaluate(overridden, images)
+    expected = contracts.evaluate(
+        lambda x: softly(x, "soft_gaussian", 0.2, 0.3), images
+    )
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4)
+    # Few are left when all below 0.3 are removed.
+    assert 0 < found["num_detections"].min() < 20
+
+
+def make_views(images):
+    """The image as it is, mirrored, and at half the size with its own padding."""
+    plain = {"images": images, "image_size": np.full((2, 2), (60, 90), "float32")}
+    mirrored = np.zeros_like(images)
+    mirrored[:, :60, :90] = images[:, :60, 89::-1]
+    small = np.zeros((2, 32, 64, 3), "float32")
+    small[:, :30, :45] = images[:, :60:2, :90:2]
+    return [
+        plain,
+        {**plain, "images": mirrored, "flipped": True},
+        {
+            "images": small,
+            "image_size": np.full((2, 2), (30, 45), "float32"),
+            "scale": np.full((2, 2), 0.5, "float32"),
+            "flipped": np.array([False, False]),
+        },
+    ]
+
+
+@pytest.mark.backend
+def test_the_views_of_images_share_one_nms(small_detector, small_batch):
+    settings = {"score_threshold": 0.01, "candidates_per_level": 50}
+    detector = confident(small_detector(max_detections=15, **settings))
+    views = make_views(small_batch["images"])
+    found = contracts.to_numpy(detector.detect_augmented(views))
+
+    candidates = []
+    for view, sizes in zip(
+        views, [[96, 24, 6, 2, 1]] * 2 + [[32, 8, 2, 1, 1]], strict=True
+    ):
+        outputs = detector(view["images"])
+        boxes, scores = select_candidates(
+            outputs["refined_boxes"],
+            keras.ops.sigmoid(outputs["class_logits"]),
+            sizes,
+            view["image_size"],
+            view.get("scale"),
+            view.get("flipped"),
+            50,
+        )
+        candidates.append((boxes, scores))
+    # In this order: best 50 of 96, then what the coarser levels have.
+    assert [boxes.shape[1] for boxes, _ in candidates] == [83, 83, 44]
+    boxes, scores = merge_candidates(candidates)
+    expected = contracts.to_numpy(suppress(boxes, scores, 0.6, 0.01, 15))
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4)
+    alone = contracts.to_numpy(detector.detect_augmented(views[:1]))
+    usual = detector.detect(views[0]["images"], views[0]["image_size"])
+    for name, value in contracts.to_numpy(usual).items():
+        np.testing.assert_allclose(alone[name], value, rtol=1e-4, atol=1e-4)
+    assert np.abs(alone["scores"] - found["scores"]).max() > 0.01
+    fewer = contracts.to_numpy(detector.detect_augmented(views, max_detections=3))
+    np.testing.assert_allclose(fewer["scores"], found["scores"][:, :3], rtol=1e-4)
+
+
+def test_a_mirrored_view_finds_the_same_in_the_pixels_of_the_image(
+    small_detector, small_batch
+):
+    # Mirrored twice, an image that is its own mirror image is found where it was.
+    images = small_batch["images"]
+    images = images + images[:, :, ::-1]
+    detector = confident(small_detector(max_detections=8))
+    plain = contracts.to_numpy(detector.detect(images))
+    found = contracts.to_numpy(
+        detector.detect_augmented([{"images": images, "flipped": True}])
+    )
+    np.testing.assert_allclose(found["scores"], plain["scores"], rtol=1e-4)
+    x1, y1, x2, y2 = np.moveaxis(plain["boxes"], -1, 0)
+    mirrored = np.stack([96 - x2, y1, 96 - x1, y2], axis=-1)
+    np.testing.assert_allclose(found["boxes"], mirrored, atol=1e-3)
+
+
+@on_tensorflow
+def test_views_of_any_number_and_size_share_two_traces(
+    small_detector, small_batch, monkeypatch
+):
+    detector = small_detector()
+    traced = []
+
+    def count(name):
+        method = getattr(detector, name)
+
+        def counted(*inputs):
+            traced.append(name)
+            return method(*inputs)
+
+        counted.__name__ = name
+        monkeypatch.setattr(detector, name, counted)
+
+    count("_candidates")
+    count("_suppress")
+    views = make_views(small_batch["images"])
+    for some in (views, views[2:], [{"images": views[2]["images"][:1]}]):
+        detector.detect_augmented(some)
+    assert traced == ["_candidates", "_suppress"]
+
+
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        ([], r"one at least. Received: \[\]"),
+        ([{"scale": 1.0}], r"Received: \[\['scale'\]\]"),
+        ([{"images": np.zeros((1, 32, 32, 3)), "flip": True}], "'flip'"),
+        ([{"images": np.zeros((32, 32, 3))}], "must be a batch"),
+    ],
+)
+def test_bad_views_are_refused(small_detector, views, message):
+    with pytest.raises(ValueError, match=message):
+        small_detector().detect_augmented(views)
+
+
+def test_an_unknown_nms_is_refused(small_detector, small_batch):
+    with pytest.raises(ValueError, match="nms='softer'"):
+        small_detector(nms="softer")
+    with pytest.raises(ValueError, match="nms='softer'"):
+        small_detector().detect(small_batch["images"], nms="softer")
 
 
 def test_bad_arguments_of_detect_are_refused(small_detector, small_batch):

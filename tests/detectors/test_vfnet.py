@@ -379,6 +379,9 @@ def test_its_config_keeps_every_setting(small_detector):
         "nms_iou_threshold": 0.4,
         "candidates_per_level": 50,
         "max_detections": 7,
+        "nms": "soft_gaussian",
+        "soft_nms_sigma": 0.3,
+        "soft_nms_min_score": 0.02,
         "name": "other",
     }
     copy = VFNet.from_config(small_detector(**settings).get_config())

@@ -114,6 +114,32 @@ def test_boxes_lie_in_the_original_image_upright(loaded, images):
         np.testing.assert_allclose(boxes[:, [1, 3]].max(), height, atol=1e-3)
 
 
+def test_soft_nms_is_part_of_the_graph(tmp_path, small_detector, monkeypatch):
+    def one_signature(module):
+        function = module._signatures()["serve_tensor"]
+        return {"serve_tensor": function.get_concrete_function()}
+
+    monkeypatch.setattr(saved_model._ServingModule, "signatures", one_signature)
+    settings = {"nms_iou_threshold": 0.3, "max_detections": 20}
+    detector = small_detector(nms="soft_linear", **settings)
+    bias = detector.head.class_predictor.conv.bias
+    bias.assign([-1.0, -2.0, -1.5])
+    sizes = {"image_size": (64, 96), "keep_ratio": False}
+    directory = export_saved_model(detector, tmp_path / "model", **sizes)
+    assert read_metadata(directory)["nms"] == "soft_linear"
+    loaded = tf.saved_model.load(str(directory))
+    pixels = np.stack([tiny_run.picture(seed, 64, 96) for seed in (8, 9)])
+    found = loaded.signatures["serve_tensor"](images=tf.constant(pixels))
+    # Overrides, even of the same: nothing is traced once more.
+    expected = detector.detect(TORCHVISION(pixels), nms="soft_linear")
+    hard = detector.detect(TORCHVISION(pixels), nms="hard")
+    counts = expected["num_detections"].numpy()
+    assert np.all(counts > 5)
+    np.testing.assert_array_equal(found["num_detections"], counts)
+    np.testing.assert_allclose(found["detection_scores"], expected["scores"], atol=1e-5)
+    assert np.abs(found["detection_scores"] - hard["scores"]).max() > 1e-3
+
+
 def test_images_of_a_batch_share_the_smallest_canvas_that_holds_them():
     sizes = tf.constant([[128, 90], [100, 160], [33, 40]])
     assert saved_model.common_canvas(sizes).numpy().tolist() == [128, 160]
@@ -143,6 +169,7 @@ def test_metadata_say_what_a_client_must_know(exported, loaded, config):
     assert metadata["score_threshold"] == 0.05
     assert metadata["nms_iou_threshold"] == 0.6
     assert metadata["max_detections"] == 100
+    assert metadata["nms"] == "hard"
     assert metadata["precision"] == "float32"
     assert metadata["normalization"] == TORCHVISION.to_dict()
     assert metadata["versions"]["tensorflow"] == tf.__version__
@@ -250,7 +277,7 @@ def metadata_of(detector, **settings):
     given = dict.fromkeys(
         ("image_size", "keep_ratio", "normalization", "class_names", "category_ids")
         + ("score_threshold", "nms_iou_threshold", "candidates_per_level")
-        + ("max_detections",)
+        + ("max_detections", "nms", "soft_nms_sigma", "soft_nms_min_score")
     )
     config = settings.pop("config", None)
     given = {**given, "max_pixels": 10**6, **settings}
@@ -276,6 +303,9 @@ def test_arguments_come_before_the_config_and_it_before_defaults(detector, confi
         nms_iou_threshold=0.5,
         candidates_per_level=7,
         max_detections=11,
+        nms="soft_gaussian",
+        soft_nms_sigma=0.3,
+        soft_nms_min_score=0.02,
     )
     expected = {
         "image_size": [96, 64],
@@ -287,6 +317,9 @@ def test_arguments_come_before_the_config_and_it_before_defaults(detector, confi
         "nms_iou_threshold": 0.5,
         "candidates_per_level": 7,
         "max_detections": 11,
+        "nms": "soft_gaussian",
+        "soft_nms_sigma": 0.3,
+        "soft_nms_min_score": 0.02,
         "max_pixels": 10**6,
     }
     assert {name: chosen[name] for name in expected} == expected
@@ -302,6 +335,7 @@ def test_arguments_come_before_the_config_and_it_before_defaults(detector, confi
         ({"category_ids": (1, 2)}, "`category_ids` must have one entry per class"),
         ({"score_threshold": 5}, "`score_threshold` must be in"),
         ({"max_detections": 0}, "`max_detections` must be at least 1"),
+        ({"nms": "softer"}, "`nms` must be one of"),
         ({"normalization": "caffe"}, "must be a Normalization"),
     ],
 )

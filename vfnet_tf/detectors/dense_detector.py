@@ -1,8 +1,22 @@
 import keras
 from keras import ops
 
-from vfnet_tf.detectors.postprocess import postprocess
+from vfnet_tf.detectors.postprocess import merge_candidates, select_candidates
+from vfnet_tf.ops.nms import check_nms, suppress
 from vfnet_tf.priors import make_points
+
+_VIEW_KEYS = ("images", "image_size", "scale", "flipped")
+
+#: Arguments of a `DenseDetector` that `detect` takes for one call, too.
+DETECTION_SETTINGS = (
+    "score_threshold",
+    "nms_iou_threshold",
+    "candidates_per_level",
+    "max_detections",
+    "nms",
+    "soft_nms_sigma",
+    "soft_nms_min_score",
+)
 
 
 class DenseDetector(keras.Model):
@@ -15,9 +29,13 @@ class DenseDetector(keras.Model):
         neck: layer from that dict to a dict of pyramid levels.
         head: layer from that dict to predictions by level.
         score_threshold: detections below or at this score are dropped.
-        nms_iou_threshold: IoU above which the weaker of two boxes is dropped.
+        nms_iou_threshold: IoU above which the weaker of two boxes is dropped, or from
+            which linear soft-NMS lowers its score.
         candidates_per_level: points of a level that enter NMS at most.
         max_detections: detections per image at most, D.
+        nms: `"hard"`, `"soft_linear"` or `"soft_gaussian"`.
+        soft_nms_sigma: of the Gaussian.
+        soft_nms_min_score: soft-NMS drops what falls below this score.
     """
 
     #: names of the loss parts, in the order they are shown
@@ -32,6 +50,9 @@ class DenseDetector(keras.Model):
         nms_iou_threshold=0.6,
         candidates_per_level=1000,
         max_detections=100,
+        nms="hard",
+        soft_nms_sigma=0.5,
+        soft_nms_min_score=1e-3,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -42,11 +63,14 @@ class DenseDetector(keras.Model):
         self.nms_iou_threshold = nms_iou_threshold
         self.candidates_per_level = candidates_per_level
         self.max_detections = max_detections
+        self.nms = check_nms(nms)
+        self.soft_nms_sigma = soft_nms_sigma
+        self.soft_nms_min_score = soft_nms_min_score
         self._part_metrics = {
             name: keras.metrics.Mean(name=name)
             for name in (*self.loss_names, "num_positives")
         }
-        self._compiled_detect = None
+        self._graphs = {}  # by the name of the method that they were traced from
         self.build((None, None, None, 3))
 
     @property
@@ -151,73 +175,123 @@ class DenseDetector(keras.Model):
                 None means that they have none.
             scale: `[B, 2]`, `(vertical, horizontal)` factors that the images were
                 resized by; boxes are divided by them. None leaves network pixels.
-            **overrides: `score_threshold`, `nms_iou_threshold`, `candidates_per_level`
-                or `max_detections`, for this call only.
+            **overrides: any of `DETECTION_SETTINGS`, for this call only.
 
         Returns:
             dict of `boxes` float32 `[B, D, 4]`, `scores` float32 `[B, D]` (descending),
             `labels` int32 `[B, D]` (-1 pads) and `num_detections` int32 `[B]`.
         """
-        images = ops.convert_to_tensor(images, dtype="float32")
-        if len(images.shape) != 4 or images.shape[-1] != 3:
-            raise ValueError(
-                "`images` must be a batch [B, H, W, 3]. "
-                f"Received: images of shape {tuple(images.shape)}"
-            )
-        if image_size is None:
-            batch, height, width = ops.shape(images)[:3]
-            size = ops.cast(ops.stack([height, width]), "float32")
-            image_size = ops.broadcast_to(size, (batch, 2))
-        if scale is None:
-            scale = ops.ones_like(ops.cast(image_size, "float32"))
-        arguments = (
-            images,
-            ops.cast(image_size, "float32"),
-            ops.cast(scale, "float32"),
-        )
+        images, image_size, scale = _view_tensors(images, image_size, scale)
         if keras.backend.backend() == "tensorflow" and not overrides:
-            return self._detect_in_graph(*arguments)
-        return self._detect(*arguments, **overrides)
+            return self._in_graph(self._detect, images, image_size, scale)
+        return self._detect(images, image_size, scale, **overrides)
 
-    def _detect(self, images, image_size, scale, **overrides):
-        settings = {
-            "score_threshold": self.score_threshold,
-            "nms_iou_threshold": self.nms_iou_threshold,
-            "candidates_per_level": self.candidates_per_level,
-            "max_detections": self.max_detections,
-        }
-        unknown = sorted(set(overrides) - set(settings))
+    def detect_augmented(self, views, **overrides):
+        """Detections in images of which there are several views (fact S29).
+
+        The candidates of all views enter one NMS; nothing is averaged.
+
+        Args:
+            views: list of dicts with the arguments of `detect`: `images` `[B, Hv, Wv,
+                3]` and, optional, `image_size`, `scale`, and `flipped`: bool, scalar or
+                `[B]`, for images mirrored left and right before padding. The B images
+                are the same in all views; their sizes may differ.
+            **overrides: any of `DETECTION_SETTINGS`, for this call only.
+
+        Returns:
+            What `detect` returns, boxes in pixels of the images before `scale`.
+
+        Raises:
+            ValueError: for no views, another key, or images of the wrong shape.
+        """
+        views = [dict(view) for view in views]
+        unknown = {key for view in views for key in view} - set(_VIEW_KEYS)
+        if not views or unknown or any("images" not in view for view in views):
+            raise ValueError(
+                "`views` must be dicts with `images` and some of "
+                f"{_VIEW_KEYS[1:]}, one at least. "
+                f"Received: {[sorted(view) for view in views]}"
+            )
+        in_graph = keras.backend.backend() == "tensorflow" and not overrides
+        candidates = []
+        for view in views:
+            arguments = _view_tensors(
+                view["images"], view.get("image_size"), view.get("scale")
+            )
+            flipped = ops.convert_to_tensor(view.get("flipped", False), dtype="bool")
+            flipped = ops.broadcast_to(flipped, ops.shape(arguments[0])[:1])
+            if in_graph:
+                found = self._in_graph(self._candidates, *arguments, flipped)
+            else:
+                found = self._candidates(*arguments, flipped, **overrides)
+            candidates.append(found)
+        candidates = merge_candidates(candidates)
+        if in_graph:
+            return self._in_graph(self._suppress, *candidates)
+        return self._suppress(*candidates, **overrides)
+
+    def _settings(self, overrides):
+        unknown = sorted(set(overrides) - set(DETECTION_SETTINGS))
         if unknown:
             raise ValueError(
-                f"`detect` takes the settings {sorted(settings)}. Received: {unknown}"
+                f"`detect` takes the settings {sorted(DETECTION_SETTINGS)}. "
+                f"Received: {unknown}"
             )
-        settings.update(overrides)
+        own = {name: getattr(self, name) for name in DETECTION_SETTINGS}
+        check_nms(overrides.get("nms", self.nms))
+        return {**own, **overrides}
+
+    def _detect(self, images, image_size, scale, **overrides):
+        candidates = self._candidates(images, image_size, scale, **overrides)
+        return self._suppress(*candidates, **overrides)
+
+    def _candidates(self, images, image_size, scale, flipped=None, **overrides):
+        settings = self._settings(overrides)
         outputs = self(images, training=False)
         height, width = ops.shape(images)[1:3]
         sizes = [h * w for h, w in self.level_shapes(height, width)]
-        return postprocess(
+        return select_candidates(
             outputs[self._box_names[-1]],
             ops.sigmoid(outputs["class_logits"]),
             sizes,
             image_size,
             scale,
-            score_threshold=settings["score_threshold"],
-            iou_threshold=settings["nms_iou_threshold"],
-            candidates_per_level=settings["candidates_per_level"],
-            max_detections=settings["max_detections"],
+            flipped,
+            settings["candidates_per_level"],
         )
 
-    def _detect_in_graph(self, *arguments):
+    def _suppress(self, boxes, scores, **overrides):
+        settings = self._settings(overrides)
+        return suppress(
+            boxes,
+            scores,
+            settings["nms_iou_threshold"],
+            settings["score_threshold"],
+            settings["max_detections"],
+            settings["nms"],
+            settings["soft_nms_sigma"],
+            settings["soft_nms_min_score"],
+        )
+
+    def _in_graph(self, method, *arguments):
+        """`method(*arguments)` in one graph for all sizes, unless in a graph already.
+
+        As fast as a graph for each size, which would be traced each time.
+        """
         import tensorflow as tf
 
         if not tf.executing_eagerly():
-            return self._detect(*arguments)
-        if self._compiled_detect is None:
-            # One trace for every size: as fast as one of its own for each.
-            shapes = [(None, None, None, 3), (None, 2), (None, 2)]
-            signature = [tf.TensorSpec(shape, "float32") for shape in shapes]
-            self._compiled_detect = tf.function(self._detect, signature)
-        return self._compiled_detect(*arguments)
+            return method(*arguments)
+        name = method.__name__
+        if name not in self._graphs:
+            # Batches, heights and widths vary; channels, sides and classes do not.
+            shapes = [[None, *[None] * (len(x.shape) - 2)] for x in arguments]
+            signature = [
+                tf.TensorSpec([*shape, *x.shape[len(shape) :]], x.dtype)
+                for shape, x in zip(shapes, arguments, strict=True)
+            ]
+            self._graphs[name] = tf.function(method, signature)
+        return self._graphs[name](*arguments)
 
     def predict_step(self, data, **kwargs):
         """`model.predict` gives detections; batch dicts bring their sizes along."""
@@ -232,13 +306,7 @@ class DenseDetector(keras.Model):
         config = keras.Model.get_config(self)
         for name in ("backbone", "neck", "head"):
             config[name] = keras.saving.serialize_keras_object(getattr(self, name))
-        for name in (
-            "score_threshold",
-            "nms_iou_threshold",
-            "candidates_per_level",
-            "max_detections",
-        ):
-            config[name] = getattr(self, name)
+        config.update({name: getattr(self, name) for name in DETECTION_SETTINGS})
         return config
 
     @classmethod
@@ -252,6 +320,23 @@ class DenseDetector(keras.Model):
             for key, value in config.items()
         }
         return cls(**config)
+
+
+def _view_tensors(images, image_size, scale):
+    """The first arguments of `DenseDetector.detect` as float32 tensors, checked."""
+    images = ops.convert_to_tensor(images, dtype="float32")
+    if len(images.shape) != 4 or images.shape[-1] != 3:
+        raise ValueError(
+            "`images` must be a batch [B, H, W, 3]. "
+            f"Received: images of shape {tuple(images.shape)}"
+        )
+    if image_size is None:
+        batch, height, width = ops.shape(images)[:3]
+        size = ops.cast(ops.stack([height, width]), "float32")
+        image_size = ops.broadcast_to(size, (batch, 2))
+    image_size = ops.cast(image_size, "float32")
+    scale = ops.ones_like(image_size) if scale is None else ops.cast(scale, "float32")
+    return images, image_size, scale
 
 
 def _images_of(inputs):

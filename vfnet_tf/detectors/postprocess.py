@@ -3,7 +3,7 @@
 from keras import ops
 
 from vfnet_tf.ops.boxes import clip_boxes
-from vfnet_tf.ops.nms import class_wise_nms
+from vfnet_tf.ops.nms import suppress
 
 
 def best_of_each_level(boxes, scores, level_sizes, limit):
@@ -34,6 +34,63 @@ def best_of_each_level(boxes, scores, level_sizes, limit):
     return ops.concatenate(kept_boxes, axis=1), ops.concatenate(kept_scores, axis=1)
 
 
+def select_candidates(
+    boxes,
+    scores,
+    level_sizes,
+    image_size,
+    scale=None,
+    flipped=None,
+    candidates_per_level=1000,
+):
+    """What enters NMS: selection per level, clipping, mirroring back and scaling.
+
+    Args:
+        boxes: float32 `[B, P, 4]`, pixels of the network input.
+        scores: float32 `[B, P, K]` in [0, 1].
+        level_sizes: points of each level.
+        image_size: `[B, 2]`, `(height, width)` of the images without padding; boxes are
+            clipped to it.
+        scale: `[B, 2]`, `(vertical, horizontal)` factors that the images were resized
+            by, or None. Boxes are divided by them.
+        flipped: bool, scalar or `[B]`: images were mirrored left and right, before they
+            were padded; None means none were.
+        candidates_per_level: int, points per level at most.
+
+    Returns:
+        `boxes` `[B, N, 4]`, in pixels of the original images where `scale` is given,
+        and `scores` `[B, N, K]`.
+    """
+    boxes, scores = best_of_each_level(boxes, scores, level_sizes, candidates_per_level)
+    boxes = clip_boxes(boxes, image_size)
+    if flipped is not None:
+        width = ops.cast(image_size, boxes.dtype)[:, None, 1]
+        x1, y1, x2, y2 = (boxes[..., side] for side in range(4))
+        mirrored = ops.stack([width - x2, y1, width - x1, y2], axis=-1)
+        flipped = ops.reshape(ops.cast(flipped, "bool"), (-1, 1, 1))
+        boxes = ops.where(flipped, mirrored, boxes)
+    if scale is not None:
+        scale = ops.cast(scale, "float32")[:, None]
+        # Not [..., ::-1]: PyTorch has no negative steps.
+        scale = ops.flip(scale, axis=-1)
+        boxes = boxes / ops.concatenate([scale, scale], axis=-1)
+    return boxes, scores
+
+
+def merge_candidates(candidates):
+    """Joins the candidates of several views of the same images (fact S29).
+
+    Args:
+        candidates: list of pairs (boxes `[B, N, 4]`, scores `[B, N, K]`), one for each
+            view, all in pixels of the original images.
+
+    Returns:
+        The boxes and the scores of all views, for one NMS.
+    """
+    boxes, scores = zip(*candidates, strict=True)
+    return ops.concatenate(boxes, axis=1), ops.concatenate(scores, axis=1)
+
+
 def postprocess(
     boxes,
     scores,
@@ -44,29 +101,28 @@ def postprocess(
     iou_threshold=0.6,
     candidates_per_level=1000,
     max_detections=100,
+    **soft_nms,
 ):
     """Selection per level, clipping, scaling and class-wise NMS (paper, Sec. 4.6).
 
     Args:
-        boxes: float32 `[B, P, 4]`, pixels of the network input.
-        scores: float32 `[B, P, K]` in [0, 1].
-        level_sizes: points of each level.
-        image_size: `[B, 2]`, `(height, width)` of the images without padding; boxes are
-            clipped to it.
-        scale: `[B, 2]`, `(vertical, horizontal)` factors that the images were resized
-            by, or None. Boxes are divided by them.
+        boxes, scores, level_sizes, image_size, scale, candidates_per_level: see
+            `select_candidates`.
         score_threshold, iou_threshold, max_detections: see `class_wise_nms`.
-        candidates_per_level: int, points that enter NMS per level at most.
+        **soft_nms: `nms`, `sigma` and `min_score` of `suppress`.
 
     Returns:
         dict of padded detections, see `class_wise_nms`; boxes in pixels of the original
         images where `scale` is given.
     """
-    boxes, scores = best_of_each_level(boxes, scores, level_sizes, candidates_per_level)
-    boxes = clip_boxes(boxes, image_size)
-    if scale is not None:
-        scale = ops.cast(scale, "float32")[:, None]
-        # Not [..., ::-1]: PyTorch has no negative steps.
-        scale = ops.flip(scale, axis=-1)
-        boxes = boxes / ops.concatenate([scale, scale], axis=-1)
-    return class_wise_nms(boxes, scores, iou_threshold, score_threshold, max_detections)
+    boxes, scores = select_candidates(
+        boxes,
+        scores,
+        level_sizes,
+        image_size,
+        scale,
+        candidates_per_level=candidates_per_level,
+    )
+    return suppress(
+        boxes, scores, iou_threshold, score_threshold, max_detections, **soft_nms
+    )

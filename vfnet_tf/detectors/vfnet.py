@@ -29,8 +29,8 @@ class VFNet(DenseDetector):
         box_loss: loss of decoded boxes, `GIoULoss()` by default.
         box_loss_weight: lambda_0 of Eq. 3, for the initial boxes.
         refined_box_loss_weight: lambda_1 of Eq. 3, for the refined boxes.
-        score_threshold, nms_iou_threshold, candidates_per_level, max_detections: see
-            `DenseDetector`.
+        score_threshold, nms_iou_threshold, candidates_per_level, max_detections, nms,
+            soft_nms_sigma, soft_nms_min_score: see `DenseDetector`.
 
     ```python
     detector = vfnet_tf.VFNet(

@@ -28,16 +28,12 @@ from vfnet_tf.data import transforms
 from vfnet_tf.data.coco import MAX_PIXELS
 from vfnet_tf.data.normalization import Normalization
 from vfnet_tf.data.pipeline import CANVAS_MULTIPLE
+from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
+from vfnet_tf.ops.nms import check_nms
 
 #: Raised when a signature or a key of the metadata changes its meaning.
 FORMAT_VERSION = 1
 
-_SETTINGS = (
-    "score_threshold",
-    "nms_iou_threshold",
-    "candidates_per_level",
-    "max_detections",
-)
 _JPEG_START = b"\xff\xd8\xff"
 # Signature, then the length and the name of the first chunk, which holds the size.
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
@@ -57,6 +53,9 @@ def export_saved_model(
     nms_iou_threshold=None,
     candidates_per_level=None,
     max_detections=None,
+    nms=None,
+    soft_nms_sigma=None,
+    soft_nms_min_score=None,
     max_pixels=MAX_PIXELS,
     overwrite=False,
 ):
@@ -97,8 +96,9 @@ def export_saved_model(
         normalization: `Normalization` of the weights.
         class_names: K names.
         category_ids: K ids of the classes in the annotation file.
-        score_threshold, nms_iou_threshold, candidates_per_level, max_detections: as in
-            `DenseDetector`, whose values are the defaults.
+        score_threshold, nms_iou_threshold, candidates_per_level, max_detections, nms,
+            soft_nms_sigma, soft_nms_min_score: as in `DenseDetector`, whose values are
+            the defaults.
         max_pixels: height x width of an encoded image at most; its header is read
             before it is decoded.
         overwrite: bool, replace a SavedModel that is there already.
@@ -131,6 +131,9 @@ def export_saved_model(
             "nms_iou_threshold": nms_iou_threshold,
             "candidates_per_level": candidates_per_level,
             "max_detections": max_detections,
+            "nms": nms,
+            "soft_nms_sigma": soft_nms_sigma,
+            "soft_nms_min_score": soft_nms_min_score,
             "max_pixels": max_pixels,
         },
     )
@@ -259,7 +262,7 @@ def _make_metadata(detector, config, given):
         "class_names": (),
         "category_ids": (),
         **from_config,
-        **{name: getattr(detector, name) for name in _SETTINGS},
+        **{name: getattr(detector, name) for name in DETECTION_SETTINGS},
         "image_size": data.image_size,
         "keep_ratio": data.keep_ratio,
         "normalization": data.normalization,
@@ -283,6 +286,9 @@ def _make_metadata(detector, config, given):
         "nms_iou_threshold": float(chosen["nms_iou_threshold"]),
         "candidates_per_level": int(chosen["candidates_per_level"]),
         "max_detections": int(chosen["max_detections"]),
+        "nms": check_nms(chosen["nms"]),
+        "soft_nms_sigma": float(chosen["soft_nms_sigma"]),
+        "soft_nms_min_score": float(chosen["soft_nms_min_score"]),
         "precision": detector.dtype_policy.name,
         "versions": {
             "vfnet_tf": vfnet_tf.__version__,
@@ -345,7 +351,7 @@ class _ServingModule(tf.Module):
         # metrics and optimizer along.
         self.weights = [weight.value for weight in detector.weights]
         self.metadata_file = tf.saved_model.Asset(str(asset))
-        settings = {name: metadata[name] for name in _SETTINGS}
+        settings = {name: metadata[name] for name in DETECTION_SETTINGS}
         normalization = Normalization.from_dict(metadata["normalization"])
         first, second = metadata["image_size"]
         resize = (

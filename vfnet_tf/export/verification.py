@@ -13,6 +13,7 @@ import tensorflow as tf
 from vfnet_tf.data import transforms
 from vfnet_tf.data.normalization import Normalization
 from vfnet_tf.data.pipeline import CANVAS_MULTIPLE
+from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
 from vfnet_tf.export.saved_model import read_metadata
 
 #: Output of the SavedModel -> the same thing in what `detector.detect` returns.
@@ -114,6 +115,9 @@ class PythonDetect:
             Normalization.from_dict(metadata["normalization"])
         )
 
+        # What an older export does not name it does as the detector's defaults say.
+        settings = {k: metadata[k] for k in DETECTION_SETTINGS if k in metadata}
+
         @tf.function(autograph=False, input_signature=[tf.TensorSpec((), "string")])
         def prepare(contents):
             image = transforms.decode_image(contents)
@@ -128,15 +132,7 @@ class PythonDetect:
             ],
         )
         def detect(images, image_size, scale):
-            return detector.detect(
-                images,
-                image_size,
-                scale,
-                score_threshold=metadata["score_threshold"],
-                nms_iou_threshold=metadata["nms_iou_threshold"],
-                candidates_per_level=metadata["candidates_per_level"],
-                max_detections=metadata["max_detections"],
-            )
+            return detector.detect(images, image_size, scale, **settings)
 
         self._prepare = prepare
         self._detect = detect
