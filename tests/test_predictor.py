@@ -47,6 +47,9 @@ def plain():
     return Predictor(tiny_run.PlainDetector(), tiny_run.tiny_config())
 
 
+SIZES = [(60, 90), (60, 60), (61, 90)]
+
+
 def assert_same(first, second, atol=1e-3):
     assert len(first) == len(second) > 5
     np.testing.assert_allclose(first.boxes, second.boxes, atol=atol)
@@ -171,6 +174,22 @@ def test_batches_by_canvas_give_the_same_as_single_images(plain, tmp_path):
         np.testing.assert_allclose(prediction.boxes, [[0, 0, *size]], atol=1e-4)
         np.testing.assert_allclose(prediction.scores, single.scores, rtol=1e-6)
         assert prediction.names == ["star"]
+
+
+def test_views_go_in_batches_by_their_canvases():
+    pictures = [tiny_run.picture(seed, *size) for seed, size in enumerate(SIZES)]
+    one_by_one, in_batches = (
+        Predictor(
+            tiny_run.shared_detector(),
+            tiny_run.tiny_config(),
+            batch_size=batch_size,
+            tta_sizes=[(64, 96), (96, 128)],
+        )
+        for batch_size in (1, 2)
+    )
+    together = in_batches(pictures)
+    for alone, found in zip(one_by_one(pictures), together, strict=True):
+        assert_same(alone, found)
 
 
 def test_grey_and_transparent_arrays_are_taken_as_rgb():

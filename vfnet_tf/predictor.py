@@ -172,6 +172,10 @@ class Predictor:
             them names are "class 0", "class 1", ... and ids count from 1.
         batch_size: int, images that go through the detector at a time. Larger than 1
             pays on accelerators, where many images share a size.
+        tta_sizes: list of (short, long) pixels, or (height, width) if the config does
+            not keep the ratio: sizes at which each image is looked at, plain and
+            mirrored, for one NMS over all (test-time augmentation). Empty for the
+            config's size alone.
 
     Raises:
         ValueError: if the number of names or ids is not the detector's of classes.
@@ -185,8 +189,9 @@ class Predictor:
     ```
     """
 
-    def __init__(self, detector, config, *, batch_size=1):
+    def __init__(self, detector, config, *, batch_size=1, tta_sizes=()):
         self.detector = detector
+        self.tta_sizes = tuple(tta_sizes)
         self.config = load_config(config)
         if batch_size < 1:
             raise ValueError(
@@ -207,20 +212,21 @@ class Predictor:
         self.category_ids = self.config.category_ids or tuple(range(1, num_classes + 1))
 
     @classmethod
-    def from_checkpoint(cls, run_dir, *, config=None, batch_size=1):
+    def from_checkpoint(cls, run_dir, *, config=None, batch_size=1, tta_sizes=()):
         """Builds the detector of a training run and loads its weights.
 
         Args:
             run_dir: the run directory (its best weights by validation AP are taken,
                 else the last), or a `.weights.h5` file.
             config: `Config`, name or path, for weights without a `config.json` beside.
-            batch_size: as above.
+            batch_size, tta_sizes: as above.
 
         Raises:
             ValueError: if there is no such run, or its weights do not fit its config.
         """
         config, weights = find_checkpoint(run_dir, config)
-        return cls(load_detector(config, weights), config, batch_size=batch_size)
+        detector = load_detector(config, weights)
+        return cls(detector, config, batch_size=batch_size, tta_sizes=tta_sizes)
 
     def __call__(self, source, *, score_threshold=None):
         """Detects objects in one image or in many.
@@ -268,11 +274,11 @@ class Predictor:
                 name = image if isinstance(image, str) else f"image {index}"
                 skipped.append((name, str(error)))
                 continue
-            prepared = self.prepare(pixels)
+            prepared = self._prepare_views(pixels)
             # A file can be read again, so many results need little memory.
             is_file = name is not None and not _is_url(name)
             entry = (index, name, None if is_file else pixels, pixels.shape[:2])
-            batch = waiting[prepared["images"].shape]
+            batch = waiting[tuple(view["images"].shape for view in prepared)]
             batch.append((entry, prepared))
             if len(batch) == self.batch_size:
                 yield from self._detect(batch, score_threshold)
@@ -318,20 +324,42 @@ class Predictor:
             "scale": example["scale"].numpy(),
         }
 
+    def _prepare_views(self, pixels):
+        """List of the network inputs of one image: one, or those of `tta_sizes`."""
+        if not self.tta_sizes:
+            return [self.prepare(pixels)]
+        import tensorflow as tf
+
+        from vfnet_tf.data.views import make_views
+
+        data = self.config.data
+        with tf.device("CPU:0"):
+            views = make_views(
+                tf.constant(pixels),
+                self.tta_sizes,
+                normalization=data.normalization,
+                keep_ratio=data.keep_ratio,
+            )
+        return [{name: view[name].numpy() for name in view} for view in views]
+
     def _detect(self, batch, score_threshold):
-        """Detections of a list of (entry, prepared) on one canvas."""
-        inputs = {
-            name: np.stack([prepared[name] for _, prepared in batch])
-            for name in ("images", "image_size", "scale")
-        }
+        """Detections of a list of (entry, prepared views) on the same canvases."""
+        views = [
+            {name: np.stack([view[name] for view in same]) for name in same[0]}
+            for same in zip(*(prepared for _, prepared in batch), strict=True)
+        ]
         overrides = {}
         if score_threshold is not None and (
             score_threshold < self.detector.score_threshold
         ):
             overrides["score_threshold"] = score_threshold
-        found = self.detector.detect(
-            inputs["images"], inputs["image_size"], inputs["scale"], **overrides
-        )
+        if self.tta_sizes:
+            found = self.detector.detect_augmented(views, **overrides)
+        else:
+            (view,) = views
+            found = self.detector.detect(
+                view["images"], view["image_size"], view["scale"], **overrides
+            )
         found = {
             name: keras.ops.convert_to_numpy(value) for name, value in found.items()
         }

@@ -12,6 +12,7 @@ from vfnet_tf.cli import evaluate
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.config import save_config
 from vfnet_tf.data import synthetic
+from vfnet_tf.data.views import OFFICIAL_SIZES
 from vfnet_tf.evaluation.coco import evaluate_results
 from vfnet_tf.predictor import Predictor
 
@@ -84,6 +85,45 @@ def test_predict_finds_exactly_what_evaluate_counts(evaluated, data):
         assert predictor(data / "val" / name).to_coco(image_id) == expected
 
 
+TTA_SIZES = ((96, 128), (128, 160))
+
+
+@pytest.fixture(scope="module")
+def augmented(run_dir, traced, data):
+    """(stdout, folder of the json files) of three images with two sizes each."""
+    text = io.StringIO()
+    arguments = ["--checkpoint", str(run_dir), "--data", str(data), "--limit", "3"]
+    arguments += ["--tta-sizes", *(str(side) for size in TTA_SIZES for side in size)]
+    with contextlib.redirect_stdout(text):
+        assert main(["evaluate", *arguments]) == 0
+    return text.getvalue(), run_dir / "evaluation_val_tta"
+
+
+def test_views_of_each_image_are_evaluated_and_predict_sees_the_same(augmented, data):
+    text, out = augmented
+    assert "views      96x128, 128x160, each plain and mirrored" in text
+    results = json.loads((out / "detections.json").read_text())
+    assert {result["image_id"] for result in results} == {10, 11, 12}
+    assert json.loads((out / "metrics.json").read_text())["AP"] >= 0
+    predictor = Predictor(
+        tiny_run.shared_detector(), tiny_run.tiny_config(), tta_sizes=TTA_SIZES
+    )
+    expected = [result for result in results if result["image_id"] == 10]
+    assert len(expected) > 5
+    assert predictor(data / "val" / "a.jpg").to_coco(10) == expected
+    # Not what the config's size alone gives.
+    plain = Predictor(tiny_run.shared_detector(), tiny_run.tiny_config())
+    assert plain(data / "val" / "a.jpg").to_coco(10) != expected
+
+
+def test_the_official_sizes_are_taken_where_none_are_given():
+    assert evaluate.tta_sizes(options()) == ()
+    assert evaluate.tta_sizes(options(tta=True)) == OFFICIAL_SIZES
+    for tta in (False, True):
+        given = options(tta=tta, tta_sizes=TTA_SIZES)
+        assert evaluate.tta_sizes(given) == TTA_SIZES
+
+
 def options(**changes):
     return evaluate.EvaluateOptions(**changes)
 
@@ -134,6 +174,12 @@ def test_without_data_the_generated_images_are_taken_and_said(capsys, monkeypatc
         (["--checkpoint", "RUN", "--data", "DATA", "--limit", "0"], "--limit must be"),
         (["--results", "nowhere.json", "--data", "DATA"], "path=nowhere.json"),
         (["--results", "a", "--data", "DATA", "--limit", "1"], "--limit goes with"),
+        (["--results", "a", "--data", "DATA", "--tta"], "--tta runs a detector image"),
+        (["--checkpoint", "RUN", "--tta", "--batch-size", "2"], "--batch-size 2"),
+        (
+            ["--checkpoint", "RUN", "--data", "DATA", "--tta-sizes", "160", "128"],
+            "image_size=(160, 128)",
+        ),
     ],
 )
 def test_mistakes_are_one_message(arguments, message, run_dir, data, capsys):

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from tests import tiny_run
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.cli.predict import check_files, picture_paths, write_detections
+from vfnet_tf.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,24 @@ def test_the_json_is_a_coco_file_with_scores_in_original_pixels(predicted):
     assert (y + height).max() > 160
     first = annotations[0]
     assert first["area"] == round(first["bbox"][2] * first["bbox"][3], 3)
+
+
+def test_views_are_asked_for_as_in_evaluate(run_dir, traced, data, tmp_path, capsys):
+    arguments = [str(data / "val" / "a.jpg"), "--checkpoint", str(run_dir)]
+    arguments += ["--out", str(tmp_path), "--no-pictures", "--score-threshold", "0.2"]
+    sizes = ["--tta-sizes", "96", "128", "128", "160"]
+    assert main(["predict", *arguments, *sizes]) == 0
+    assert "views      96x128, 128x160, each plain" in capsys.readouterr().out
+    content = json.loads((tmp_path / "detections.json").read_text())
+    predictor = Predictor(
+        tiny_run.shared_detector(),
+        tiny_run.tiny_config(),
+        tta_sizes=[(96, 128), (128, 160)],
+    )
+    expected = predictor(data / "val" / "a.jpg", score_threshold=0.2).to_coco()
+    keys = expected[0].keys()
+    found = [{key: row[key] for key in keys} for row in content["annotations"]]
+    assert found == expected
 
 
 def test_images_are_listed_in_order_whichever_batch_was_full_first(tmp_path):

@@ -35,6 +35,12 @@ class EvaluateOptions:
     max_canvas_shapes: int | None = None
     """pad to at most so many shapes, as training's own evaluation does (4); by default
     each image to its own multiple of 32, as the official code and predict do"""
+    tta: bool = False
+    """test-time augmentation: one NMS over each image at four sizes, plain and mirrored;
+    eight times the work and more, image by image"""
+    tta_sizes: tuple[tuple[int, int], ...] = ()
+    """--tta at these sizes, pairs of short and long side in pixels; by default the
+    official 800 1200 900 1300 1000 1500 1200 1600"""
     limit: int | None = None
     """evaluate on the first so many images only"""
     skip_bad_images: bool = False
@@ -59,6 +65,15 @@ def run(options):
         raise ValueError(
             "--data must be an existing folder or json file. "
             f"Received: --data {options.data}"
+        )
+    if tta_sizes(options) and (
+        options.results or options.batch_size != 1 or options.max_canvas_shapes
+    ):
+        raise ValueError(
+            "--tta runs a detector image by image, each on its own canvas: it goes with "
+            "none of --results, --batch-size, --max-canvas-shapes. Received: --results "
+            f"{options.results}, --batch-size {options.batch_size}, "
+            f"--max-canvas-shapes {options.max_canvas_shapes}"
         )
     if options.results is not None:
         _evaluate_results(options)
@@ -101,18 +116,24 @@ def _evaluate_checkpoint(options):
             f"The data must have the {detector.num_classes} classes of the detector. "
             f"Received: {dataset.num_classes} classes in {dataset.annotation_file}"
         )
+    sizes = tta_sizes(options)
     out = options.out
     if out is None:
-        out = weights.parent / f"evaluation_{options.split}"
+        suffix = "_tta" if sizes else ""
+        out = weights.parent / f"evaluation_{options.split}{suffix}"
     evaluator = CocoEvaluator(dataset, backend=options.backend)
-    detect_dataset(
-        detector,
-        dataset,
-        config,
-        evaluator,
-        batch_size=options.batch_size,
-        max_canvas_shapes=options.max_canvas_shapes,
-    )
+    if sizes:
+        print(f"views      {describe_views(sizes)}", flush=True)
+        detect_views(detector, dataset, config, evaluator, sizes)
+    else:
+        detect_dataset(
+            detector,
+            dataset,
+            config,
+            evaluator,
+            batch_size=options.batch_size,
+            max_canvas_shapes=options.max_canvas_shapes,
+        )
     # Before the metrics: they cost minutes less than the detections did.
     evaluator.save_results(out / "detections.json")
     print(f"detections {out / 'detections.json'}", flush=True)
@@ -208,6 +229,45 @@ def detect_dataset(
         found = detector.detect(batch["images"], batch["image_size"], batch["scale"])
         evaluator.update(batch["image_id"], _as_numpy(found))
         progress.add(len(batch["image_id"]))
+    progress.close()
+
+
+def tta_sizes(options):
+    """The sizes that `tta` and `tta_sizes` of the options ask for; empty for no TTA."""
+    if options.tta_sizes or not options.tta:
+        return options.tta_sizes
+    from vfnet_tf.data.views import OFFICIAL_SIZES
+
+    return OFFICIAL_SIZES
+
+
+def describe_views(sizes):
+    """A line that says at which sizes an image is looked at."""
+    listed = ", ".join(f"{first}x{second}" for first, second in sizes)
+    return f"{listed}, each plain and mirrored"
+
+
+def detect_views(detector, dataset, config, evaluator, sizes):
+    """`detect_dataset` with test-time augmentation, image by image.
+
+    Args:
+        detector, dataset, config, evaluator: as there.
+        sizes: (short, long) pairs, see `data.views.make_views`.
+    """
+    from vfnet_tf.cli.progress import Progress
+    from vfnet_tf.data.views import build_views
+
+    images = build_views(
+        dataset,
+        sizes,
+        normalization=config.data.normalization,
+        keep_ratio=config.data.keep_ratio,
+    )
+    progress = Progress(len(dataset))
+    for image_id, views in images.as_numpy_iterator():
+        batch = [{name: view[name][None] for name in view} for view in views]
+        evaluator.update([image_id], _as_numpy(detector.detect_augmented(batch)))
+        progress.add()
     progress.close()
 
 

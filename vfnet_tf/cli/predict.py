@@ -31,6 +31,10 @@ class PredictOptions:
     """name or file of a config, for weights without a config.json beside"""
     batch_size: int = 1
     """images at a time; more pays on GPUs"""
+    tta: bool = False
+    """test-time augmentation, as in `vfnet evaluate`"""
+    tta_sizes: tuple[tuple[int, int], ...] = ()
+    """--tta at these sizes, pairs of short and long side in pixels"""
     pictures: bool = True
     """draw pictures; --no-pictures writes detections.json only"""
     skip_bad_images: bool = False
@@ -42,6 +46,7 @@ class PredictOptions:
 def run(options):
     """Predicts as `options` say; returns the exit status."""
     from vfnet_tf.cli.checkpoint import load_checkpoint
+    from vfnet_tf.cli.evaluate import describe_views, tta_sizes
     from vfnet_tf.cli.progress import Progress
     from vfnet_tf.predictor import Predictor, expand_source
 
@@ -69,7 +74,12 @@ def run(options):
     print(f"checkpoint {weights}")
     print(f"images     {len(images)}", flush=True)
 
-    predictor = Predictor(detector, config, batch_size=options.batch_size)
+    sizes = tta_sizes(options)
+    if sizes:
+        print(f"views      {describe_views(sizes)}", flush=True)
+    predictor = Predictor(
+        detector, config, batch_size=options.batch_size, tta_sizes=sizes
+    )
     options.out.mkdir(parents=True, exist_ok=True)
     progress = Progress(len(images))
     skipped = [] if options.skip_bad_images else None

@@ -37,7 +37,7 @@ def _resized_sizes(sizes, image_size, keep_ratio):
     return np.maximum((sizes * factor[:, None] + 0.5).astype("int64"), 1)
 
 
-def _check_image_size(image_size, keep_ratio):
+def check_image_size(image_size, keep_ratio):
     """Returns `image_size` as two ints, or says what is wrong with it."""
     pair = tuple(image_size) if np.ndim(image_size) == 1 else ()
     is_right = len(pair) == 2 and all(int(v) == v and v >= 1 for v in pair)
@@ -82,7 +82,7 @@ def choose_canvas_shapes(sizes, image_size, max_shapes=4, keep_ratio=True):
         raise ValueError(
             f"`max_shapes` must be >= 1. Received: max_shapes={max_shapes}"
         )
-    image_size = _check_image_size(image_size, keep_ratio)
+    image_size = check_image_size(image_size, keep_ratio)
     resized = _resized_sizes(sizes, image_size, keep_ratio)
     padded = -(-resized // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
     rows = np.column_stack([_is_landscape(sizes), padded])
@@ -464,7 +464,7 @@ def build_pipeline(
         )
     shuffle = training if shuffle is None else shuffle
     scale_list = [
-        _check_image_size(size, keep_ratio)
+        check_image_size(size, keep_ratio)
         for size in ([image_size] if scales is None else scales)
     ]
     groups, shapes = _group(

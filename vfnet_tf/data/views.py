@@ -1,0 +1,103 @@
+"""Views of an image for test-time augmentation: several sizes, plain and mirrored."""
+
+import numpy as np
+import tensorflow as tf
+
+from vfnet_tf.data import transforms
+from vfnet_tf.data.normalization import TORCHVISION
+from vfnet_tf.data.pipeline import CANVAS_MULTIPLE, check_image_size
+
+#: (short, long) sides of the official test-time augmentation, in pixels (fact S29).
+OFFICIAL_SIZES = ((800, 1200), (900, 1300), (1000, 1500), (1200, 1600))
+
+
+def make_views(image, image_sizes, *, normalization=TORCHVISION, keep_ratio=True):
+    """Makes the views of one image, as network inputs.
+
+    Args:
+        image: uint8 tensor `[h, w, 3]`, RGB.
+        image_sizes: list of (short, long) sides in pixels that the image is resized to
+            fit into, or of (height, width) if not `keep_ratio`.
+        normalization: `Normalization` of the weights.
+        keep_ratio: bool.
+
+    Returns:
+        list of dicts, plain and mirrored for each size: `images` float32 `[H, W, 3]`,
+        padded right and bottom to a multiple of 32; `image_size` and `scale` float32
+        `[2]`, see `data.example`; `flipped` bool `[]`.
+
+    Raises:
+        ValueError: for no sizes, or one that is not right.
+    """
+    views = []
+    for first, second in _checked(image_sizes, keep_ratio):
+        resize = transforms.resize_keep_ratio if keep_ratio else transforms.resize_exact
+        example = {"image": image, "boxes": tf.zeros([0, 4], "float32")}
+        example = resize(first, second)(example)
+        example = transforms.normalize(normalization)(example)
+        height, width = tf.unstack(
+            -(-tf.shape(example["image"])[:2] // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
+        )
+        pad = transforms.pad_to(height, width)
+        for flipped in (False, True):
+            upright = example["image"]
+            pixels = tf.reverse(upright, axis=[1]) if flipped else upright
+            padded = pad({**example, "image": pixels})
+            views.append(
+                {
+                    "images": padded["image"],
+                    "image_size": padded["image_size"],
+                    "scale": padded["scale"],
+                    "flipped": tf.constant(flipped),
+                }
+            )
+    return views
+
+
+def build_views(
+    dataset, image_sizes, *, normalization=TORCHVISION, keep_ratio=True, num_parallel=1
+):
+    """The views of all images of a dataset, image by image.
+
+    Args:
+        dataset: `DetectionDataset`.
+        image_sizes, normalization, keep_ratio: see `make_views`.
+        num_parallel: int, images prepared at a time; eight official views of an image
+            take 150 MB.
+
+    Returns:
+        `tf.data.Dataset` of (image_id int64 `[]`, tuple of the views) in the order of
+        the dataset.
+    """
+    # Here and not in the graph, for a message without its stack.
+    image_sizes = _checked(image_sizes, keep_ratio)
+    records = list(dataset)
+    has_pil = any(record.needs_pil for record in records)
+
+    def prepare(path, orientation, needs_pil, image_id):
+        image = transforms.load_image(
+            path, orientation, needs_pil if has_pil else False
+        )
+        views = make_views(
+            image, image_sizes, normalization=normalization, keep_ratio=keep_ratio
+        )
+        return image_id, tuple(views)
+
+    # A captured tensor on an accelerator would be copied for every image.
+    with tf.device("CPU:0"):
+        columns = tf.data.Dataset.from_tensor_slices(
+            (
+                [record.path for record in records],
+                np.array([record.orientation for record in records], "int32"),
+                [record.needs_pil for record in records],
+                np.array([record.image_id for record in records], "int64"),
+            )
+        )
+    views = columns.map(prepare, num_parallel_calls=num_parallel, deterministic=True)
+    return views.prefetch(1)
+
+
+def _checked(image_sizes, keep_ratio):
+    if len(image_sizes) == 0:
+        raise ValueError("`image_sizes` must hold at least one. Received: []")
+    return [check_image_size(size, keep_ratio) for size in image_sizes]
