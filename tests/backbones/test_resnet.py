@@ -94,6 +94,12 @@ def test_its_config_is_complete():
     assert len(copy.variables) == len(model.variables)
 
 
+def test_the_config_of_a_resnext_is_complete():
+    arguments = {"groups": 8, "width_per_group": 2, "deformable": ("C5",)}
+    copy = ResNet.from_config(ResNet(50, **arguments).get_config())
+    assert {name: getattr(copy, name) for name in arguments} == arguments
+
+
 def test_a_saved_model_gives_the_same_bits(tmp_path, resnet18):
     image = np.random.default_rng(1).normal(size=(1, 64, 64, 3)).astype("float32")
     resnet18.save(tmp_path / "model.keras")

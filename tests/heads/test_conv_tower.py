@@ -46,7 +46,7 @@ def test_kernels_start_small():
 def test_its_config_is_complete():
     contracts.check_config(
         ConvTower,
-        {"num_convs": 2, "filters": 8, "norm": None},
+        {"num_convs": 2, "filters": 8, "norm": None, "deformable_last": True},
         base={"name": "other", "dtype": "mixed_bfloat16"},
     )
 

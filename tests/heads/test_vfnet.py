@@ -156,6 +156,7 @@ def test_its_config_is_complete():
             "num_classes": 7,
             "filters": 32,
             "num_convs": 2,
+            "deformable_towers": True,
             "levels": LEVELS,
             "strides": (4, 8),
             "distance_units": (32.0, 64.0),
@@ -176,3 +177,16 @@ def test_a_saved_model_gives_the_same_bits(tmp_path):
     for output, levels in expected.items():
         for level, value in levels.items():
             np.testing.assert_array_equal(found[output][level], value)
+
+
+def test_no_two_kernels_start_alike():
+    head = small_head(deformable_towers=True)
+    kernels = [
+        contracts.to_numpy(variable)
+        for variable in head.variables
+        if variable.name == "kernel" and np.any(contracts.to_numpy(variable))
+    ]
+    assert len(kernels) == 8
+    for index, kernel in enumerate(kernels):
+        for other in kernels[:index]:
+            assert kernel.shape != other.shape or not np.array_equal(kernel, other)

@@ -109,6 +109,7 @@ def test_its_config_is_complete():
         "deformable": True,
         "kernel_initializer": keras.initializers.RandomNormal(stddev=0.3),
         "bias_initializer": keras.initializers.Constant(0.2),
+        "offset_initializer": keras.initializers.RandomNormal(stddev=0.4),
     }
 
     contracts.check_config(

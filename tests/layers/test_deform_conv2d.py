@@ -138,6 +138,7 @@ def test_its_config_is_complete():
         "use_bias": True,
         "kernel_initializer": keras.initializers.RandomNormal(stddev=0.3),
         "bias_initializer": keras.initializers.Constant(0.2),
+        "offset_initializer": keras.initializers.RandomNormal(stddev=0.4),
     }
     # Keras's convolution, which gives the offsets, cannot have both at once.
     strided = {**arguments, "strides": 2, "dilation_rate": 1}

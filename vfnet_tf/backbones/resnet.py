@@ -16,6 +16,9 @@ DEPTHS = {
 class ResNet(keras.Model):
     """ResNet (He et al., CVPR 2016) in torchvision's variant: stride on the 3x3.
 
+    With groups it is ResNeXt (Xie et al., CVPR 2017): `groups=32, width_per_group=4` is
+    32x4d, `groups=64, width_per_group=4` is 64x4d.
+
     Args:
         depth: 18, 34, 50 or 101.
         norm: `"frozen_batch_norm"` for pretrained weights (stored statistics, also in
@@ -23,6 +26,11 @@ class ResNet(keras.Model):
         frozen_stages: stages without gradients; 1 freezes the stem and the first stage
             (the official setting), 0 the stem, -1 nothing.
         input_shape: `(height, width, 3)`, None where any size goes.
+        groups: groups of the 3x3 convolutions of the bottlenecks.
+        width_per_group: channels of each group in the first stage, doubled in every
+            later one.
+        deformable: levels among `"C2"` .. `"C5"` whose 3x3 convolutions, the strided
+            ones too, are modulated deformable ones (DCNv2, Zhu et al., CVPR 2019).
 
     Input: float `[B, H, W, 3]`, normalised by torchvision's mean and standard deviation.
     Output: dict `"C2"` .. `"C5"` of `[B, ceil(H / s), ceil(W / s), C]`, s = 4, 8, 16, 32.
@@ -35,6 +43,9 @@ class ResNet(keras.Model):
         norm="frozen_batch_norm",
         frozen_stages=1,
         input_shape=(None, None, 3),
+        groups=1,
+        width_per_group=64,
+        deformable=(),
         name=None,
         **kwargs,
     ):
@@ -42,49 +53,58 @@ class ResNet(keras.Model):
             raise ValueError(
                 f"`depth` must be one of {sorted(DEPTHS)}. Received: depth={depth}"
             )
-        if not -1 <= frozen_stages <= 4:
-            raise ValueError(
-                "`frozen_stages` must be in -1..4. "
-                f"Received: frozen_stages={frozen_stages}"
-            )
         num_blocks, bottleneck = DEPTHS[depth]
+        if not bottleneck and (groups, width_per_group) != (1, 64):
+            raise ValueError(
+                "`groups` and `width_per_group` need bottlenecks, depth 50 or 101. "
+                f"Received: depth={depth}, groups={groups}, "
+                f"width_per_group={width_per_group}"
+            )
+        check_stages(frozen_stages, deformable)
         inputs = keras.Input(input_shape)
         x = ConvNormAct(64, 7, 2, norm=norm, activation="relu", name="conv1")(inputs)
         # Zeros pad the pooling as well as -inf would: the map is not negative.
-        x = _SymmetricMaxPool(name="pool1")(x)
+        x = SymmetricMaxPool(name="pool1")(x)
         outputs = {}
         for stage, blocks in enumerate(num_blocks, start=1):
+            filters = 64 * 2 ** (stage - 1)
+            level = f"C{stage + 1}"
             for block in range(blocks):
                 x = _residual_block(
                     x,
-                    width=64 * 2 ** (stage - 1),
+                    width=filters * width_per_group // 64 * groups,
+                    filters=filters * 4 if bottleneck else filters,
                     strides=2 if stage > 1 and block == 0 else 1,
                     bottleneck=bottleneck,
                     norm=norm,
+                    groups=groups,
+                    deformable=level in deformable,
                     name=f"layer{stage}_{block}",
                 )
-            outputs[f"C{stage + 1}"] = x
+            outputs[level] = x
         super().__init__(
             inputs=inputs, outputs=outputs, name=name or f"resnet{depth}", **kwargs
         )
         self.depth = depth
+        self.groups = groups
+        self.width_per_group = width_per_group
+        self.deformable = tuple(deformable)
         self.norm = norm
         self.frozen_stages = frozen_stages
         self._input_shape_argument = tuple(input_shape)
         self.pyramid_outputs = {
             level.replace("C", "P"): tensor for level, tensor in outputs.items()
         }
-        frozen = ["conv1"] if frozen_stages >= 0 else []
-        frozen += [f"layer{stage}_" for stage in range(1, frozen_stages + 1)]
-        for layer in self.layers:
-            if layer.name.startswith(tuple(frozen)):
-                layer.trainable = False
+        freeze_stages(self, "conv1", frozen_stages)
 
     def get_config(self):
         return {
             "name": self.name,
             "trainable": self.trainable,
             "depth": self.depth,
+            "groups": self.groups,
+            "width_per_group": self.width_per_group,
+            "deformable": self.deformable,
             "norm": self.norm,
             "frozen_stages": self.frozen_stages,
             "input_shape": self._input_shape_argument,
@@ -96,7 +116,7 @@ class ResNet(keras.Model):
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class _SymmetricMaxPool(keras.layers.Layer):
+class SymmetricMaxPool(keras.layers.Layer):
     """3x3 max pooling at stride 2 with one zero cell on every side."""
 
     def call(self, inputs):
@@ -109,8 +129,39 @@ class _SymmetricMaxPool(keras.layers.Layer):
         return (input_shape[0], *sides, input_shape[3])
 
 
-def _residual_block(inputs, width, strides, bottleneck, norm, name):
-    filters = width * 4 if bottleneck else width
+def check_stages(frozen_stages, deformable):
+    """Raises `ValueError` for settings that name stages which do not exist."""
+    if not -1 <= frozen_stages <= 4:
+        raise ValueError(
+            f"`frozen_stages` must be in -1..4. Received: frozen_stages={frozen_stages}"
+        )
+    levels = ("C2", "C3", "C4", "C5")
+    if not set(deformable) <= set(levels):
+        raise ValueError(
+            f"`deformable` must be levels among {levels}. "
+            f"Received: deformable={deformable}"
+        )
+
+
+def freeze_stages(backbone, stem, frozen_stages):
+    """Takes the gradients off the stem's layers and those of the first stages.
+
+    Args:
+        backbone: a model with layers called `layer1_*`, `layer2_*` and so on.
+        stem: str, how the names of the stem's layers start.
+        frozen_stages: int, see `ResNet`.
+    """
+    frozen = [stem] if frozen_stages >= 0 else []
+    frozen += [f"layer{stage}_" for stage in range(1, frozen_stages + 1)]
+    for layer in backbone.layers:
+        if layer.name.startswith(tuple(frozen)):
+            layer.trainable = False
+
+
+def _residual_block(
+    inputs, width, filters, strides, bottleneck, norm, groups, deformable, name
+):
+    # (channels, kernel size, stride); only the 3x3 are grouped or deformable.
     if bottleneck:
         convs = [(width, 1, 1), (width, 3, strides), (filters, 1, 1)]
     else:
@@ -124,6 +175,8 @@ def _residual_block(inputs, width, strides, bottleneck, norm, name):
             stride,
             norm=norm,
             activation=None if last else "relu",
+            groups=groups if kernel_size == 3 else 1,
+            deformable=deformable and kernel_size == 3,
             name=f"{name}_conv{number}",
         )(x)
     shortcut = inputs

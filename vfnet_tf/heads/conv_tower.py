@@ -11,27 +11,45 @@ class ConvTower(keras.layers.Layer):
         num_convs: int.
         filters: int, channels of each.
         norm: as in `ConvNormAct`.
+        deformable_last: bool, the last one is a modulated deformable convolution.
 
     Shapes: `[B, H, W, C]` to `[B, H, W, filters]`.
     """
 
-    def __init__(self, num_convs=3, filters=256, norm="group_norm", **kwargs):
+    def __init__(
+        self,
+        num_convs=3,
+        filters=256,
+        norm="group_norm",
+        deformable_last=False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.num_convs = num_convs
         self.filters = filters
         self.norm = norm
+        self.deformable_last = deformable_last
         self.convs = [
-            ConvNormAct(
-                filters,
-                3,
-                norm=norm,
-                activation="relu",
-                kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-                dtype=self.dtype_policy,
-                name=f"conv{index}",
-            )
+            self._make_conv(index, deformable_last and index == num_convs - 1)
             for index in range(num_convs)
         ]
+
+    def _make_conv(self, index, deformable):
+        # Fact S9; an initialiser for each, since it repeats its values.
+        if deformable:  # U(+-1 / sqrt(fan_in))
+            initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+        else:
+            initializer = keras.initializers.RandomNormal(stddev=0.01)
+        return ConvNormAct(
+            self.filters,
+            3,
+            norm=self.norm,
+            activation="relu",
+            deformable=deformable,
+            kernel_initializer=initializer,
+            dtype=self.dtype_policy,
+            name=f"conv{index}",
+        )
 
     def build(self, input_shape):
         for conv in self.convs:
@@ -52,4 +70,5 @@ class ConvTower(keras.layers.Layer):
             "num_convs": self.num_convs,
             "filters": self.filters,
             "norm": self.norm,
+            "deformable_last": self.deformable_last,
         }

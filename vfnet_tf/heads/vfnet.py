@@ -20,6 +20,7 @@ class VFNetHead(keras.layers.Layer):
         num_classes: int.
         filters: int, channels of the towers.
         num_convs: int, convolutions of each tower.
+        deformable_towers: bool, the last convolution of each tower is a deformable one.
         levels: names of the input levels, fine to coarse.
         strides: pixels per cell of each level.
         distance_units: pixels that the distance 1 stands for on each level: the
@@ -38,6 +39,7 @@ class VFNetHead(keras.layers.Layer):
         num_classes=80,
         filters=256,
         num_convs=3,
+        deformable_towers=False,
         levels=("P3", "P4", "P5", "P6", "P7"),
         strides=STRIDES,
         distance_units=(64.0, 128.0, 256.0, 512.0, 1024.0),
@@ -59,38 +61,41 @@ class VFNetHead(keras.layers.Layer):
         self.num_classes = num_classes
         self.filters = filters
         self.num_convs = num_convs
+        self.deformable_towers = deformable_towers
         self.levels = tuple(levels)
         self.strides = tuple(strides)
         self.distance_units = tuple(distance_units)
         self.star_gradient = star_gradient
         self.prior_probability = prior_probability
         policy = {"dtype": self.dtype_policy}
-        normal = keras.initializers.RandomNormal(stddev=0.01)
-        predictor = {"kernel_size": 3, "kernel_initializer": normal, **policy}
-        self.class_tower = ConvTower(num_convs, filters, name="class_tower", **policy)
-        self.box_tower = ConvTower(num_convs, filters, name="box_tower", **policy)
+
+        def normal():
+            # One for each layer: an initialiser repeats its values.
+            return keras.initializers.RandomNormal(stddev=0.01)
+
+        def conv(filters, name, **settings):
+            return ConvNormAct(
+                filters, 3, kernel_initializer=normal(), name=name, **settings, **policy
+            )
+
+        tower = {"deformable_last": deformable_towers, **policy}
+        self.class_tower = ConvTower(num_convs, filters, name="class_tower", **tower)
+        self.box_tower = ConvTower(num_convs, filters, name="box_tower", **tower)
         # Feeds the initial distances only; the star reads the tower itself.
-        self.box_conv = ConvNormAct(
-            filters,
-            norm="group_norm",
-            activation="relu",
-            name="box_conv",
-            **predictor,
-        )
-        self.box_predictor = ConvNormAct(4, name="box_predictor", **predictor)
+        self.box_conv = conv(filters, "box_conv", norm="group_norm", activation="relu")
+        self.box_predictor = conv(4, "box_predictor")
         self.box_star = StarDeformableConv2D(
-            filters, kernel_initializer=normal, name="box_star", **policy
+            filters, kernel_initializer=normal(), name="box_star", **policy
         )
-        self.refine_predictor = ConvNormAct(4, name="refine_predictor", **predictor)
+        self.refine_predictor = conv(4, "refine_predictor")
         self.class_star = StarDeformableConv2D(
-            filters, kernel_initializer=normal, name="class_star", **policy
+            filters, kernel_initializer=normal(), name="class_star", **policy
         )
         prior_logit = math.log(prior_probability / (1 - prior_probability))
-        self.class_predictor = ConvNormAct(
+        self.class_predictor = conv(
             num_classes,
+            "class_predictor",
             bias_initializer=keras.initializers.Constant(prior_logit),
-            name="class_predictor",
-            **predictor,
         )
         self.scales = [
             Scale(name=f"scale_{level}", dtype="float32") for level in self.levels
@@ -166,6 +171,7 @@ class VFNetHead(keras.layers.Layer):
             "num_classes": self.num_classes,
             "filters": self.filters,
             "num_convs": self.num_convs,
+            "deformable_towers": self.deformable_towers,
             "levels": self.levels,
             "strides": self.strides,
             "distance_units": self.distance_units,

@@ -34,6 +34,7 @@ class ConvNormAct(keras.layers.Layer):
         groups: int, groups of channels that are convolved apart (ResNeXt).
         deformable: bool, a modulated `DeformableConv2D` in place of the convolution.
         kernel_initializer, bias_initializer: as in `keras.layers.Conv2D`.
+        offset_initializer: as in `DeformableConv2D`.
 
     Shapes: `[B, H, W, C]` to `[B, ceil(H / strides), ceil(W / strides), filters]`.
     """
@@ -50,6 +51,7 @@ class ConvNormAct(keras.layers.Layer):
         deformable=False,
         kernel_initializer="he_normal",
         bias_initializer="zeros",
+        offset_initializer="zeros",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -71,8 +73,12 @@ class ConvNormAct(keras.layers.Layer):
         self.deformable = deformable
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
-        # Keras's own runs nowhere: it holds the variables, `call` pads and folds.
-        kind = DeformableConv2D if deformable else keras.layers.Conv2D
+        self.offset_initializer = keras.initializers.get(offset_initializer)
+        kind, settings = keras.layers.Conv2D, {}
+        if deformable:
+            kind = DeformableConv2D
+            settings["offset_initializer"] = self.offset_initializer
+        # It holds the variables; `call` pads, and folds the norm.
         self.conv = kind(
             filters,
             kernel_size,
@@ -83,6 +89,7 @@ class ConvNormAct(keras.layers.Layer):
             bias_initializer=self.bias_initializer,
             dtype=self.dtype_policy,
             name="conv",
+            **settings,
         )
         self.norm_layer = None
         if norm is not None:
@@ -129,4 +136,5 @@ class ConvNormAct(keras.layers.Layer):
             "deformable": self.deformable,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "offset_initializer": keras.initializers.serialize(self.offset_initializer),
         }

@@ -25,6 +25,8 @@ class DeformableConv2D(keras.layers.Layer):
         modulated: bool, True for version 2.
         use_bias: bool, bias of the main convolution.
         kernel_initializer, bias_initializer: as in `keras.layers.Conv2D`.
+        offset_initializer: of the kernel that predicts offsets and masks; zeros, as in
+            the papers, start without any.
 
     Shapes: `[B, H, W, C]` to `[B, ceil(H / strides), ceil(W / strides), filters]`; padding
     is symmetric and keeps the size at stride 1. Outside the map counts as 0. Offsets and
@@ -43,6 +45,7 @@ class DeformableConv2D(keras.layers.Layer):
         use_bias=False,
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
+        offset_initializer="zeros",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -65,6 +68,7 @@ class DeformableConv2D(keras.layers.Layer):
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.offset_initializer = keras.initializers.get(offset_initializer)
         self.padding = dilation_rate * (kernel_size - 1) // 2
         self._num_offsets = 2 * deform_groups * kernel_size**2
         self.conv_offset = keras.layers.Conv2D(
@@ -73,7 +77,7 @@ class DeformableConv2D(keras.layers.Layer):
             strides,
             padding="valid",
             dilation_rate=dilation_rate,
-            kernel_initializer="zeros",
+            kernel_initializer=self.offset_initializer,
             dtype="float32",
             name="conv_offset",
         )
@@ -153,4 +157,5 @@ class DeformableConv2D(keras.layers.Layer):
             "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "offset_initializer": keras.initializers.serialize(self.offset_initializer),
         }

@@ -1,3 +1,4 @@
 from vfnet_tf.necks.fpn import FPN
+from vfnet_tf.necks.pafpn import PAFPN
 
-__all__ = ["FPN"]
+__all__ = ["FPN", "PAFPN"]

@@ -30,11 +30,7 @@ class FPN(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if len(out_levels) < len(in_levels):
-            raise ValueError(
-                "`out_levels` must not be fewer than `in_levels`. Received: "
-                f"out_levels={out_levels}, in_levels={in_levels}"
-            )
+        check_levels(in_levels, out_levels)
         self.filters = filters
         self.in_levels = tuple(in_levels)
         self.out_levels = tuple(out_levels)
@@ -59,14 +55,7 @@ class FPN(keras.layers.Layer):
         ]
 
     def build(self, input_shapes):
-        missing = [level for level in self.in_levels if level not in input_shapes]
-        if missing:
-            raise ValueError(
-                f"The inputs must have the levels {self.in_levels}. "
-                f"Received: {sorted(input_shapes)}"
-            )
-        for level, lateral in zip(self.in_levels, self.laterals, strict=True):
-            lateral.build(input_shapes[level])
+        build_laterals(self.laterals, self.in_levels, input_shapes)
         for output in self.outputs:
             output.build((None, None, None, self.filters))
 
@@ -90,15 +79,9 @@ class FPN(keras.layers.Layer):
         return dict(zip(self.out_levels, results, strict=True))
 
     def compute_output_shape(self, input_shapes):
-        shapes = {}
-        for number, level in enumerate(self.out_levels):
-            if number < len(self.in_levels):
-                shape = (*input_shapes[self.in_levels[number]][:-1], self.filters)
-            else:
-                sides = [s and -(-s // 2) for s in shape[1:3]]
-                shape = (shape[0], *sides, self.filters)
-            shapes[level] = shape
-        return shapes
+        return pyramid_shapes(
+            input_shapes, self.in_levels, self.out_levels, self.filters
+        )
 
     def get_config(self):
         return {
@@ -119,3 +102,36 @@ def add_upsampled(fine, coarse):
     height, width = ops.shape(fine)[1:3]
     upsampled = ops.repeat(ops.repeat(coarse, 2, axis=1), 2, axis=2)
     return fine + upsampled[:, :height, :width]
+
+
+def check_levels(in_levels, out_levels):
+    """Raises `ValueError` if a pyramid would have fewer levels than its inputs."""
+    if len(out_levels) < len(in_levels):
+        raise ValueError(
+            "`out_levels` must not be fewer than `in_levels`. Received: "
+            f"out_levels={out_levels}, in_levels={in_levels}"
+        )
+
+
+def build_laterals(laterals, in_levels, input_shapes):
+    """Builds one layer for each input level, or says which level is missing."""
+    if any(level not in input_shapes for level in in_levels):
+        raise ValueError(
+            f"The inputs must have the levels {in_levels}. "
+            f"Received: {sorted(input_shapes)}"
+        )
+    for level, lateral in zip(in_levels, laterals, strict=True):
+        lateral.build(input_shapes[level])
+
+
+def pyramid_shapes(input_shapes, in_levels, out_levels, filters):
+    """Shapes of a pyramid: those of the inputs, then halves, rounded up."""
+    shapes = {}
+    for number, level in enumerate(out_levels):
+        if number < len(in_levels):
+            shape = (*input_shapes[in_levels[number]][:-1], filters)
+        else:
+            sides = [s and -(-s // 2) for s in shape[1:3]]
+            shape = (shape[0], *sides, filters)
+        shapes[level] = shape
+    return shapes

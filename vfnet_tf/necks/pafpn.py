@@ -1,0 +1,122 @@
+import keras
+from keras import ops
+
+from vfnet_tf.layers import ConvNormAct
+from vfnet_tf.necks.fpn import (
+    add_upsampled,
+    build_laterals,
+    check_levels,
+    pyramid_shapes,
+)
+
+
+@keras.saving.register_keras_serializable("vfnet_tf")
+class PAFPN(keras.layers.Layer):
+    """Path aggregation pyramid of VFNet-X (PANet, Liu et al., CVPR 2018; paper, Sec. 5.3).
+
+    Top-down sums as in `FPN`, then a bottom-up path: every level gets a stride-2
+    convolution of the finer one added. P3-P5 leave through a deformable convolution
+    each, P6 is a stride-2 convolution of P5 and P7 one of ReLU(P6). All convolutions
+    but the 1x1 laterals have the norm in place of a bias.
+
+    Args:
+        filters: int, channels of every output.
+        in_levels: names of the inputs, fine to coarse.
+        out_levels: names of the outputs, fine to coarse.
+        norm: as in `ConvNormAct`.
+        deformable: bool, modulated deformable convolutions (DCNv2) at the end.
+
+    Input and output: as of `FPN`.
+    """
+
+    def __init__(
+        self,
+        filters=384,
+        in_levels=("C3", "C4", "C5"),
+        out_levels=("P3", "P4", "P5", "P6", "P7"),
+        norm="group_norm",
+        deformable=True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_levels(in_levels, out_levels)
+        self.filters = filters
+        self.in_levels = tuple(in_levels)
+        self.out_levels = tuple(out_levels)
+        self.norm = norm
+        self.deformable = deformable
+        split = len(self.in_levels)
+
+        def conv(name, kernel_size=3, strides=1, norm=norm, deformable=False):
+            return ConvNormAct(
+                filters,
+                kernel_size,
+                strides,
+                norm=norm,
+                deformable=deformable,
+                kernel_initializer="glorot_uniform",
+                # The official code's sweep over the neck reaches these as well.
+                offset_initializer="glorot_uniform",
+                dtype=self.dtype_policy,
+                name=name,
+            )
+
+        self.laterals = [
+            conv(f"lateral_{level}", 1, norm=None) for level in self.in_levels
+        ]
+        self.outputs = [
+            conv(f"output_{level}", strides=1 if number < split else 2)
+            for number, level in enumerate(self.out_levels)
+        ]
+        self.downsamples = [
+            conv(f"downsample_{level}", strides=2)
+            for level in self.out_levels[: split - 1]
+        ]
+        self.final_outputs = [
+            conv(f"final_{level}", deformable=deformable)
+            for level in self.out_levels[:split]
+        ]
+
+    def build(self, input_shapes):
+        build_laterals(self.laterals, self.in_levels, input_shapes)
+        for layer in (*self.outputs, *self.downsamples, *self.final_outputs):
+            layer.build((None, None, None, self.filters))
+
+    def call(self, inputs):
+        split = len(self.in_levels)
+        levels = [
+            lateral(inputs[level])
+            for level, lateral in zip(self.in_levels, self.laterals, strict=True)
+        ]
+        for index in reversed(range(split - 1)):
+            levels[index] = add_upsampled(levels[index], levels[index + 1])
+        levels = [
+            output(level)
+            for output, level in zip(self.outputs[:split], levels, strict=True)
+        ]
+        for index, downsample in enumerate(self.downsamples):
+            # The finer level holds its own bottom-up sum already.
+            levels[index + 1] = levels[index + 1] + downsample(levels[index])
+        results = [
+            final(level)
+            for final, level in zip(self.final_outputs, levels, strict=True)
+        ]
+        for number, output in enumerate(self.outputs[split:]):
+            x = ops.relu(results[-1]) if number > 0 else results[-1]
+            results.append(output(x))
+        return dict(zip(self.out_levels, results, strict=True))
+
+    def compute_output_shape(self, input_shapes):
+        return pyramid_shapes(
+            input_shapes, self.in_levels, self.out_levels, self.filters
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "in_levels": self.in_levels,
+            "out_levels": self.out_levels,
+            "norm": self.norm,
+            "deformable": self.deformable,
+        }
