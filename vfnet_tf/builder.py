@@ -5,21 +5,32 @@ import pathlib
 import keras
 import numpy as np
 
-from vfnet_tf.backbones import KerasBackbone, ResNet
+from vfnet_tf.backbones import KerasBackbone, Res2Net, ResNet
 from vfnet_tf.backbones.keras_backbone import APPLICATION_LAYERS
 from vfnet_tf.config import load_config
 from vfnet_tf.data.normalization import CAFFE_BGR, RGB_255_TORCH, TORCHVISION
 from vfnet_tf.detectors import VFNet
 from vfnet_tf.heads import VFNetHead
 from vfnet_tf.losses import FocalLoss, QualityFocalLoss, VarifocalLoss
-from vfnet_tf.necks import FPN
+from vfnet_tf.necks import FPN, PAFPN
 
 BACKBONES = {
     "resnet18": lambda **settings: ResNet(18, **settings),
     "resnet34": lambda **settings: ResNet(34, **settings),
     "resnet50": lambda **settings: ResNet(50, **settings),
     "resnet101": lambda **settings: ResNet(101, **settings),
+    "resnext101_32x4d": lambda **settings: ResNet(
+        101, groups=32, width_per_group=4, name="resnext101_32x4d", **settings
+    ),
+    "resnext101_64x4d": lambda **settings: ResNet(
+        101, groups=64, width_per_group=4, name="resnext101_64x4d", **settings
+    ),
+    "res2net101_v1d_26w_4s": lambda **settings: Res2Net(
+        101, base_width=26, scales=4, name="res2net101_v1d_26w_4s", **settings
+    ),
 }
+
+NECKS = {"fpn": FPN, "pafpn": PAFPN}
 
 #: What the ImageNet weights of `keras.applications` models expect, by model name.
 APPLICATION_NORMALIZATIONS = {
@@ -59,11 +70,19 @@ def build_detector(config, weights=None):
     model = load_config(config).model
     if model.detector != "vfnet":
         raise ValueError(f"`detector` must be 'vfnet'. Received: {model.detector}")
+    if model.neck not in NECKS:
+        raise ValueError(
+            f"`neck` must be one of {sorted(NECKS)}. Received: neck={model.neck}"
+        )
     detector = VFNet(
         backbone=build_backbone(model.backbone),
-        neck=FPN(model.neck_filters, name="fpn"),
+        neck=NECKS[model.neck](model.neck_filters, name=model.neck),
         head=VFNetHead(
-            model.num_classes, model.head_filters, model.head_convs, name="head"
+            model.num_classes,
+            model.head_filters,
+            model.head_convs,
+            model.deformable_towers,
+            name="head",
         ),
         class_loss=_build_class_loss(model),
         box_loss_weight=model.box_loss_weight,
@@ -109,10 +128,19 @@ def build_backbone(config):
             f"`backbone` must be one of {sorted(BACKBONES)} or 'keras:MODEL' with one of "
             f"{sorted(APPLICATION_LAYERS)}. Received: backbone={config.name}"
         )
-    return BACKBONES[config.name](norm=config.norm, frozen_stages=config.frozen_stages)
+    return BACKBONES[config.name](
+        norm=config.norm,
+        frozen_stages=config.frozen_stages,
+        deformable=config.deformable,
+    )
 
 
 def _build_application(name, config):
+    if config.deformable:
+        raise ValueError(
+            "`deformable` works for our own backbones only. "
+            f"Received: deformable={config.deformable} for keras:{name}"
+        )
     if name not in APPLICATION_LAYERS:
         raise ValueError(
             f"The known `keras.applications` backbones are {sorted(APPLICATION_LAYERS)}; "

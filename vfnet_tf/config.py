@@ -15,7 +15,8 @@ class BackboneConfig:
     """A backbone.
 
     Attributes:
-        name: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"`, or
+        name: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"`,
+            `"resnext101_32x4d"`, `"resnext101_64x4d"`, `"res2net101_v1d_26w_4s"`, or
             `"keras:MODEL"`, a model of `keras.applications`.
         norm: `"frozen_batch_norm"` for pretrained weights, `"batch_norm"` from scratch.
         frozen_stages: stages without gradients, see `ResNet`; for Keras models 1 freezes
@@ -25,6 +26,7 @@ class BackboneConfig:
         trainable_norms: of a Keras model: prefix of the names of the batch norms that
             use the batch's statistics in training, None for none; `"auto"` means those
             that `weights` has nothing for, and with `norm="batch_norm"` all.
+        deformable: levels whose 3x3 convolutions are deformable, see `ResNet`.
     """
 
     name: str = "resnet50"
@@ -32,18 +34,27 @@ class BackboneConfig:
     frozen_stages: int = 1
     weights: str | None = None
     trainable_norms: str | None = "auto"
+    deformable: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The detector; defaults are those of VFNet-ResNet-50 in the paper."""
+    """The detector; defaults are those of VFNet-ResNet-50 in the paper.
+
+    Attributes:
+        neck: `"fpn"`, or `"pafpn"`, that of VFNet-X.
+        deformable_towers: the last convolution of each tower of the head is deformable.
+        others: see `VFNet`, `FPN` and `VFNetHead`.
+    """
 
     detector: str = "vfnet"
     backbone: BackboneConfig = BackboneConfig()
     num_classes: int = 80
+    neck: str = "fpn"
     neck_filters: int = 256
     head_filters: int = 256
     head_convs: int = 3
+    deformable_towers: bool = False
     class_loss: str = "varifocal"
     loss_alpha: float = 0.75
     loss_gamma: float = 2.0
@@ -67,6 +78,8 @@ class DataConfig:
         image_size: (short, long) side of the resized images in pixels, or (height,
             width) if `keep_ratio` is False.
         keep_ratio: bool.
+        scales: (short, long) sides, one of which each training batch draws in place of
+            `image_size` (multi-scale training); empty for none.
         flip: probability of a horizontal flip in training.
         max_canvas_shapes: padded shapes at most; a graph is traced once for each.
         normalization: see `Normalization`.
@@ -75,6 +88,7 @@ class DataConfig:
 
     image_size: tuple[int, int] = (800, 1333)
     keep_ratio: bool = True
+    scales: tuple[tuple[int, int], ...] = ()
     flip: float = 0.5
     max_canvas_shapes: int = 4
     normalization: Normalization = Normalization()

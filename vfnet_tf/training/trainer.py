@@ -119,6 +119,7 @@ class Trainer:
             keep_ratio=data.keep_ratio,
             max_shapes=data.max_canvas_shapes,
             normalization=data.normalization,
+            scales=list(data.scales) if training and data.scales else None,
             flip=data.flip,
             training=training,
             seed=config.training.seed,
