@@ -20,14 +20,24 @@ REQUIREMENTS = [
 
 EXTRAS = {
     "fast-eval": ["faster-coco-eval>=1.6"],
+    # ImageNet weights: downloaded, verified and cached.
+    "hub": ["huggingface_hub>=0.23", "safetensors>=0.4"],
     "jax": ["jax>=0.6"],
+    "safetensors": ["safetensors>=0.4"],
     "tensorboard": ["tensorboard>=2.19"],
     # tensorflow-datasets imports importlib_resources without requiring it.
     "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],
     "torch": ["torch>=2.6"],
     # Two backends beside TensorFlow run the portable tests. The exact torch is a build
     # for the CPU where a local index offers one; any release since 2.6 passes.
-    "test": ["faster-coco-eval>=1.6", "jax>=0.6", "pytest>=8", "torch==2.13.0"],
+    "test": [
+        "faster-coco-eval>=1.6",
+        "huggingface_hub>=0.23",
+        "jax>=0.6",
+        "pytest>=8",
+        "safetensors>=0.4",
+        "torch==2.13.0",
+    ],
 }
 # The formatter's output changes between minor versions, so it is held to one.
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.17,<0.18"]

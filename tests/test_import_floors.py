@@ -169,6 +169,14 @@ def test_imports_in_functions_and_under_the_backend_switch_do_not_run_at_import(
         ("torch", {"vfnet_tf/checkpoints/pytorch.py"}),
         ("torchvision", set()),
         (
+            "safetensors",
+            {
+                "vfnet_tf/checkpoints/safetensors_file.py",
+                "vfnet_tf/checkpoints/imagenet.py",
+            },
+        ),
+        ("huggingface_hub", {"vfnet_tf/checkpoints/imagenet.py"}),
+        (
             "pycocotools",
             {"vfnet_tf/data/coco.py", "vfnet_tf/evaluation/coco.py"},
         ),
@@ -245,6 +253,7 @@ def test_the_package_has_no_assert_and_prints_nothing_below_the_commands():
 def test_setup_requires_what_the_package_imports():
     distributions = {"PIL": "pillow"}
     optional = {"torch", "faster_coco_eval", "tensorflow_datasets", "tensorboard"}
+    optional |= {"safetensors", "huggingface_hub"}
     imported = set()
     for path, _, module in package_modules():
         tree = ast.parse(path.read_text("utf-8"))

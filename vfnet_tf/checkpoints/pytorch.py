@@ -1,77 +1,396 @@
-"""Import of the official PyTorch checkpoints."""
+"""Import and export of the official PyTorch checkpoints, those of mmdetection 2 and 3."""
 
+import contextlib
+import dataclasses
+import json
 import os
+import pathlib
+import re
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
 
+from vfnet_tf.checkpoints import architecture
 from vfnet_tf.checkpoints.names import is_ignorable, official_variables
+from vfnet_tf.checkpoints.safetensors_file import read_safetensors, write_safetensors
+from vfnet_tf.checkpoints.tensors import (
+    assign_tensors,
+    match_tensors,
+    pytorch_shape,
+    raise_problems,
+    to_keras_layout,
+    to_numpy,
+    to_pytorch_layout,
+)
+
+__all__ = [
+    "Checkpoint",
+    "load_pytorch_checkpoint",
+    "read_checkpoint",
+    "to_keras_layout",
+    "to_pytorch_state_dict",
+    "write_checkpoint",
+]
+
+#: Endings of files that are read; all but the last are PyTorch's.
+SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".safetensors")
+#: The one convolution whose shape follows from the number of classes.
+CLASSIFIER = "bbox_head.vfnet_cls."
+
+# What training checkpoints of mmdetection 3 hold beside the weights (curves of the log,
+# as numpy arrays). An inert object takes the place of each, nothing of these is called.
+_LOGS = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "numpy.ndarray",
+    "numpy.dtype",
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ),
+    *(f"{module}.getattr" for module in ("builtins", "__builtin__")),
+)
 
 
-def load_pytorch_checkpoint(detector, checkpoint):
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What a file or a mapping holds.
+
+    Attributes:
+        tensors: dict from name, without the prefix of DataParallel, to array in
+            PyTorch's layout; without what no variable needs.
+        class_names: one per label, None where they are not said.
+        source: str, what errors call it.
+    """
+
+    tensors: Mapping
+    class_names: tuple | None = None
+    source: str = "The mapping"
+
+    @property
+    def num_classes(self):
+        """K of a VFNet; None if the checkpoint has no classifier of one."""
+        shape = np.shape(self.tensors.get(f"{CLASSIFIER}bias"))
+        return shape[0] if len(shape) == 1 else None
+
+
+def load_pytorch_checkpoint(
+    detector, checkpoint, *, skip_classifier=None, use_ema_fields=False
+):
     """Loads a checkpoint of the official implementation, strictly.
 
+    The names are those of mmdetection 2 (the official repository) and 3, which are the
+    same; both may stand under the prefix `module.`, and optimizer, `meta`, logs and
+    averages may lie beside them.
+
     Args:
-        detector: a `VFNet` of the checkpoint's architecture and class count.
-        checkpoint: path of a `.pth` file (read by PyTorch with `weights_only=True`), or
-            a mapping from official names to arrays in PyTorch's layout. A mapping with
-            the key `"state_dict"` stands for what that holds.
+        detector: a `VFNet` of the checkpoint's architecture.
+        checkpoint: path of a `.pth` file (read by PyTorch with `weights_only=True`) or
+            of a `.safetensors` file; or a mapping from official names to arrays in
+            PyTorch's layout, floats of 16 to 64 bits, which may lie under the key
+            `"state_dict"`; or a `Checkpoint`.
+        skip_classifier: True loads all but `bbox_head.vfnet_cls`, which stays as it
+            is. None does so, with a warning, if the checkpoint is of another number of
+            classes; False makes that an error.
+        use_ema_fields: bool, take the fields of the averaging hook (`ema_*` buffers in
+            mmdetection 2, `ema_state_dict` in 3). Both frameworks swap on saving: the
+            plain names hold the averages already, these fields the raw weights.
 
     Returns:
         The detector.
 
     Raises:
-        ValueError: if a tensor is missing, left over or misshapen; all are listed, and
-            no weight has been changed.
+        ValueError: if the file cannot be read safely, or if a tensor is missing, left
+            over, misshapen or no float; all are listed, and no weight has been changed.
+        ImportError: if the package that reads the file is not installed.
     """
+    checkpoint = read_checkpoint(checkpoint, use_ema_fields=use_ema_fields)
+    variables = official_variables(detector)
+    tensors = dict(checkpoint.tensors)
+    ours = {name: pytorch_shape(variable) for name, variable in variables.items()}
+    num_classes = ours[f"{CLASSIFIER}bias"][0]
+    if skip_classifier is None and checkpoint.num_classes not in (None, num_classes):
+        skip_classifier = _differs_by_classes(tensors, ours)
+        if skip_classifier:
+            warnings.warn(
+                f"{checkpoint.source} is of {checkpoint.num_classes} classes, the "
+                f"detector of {num_classes}: all is loaded but the classifier "
+                f"({CLASSIFIER}weight, {CLASSIFIER}bias), which stays as it was",
+                stacklevel=2,
+            )
+    if skip_classifier:
+        for named in (variables, tensors):
+            for name in [n for n in named if n.startswith(CLASSIFIER)]:
+                del named[name]
+    values, problems = match_tensors(variables, tensors)
+    raise_problems(
+        problems,
+        f"{checkpoint.source} does not fit the detector",
+        _hint(tensors, ours, len(problems)) if problems else None,
+    )
+    assign_tensors(variables, values)
+    return detector
+
+
+def _differs_by_classes(tensors, ours):
+    """Whether the classifiers differ in their number of outputs alone."""
+    names = [name for name in ours if name.startswith(CLASSIFIER)]
+    return all(
+        name in tensors and np.shape(tensors[name])[1:] == ours[name][1:]
+        for name in names
+    )
+
+
+def _hint(tensors, ours, num_problems):
+    """What the checkpoint seems to be, if not what the detector is."""
+    theirs = {name: tuple(np.shape(tensor)) for name, tensor in tensors.items()}
+    found, expected = architecture.describe(theirs), architecture.describe(ours)
+    if found is None or found == expected:
+        if 2 * num_problems > len(ours) + len(theirs):
+            return "It looks like a checkpoint of something else than this detector."
+        return None
+    text = (
+        "It looks like a checkpoint of another detector or config: "
+        f"{found}; the detector is {expected}."
+    )
+    configs = architecture.matching_configs(theirs)
+    return f"{text} Configs of the former: {', '.join(configs)}" if configs else text
+
+
+def to_pytorch_state_dict(detector):
+    """The weights of a detector as the official implementation names them.
+
+    Args:
+        detector: a `VFNet` with a `ResNet` or `Res2Net` backbone.
+
+    Returns:
+        dict from name to array in PyTorch's layout, float32, in the order of the
+        layers; with an int64 zero for each batch norm's `num_batches_tracked`, so that
+        `load_state_dict` finds all that it looks for.
+
+    Raises:
+        ValueError: if some variables have no official name (another backbone).
+    """
+    variables = official_variables(detector)
+    named = {id(variable) for variable in variables.values()}
+    nameless = [v.path for v in detector.weights if id(v) not in named]
+    if nameless:
+        raise ValueError(
+            "`detector` must have official names for all its variables; a Keras model "
+            f"as backbone has none. Received: {len(nameless)} without, e.g. "
+            f"{nameless[0]}"
+        )
+    state = {}
+    for name, variable in variables.items():
+        array = to_pytorch_layout(to_numpy(variable)).astype("float32")
+        state[name] = np.array(array, order="C")
+        if name.endswith(".running_var"):
+            counter = f"{name.removesuffix('running_var')}num_batches_tracked"
+            state[counter] = np.array(0, "int64")
+    return state
+
+
+def write_checkpoint(path, state, class_names=()):
+    """Writes a state dict to a file, which appears whole or not at all.
+
+    Args:
+        path: ending in `.safetensors`, or in `.pth` for `torch.save` of `state_dict`
+            and `meta`, whose `CLASSES` are the names.
+        state: dict from name to array, as of `to_pytorch_state_dict`.
+        class_names: one per label, or none.
+
+    Raises:
+        ValueError: if the ending is another one.
+        ImportError: if the package that writes the format is not installed.
+    """
+    path = pathlib.Path(path)
+    if path.suffix == ".safetensors":
+        # Its notes are strings, one each.
+        notes = {"classes": json.dumps(list(class_names))} if class_names else None
+        write_safetensors(path, state, notes)
+        return
+    if path.suffix not in SUFFIXES:
+        raise ValueError(
+            f"`path` must end in .pth or .safetensors. Received: path={path}"
+        )
+    torch = _torch("Writing")
+    tensors = {name: torch.from_numpy(array) for name, array in state.items()}
+    meta = {"CLASSES": tuple(class_names)} if class_names else {}
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        torch.save({"meta": meta, "state_dict": tensors}, aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_checkpoint(checkpoint, *, use_ema_fields=False):
+    """Reads the tensors of a checkpoint, without a model to hold them against.
+
+    Args:
+        checkpoint: path or mapping, as of `load_pytorch_checkpoint`; also one of a
+            backbone. A `Checkpoint` is returned as it is.
+        use_ema_fields: as of `load_pytorch_checkpoint`.
+
+    Returns:
+        `Checkpoint`.
+
+    Raises:
+        ValueError: if it is no checkpoint, or a file that is damaged or that needs
+            pickle to run code.
+        ImportError: if the package that reads the file is not installed.
+    """
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    source, notes = "The mapping", {}
     if isinstance(checkpoint, str | os.PathLike):
-        checkpoint = _read_pth(checkpoint)
+        path = pathlib.Path(checkpoint).expanduser()
+        source = str(path)
+        if not path.is_file():
+            raise ValueError(
+                f"`checkpoint` must be an existing file. Received: checkpoint={path}"
+            )
+        if path.suffix == ".safetensors":
+            checkpoint, notes = read_safetensors(path)
+        else:
+            checkpoint = _read_pth(path)
     if not isinstance(checkpoint, Mapping):
         raise ValueError(
             "`checkpoint` must be a path or a mapping of names to arrays. "
             f"Received: {type(checkpoint).__name__}"
+            + ("" if source == "The mapping" else f" in {source}")
         )
-    tensors = checkpoint.get("state_dict", checkpoint)
-    tensors = {name: t for name, t in tensors.items() if not is_ignorable(name)}
-    variables = official_variables(detector)
-    problems = [f"missing: {name}" for name in variables if name not in tensors]
-    problems += [
-        f"not in the model: {name}" for name in tensors if name not in variables
-    ]
-    values = {}
-    for name, variable in variables.items():
-        if name not in tensors:
-            continue
-        value = to_keras_layout(np.asarray(tensors[name]))
-        if tuple(value.shape) != tuple(variable.shape):
-            problems.append(
-                f"shape: {name} is {tuple(value.shape)} in Keras's layout, "
-                f"the model's {tuple(variable.shape)}"
+    tensors = _state_dict(checkpoint, source)
+    averaging = {n: t for n, t in tensors.items() if _is_ema_buffer(n)}
+    tensors = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not _is_ema_buffer(name)
+        and not is_ignorable(name)
+        # mmdetection 3 may keep the images' mean and deviation there.
+        and not name.startswith("data_preprocessor.")
+    }
+    if use_ema_fields:
+        tensors.update(_ema_fields(checkpoint, averaging, tensors, source))
+    return Checkpoint(tensors, _class_names(checkpoint.get("meta"), notes), source)
+
+
+def _state_dict(checkpoint, source):
+    """The names and tensors of a checkpoint, without the prefix of DataParallel."""
+    for key in ("state_dict", "model"):
+        if isinstance(checkpoint.get(key), Mapping):
+            checkpoint = checkpoint[key]
+            break
+    tensors = {}
+    for name, tensor in checkpoint.items():
+        if not isinstance(name, str) or not _is_array(tensor):
+            raise ValueError(
+                "A checkpoint must map names to arrays, at its top or under the key "
+                f"'state_dict'. Received: {source} with {name!r}: "
+                f"{type(tensor).__name__}"
             )
-        values[name] = value
-    if problems:
+        tensors[name] = tensor
+    if not tensors:
+        raise ValueError(f"A checkpoint must hold tensors. Received: {source} has none")
+    return _without_prefix(tensors)
+
+
+def _is_array(value):
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _without_prefix(tensors, prefix="module."):
+    if not all(name.startswith(prefix) for name in tensors):
+        return tensors
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
+def _is_ema_buffer(name):
+    """Buffers have names without a dot: `ema_backbone_conv1_weight`."""
+    return name.startswith("ema_") and "." not in name
+
+
+def _ema_fields(checkpoint, averaging, tensors, source):
+    """The tensors of the averaging hook by the plain names."""
+    fields = checkpoint.get("ema_state_dict")
+    if isinstance(fields, Mapping):
+        found = {name.removeprefix("module."): t for name, t in fields.items()}
+    else:
+        plain = {f"ema_{name.replace('.', '_')}": name for name in tensors}
+        found = {plain[n]: t for n, t in averaging.items() if n in plain}
+    found = {name: t for name, t in found.items() if name in tensors}
+    if not found:
         raise ValueError(
-            f"The checkpoint does not fit the detector ({len(problems)} problems), "
-            "nothing was loaded:\n  " + "\n  ".join(problems)
+            "`use_ema_fields` needs a checkpoint with such fields. "
+            f"Received: {source}, which has none"
         )
-    for name, variable in variables.items():
-        variable.assign(values[name])
-    return detector
+    return found
 
 
-def to_keras_layout(array):
-    """PyTorch's `(out, in, h, w)` kernels to Keras's `(h, w, in, out)`; others as is."""
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+def _class_names(meta, notes):
+    """The names that `meta` (mmdetection 2 or 3) or the notes of a file say, or None."""
+    meta = meta if isinstance(meta, Mapping) else {}
+    of_dataset = meta.get("dataset_meta")
+    of_dataset = of_dataset if isinstance(of_dataset, Mapping) else {}
+    candidates = [meta.get("CLASSES")]
+    candidates += [of_dataset.get(key) for key in ("classes", "CLASSES")]
+    if "classes" in notes:
+        with contextlib.suppress(ValueError):
+            candidates.append(json.loads(notes["classes"]))
+    for names in candidates:
+        # One class is often written as a string.
+        names = (names,) if isinstance(names, str) else names
+        is_list = isinstance(names, list | tuple) and len(names) > 0
+        if is_list and all(isinstance(name, str) for name in names):
+            return tuple(names)
+    return None
 
 
-def _read_pth(path):
+def _torch(doing):
     try:
         import torch
     except ImportError as error:
         raise ImportError(
-            "Reading a .pth file needs PyTorch: pip install 'vfnet_tf[torch]'."
+            f"{doing} a .pth file needs PyTorch: pip install 'vfnet_tf[torch]'."
         ) from error
-    # Never a pickle that can run code: only tensors and plain containers.
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
-    loaded = loaded.get("state_dict", loaded)
-    return {name: tensor.numpy() for name, tensor in loaded.items()}
+    return torch
+
+
+class _Inert:
+    """Stands for an object of a log that is read over."""
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+def _read_pth(path):
+    """What `torch.save` wrote, with numpy arrays for tensors where they are named."""
+    torch = _torch("Reading")
+    # Pairs of an object and the name that it stands for.
+    logs = [(_Inert, name) for name in _LOGS]
+    try:
+        with torch.serialization.safe_globals(logs), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old formats, told below if they fail
+            # Never a pickle that can run code: only tensors and plain containers.
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of a dozen classes, as the bytes happen to be
+        text = str(error)
+        needed = re.search(r"GLOBAL (\S+)|function <?(?:built-in )?(.+)", text)
+        if needed is not None:
+            name = (needed.group(1) or needed.group(2)).rstrip(".")
+            raise ValueError(
+                "A checkpoint must hold tensors and plain values only, since anything "
+                f"else can run code when it is read. Received: {path}, which needs "
+                f"{name}: nothing was loaded or run. If you trust it, save its "
+                "'state_dict' alone with the library that wrote it"
+            ) from error
+        reason = text.rpartition("error:")[2].strip() or type(error).__name__
+        raise ValueError(
+            "The file must be a whole checkpoint of torch.save. Received: "
+            f"{path} of {path.stat().st_size} bytes, which is truncated or something "
+            f"else ({reason.splitlines()[0]})"
+        ) from error
