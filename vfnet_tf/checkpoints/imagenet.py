@@ -1,0 +1,74 @@
+"""ImageNet weights of our backbones from the Hugging Face hub, through its own package.
+
+`huggingface_hub` downloads, verifies and caches, and knows an offline mode
+(`HF_HUB_OFFLINE=1`) and the cache's place (`HF_HOME`).
+"""
+
+import pathlib
+
+#: Backbone -> repository of timm with its weights. ResNets: torchvision's first weights
+#: (`IMAGENET1K_V1`), which the official configs start from. ResNeXts: no torchvision
+#: weights exist for 32x4d; GluonCV's are the nearest. Res2Net: its authors' v1d.
+#: Not verified: the download could not be tried where this was written.
+REPOSITORIES = {
+    "resnet18": "timm/resnet18.tv_in1k",
+    "resnet34": "timm/resnet34.tv_in1k",
+    "resnet50": "timm/resnet50.tv_in1k",
+    "resnet101": "timm/resnet101.tv_in1k",
+    "resnext101_32x4d": "timm/resnext101_32x4d.gluon_in1k",
+    "resnext101_64x4d": "timm/resnext101_64x4d.gluon_in1k",
+    "res2net101_v1d_26w_4s": "timm/res2net101d.in1k",
+}
+FILE_NAME = "model.safetensors"
+
+
+class WeightsUnavailableError(ValueError):
+    """The weights are neither on this machine nor to be had now; says why."""
+
+
+def find_imagenet_weights(backbone):
+    """The file of a backbone's ImageNet weights, downloaded if it is not cached.
+
+    Args:
+        backbone: name as in `BackboneConfig.name`, a key of `REPOSITORIES`.
+
+    Returns:
+        `pathlib.Path` of a `.safetensors` file for `load_backbone_weights`.
+
+    Raises:
+        WeightsUnavailableError: if a package is not installed, the network or the hub
+            cannot be reached, or nothing is known for that backbone.
+    """
+    if backbone not in REPOSITORIES:
+        raise WeightsUnavailableError(
+            f"no ImageNet weights are known for {backbone}, only for "
+            f"{', '.join(REPOSITORIES)}"
+        )
+    try:
+        import huggingface_hub
+        import safetensors  # noqa: F401  the file could not be read without
+    except ImportError as error:
+        raise WeightsUnavailableError(
+            f"the package {error.name} is not installed: pip install 'vfnet_tf[hub]'"
+        ) from error
+    repository = REPOSITORIES[backbone]
+    try:
+        return pathlib.Path(huggingface_hub.hf_hub_download(repository, FILE_NAME))
+    except Exception as error:  # its classes and their parents differ by version
+        raise WeightsUnavailableError(
+            f"{FILE_NAME} of {repository} {_reason(error, huggingface_hub)}"
+        ) from error
+
+
+def _reason(error, hub):
+    """Why a download failed, in the words of a user."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if getattr(getattr(hub, "constants", None), "HF_HUB_OFFLINE", False):
+        return "is not in the cache, and HF_HUB_OFFLINE forbids to download it"
+    if "LocalEntryNotFoundError" in kinds:
+        return "is not in the cache, and the hub cannot be reached (offline?)"
+    if "RepositoryNotFoundError" in kinds or "EntryNotFoundError" in kinds:
+        return "does not exist on the hub (any more)"
+    if isinstance(error, ConnectionError | TimeoutError) or "ConnectError" in kinds:
+        return "cannot be downloaded: the hub cannot be reached (offline?)"
+    return f"cannot be downloaded: {type(error).__name__}: {error}"
