@@ -5,12 +5,20 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
 
+from tests.contracts import to_numpy
+from vfnet_tf.backbones import ResNet
+from vfnet_tf.builder import build_detector
+from vfnet_tf.checkpoints.names import backbone_variables
+from vfnet_tf.checkpoints.pytorch import to_pytorch_state_dict
+from vfnet_tf.checkpoints.tensors import to_pytorch_layout
 from vfnet_tf.cli import train
 from vfnet_tf.cli.__main__ import main
+from vfnet_tf.config import override
 
 CONFIG_FILE = """
 from vfnet_tf.config import *
@@ -75,10 +83,138 @@ def test_options_change_the_config(data):
     assert config.data.image_size == (32, 64)
 
 
-def test_imagenet_by_name_is_an_error_where_it_cannot_be_had(data, capfd):
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that holds `files` (repository to path or error) and counts the calls."""
+    module = types.ModuleType("huggingface_hub")
+    module.files, module.calls = {}, 0
+
+    def download(repo_id, filename):
+        module.calls += 1
+        found = module.files.get(repo_id, ConnectionError("no network"))
+        if isinstance(found, Exception):
+            raise found
+        return str(found)
+
+    module.hf_hub_download = download
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def backbone_file(tmp_path_factory):
+    """ResNet-18 by torchvision's names, as timm publishes it; its first norm is 0.25."""
+    numpy_files = pytest.importorskip("safetensors.numpy")
+    tensors = {
+        name: to_pytorch_layout(to_numpy(variable)).copy()
+        for name, variable in backbone_variables(ResNet(18)).items()
+    }
+    tensors["bn1.weight"] += -0.75
+    tensors["fc.weight"] = np.zeros((1000, 512), "float32")
+    tensors["fc.bias"] = np.zeros(1000, "float32")
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    numpy_files.save_file(tensors, path)
+    return path
+
+
+def with_weights(data, weights, norm="frozen_batch_norm", run_dir="run"):
+    """`_with_weights` for the small config with that norm."""
+    options = train.TrainOptions(config=str(data / "tiny.py"), weights=weights)
+    config = train._resolve(options)
+    frozen = 1 if norm == "frozen_batch_norm" else -1
+    config = override(
+        config, model__backbone__norm=norm, model__backbone__frozen_stages=frozen
+    )
+    return config, *train._with_weights(config, options, data / run_dir)
+
+
+def first_norm(load, config):
+    """The scale of the first norm after `load`, from a new detector."""
+    detector = build_detector(config)
+    load(detector)
+    return to_numpy(backbone_variables(detector.backbone)["bn1.weight"])
+
+
+def test_imagenet_by_name_is_an_error_where_it_cannot_be_had(data, hub, capfd):
     status = main(["train", *options_of(data, "--weights", "imagenet")])
     assert status == 2
-    assert "--weights imagenet" in capfd.readouterr().err
+    error = capfd.readouterr().err
+    assert "--weights imagenet" in error and "the hub cannot be reached" in error
+    assert "--weights none" in error and hub.calls == 1
+
+
+@pytest.mark.parametrize("weights", [None, "imagenet"])
+def test_imagenet_weights_are_taken_where_they_can_be_had(
+    data, hub, backbone_file, weights, capsys
+):
+    hub.files["timm/resnet18.tv_in1k"] = backbone_file
+    before, config, load = with_weights(data, weights)
+    assert config == before
+    assert "ImageNet, timm/resnet18.tv_in1k" in capsys.readouterr().out
+    np.testing.assert_array_equal(first_norm(load, config), 0.25)
+
+
+def test_without_imagenet_weights_training_starts_from_scratch(data, hub, capsys):
+    _, config, load = with_weights(data, None)
+    assert load is None
+    assert config.model.backbone.norm == "batch_norm"
+    assert config.model.backbone.frozen_stages == -1
+    said = capsys.readouterr().out
+    assert "cannot be reached" in said and "from scratch" in said
+
+
+def test_a_config_for_scratch_asks_no_network(data, hub):
+    before, config, load = with_weights(data, None, norm="batch_norm")
+    assert (config, load) == (before, None)
+    assert hub.calls == 0
+
+
+def test_a_resumed_run_neither_asks_nor_changes(data, hub, capsys):
+    from vfnet_tf.config import save_config
+
+    scratch = override(with_weights(data, "none")[1], training__seed=3)
+    (data / "run").mkdir()
+    save_config(scratch, data / "run" / "config.json")
+    (data / "run" / "last.weights.h5").touch()
+    # Now the weights could be had, but the run began without.
+    _, config, load = with_weights(data, None)
+    assert load is None
+    assert config.model.backbone == scratch.model.backbone
+    before, config, load = with_weights(data, "imagenet")
+    assert (config, load) == (before, None)
+    assert hub.calls == 0
+    assert "those of the run in" in capsys.readouterr().out
+
+
+def test_a_backbone_file_is_taken(data, backbone_file, capsys):
+    before, config, load = with_weights(data, str(backbone_file))
+    assert config == before
+    assert "a backbone" in capsys.readouterr().out
+    np.testing.assert_array_equal(first_norm(load, config), 0.25)
+
+
+def test_a_detector_file_is_taken_but_for_other_classes(data, tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    _, config, _ = with_weights(data, "none")
+    state = to_pytorch_state_dict(build_detector(config))
+    state["backbone.bn1.weight"][:] = 0.25
+    path = tmp_path / "official.pth"
+    torch.save({"state_dict": {n: torch.tensor(t) for n, t in state.items()}}, path)
+    _, config, load = with_weights(data, str(path))
+    assert "a whole detector" in capsys.readouterr().out
+    config = override(config, model__num_classes=4)
+    with pytest.warns(UserWarning, match="all is loaded but the classifier"):
+        np.testing.assert_array_equal(first_norm(load, config), 0.25)
+
+
+def test_files_of_pytorch_are_not_for_keras_backbones(data, backbone_file):
+    options = train.TrainOptions(
+        config=str(data / "tiny.py"),
+        backbone="keras:ResNet50",
+        weights=str(backbone_file),
+    )
+    with pytest.raises(ValueError, match=r"keras: backbone\. Received"):
+        train._with_weights(train._resolve(options), options, data / "run")
 
 
 def test_missing_weights_and_data_are_named(data, capfd):

@@ -102,6 +102,23 @@ def test_a_finished_run_is_not_trained_again(finished, datasets, capsys):
     assert "after epoch 2 of 2" in capsys.readouterr().out
 
 
+def test_a_function_may_load_the_initial_weights_of_a_new_run(
+    finished, datasets, tmp_path
+):
+    def load(detector):
+        loaded.append(detector)
+        detector.set_weights(weights)
+
+    loaded, weights = [], finished[0].detector.get_weights()
+    trainer = Trainer(CONFIG, *datasets, tmp_path / "new", initial_weights=load)
+    assert loaded == [trainer.detector]
+    for found, given in zip(trainer.detector.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(found, given)
+    # A run that is gone on with has weights of its own.
+    Trainer(CONFIG, *datasets, finished[0].run_dir, initial_weights=load)
+    assert len(loaded) == 1
+
+
 def test_another_config_in_the_same_directory_is_refused(finished, datasets):
     trainer, _ = finished
     other = override(CONFIG, training__batch_size=2)

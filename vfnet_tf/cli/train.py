@@ -5,6 +5,11 @@ import pathlib
 from typing import Literal
 
 from vfnet_tf import config as configs
+from vfnet_tf.checkpoints.imagenet import (
+    REPOSITORIES,
+    WeightsUnavailableError,
+    find_imagenet_weights,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +37,9 @@ class TrainOptions:
     """short and long side in pixels that images are resized to fit into"""
     weights: str | None = None
     """imagenet, none, or a path: the run directory of a detector (or a .weights.h5 in one)
-    to start from, or an .npz by layer names of a keras: backbone. By default ImageNet
-    weights where they can be had, else none"""
+    to start from; a .pth or .safetensors of a detector of the official code, or of a
+    backbone by torchvision's or timm's names; or an .npz by layer names of a keras:
+    backbone. By default ImageNet weights where they can be had (extra hub), else none"""
     learning_rate: float | None = None
     """for 16 images per step; scaled linearly with the batch size"""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] | None = None
@@ -66,8 +72,8 @@ def run(options):
     strategy = strategies.make_strategy(options.strategy)
     print(f"devices    {trainer.local_devices()}")
     train_dataset, val_dataset = _read_data(options, strategy)
-    config, initial_weights = _with_weights(config, options)
     run_dir = options.out or pathlib.Path("runs") / config.name
+    config, initial_weights = _with_weights(config, options, run_dir)
     training = trainer.Trainer(
         config,
         train_dataset,
@@ -158,31 +164,47 @@ def _read_data(options, strategy):
     return train, val
 
 
-def _with_weights(config, options):
-    """The config for the chosen initial weights, and a `.weights.h5` to load or None."""
+def _with_weights(config, options, run_dir):
+    """The config for the chosen initial weights, and what `Trainer` starts from."""
+    from vfnet_tf.training.trainer import find_state
+
     backbone = config.model.backbone
-    kind, _, _ = backbone.name.partition(":")
-    scratch = {
-        "model__backbone__norm": "batch_norm",
-        "model__backbone__frozen_stages": -1,
-        "model__backbone__weights": None,
-    }
+    is_own = ":" not in backbone.name
+    is_resumed = find_state(run_dir) is not None and (run_dir / "config.json").is_file()
+    scratch = configs.override(
+        config,
+        model__backbone__norm="batch_norm",
+        model__backbone__frozen_stages=-1,
+        model__backbone__weights=None,
+    )
     if options.weights == "none":
         print("weights    none: training from scratch, batch norms train")
-        return configs.override(config, **scratch), None
+        return scratch, None
+    if is_resumed and is_own and options.weights in (None, "imagenet"):
+        print(f"weights    those of the run in {run_dir}")
+        earlier = configs.load_config(run_dir).model.backbone
+        if options.weights is None and earlier.name == backbone.name:
+            # What could be had when the run began, not what can be had now, decides.
+            config = configs.override(config, model__backbone=earlier)
+        return config, None
+    if options.weights is None and backbone.norm == "batch_norm":
+        # The config itself is for training from scratch.
+        return scratch, None
     if options.weights in (None, "imagenet"):
-        reason = (
-            f"the ImageNet weights of {backbone.name} are not on this machine and cannot "
-            "be downloaded yet: give a file (--weights PATH)"
-        )
-        if options.weights == "imagenet":
-            raise ValueError(f"--weights imagenet: {reason}, or --weights none")
-        if backbone.norm != "batch_norm":
+        try:
+            return config, _imagenet_weights(backbone.name)
+        except WeightsUnavailableError as error:
+            if options.weights == "imagenet":
+                raise ValueError(
+                    f"--weights imagenet: {error}. Give a file (--weights PATH), or "
+                    "--weights none"
+                ) from error
             print(
-                f"weights    none: {reason}. Training from scratch, batch norms train"
+                f"weights    none: no ImageNet weights, since {error}. Training from "
+                "scratch, batch norms train"
             )
-        return configs.override(config, **scratch), None
-    path = pathlib.Path(options.weights)
+        return scratch, None
+    path = pathlib.Path(options.weights).expanduser()
     if path.is_dir():
         path = path / "best.weights.h5"
     if not path.is_file():
@@ -190,8 +212,10 @@ def _with_weights(config, options):
             "--weights must be 'imagenet', 'none', a run directory or an existing file. "
             f"Received: {options.weights}"
         )
+    if path.suffix in (".pth", ".pt", ".safetensors") and is_own:
+        return config, _foreign_weights(path)
     print(f"weights    {path}")
-    if path.suffix == ".npz" and kind == "keras":
+    if path.suffix == ".npz" and not is_own:
         return configs.override(config, model__backbone__weights=str(path)), None
     if path.name.endswith(".weights.h5"):
         if (path.parent / "config.json").is_file():
@@ -200,9 +224,33 @@ def _with_weights(config, options):
             config = configs.override(config, model__backbone=earlier)
         return config, path
     raise ValueError(
-        "--weights takes a run directory, a .weights.h5 of the same detector, or an .npz "
-        f"by layer names for a keras: backbone. Received: {path} for {backbone.name}"
+        "--weights takes a run directory, a .weights.h5 of the same detector, a .pth or "
+        ".safetensors for a backbone of our own, or an .npz by layer names for a keras: "
+        f"backbone. Received: {path} for {backbone.name}"
     )
+
+
+def _imagenet_weights(backbone_name):
+    """A function that loads ImageNet weights into a detector's backbone."""
+    from vfnet_tf.checkpoints.backbone import load_backbone_weights
+
+    path = find_imagenet_weights(backbone_name)
+    print(f"weights    ImageNet, {REPOSITORIES[backbone_name]}: {path}")
+    return lambda detector: load_backbone_weights(detector.backbone, path)
+
+
+def _foreign_weights(path):
+    """A function that loads a file of PyTorch's world into a detector."""
+    from vfnet_tf.checkpoints.architecture import is_detector
+    from vfnet_tf.checkpoints.backbone import load_backbone_weights
+    from vfnet_tf.checkpoints.pytorch import load_pytorch_checkpoint, read_checkpoint
+
+    checkpoint = read_checkpoint(path)
+    if is_detector(checkpoint.tensors):
+        print(f"weights    {path}, a whole detector")
+        return lambda detector: load_pytorch_checkpoint(detector, checkpoint)
+    print(f"weights    {path}, a backbone")
+    return lambda detector: load_backbone_weights(detector.backbone, checkpoint)
 
 
 def main(arguments=None):

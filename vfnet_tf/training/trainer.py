@@ -34,7 +34,9 @@ class Trainer:
         val_dataset: `DetectionDataset` to evaluate on after each epoch, or None.
         run_dir: folder of everything that the run leaves; see `fit`.
         strategy: `tf.distribute.Strategy`; None for all local GPUs, or the CPU.
-        initial_weights: path of a `.weights.h5` of the same detector to start from.
+        initial_weights: path of a `.weights.h5` of the same detector to start from, or a
+            function that is given the detector and loads what it likes. Not used if
+            `run_dir` holds a state to go on from.
         evaluate_every: epochs between two evaluations.
         jit_compile: as in `keras.Model.compile`; XLA is off unless asked for.
 
@@ -85,8 +87,15 @@ class Trainer:
             training.base_batch_size,
             batch=training.batch_size,
         )
+        if find_state(self.run_dir) is not None:
+            initial_weights = None
+        load = initial_weights if callable(initial_weights) else None
         with self.strategy.scope():
-            self.detector = _build(config, training.precision, initial_weights)
+            self.detector = _build(
+                config, training.precision, None if load else initial_weights
+            )
+            if load is not None:
+                load(self.detector)
             self.detector.compile(
                 optimizer=self._optimizer(training), jit_compile=jit_compile
             )
@@ -269,6 +278,12 @@ class Trainer:
                     f"to go on with it. Received: run_dir={self.run_dir}"
                 )
         configs.save_config(self.config, path)
+
+
+def find_state(run_dir):
+    """The file that a stopped run goes on from, a `Path`; None for a new run."""
+    path = ResumableCheckpoint(run_dir).last_path
+    return path if path.exists() else None
 
 
 def _build(config, precision, weights=None):
