@@ -19,6 +19,7 @@ COMMANDS = {
     ),
     "predict": ("vfnet_tf.cli.predict", "detect objects in files, folders and URLs"),
     "export": ("vfnet_tf.cli.export", "write a SavedModel: image bytes to detections"),
+    "convert": ("vfnet_tf.cli.convert", "official PyTorch checkpoints in, and out"),
     "benchmark": ("vfnet_tf.cli.benchmark", "measure time and memory on this machine"),
 }
 

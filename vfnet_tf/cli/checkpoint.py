@@ -1,15 +1,20 @@
 """The detector that `--checkpoint` names."""
 
+import dataclasses
 import pathlib
+
+#: Endings of the files that `load_official` reads.
+OFFICIAL_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 def load_checkpoint(checkpoint, config=None):
-    """Builds and loads the detector of a run, or of an official `.pth` file.
+    """Builds and loads the detector of a run, or of an official file.
 
     Args:
-        checkpoint: a run directory, a `.weights.h5` or a `.pth` file.
-        config: name or path; None takes the `config.json` beside the weights. A `.pth`
-            has none, so it needs one.
+        checkpoint: a run directory, a `.weights.h5`, or a `.pth` or `.safetensors` file
+            with official names.
+        config: name or path; None takes the `config.json` beside the weights. An
+            official file has none, so it needs one.
 
     Returns:
         (detector, `Config`, `pathlib.Path` of the weights).
@@ -17,20 +22,68 @@ def load_checkpoint(checkpoint, config=None):
     Raises:
         ValueError: if something is missing or does not fit, with its name.
     """
-    from vfnet_tf.builder import build_detector
-    from vfnet_tf.checkpoints.pytorch import load_pytorch_checkpoint
-    from vfnet_tf.config import load_config
     from vfnet_tf.predictor import find_checkpoint, load_detector
 
     path = pathlib.Path(checkpoint).expanduser()
-    if path.suffix == ".pth" and path.is_file():
+    if path.suffix in OFFICIAL_SUFFIXES and path.is_file():
         if config is None:
             raise ValueError(
-                "A .pth file needs --config, the config it was trained with, e.g. "
-                f"vfnet_r50_fpn_1x_coco. Received: --checkpoint {path}"
+                f"A {path.suffix} file needs --config, the config it was trained with, "
+                f"e.g. vfnet_r50_fpn_1x_coco. Received: {path}"
             )
-        config = load_config(config)
-        detector = load_pytorch_checkpoint(build_detector(config), path)
-        return detector, config, path
+        return (*load_official(path, config), path)
     config, weights = find_checkpoint(path, config)
     return load_detector(config, weights), config, weights
+
+
+def load_official(path, config):
+    """Builds the detector of a config and loads an official file into it.
+
+    The number of classes and their names are the file's. If it does not name them, they
+    are COCO's where there are 80; else the config's.
+
+    Args:
+        path: of a `.pth` or `.safetensors` file.
+        config: `Config`, name or path.
+
+    Returns:
+        (detector, `Config` with the classes).
+
+    Raises:
+        ValueError: if the file cannot be read or does not fit the config.
+    """
+    from vfnet_tf.builder import build_detector
+    from vfnet_tf.checkpoints.pytorch import load_pytorch_checkpoint, read_checkpoint
+    from vfnet_tf.config import load_config
+
+    official = read_checkpoint(path)
+    config = with_classes(load_config(config), official)
+    detector = build_detector(config)
+    load_pytorch_checkpoint(detector, official, skip_classifier=False)
+    return detector, config
+
+
+def with_classes(config, official):
+    """A config with the classes of a checkpoint.
+
+    Args:
+        config: `Config`.
+        official: `checkpoints.pytorch.Checkpoint`.
+
+    Returns:
+        `Config` with `model.num_classes`, `class_names` and `category_ids`; the latter
+        two are empty where nothing tells them.
+    """
+    from vfnet_tf.data.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
+
+    number = official.num_classes or config.model.num_classes
+    model = dataclasses.replace(config.model, num_classes=number)
+    candidates = (official.class_names, config.class_names, COCO_CLASS_NAMES)
+    # Files of fine-tuned models are seen with the names of the set before.
+    names = next((c for c in candidates if c and len(c) == number), ())
+    ids = config.category_ids if names == config.class_names else ()
+    if names == COCO_CLASS_NAMES:
+        ids = COCO_CATEGORY_IDS
+    elif len(ids) != len(names):
+        ids = tuple(range(1, len(names) + 1))
+    return dataclasses.replace(config, model=model, class_names=names, category_ids=ids)
