@@ -100,7 +100,15 @@ def test_unknown_names_are_refused(changes, message):
 
 
 def test_the_table_of_backbones_is_complete():
-    assert sorted(BACKBONES) == ["resnet101", "resnet18", "resnet34", "resnet50"]
+    assert sorted(BACKBONES) == [
+        "res2net101_v1d_26w_4s",
+        "resnet101",
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnext101_32x4d",
+        "resnext101_64x4d",
+    ]
 
 
 def test_a_keras_model_is_built_frozen_up_to_its_first_stage():

@@ -18,6 +18,13 @@ from vfnet_tf.config import (
 )
 from vfnet_tf.data.normalization import Normalization
 
+#: Values of fields whose default is empty.
+SEQUENCES = {
+    "class_names": ("cat", "dog"),
+    "deformable": ("C3", "C5"),
+    "scales": ((320, 640), (480, 960)),
+}
+
 
 def off_default(kind):
     """A value of every field that is not its default."""
@@ -34,8 +41,8 @@ def off_default(kind):
             values[field.name] = default + 1
         elif isinstance(default, str) or default is None:
             values[field.name] = "other"
-        elif field.name == "class_names":
-            values[field.name] = ("cat", "dog")
+        elif field.name in SEQUENCES:
+            values[field.name] = SEQUENCES[field.name]
         else:
             values[field.name] = tuple(item + 1 for item in default) or (3, 9)
     return kind(**values)

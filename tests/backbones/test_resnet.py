@@ -106,3 +106,30 @@ def test_a_saved_model_gives_the_same_bits(tmp_path, resnet18):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     for level, value in to_numpy(resnet18(image)).items():
         np.testing.assert_array_equal(to_numpy(loaded(image))[level], value)
+
+
+def test_widths_of_resnext_follow_groups_and_width_per_group():
+    model = ResNet(50, groups=32, width_per_group=4, deformable=("C4",))
+    for name, shape in (
+        ("layer1_0_conv1", (1, 1, 64, 128)),
+        ("layer1_0_conv2", (3, 3, 4, 128)),
+        ("layer4_2_conv2", (3, 3, 32, 1024)),
+        ("layer4_2_conv3", (1, 1, 1024, 2048)),
+    ):
+        assert tuple(model.get_layer(name).conv.kernel.shape) == shape
+    deformable = [
+        layer.name for layer in model.layers if getattr(layer, "deformable", False)
+    ]
+    assert deformable == [f"layer3_{block}_conv2" for block in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": 18, "groups": 32}, "need bottlenecks"),
+        ({"depth": 50, "deformable": ("C6",)}, "deformable=\\('C6',\\)"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ResNet(**arguments)

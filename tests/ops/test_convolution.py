@@ -2,8 +2,9 @@ import keras
 import numpy as np
 import pytest
 
+from tests import contracts
 from tests.contracts import to_numpy
-from vfnet_tf.ops.convolution import conv2d
+from vfnet_tf.ops.convolution import conv2d, merge_groups
 
 ONES = np.ones((1, 4, 4, 1), "float32")
 ONES_KERNEL = np.ones((3, 3, 1, 1), "float32")
@@ -35,3 +36,67 @@ def test_tensorflows_kernel_and_the_portable_one_agree(monkeypatch, size, stride
     monkeypatch.setattr(keras.backend, "backend", lambda: "portable")
     portable = to_numpy(conv2d(inputs, kernel, bias, strides))
     np.testing.assert_allclose(fused, portable, atol=1e-4)
+
+
+def by_groups(inputs, kernel, groups, **settings):
+    """A grouped convolution as one convolution for each group."""
+    parts = zip(
+        np.split(inputs, groups, axis=-1),
+        np.split(kernel, groups, axis=-1),
+        strict=True,
+    )
+    outputs = [to_numpy(conv2d(part, own, **settings)) for part, own in parts]
+    return np.concatenate(outputs, axis=-1)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize(
+    ("groups", "channels", "filters"), [(2, 3, 5), (32, 4, 4), (16, 2, 6), (4, 48, 8)]
+)
+def test_groups_are_convolved_apart(groups, channels, filters, strides):
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(2, 5, 6, groups * channels)).astype("float32")
+    kernel = rng.normal(size=(3, 3, channels, groups * filters)).astype("float32")
+    bias = rng.normal(size=groups * filters).astype("float32")
+    found = to_numpy(conv2d(inputs, kernel, bias, strides, groups=groups))
+    expected = by_groups(inputs, kernel, groups, strides=strides) + bias
+    contracts.assert_close_to_max(found, expected, 1e-5)
+
+
+@pytest.mark.backend
+def test_gradients_of_groups_are_those_of_each_alone():
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(2, 5, 6, 32)).astype("float32")
+    kernel = rng.normal(size=(3, 3, 4, 32)).astype("float32")
+    upstream = rng.normal(size=(2, 5, 6, 32)).astype("float32")
+    found = contracts.gradients(
+        lambda x, k: conv2d(x, k, groups=8), [inputs, kernel], upstream
+    )
+    alone = [
+        contracts.gradients(conv2d, [x, k], u)
+        for x, k, u in zip(
+            *(np.split(array, 8, axis=-1) for array in (inputs, kernel, upstream)),
+            strict=True,
+        )
+    ]
+    for number in (0, 1):
+        expected = np.concatenate([part[number] for part in alone], axis=-1)
+        contracts.assert_close_to_max(found[number], expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("groups", "channels", "blocks"),
+    [(32, 4, 4), (32, 32, 32), (64, 8, 16), (2, 3, 1), (6, 10, 1)],
+)
+def test_joined_groups_have_channels_enough_and_zeros_between(groups, channels, blocks):
+    kernel = np.ones((1, 1, channels, groups * 2), "float32")
+    merged, found = merge_groups(kernel, groups)
+    assert found == blocks
+    merged = to_numpy(merged)
+    joined = groups // blocks
+    assert merged.shape == (1, 1, joined * channels, groups * 2)
+    for column in range(groups * 2):
+        rows = np.flatnonzero(merged[0, 0, :, column])
+        first = column // 2 % joined * channels
+        np.testing.assert_array_equal(rows, np.arange(first, first + channels))
