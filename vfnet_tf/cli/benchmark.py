@@ -10,10 +10,13 @@ from typing import Literal
 
 MEASUREMENTS = ("forward", "small", "train", "layers")
 
+#: Input of the table of all models: (height, width).
+MODEL_SIZE = (800, 1344)
+
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkOptions:
-    """Measure forward pass, post-processing, training step and the star convolution.
+    """Measure forward pass, post-processing, training step and the deformable layers.
 
     Times are given in seconds and in G, the time of one 4096x4096x4096 float32 matrix
     product of the same process, taken before and after each figure: machines differ, and
@@ -22,8 +25,13 @@ class BenchmarkOptions:
 
     config: str = "vfnet_r50_fpn_1x_coco"
     """name or file of a config"""
-    only: tuple[Literal["forward", "small", "train", "layers"], ...] = MEASUREMENTS
-    """what to measure"""
+    only: tuple[Literal["forward", "small", "train", "layers", "model"], ...] = (
+        MEASUREMENTS
+    )
+    """what to measure; model is the config's line of --all"""
+    all: bool = False
+    """instead, a table of all published models: parameters, operations, forward time
+    and memory at 1x800x1344"""
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     """dtype policy of the model"""
     repeats: int = 5
@@ -41,12 +49,19 @@ def run(options):
     import json
 
     rows = []
-    for name in options.only:
-        if options.in_process:
-            rows += _measure(name, options)
-        else:
-            rows += _measure_in_fresh_process(name, options)
-    print(format_rows(rows))
+    if options.all:
+        print(format_models([]), flush=True)
+        for stem in architectures():
+            one = dataclasses.replace(options, config=stem)
+            rows += _measure_in_fresh_process("model", one)
+            print(format_models(rows[-1:], header=False), flush=True)
+    else:
+        for name in options.only:
+            if options.in_process:
+                rows += _measure(name, options)
+            else:
+                rows += _measure_in_fresh_process(name, options)
+        print(format_rows(rows))
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     return 0
@@ -64,6 +79,36 @@ def _measure_in_fresh_process(name, options):
         command += ["--json", str(path)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+def architectures():
+    """Names of the shipped COCO configs, one for each distinct model."""
+    from vfnet_tf.config import list_configs, load_config
+
+    by_model = {}
+    for name in list_configs():
+        if name.endswith("_coco"):
+            by_model.setdefault(load_config(name).model, name)
+    return list(by_model.values())
+
+
+def format_models(rows, header=True):
+    """Models as a Markdown table."""
+    lines = []
+    if header:
+        size = "x".join(map(str, MODEL_SIZE))
+        lines.append(
+            f"| config | parameters, M | GFLOP at {size} | forward, s | G | G per TFLOP "
+            "| memory, GB |\n|---|---|---|---|---|---|---|"
+        )
+    for row in rows:
+        per_tflop = row["in_g"] / row["gflop"] * 1000
+        lines.append(
+            f"| {row['name']} | {row['parameters'] / 1e6:.1f} | {row['gflop']:.0f} "
+            f"| {row['seconds']:.2f} | {row['in_g']:.2f} | {per_tflop:.1f} "
+            f"| {row['peak_gb']:.2f} |"
+        )
+    return "\n".join(lines)
 
 
 def format_rows(rows):
@@ -93,6 +138,8 @@ def _measure(name, options):
     detector = builder.build_detector(options.config)
     if name == "train":
         return _training_step(timer, tf, detector)
+    if name == "model":
+        return _model(timer, tf, detector, options.config)
     height, width = (800, 1344) if name == "forward" else (320, 320)
     images = tf.random.normal((1, height, width, 3))
     size = f"1x{height}x{width}"
@@ -123,6 +170,44 @@ def _measure(name, options):
     return [*rows, row, share]
 
 
+def _model(timer, tf, detector, name):
+    images = tf.random.normal((1, *MODEL_SIZE, 3))
+    forward = tf.function(lambda x: detector(x, training=False)["refined_boxes"])
+    row = timer.row(name, lambda: forward(images).numpy())
+    parameters = sum(
+        int(variable.shape.num_elements())
+        for variable in (value.value for value in detector.variables)
+        if "moving_" not in variable.name
+    )
+    return [{**row, "parameters": parameters, "gflop": _gflop(tf, detector)}]
+
+
+def _gflop(tf, detector):
+    """Operations of a forward pass in billions; a multiply-add counts as two.
+
+    Convolutions and matrix products alone are counted, groups without the zeros that
+    joined groups are convolved with.
+    """
+    from vfnet_tf.ops import convolution
+
+    kept, convolution.BLOCK_CHANNELS = convolution.BLOCK_CHANNELS, 1
+    try:
+        function = tf.function(lambda x: detector(x, training=False))
+        spec = tf.TensorSpec((1, *MODEL_SIZE, 3), "float32")
+        graph = function.get_concrete_function(spec).graph
+    finally:
+        convolution.BLOCK_CHANNELS = kept
+    total = 0
+    for operation in graph.get_operations():
+        if operation.type in ("Conv2D", "MatMul", "BatchMatMulV2"):
+            left, right = (value.shape for value in operation.inputs[:2])
+            # What each output sums over: a window of channels, or a row.
+            window = right[:3] if operation.type == "Conv2D" else left[-1:]
+            outputs = operation.outputs[0].shape.num_elements()
+            total += 2 * outputs * window.num_elements()
+    return total / 1e9
+
+
 def _training_step(timer, tf, detector):
     import numpy as np
 
@@ -146,7 +231,7 @@ def _training_step(timer, tf, detector):
 
 
 def _layers(timer, tf):
-    from vfnet_tf.layers import StarDeformableConv2D
+    from vfnet_tf.layers import DeformableConv2D, StarDeformableConv2D
     from vfnet_tf.ops.convolution import conv2d
 
     features = tf.random.normal((1, 100, 168, 256))
@@ -163,7 +248,19 @@ def _layers(timer, tf):
         ),
     ]
     ratio = rows[1]["seconds"] / rows[0]["seconds"]
-    return [*rows, {"name": "  star to plain", "ratio": ratio}]
+    rows.append({"name": "  star to plain", "ratio": ratio})
+
+    features = tf.random.normal((1, 50, 84, 256))
+    deformable = DeformableConv2D(256, offset_initializer="glorot_uniform")
+    deformable(features[:, :8, :8])
+    small = tf.function(lambda x: conv2d(x, deformable.kernel.value))
+    deformed = tf.function(deformable.call)
+    rows += [
+        timer.row("3x3 convolution 50x84x256", lambda: small(features).numpy()),
+        timer.row("deformable v2 50x84x256", lambda: deformed(features).numpy()),
+    ]
+    ratio = rows[-1]["seconds"] / rows[-2]["seconds"]
+    return [*rows, {"name": "  deformable to plain", "ratio": ratio}]
 
 
 class _Timer:
