@@ -8,6 +8,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "ATSSAssigner": "vfnet_tf.assigners",
     "FPN": "vfnet_tf.necks",
+    "PAFPN": "vfnet_tf.necks",
+    "Res2Net": "vfnet_tf.backbones",
     "ResNet": "vfnet_tf.backbones",
     "VFNet": "vfnet_tf.detectors",
     "VFNetHead": "vfnet_tf.heads",
