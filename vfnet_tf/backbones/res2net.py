@@ -1,7 +1,11 @@
 import keras
 from keras import ops
 
-from vfnet_tf.backbones.resnet import SymmetricMaxPool, check_stages, freeze_stages
+from vfnet_tf.backbones.resnet import (
+    StagedBackbone,
+    SymmetricMaxPool,
+    check_stages,
+)
 from vfnet_tf.layers import ConvNormAct
 from vfnet_tf.ops.convolution import pad_symmetric
 
@@ -10,7 +14,7 @@ DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class Res2Net(keras.Model):
+class Res2Net(StagedBackbone):
     """Res2Net v1d (Gao et al., TPAMI 2021): several scales within a block.
 
     The 3x3 convolution of a bottleneck becomes `scales - 1` small ones, each of which
@@ -68,37 +72,17 @@ class Res2Net(keras.Model):
                     name=f"layer{stage}_{block}",
                 )
             outputs[level] = x
+        settings = {
+            "depth": depth,
+            "base_width": base_width,
+            "scales": scales,
+            "deformable": tuple(deformable),
+            "norm": norm,
+            "frozen_stages": frozen_stages,
+        }
         super().__init__(
-            inputs=inputs, outputs=outputs, name=name or f"res2net{depth}", **kwargs
+            inputs, outputs, "stem", settings, name=name or f"res2net{depth}", **kwargs
         )
-        self.depth = depth
-        self.base_width = base_width
-        self.scales = scales
-        self.deformable = tuple(deformable)
-        self.norm = norm
-        self.frozen_stages = frozen_stages
-        self._input_shape_argument = tuple(input_shape)
-        self.pyramid_outputs = {
-            level.replace("C", "P"): tensor for level, tensor in outputs.items()
-        }
-        freeze_stages(self, "stem", frozen_stages)
-
-    def get_config(self):
-        return {
-            "name": self.name,
-            "trainable": self.trainable,
-            "depth": self.depth,
-            "base_width": self.base_width,
-            "scales": self.scales,
-            "deformable": self.deformable,
-            "norm": self.norm,
-            "frozen_stages": self.frozen_stages,
-            "input_shape": self._input_shape_argument,
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")

@@ -12,8 +12,48 @@ DEPTHS = {
 }
 
 
+class StagedBackbone(keras.Model):
+    """What networks of a stem and four stages share: freezing, outputs and config.
+
+    Args:
+        inputs: Keras tensor of the images.
+        outputs: dict `"C2"` .. `"C5"` of Keras tensors.
+        stem: str, how the names of the stem's layers start; those of the stages start
+            with `layer1_` to `layer4_`.
+        settings: dict of the subclass's arguments, `frozen_stages` among them, which
+            become attributes and, with the input's shape, the config.
+    """
+
+    def __init__(self, inputs, outputs, stem, settings, **kwargs):
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self._names = tuple(settings)
+        for name, value in settings.items():
+            setattr(self, name, value)
+        self._input_shape_argument = tuple(inputs.shape[1:])
+        self.pyramid_outputs = {
+            level.replace("C", "P"): tensor for level, tensor in outputs.items()
+        }
+        frozen = [stem] if self.frozen_stages >= 0 else []
+        frozen += [f"layer{stage}_" for stage in range(1, self.frozen_stages + 1)]
+        for layer in self.layers:
+            if layer.name.startswith(tuple(frozen)):
+                layer.trainable = False
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "input_shape": self._input_shape_argument,
+            **{name: getattr(self, name) for name in self._names},
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config)
+
+
 @keras.saving.register_keras_serializable("vfnet_tf")
-class ResNet(keras.Model):
+class ResNet(StagedBackbone):
     """ResNet (He et al., CVPR 2016) in torchvision's variant: stride on the 3x3.
 
     With groups it is ResNeXt (Xie et al., CVPR 2017): `groups=32, width_per_group=4` is
@@ -82,37 +122,17 @@ class ResNet(keras.Model):
                     name=f"layer{stage}_{block}",
                 )
             outputs[level] = x
+        settings = {
+            "depth": depth,
+            "norm": norm,
+            "frozen_stages": frozen_stages,
+            "groups": groups,
+            "width_per_group": width_per_group,
+            "deformable": tuple(deformable),
+        }
         super().__init__(
-            inputs=inputs, outputs=outputs, name=name or f"resnet{depth}", **kwargs
+            inputs, outputs, "conv1", settings, name=name or f"resnet{depth}", **kwargs
         )
-        self.depth = depth
-        self.groups = groups
-        self.width_per_group = width_per_group
-        self.deformable = tuple(deformable)
-        self.norm = norm
-        self.frozen_stages = frozen_stages
-        self._input_shape_argument = tuple(input_shape)
-        self.pyramid_outputs = {
-            level.replace("C", "P"): tensor for level, tensor in outputs.items()
-        }
-        freeze_stages(self, "conv1", frozen_stages)
-
-    def get_config(self):
-        return {
-            "name": self.name,
-            "trainable": self.trainable,
-            "depth": self.depth,
-            "groups": self.groups,
-            "width_per_group": self.width_per_group,
-            "deformable": self.deformable,
-            "norm": self.norm,
-            "frozen_stages": self.frozen_stages,
-            "input_shape": self._input_shape_argument,
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -141,21 +161,6 @@ def check_stages(frozen_stages, deformable):
             f"`deformable` must be levels among {levels}. "
             f"Received: deformable={deformable}"
         )
-
-
-def freeze_stages(backbone, stem, frozen_stages):
-    """Takes the gradients off the stem's layers and those of the first stages.
-
-    Args:
-        backbone: a model with layers called `layer1_*`, `layer2_*` and so on.
-        stem: str, how the names of the stem's layers start.
-        frozen_stages: int, see `ResNet`.
-    """
-    frozen = [stem] if frozen_stages >= 0 else []
-    frozen += [f"layer{stage}_" for stage in range(1, frozen_stages + 1)]
-    for layer in backbone.layers:
-        if layer.name.startswith(tuple(frozen)):
-            layer.trainable = False
 
 
 def _residual_block(

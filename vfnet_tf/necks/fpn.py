@@ -60,12 +60,7 @@ class FPN(keras.layers.Layer):
             output.build((None, None, None, self.filters))
 
     def call(self, inputs):
-        levels = [
-            lateral(inputs[level])
-            for level, lateral in zip(self.in_levels, self.laterals, strict=True)
-        ]
-        for index in reversed(range(len(levels) - 1)):
-            levels[index] = add_upsampled(levels[index], levels[index + 1])
+        levels = top_down(self.laterals, self.in_levels, inputs)
         split = len(levels)
         results = [
             output(level)
@@ -102,6 +97,17 @@ def add_upsampled(fine, coarse):
     height, width = ops.shape(fine)[1:3]
     upsampled = ops.repeat(ops.repeat(coarse, 2, axis=1), 2, axis=2)
     return fine + upsampled[:, :height, :width]
+
+
+def top_down(laterals, in_levels, inputs):
+    """Every level through its lateral convolution plus what the coarser ones give."""
+    levels = [
+        lateral(inputs[level])
+        for level, lateral in zip(in_levels, laterals, strict=True)
+    ]
+    for index in reversed(range(len(levels) - 1)):
+        levels[index] = add_upsampled(levels[index], levels[index + 1])
+    return levels
 
 
 def check_levels(in_levels, out_levels):

@@ -3,10 +3,10 @@ from keras import ops
 
 from vfnet_tf.layers import ConvNormAct
 from vfnet_tf.necks.fpn import (
-    add_upsampled,
     build_laterals,
     check_levels,
     pyramid_shapes,
+    top_down,
 )
 
 
@@ -84,12 +84,7 @@ class PAFPN(keras.layers.Layer):
 
     def call(self, inputs):
         split = len(self.in_levels)
-        levels = [
-            lateral(inputs[level])
-            for level, lateral in zip(self.in_levels, self.laterals, strict=True)
-        ]
-        for index in reversed(range(split - 1)):
-            levels[index] = add_upsampled(levels[index], levels[index + 1])
+        levels = top_down(self.laterals, self.in_levels, inputs)
         levels = [
             output(level)
             for output, level in zip(self.outputs[:split], levels, strict=True)
