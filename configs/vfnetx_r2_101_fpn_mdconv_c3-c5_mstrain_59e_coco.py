@@ -27,6 +27,7 @@ config = Config(
         head_convs=4,
         deformable_towers=True,
         nms_iou_threshold=0.65,
+        nms="soft_linear",
     ),
     data=DataConfig(
         scales=tuple(
