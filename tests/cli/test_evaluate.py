@@ -10,7 +10,7 @@ import pytest
 from tests import tiny_run
 from vfnet_tf.cli import evaluate
 from vfnet_tf.cli.__main__ import main
-from vfnet_tf.config import save_config
+from vfnet_tf.config import override, save_config
 from vfnet_tf.data import synthetic
 from vfnet_tf.data.views import OFFICIAL_SIZES
 from vfnet_tf.evaluation.coco import evaluate_results
@@ -117,11 +117,15 @@ def test_views_of_each_image_are_evaluated_and_predict_sees_the_same(augmented, 
 
 
 def test_the_official_sizes_are_taken_where_none_are_given():
-    assert evaluate.tta_sizes(options()) == ()
-    assert evaluate.tta_sizes(options(tta=True)) == OFFICIAL_SIZES
+    config = tiny_run.tiny_config()
+    assert evaluate.tta_sizes(options(), config) == ()
+    assert evaluate.tta_sizes(options(tta=True), config) == OFFICIAL_SIZES
+    stretching = override(config, data__keep_ratio=False)
     for tta in (False, True):
         given = options(tta=tta, tta_sizes=TTA_SIZES)
-        assert evaluate.tta_sizes(given) == TTA_SIZES
+        assert evaluate.tta_sizes(given, stretching) == TTA_SIZES
+    with pytest.raises(ValueError, match="give --tta-sizes.*'tiny'"):
+        evaluate.tta_sizes(options(tta=True), stretching)
 
 
 def options(**changes):

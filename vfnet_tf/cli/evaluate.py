@@ -37,10 +37,12 @@ class EvaluateOptions:
     each image to its own multiple of 32, as the official code and predict do"""
     tta: bool = False
     """test-time augmentation: one NMS over each image at four sizes, plain and mirrored;
-    eight times the work and more, image by image"""
+    eight times the work and more, image by image. It costs accuracy where the sizes are
+    far from those of training"""
     tta_sizes: tuple[tuple[int, int], ...] = ()
-    """--tta at these sizes, pairs of short and long side in pixels; by default the
-    official 800 1200 900 1300 1000 1500 1200 1600"""
+    """--tta at these sizes, pairs of short and long side in pixels (height and width if
+    the config stretches images); by default the official 800 1200 900 1300 1000 1500
+    1200 1600, for images that training had at 800 1333"""
     limit: int | None = None
     """evaluate on the first so many images only"""
     skip_bad_images: bool = False
@@ -66,7 +68,7 @@ def run(options):
             "--data must be an existing folder or json file. "
             f"Received: --data {options.data}"
         )
-    if tta_sizes(options) and (
+    if (options.tta or options.tta_sizes) and (
         options.results or options.batch_size != 1 or options.max_canvas_shapes
     ):
         raise ValueError(
@@ -116,7 +118,7 @@ def _evaluate_checkpoint(options):
             f"The data must have the {detector.num_classes} classes of the detector. "
             f"Received: {dataset.num_classes} classes in {dataset.annotation_file}"
         )
-    sizes = tta_sizes(options)
+    sizes = tta_sizes(options, config)
     out = options.out
     if out is None:
         suffix = "_tta" if sizes else ""
@@ -232,10 +234,21 @@ def detect_dataset(
     progress.close()
 
 
-def tta_sizes(options):
-    """The sizes that `tta` and `tta_sizes` of the options ask for; empty for no TTA."""
+def tta_sizes(options, config):
+    """The sizes that `tta` and `tta_sizes` of the options ask for; empty for no TTA.
+
+    Raises:
+        ValueError: if the official ones are asked for and the config stretches images.
+    """
     if options.tta_sizes or not options.tta:
         return options.tta_sizes
+    if not config.data.keep_ratio:
+        raise ValueError(
+            "The official sizes of --tta keep the ratio of sides, and this config "
+            "stretches images: give --tta-sizes, pairs of height and width. Received: "
+            f"--tta for the config {config.name!r} with image_size="
+            f"{config.data.image_size}"
+        )
     from vfnet_tf.data.views import OFFICIAL_SIZES
 
     return OFFICIAL_SIZES

@@ -74,7 +74,7 @@ def run(options):
     print(f"checkpoint {weights}")
     print(f"images     {len(images)}", flush=True)
 
-    sizes = tta_sizes(options)
+    sizes = tta_sizes(options, config)
     if sizes:
         print(f"views      {describe_views(sizes)}", flush=True)
     predictor = Predictor(
