@@ -74,6 +74,10 @@ def test_options_change_the_config(data):
         epochs=4,
         batch_size=2,
         image_size=(32, 64),
+        learning_rate=0.002,
+        optimizer="adamw",
+        precision="mixed_bfloat16",
+        seed=3,
     )
     config = train._resolve(options)
     assert config.model.backbone.name == "keras:ResNet50"
@@ -81,6 +85,9 @@ def test_options_change_the_config(data):
     assert config.training.batch_size == 2
     assert config.training.drop_epochs == (2.0,)  # half of the way, as in the file
     assert config.data.image_size == (32, 64)
+    assert config.training.base_learning_rate == 0.002
+    assert config.training.optimizer == "adamw"
+    assert (config.training.precision, config.training.seed) == ("mixed_bfloat16", 3)
 
 
 @pytest.fixture

@@ -42,6 +42,9 @@ class TrainOptions:
     backbone. By default ImageNet weights where they can be had (extra hub), else none"""
     learning_rate: float | None = None
     """for 16 images per step; scaled linearly with the batch size"""
+    optimizer: Literal["sgd", "adamw"] | None = None
+    """sgd, the official one, or adamw, which gets further in a few hundred steps but
+    wants a smaller learning rate (0.002 for 16 images)"""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] | None = None
     """bfloat16 is much faster on GPUs and on CPUs with AMX"""
     seed: int | None = None
@@ -109,6 +112,7 @@ def _resolve(options):
         "training__epochs": options.epochs,
         "training__batch_size": options.batch_size,
         "training__base_learning_rate": options.learning_rate,
+        "training__optimizer": options.optimizer,
         "training__precision": options.precision,
         "training__seed": options.seed,
         "data__image_size": options.image_size,
