@@ -197,6 +197,10 @@ class Trainer:
                 every=self.evaluate_every,
             )
             chain.append(evaluation)
+        # Before the state: a run killed in between drops the line and writes it again,
+        # the other way round it would lack one for good.
+        chain.append(history)
+        if self.val_dataset is not None:
             chain.append(checkpoint)
         else:
             chain.append(ResumableCheckpoint(self.run_dir, monitor="loss", mode="min"))
@@ -205,7 +209,7 @@ class Trainer:
                 self.train_batches,
                 epochs=self.config.training.epochs,
                 initial_epoch=epoch,
-                callbacks=[*chain, history, *callbacks],
+                callbacks=[*chain, *callbacks],
                 verbose=verbose,
                 shuffle=False,
             )
