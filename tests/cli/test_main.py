@@ -1,3 +1,4 @@
+import ctypes
 import importlib
 import os
 import pathlib
@@ -149,3 +150,26 @@ def test_every_command_has_a_script_that_passes_its_status_on():
 def test_every_command_has_a_main(name):
     module = importlib.import_module(cli.COMMANDS[name][0])
     assert callable(module.main) and callable(module.run)
+
+
+def test_threads_share_a_heap_on_few_cores_only(monkeypatch):
+    from vfnet_tf.cli import share_heap
+
+    calls = []
+
+    class Library:
+        def mallopt(self, option, value):
+            calls.append((option, value))
+            return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library())
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    assert share_heap(2) and calls == [(-8, 1)]
+    assert not share_heap(16)
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    assert not share_heap(2)
+    monkeypatch.delenv("MALLOC_ARENA_MAX")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    assert not share_heap(2)
+    assert len(calls) == 1
