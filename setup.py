@@ -12,10 +12,10 @@ REQUIREMENTS = [
     "keras>=3.15",
     "matplotlib>=3.8",
     "numpy>=1.26",
-    "pillow>=10.1",
+    "pillow>=11.0",
     "pycocotools>=2.0.8",
     "tensorflow>=2.20",
-    "tyro>=0.9",
+    "tyro>=1.0",
 ]
 
 EXTRAS = {
