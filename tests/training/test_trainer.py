@@ -148,3 +148,17 @@ def test_an_unknown_optimizer_is_refused(datasets, tmp_path):
     wrong = override(CONFIG, training__optimizer="lion")
     with pytest.raises(ValueError, match="optimizer=lion"):
         Trainer(wrong, *datasets, tmp_path / "run", make_strategy("mirrored"))
+
+
+def test_scales_are_drawn_in_training_only(monkeypatch):
+    from vfnet_tf.training import trainer
+
+    settings = []
+    monkeypatch.setattr(
+        trainer, "build_pipeline", lambda dataset, **given: settings.append(given)
+    )
+    several = override(Config(), data__scales=((32, 64), (64, 96)))
+    for config, training in ((several, True), (several, False), (Config(), True)):
+        trainer.Trainer._pipeline(None, config, None, training)
+    found = [given["scales"] for given in settings]
+    assert found == [[(32, 64), (64, 96)], None, None]
