@@ -7,10 +7,16 @@ __version__ = "0.1.0"
 #: public name -> the module that has it; imported when first asked for
 _PUBLIC = {
     "ATSSAssigner": "vfnet_tf.assigners",
+    "DenseHead": "vfnet_tf.heads",
+    "FCOS": "vfnet_tf.detectors",
     "FPN": "vfnet_tf.necks",
+    "FoveaBox": "vfnet_tf.detectors",
     "PAFPN": "vfnet_tf.necks",
+    "RepPoints": "vfnet_tf.detectors",
+    "RepPointsHead": "vfnet_tf.heads",
     "Res2Net": "vfnet_tf.backbones",
     "ResNet": "vfnet_tf.backbones",
+    "RetinaNet": "vfnet_tf.detectors",
     "VFNet": "vfnet_tf.detectors",
     "VFNetHead": "vfnet_tf.heads",
     "KerasBackbone": "vfnet_tf.backbones",
@@ -20,7 +26,7 @@ _PUBLIC = {
     "load_config": "vfnet_tf.config",
     "load_pytorch_checkpoint": "vfnet_tf.checkpoints.pytorch",
 }
-_MODULES = ("layers", "losses", "assigners", "export")
+_MODULES = ("layers", "losses", "assigners", "box_coders", "export")
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
 

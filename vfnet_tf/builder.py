@@ -5,12 +5,15 @@ import pathlib
 import keras
 import numpy as np
 
+from vfnet_tf.assigners import ATSSAssigner, FCOSAssigner
 from vfnet_tf.backbones import KerasBackbone, Res2Net, ResNet
 from vfnet_tf.backbones.keras_backbone import APPLICATION_LAYERS
+from vfnet_tf.box_coders import DeltaCoder
 from vfnet_tf.config import load_config
 from vfnet_tf.data.normalization import CAFFE_BGR, RGB_255_TORCH, TORCHVISION
-from vfnet_tf.detectors import VFNet
-from vfnet_tf.heads import VFNetHead
+from vfnet_tf.detectors import FCOS, FoveaBox, RepPoints, RetinaNet, VFNet
+from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
+from vfnet_tf.heads import DenseHead, RepPointsHead, VFNetHead
 from vfnet_tf.losses import FocalLoss, QualityFocalLoss, VarifocalLoss
 from vfnet_tf.necks import FPN, PAFPN
 
@@ -31,6 +34,9 @@ BACKBONES = {
 }
 
 NECKS = {"fpn": FPN, "pafpn": PAFPN}
+
+#: Assigners of detectors that learn from one point in each cell.
+POINT_ASSIGNERS = {"atss": ATSSAssigner, "fcos": FCOSAssigner}
 
 #: What the ImageNet weights of `keras.applications` models expect, by model name.
 APPLICATION_NORMALIZATIONS = {
@@ -68,44 +74,135 @@ def build_detector(config, weights=None):
         ValueError: for an unknown config, backbone, loss or detector.
     """
     model = load_config(config).model
-    if model.detector != "vfnet":
-        raise ValueError(f"`detector` must be 'vfnet'. Received: {model.detector}")
-    if model.neck not in NECKS:
+    for name, table in (("detector", DETECTORS), ("neck", NECKS)):
+        if getattr(model, name) not in table:
+            raise ValueError(
+                f"`{name}` must be one of {sorted(table)}. "
+                f"Received: {name}={getattr(model, name)}"
+            )
+    if model.assigner is not None and (
+        model.assigner not in POINT_ASSIGNERS
+        or model.detector not in ("vfnet", "fcos", "atss")
+    ):
         raise ValueError(
-            f"`neck` must be one of {sorted(NECKS)}. Received: neck={model.neck}"
+            f"`assigner` must be one of {sorted(POINT_ASSIGNERS)}, for VFNet, FCOS and "
+            "ATSS, or None. Received: "
+            f"assigner={model.assigner} for detector={model.detector}"
         )
-    detector = VFNet(
-        backbone=build_backbone(model.backbone),
-        neck=NECKS[model.neck](model.neck_filters, name=model.neck),
+    detector = DETECTORS[model.detector](model)
+    if weights is not None:
+        detector.load_weights(weights)
+    return detector
+
+
+def _parts(model):
+    """What all detectors take of a `ModelConfig`."""
+    return {
+        "backbone": build_backbone(model.backbone),
+        "class_loss": _build_class_loss(model),
+        "box_loss_weight": model.box_loss_weight,
+        **{name: getattr(model, name) for name in DETECTION_SETTINGS},
+        "name": model.detector,
+    }
+
+
+def _neck(model, **settings):
+    return NECKS[model.neck](model.neck_filters, name=model.neck, **settings)
+
+
+def _dense_head(model, **settings):
+    head = (model.num_classes, model.head_filters, model.head_convs)
+    return DenseHead(*head, name="head", **settings)
+
+
+def _build_vfnet(model):
+    assigner = POINT_ASSIGNERS[model.assigner or "atss"]
+    return VFNet(
+        neck=_neck(model),
         head=VFNetHead(
             model.num_classes,
             model.head_filters,
             model.head_convs,
             model.deformable_towers,
+            star=model.star,
+            refine=model.refine,
             name="head",
         ),
-        class_loss=_build_class_loss(model),
-        box_loss_weight=model.box_loss_weight,
+        assigner=assigner(),
         refined_box_loss_weight=model.refined_box_loss_weight,
-        score_threshold=model.score_threshold,
-        nms_iou_threshold=model.nms_iou_threshold,
-        candidates_per_level=model.candidates_per_level,
-        max_detections=model.max_detections,
-        nms=model.nms,
-        soft_nms_sigma=model.soft_nms_sigma,
-        soft_nms_min_score=model.soft_nms_min_score,
-        name="vfnet",
+        **_parts(model),
     )
-    if weights is not None:
-        detector.load_weights(weights)
-    return detector
+
+
+def _build_fcos(model):
+    name = model.assigner or "fcos"
+    return FCOS(
+        neck=_neck(model),
+        head=_dense_head(model, centerness="box", level_scales=True),
+        assigner=POINT_ASSIGNERS[name](),
+        point_offset=0.5 if name == "fcos" else 0.0,
+        centerness_loss_weight=model.centerness_loss_weight,
+        **_parts(model),
+    )
+
+
+def _build_atss(model):
+    return FCOS(
+        neck=_neck(model, relu_before_extra=False),
+        head=_dense_head(model, centerness="box", level_scales=True),
+        assigner=POINT_ASSIGNERS[model.assigner or "atss"](),
+        box_coder=DeltaCoder((0.1, 0.1, 0.2, 0.2), anchor_scale=8),
+        point_offset=0.0,
+        min_positives=1,
+        centerness_loss_weight=model.centerness_loss_weight,
+        **_parts(model),
+    )
+
+
+def _build_retinanet(model):
+    return RetinaNet(
+        neck=_neck(model, extra_from="input", relu_before_extra=False),
+        head=_dense_head(model, norm=None, anchors_per_cell=9),
+        **_parts(model),
+    )
+
+
+def _build_foveabox(model):
+    return FoveaBox(
+        neck=_neck(model, extra_from="input", relu_before_extra=False),
+        head=_dense_head(model, norm=None),
+        **_parts(model),
+    )
+
+
+def _build_reppoints(model):
+    head = (model.num_classes, model.head_filters, model.head_convs)
+    return RepPoints(
+        neck=_neck(
+            model, extra_from="input", relu_before_extra=False, norm="group_norm"
+        ),
+        head=RepPointsHead(*head, name="head"),
+        refined_box_loss_weight=model.refined_box_loss_weight,
+        **_parts(model),
+    )
+
+
+#: What builds a detector from a `ModelConfig`, by `ModelConfig.detector`.
+DETECTORS = {
+    "vfnet": _build_vfnet,
+    "fcos": _build_fcos,
+    "atss": _build_atss,
+    "retinanet": _build_retinanet,
+    "foveabox": _build_foveabox,
+    "reppoints": _build_reppoints,
+}
 
 
 def _build_class_loss(model):
     if model.class_loss == "varifocal":
         return VarifocalLoss(model.loss_alpha, model.loss_gamma, model.iou_weighted)
     if model.class_loss == "focal":
-        return FocalLoss()
+        return FocalLoss(model.focal_alpha, model.focal_gamma)
     if model.class_loss == "quality_focal":
         return QualityFocalLoss()
     raise ValueError(

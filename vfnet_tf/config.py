@@ -42,8 +42,18 @@ class ModelConfig:
     """The detector; defaults are those of VFNet-ResNet-50 in the paper.
 
     Attributes:
+        detector: `"vfnet"`, `"fcos"`, `"atss"`, `"retinanet"`, `"foveabox"` or
+            `"reppoints"`.
         neck: `"fpn"`, or `"pafpn"`, that of VFNet-X.
-        deformable_towers: the last convolution of each tower of the head is deformable.
+        deformable_towers: of VFNet: the last convolution of each tower is deformable.
+        star, refine: of VFNet, see `VFNetHead`.
+        assigner: `"atss"` or `"fcos"` for the detectors that learn from points, VFNet,
+            FCOS and ATSS; None is the detector's own.
+        class_loss: `"varifocal"`, `"focal"` or `"quality_focal"`.
+        loss_alpha, loss_gamma, iou_weighted: of the varifocal loss (Table 2).
+        focal_alpha, focal_gamma: of the focal loss.
+        refined_box_loss_weight: of VFNet and RepPoints.
+        centerness_loss_weight: of FCOS and ATSS.
         others: see `VFNet`, `FPN` and `VFNetHead`.
     """
 
@@ -55,12 +65,18 @@ class ModelConfig:
     head_filters: int = 256
     head_convs: int = 3
     deformable_towers: bool = False
+    star: bool = True
+    refine: bool = True
+    assigner: str | None = None
     class_loss: str = "varifocal"
     loss_alpha: float = 0.75
     loss_gamma: float = 2.0
     iou_weighted: bool = True
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
     box_loss_weight: float = 1.5
     refined_box_loss_weight: float = 2.0
+    centerness_loss_weight: float = 1.0
     score_threshold: float = 0.05
     nms_iou_threshold: float = 0.6
     candidates_per_level: int = 1000
@@ -112,6 +128,8 @@ class TrainingConfig:
             hundred steps from scratch.
         momentum: float, of SGD.
         weight_decay: float; SGD adds it to the gradient, AdamW decouples it.
+        bias_lr_multiplier, bias_decay_multiplier: of SGD, for biases; 2 and 0 are those
+            of VFNet, 1 and 1 those of the other detectors (fact S34).
         seed: int, of the initialisers, the order of images and their flips.
         precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
     """
@@ -126,6 +144,8 @@ class TrainingConfig:
     optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    bias_lr_multiplier: float = 2.0
+    bias_decay_multiplier: float = 0.0
     seed: int = 0
     precision: str = "float32"
 

@@ -1,8 +1,8 @@
-"""Copies the forward and training goldens of the published models.
+"""Copies the forward and training goldens of the published models and their rivals.
 
 Run: `python tests/golden/make_published.py REFERENCE`, see `make_subset.py`. Written are
-`published/STEM.npz` (forward), `published/STEM_training.npz` where there is one, and
-`published/STEM_state.json.gz`, the ordered names and shapes of the official tensors.
+`STEM.npz` (forward), `STEM_training.npz` where there is one, and `STEM_state.json.gz`, the
+ordered names and shapes of the official tensors, in `published/` and `rivals/`.
 VFNet-ResNet-50 itself is in `make_subset.py`.
 """
 
@@ -23,13 +23,22 @@ STEMS = (
     "vfnet_r2_101_fpn_mdconv_c3-c5_mstrain_2x_coco",
     "vfnetx_r2_101_fpn_mdconv_c3-c5_mstrain_59e_coco",
 )
+RIVALS = (
+    "vfnet_raw_r50_fpn_1x_coco",
+    "vfl_atss_r50_fpn_1x_coco",
+    "vfl_retinanet_r50_fpn_4x4_1x_coco",
+    "vfl_fovea_r50_fpn_4x4_1x_coco",
+    "vfl_reppoints_moment_r50_fpn_gn-neck+head_4x4_1x_coco",
+)
 
 
 def main(reference):
     reference = pathlib.Path(reference)
-    target = pathlib.Path(__file__).parent / "published"
-    target.mkdir(exist_ok=True)
-    for stem in STEMS:
+    folders = dict.fromkeys(STEMS, "published")
+    folders.update(dict.fromkeys(RIVALS, "rivals"))
+    for stem, folder in folders.items():
+        target = pathlib.Path(__file__).parent / folder
+        target.mkdir(exist_ok=True)
         shutil.copyfile(reference / "golden" / f"{stem}.npz", target / f"{stem}.npz")
         training = reference / "train" / f"{stem}.npz"
         if training.is_file():

@@ -1,8 +1,13 @@
 import keras
 from keras import ops
 
-from vfnet_tf.assigners.assignment import Assignment
-from vfnet_tf.ops.boxes import boxes_to_distances, elementwise_iou
+from vfnet_tf.assigners.assignment import (
+    ground_truth,
+    make_assignment,
+    own_points,
+    resolve_claims,
+)
+from vfnet_tf.ops.boxes import boxes_to_distances, elementwise_iou, square_anchors
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -49,24 +54,16 @@ class ATSSAssigner:
         Returns:
             An `Assignment`; nothing in it carries a gradient.
         """
-        gt_boxes = ops.stop_gradient(ops.cast(gt_boxes, "float32"))
-        gt_labels = ops.cast(gt_labels, "int32")
-        if not gt_labels.shape[1]:  # none, or unknown: an empty axis has no maximum
-            gt_boxes = ops.pad(gt_boxes, ((0, 0), (0, 1), (0, 0)))
-            gt_labels = ops.pad(gt_labels, ((0, 0), (0, 1)), constant_values=-1)
-        batch, num_boxes = ops.shape(gt_labels)
-        num_points = ops.shape(points)[0]
-        is_valid = self._own_points(points, image_size)
+        gt_boxes, gt_labels = ground_truth(gt_boxes, gt_labels)
+        is_valid = own_points(points, image_size, self.padding_multiple)
 
         indices, is_candidate = self._candidates(
             points, point_strides, gt_boxes, is_valid
         )
         is_candidate = ops.logical_and(is_candidate, gt_labels[..., None] >= 0)
         candidates = ops.take(points, indices, axis=0)
-        half_side = ops.take(point_strides, indices, axis=0)[..., None] * (
-            self.anchor_scale / 2
-        )
-        anchors = ops.concatenate([candidates - half_side, candidates + half_side], -1)
+        candidate_strides = ops.take(point_strides, indices, axis=0)
+        anchors = square_anchors(candidates, candidate_strides, self.anchor_scale)
         boxes = gt_boxes[:, :, None]
         ious = elementwise_iou(anchors, boxes)
         ious = ops.where(is_candidate, ious, 0.0)
@@ -77,37 +74,8 @@ class ATSSAssigner:
             ops.logical_and(ious >= threshold[..., None], margin > 0.01),
         )
 
-        # Each claim is a row (image * P + point, IoU, box); the best row of a point wins.
-        first = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1)) * num_points
-        slots = ops.reshape(first + indices, (-1,))
-        num_slots = batch * num_points
-        claims = ops.where(is_claim, ious, -1.0)
-        best = ops.segment_max(ops.reshape(claims, (-1,)), slots, num_slots)
-        is_best = ops.logical_and(
-            is_claim, claims == ops.reshape(ops.take(best, slots), ops.shape(claims))
-        )
-        rows = ops.arange(num_boxes, dtype="float32")[None, :, None]
-        # The first box of equals: the largest -row. Float, as segment_max is on torch.
-        rows = ops.where(is_best, -rows, float("-inf"))
-        first_row = ops.segment_max(ops.reshape(rows, (-1,)), slots, num_slots)
-        first_row = ops.reshape(first_row, (batch, num_points))
-        is_positive = first_row > -1e9
-        gt_indices = ops.cast(ops.where(is_positive, -first_row, 0.0), "int32")
-        labels = ops.take_along_axis(gt_labels, gt_indices, axis=1)
-        boxes = ops.take_along_axis(gt_boxes, gt_indices[..., None], axis=1)
-        return Assignment(
-            is_positive=is_positive,
-            labels=ops.where(is_positive, labels, -1),
-            boxes=ops.where(is_positive[..., None], boxes, 0.0),
-            gt_indices=ops.where(is_positive, gt_indices, -1),
-            is_valid=is_valid,
-        )
-
-    def _own_points(self, points, image_size):
-        multiple = float(self.padding_multiple)
-        padded = ops.ceil(ops.cast(image_size, "float32") / multiple) * multiple
-        height, width = padded[:, None, 0], padded[:, None, 1]
-        return ops.logical_and(points[:, 0] < width, points[:, 1] < height)
+        gt_indices = resolve_claims(indices, is_claim, ious, ops.shape(points)[0])
+        return make_assignment(gt_indices, gt_boxes, gt_labels, is_valid)
 
     def _candidates(self, points, point_strides, gt_boxes, is_valid):
         centers = (gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2

@@ -11,8 +11,19 @@ _HEADS = (
     ("bbox_head.retina_cls.", "RetinaNet"),
     ("bbox_head.reppoints_cls_out.", "RepPoints"),
     ("bbox_head.gfl_cls.", "GFL"),
-    ("bbox_head.conv_cls.", "FCOS or FoveaBox"),
+    ("bbox_head.conv_centerness.", "FCOS"),
+    ("bbox_head.conv_cls.", "FoveaBox"),
     ("rpn_head.", "an R-CNN"),
+)
+#: Start of `_head` -> start of the configs' names
+_CONFIGS = (
+    ("VFNet without star", "vfnet_raw"),
+    ("VFNet (", "vfnet"),
+    ("ATSS", "vfl_atss"),
+    ("RetinaNet", "vfl_retinanet"),
+    ("RepPoints", "vfl_reppoints_moment"),
+    ("FCOS", "fcos"),
+    ("FoveaBox", "vfl_fovea"),
 )
 #: (blocks of the third stage, whether they are bottlenecks) -> depth
 _DEPTHS = {
@@ -50,14 +61,15 @@ def is_detector(names):
 
 def matching_configs(shapes):
     """Names of the shipped configs that are of the checkpoint's architecture."""
-    backbone = _backbone(shapes)
-    # With the bracket: the raw VFNet has none of these configs.
-    if backbone is None or not (_head(shapes) or "").startswith("VFNet ("):
+    backbone, found = _backbone(shapes), _head(shapes) or ""
+    head = next((stem for start, stem in _CONFIGS if found.startswith(start)), None)
+    if backbone is None or head is None:
         return []
     name, _, dcn = backbone.partition(" with ")
     name = name.replace("Res2Net-101 v1d", "r2_101").replace("ResNeXt-", "x")
     name = name.replace("ResNet-", "r").replace("-", "_")
-    head = "vfnetx" if "PAFPN" in (_neck(shapes) or "") else "vfnet"
+    if head == "vfnet" and "PAFPN" in (_neck(shapes) or ""):
+        head = "vfnetx"
     return [
         config
         for config in list_configs()

@@ -2,6 +2,10 @@
 
 import re
 
+from vfnet_tf.box_coders import DeltaCoder
+from vfnet_tf.detectors import FCOS, FoveaBox, RetinaNet
+from vfnet_tf.heads import RepPointsHead, VFNetHead
+
 #: Ours to theirs inside a ConvNormAct: (official suffix, attribute path).
 _NORM_SUFFIXES = (
     ("weight", "gamma"),
@@ -15,16 +19,55 @@ def official_variables(detector):
     """Every variable of a detector that a checkpoint must hold.
 
     Args:
-        detector: a `VFNet`.
+        detector: a detector with one of our backbones, necks and heads.
 
     Returns:
         dict from the official tensor name to the Keras variable, in the order of our
         layers.
+
+    Raises:
+        ValueError: for a detector that has no official counterpart.
     """
     variables = backbone_variables(detector.backbone, "backbone.")
     _add_neck(variables, detector.neck)
-    _add_vfnet_head(variables, detector.head)
+    head = detector.head
+    _add_towers(variables, head)
+    if isinstance(head, VFNetHead):
+        _add_vfnet_head(variables, head)
+    elif isinstance(head, RepPointsHead):
+        _add_reppoints_head(variables, head)
+    else:
+        _add_dense_head(variables, head, _dense_head_names(detector))
     return variables
+
+
+def classifier_name(detector):
+    """Start of the names of the one convolution whose shape depends on the classes."""
+    head = detector.head
+    if isinstance(head, VFNetHead):
+        return "bbox_head.vfnet_cls."
+    if isinstance(head, RepPointsHead):
+        return "bbox_head.reppoints_cls_out."
+    return f"bbox_head.{_dense_head_names(detector)[0]}."
+
+
+def _dense_head_names(detector):
+    """Official names of the predictors of classes, boxes and centerness."""
+    if isinstance(detector, FCOS):
+        # Of the two the official ATSS has deltas, FCOS distances.
+        if isinstance(detector.box_coder, DeltaCoder):
+            return "atss_cls", "atss_reg", "atss_centerness"
+        return "conv_cls", "conv_reg", "conv_centerness"
+    for kind, names in (
+        (RetinaNet, ("retina_cls", "retina_reg", None)),
+        (FoveaBox, ("conv_cls", "conv_reg", None)),
+    ):
+        if isinstance(detector, kind):
+            return names
+    raise ValueError(
+        "`detector` must be one that the official code has. "
+        f"Received: {type(detector).__name__}"
+    )
 
 
 def backbone_variables(backbone, prefix=""):
@@ -108,7 +151,7 @@ def _add_neck(variables, neck):
             _add_conv(variables, layer, f"{name}.conv", f"{name}.gn")
 
 
-def _add_vfnet_head(variables, head):
+def _add_towers(variables, head):
     for ours, theirs in (
         (head.class_tower, "cls_convs"),
         (head.box_tower, "reg_convs"),
@@ -116,17 +159,48 @@ def _add_vfnet_head(variables, head):
         for index, layer in enumerate(ours.convs):
             name = f"bbox_head.{theirs}.{index}"
             _add_conv(variables, layer, f"{name}.conv", f"{name}.gn")
+
+
+def _add_dense_head(variables, head, names):
+    class_name, box_name, centerness_name = names
+    _add_conv(variables, head.class_predictor, f"bbox_head.{class_name}")
+    _add_conv(variables, head.box_predictor, f"bbox_head.{box_name}")
+    if head.centerness is not None:
+        _add_conv(variables, head.centerness_predictor, f"bbox_head.{centerness_name}")
+    _add_scales(variables, head.scales, "scales")
+
+
+def _add_reppoints_head(variables, head):
+    start = "bbox_head.reppoints"
+    _add_conv(variables, head.point_conv, f"{start}_pts_init_conv")
+    _add_conv(variables, head.point_predictor, f"{start}_pts_init_out")
+    variables[f"{start}_pts_refine_conv.weight"] = head.refine_kernel
+    _add_conv(variables, head.refine_predictor, f"{start}_pts_refine_out")
+    variables[f"{start}_cls_conv.weight"] = head.class_kernel
+    _add_conv(variables, head.class_predictor, f"{start}_cls_out")
+    variables["bbox_head.moment_transfer"] = head.moment_transfer
+
+
+def _add_scales(variables, scales, name):
+    for index, scale in enumerate(scales):
+        variables[f"bbox_head.{name}.{index}.scale"] = scale.scale
+
+
+def _add_vfnet_head(variables, head):
     name = "bbox_head.vfnet_reg_conv"
     _add_conv(variables, head.box_conv, f"{name}.conv", f"{name}.gn")
     _add_conv(variables, head.box_predictor, "bbox_head.vfnet_reg")
-    variables["bbox_head.vfnet_reg_refine_dconv.weight"] = head.box_star.kernel
-    _add_conv(variables, head.refine_predictor, "bbox_head.vfnet_reg_refine")
-    variables["bbox_head.vfnet_cls_dconv.weight"] = head.class_star.kernel
+    if head.refine:
+        variables["bbox_head.vfnet_reg_refine_dconv.weight"] = head.box_star.kernel
+        _add_conv(variables, head.refine_predictor, "bbox_head.vfnet_reg_refine")
+    if head.star:
+        variables["bbox_head.vfnet_cls_dconv.weight"] = head.class_star.kernel
+    else:
+        name = "bbox_head.vfnet_cls_conv"
+        _add_conv(variables, head.class_conv, f"{name}.conv", f"{name}.gn")
     _add_conv(variables, head.class_predictor, "bbox_head.vfnet_cls")
-    for index, scale in enumerate(head.scales):
-        variables[f"bbox_head.scales.{index}.scale"] = scale.scale
-    for index, scale in enumerate(head.refine_scales):
-        variables[f"bbox_head.scales_refine.{index}.scale"] = scale.scale
+    _add_scales(variables, head.scales, "scales")
+    _add_scales(variables, head.refine_scales, "scales_refine")
 
 
 def is_ignorable(name):

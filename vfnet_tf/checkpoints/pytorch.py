@@ -12,7 +12,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from vfnet_tf.checkpoints import architecture
-from vfnet_tf.checkpoints.names import is_ignorable, official_variables
+from vfnet_tf.checkpoints.names import (
+    classifier_name,
+    is_ignorable,
+    official_variables,
+)
 from vfnet_tf.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from vfnet_tf.checkpoints.tensors import (
     assign_tensors,
@@ -35,8 +39,11 @@ __all__ = [
 
 #: Endings of files that are read; all but the last are PyTorch's.
 SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".safetensors")
-#: The one convolution whose shape follows from the number of classes.
-CLASSIFIER = "bbox_head.vfnet_cls."
+#: The one convolution of each head whose shape follows from the number of classes.
+CLASSIFIERS = tuple(
+    f"bbox_head.{name}."
+    for name in ("vfnet_cls", "atss_cls", "retina_cls", "conv_cls", "reppoints_cls_out")
+)
 
 # What training checkpoints of mmdetection 3 hold beside the weights (curves of the log,
 # as numpy arrays). An inert object takes the place of each, nothing of these is called.
@@ -70,9 +77,14 @@ class Checkpoint:
 
     @property
     def num_classes(self):
-        """K of a VFNet; None if the checkpoint has no classifier of one."""
-        shape = np.shape(self.tensors.get(f"{CLASSIFIER}bias"))
-        return shape[0] if len(shape) == 1 else None
+        """K; None if the checkpoint has no classifier of a detector that is known."""
+        found = [name for name in CLASSIFIERS if f"{name}bias" in self.tensors]
+        shape = np.shape(self.tensors[f"{found[0]}bias"]) if found else ()
+        if len(shape) != 1:
+            return None
+        # RetinaNet has so many for each anchor of a cell, and four numbers of its box.
+        sides = np.shape(self.tensors.get("bbox_head.retina_reg.bias"))
+        return shape[0] * 4 // sides[0] if len(sides) == 1 else shape[0]
 
 
 def load_pytorch_checkpoint(
@@ -85,14 +97,15 @@ def load_pytorch_checkpoint(
     averages may lie beside them.
 
     Args:
-        detector: a `VFNet` of the checkpoint's architecture.
+        detector: a `VFNet`, `FCOS`, `RetinaNet`, `FoveaBox` or `RepPoints` of the
+            checkpoint's architecture.
         checkpoint: path of a `.pth` file (read by PyTorch with `weights_only=True`) or
             of a `.safetensors` file; or a mapping from official names to arrays in
             PyTorch's layout, floats of 16 to 64 bits, which may lie under the key
             `"state_dict"`; or a `Checkpoint`.
-        skip_classifier: True loads all but `bbox_head.vfnet_cls`, which stays as it
-            is. None does so, with a warning, if the checkpoint is of another number of
-            classes; False makes that an error.
+        skip_classifier: True loads all but the classifier (`bbox_head.vfnet_cls`), which
+            stays as it is. None does so, with a warning, if the checkpoint is of another
+            number of classes; False makes that an error.
         use_ema_fields: bool, take the fields of the averaging hook (`ema_*` buffers in
             mmdetection 2, `ema_state_dict` in 3). Both frameworks swap on saving: the
             plain names hold the averages already, these fields the raw weights.
@@ -109,19 +122,20 @@ def load_pytorch_checkpoint(
     variables = official_variables(detector)
     tensors = dict(checkpoint.tensors)
     ours = {name: pytorch_shape(variable) for name, variable in variables.items()}
-    num_classes = ours[f"{CLASSIFIER}bias"][0]
+    num_classes = detector.num_classes
+    classifier = classifier_name(detector)
     if skip_classifier is None and checkpoint.num_classes not in (None, num_classes):
-        skip_classifier = _differs_by_classes(tensors, ours)
+        skip_classifier = _differs_by_classes(tensors, ours, classifier)
         if skip_classifier:
             warnings.warn(
                 f"{checkpoint.source} is of {checkpoint.num_classes} classes, the "
                 f"detector of {num_classes}: all is loaded but the classifier "
-                f"({CLASSIFIER}weight, {CLASSIFIER}bias), which stays as it was",
+                f"({classifier}weight, {classifier}bias), which stays as it was",
                 stacklevel=2,
             )
     if skip_classifier:
         for named in (variables, tensors):
-            for name in [n for n in named if n.startswith(CLASSIFIER)]:
+            for name in [n for n in named if n.startswith(classifier)]:
                 del named[name]
     values, problems = match_tensors(variables, tensors)
     raise_problems(
@@ -133,9 +147,9 @@ def load_pytorch_checkpoint(
     return detector
 
 
-def _differs_by_classes(tensors, ours):
+def _differs_by_classes(tensors, ours, classifier):
     """Whether the classifiers differ in their number of outputs alone."""
-    names = [name for name in ours if name.startswith(CLASSIFIER)]
+    names = [name for name in ours if name.startswith(classifier)]
     return all(
         name in tensors and np.shape(tensors[name])[1:] == ours[name][1:]
         for name in names
@@ -162,7 +176,8 @@ def to_pytorch_state_dict(detector):
     """The weights of a detector as the official implementation names them.
 
     Args:
-        detector: a `VFNet` with a `ResNet` or `Res2Net` backbone.
+        detector: one that `load_pytorch_checkpoint` takes, with a `ResNet` or
+            `Res2Net` backbone.
 
     Returns:
         dict from name to array in PyTorch's layout, float32, in the order of the

@@ -143,7 +143,7 @@ def _measure(name, options):
     height, width = (800, 1344) if name == "forward" else (320, 320)
     images = tf.random.normal((1, height, width, 3))
     size = f"1x{height}x{width}"
-    forward = tf.function(lambda x: detector(x, training=False)["refined_boxes"])
+    forward = tf.function(lambda x: detector.ranking(detector(x, training=False))[0])
     rows = [timer.row(f"forward {size}", lambda: forward(images).numpy())]
 
     # A trained detector's candidates: the class bias of an untrained one lets none pass.
@@ -161,7 +161,7 @@ def _measure(name, options):
             tf.constant([[float(height), float(width)]]),
         )
     )
-    boxes = outputs["refined_boxes"]
+    boxes = detector.ranking(outputs)[0]
     row = timer.row(
         f"post-processing {size}", lambda: after(boxes, logits)["scores"].numpy()
     )
@@ -172,7 +172,7 @@ def _measure(name, options):
 
 def _model(timer, tf, detector, name):
     images = tf.random.normal((1, *MODEL_SIZE, 3))
-    forward = tf.function(lambda x: detector(x, training=False)["refined_boxes"])
+    forward = tf.function(lambda x: detector.ranking(detector(x, training=False))[0])
     row = timer.row(name, lambda: forward(images).numpy())
     parameters = sum(
         int(variable.shape.num_elements())

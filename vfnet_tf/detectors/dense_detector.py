@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from vfnet_tf.detectors.postprocess import merge_candidates, select_candidates
+from vfnet_tf.ops.boxes import elementwise_iou
 from vfnet_tf.ops.nms import check_nms, suppress
 from vfnet_tf.priors import make_points
 
@@ -22,12 +23,17 @@ DETECTION_SETTINGS = (
 class DenseDetector(keras.Model):
     """What all dense detectors share: points, the loss call, metrics and detection.
 
-    A subclass gives `num_classes`, `strides`, `decode` and `compute_losses`.
+    A subclass gives `decode`, `assign` and `_loss_parts`, and says in its attributes what
+    differs: the names of its losses and boxes, where its points lie, anchors per cell.
 
     Args:
         backbone: a model with the outputs `"C3"`, `"C4"`, `"C5"` as a dict.
         neck: layer from that dict to a dict of pyramid levels.
-        head: layer from that dict to predictions by level.
+        head: layer from that dict to predictions by level, with `num_classes` and
+            `strides`.
+        class_loss: `FocalLoss`, `QualityFocalLoss`, `VarifocalLoss` or any Keras loss
+            that maps `[B, P, K]` pairs to `[B, P]`. A loss that declares
+            `hard_targets = True` gets 1 instead of the IoU at the true class.
         score_threshold: detections below or at this score are dropped.
         nms_iou_threshold: IoU above which the weaker of two boxes is dropped, or from
             which linear soft-NMS lowers its score.
@@ -40,12 +46,26 @@ class DenseDetector(keras.Model):
 
     #: names of the loss parts, in the order they are shown
     loss_names = ("class_loss", "box_loss")
+    #: predictions per cell
+    anchors_per_cell = 1
+    #: where points lie in their cells, see `make_points`
+    point_offset = 0.0
+    #: class losses for which points that are not valid are ordinary negatives (fact S20)
+    unmasked_losses = ()
+    #: detections are clipped to so many pixels less than the image on the right and below
+    clip_margin = 0.0
+
+    #: outputs that are boxes; the last ones are the detections'
+    _box_names = ("boxes",)
+    #: further outputs by point, name -> channels
+    _further_outputs = {}
 
     def __init__(
         self,
         backbone,
         neck,
         head,
+        class_loss,
         score_threshold=0.05,
         nms_iou_threshold=0.6,
         candidates_per_level=1000,
@@ -59,6 +79,7 @@ class DenseDetector(keras.Model):
         self.backbone = backbone
         self.neck = neck
         self.head = head
+        self.class_loss = class_loss
         self.score_threshold = score_threshold
         self.nms_iou_threshold = nms_iou_threshold
         self.candidates_per_level = candidates_per_level
@@ -97,6 +118,7 @@ class DenseDetector(keras.Model):
     def compute_output_spec(self, inputs, training=None, **kwargs):
         outputs = {"class_logits": self.num_classes}
         outputs.update(dict.fromkeys(self._box_names, 4))
+        outputs.update(self._further_outputs)
         batch = _images_of(inputs).shape[0]
         spec = {
             name: keras.KerasTensor((batch, None, size), "float32")
@@ -104,11 +126,25 @@ class DenseDetector(keras.Model):
         }
         spec["points"] = keras.KerasTensor((None, 2), "float32")
         spec["strides"] = keras.KerasTensor((None,), "float32")
+        if self.anchors_per_cell > 1:
+            spec["anchors"] = keras.KerasTensor((None, 4), "float32")
         return spec
 
     def level_shapes(self, height, width):
         """`(height, width)` in cells of every level for images of that many pixels."""
         return [(-(-height // stride), -(-width // stride)) for stride in self.strides]
+
+    def make_priors(self, level_shapes):
+        """What predictions are relative to.
+
+        Args:
+            level_shapes: as of `level_shapes`.
+
+        Returns:
+            dict of float32 `"points"` `[P, 2]`, `"strides"` `[P]`, in pixels.
+        """
+        points, strides = make_points(level_shapes, self.strides, self.point_offset)
+        return {"points": points, "strides": strides}
 
     def call(self, inputs, training=None):
         """Dense predictions.
@@ -120,22 +156,22 @@ class DenseDetector(keras.Model):
 
         Returns:
             dict of float32 `"class_logits"` `[B, P, K]`, boxes `[B, P, 4]` in pixels of
-            the network input (not clipped), and of the points that they belong to:
-            `"points"` `[P, 2]` and `"strides"` `[P]`.
+            the network input (not clipped), what else a detector predicts, and the
+            priors that they belong to: `"points"` `[P, 2]`, `"strides"` `[P]` and, for
+            RetinaNet, `"anchors"` `[P, 4]`.
         """
         images = _images_of(inputs)
         features = self.neck(self.backbone(images, training=training))
         predictions = self.head(features)
         height, width = ops.shape(images)[1:3]
-        points, strides = make_points(self.level_shapes(height, width), self.strides)
-        outputs = self.decode(points, predictions)
-        return {**outputs, "points": points, "strides": strides}
+        priors = self.make_priors(self.level_shapes(height, width))
+        return {**self.decode(priors, predictions), **priors}
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         """Sum of `compute_losses`; the parts become metrics."""
-        losses, num_positives = self._losses_and_positives(y_pred, _targets_of(x, y))
+        losses, num_positives = self._loss_parts(y_pred, _targets_of(x, y))
         replicas = num_replicas()
         for name, value in losses.items():
             # The parts of all replicas add up to the loss; Mean averages replicas.
@@ -156,15 +192,50 @@ class DenseDetector(keras.Model):
             dict of float32 scalars. Under `tf.distribute` each replica gets its share:
             they add up to the loss of the global batch.
         """
-        return self._losses_and_positives(outputs, targets)[0]
+        return self._loss_parts(outputs, targets)[0]
 
-    def _losses_and_positives(self, outputs, targets):
+    def decode(self, priors, predictions):
+        """Predictions by level to `[B, P, ...]` tensors; see `call`."""
+        raise NotImplementedError
+
+    def assign(self, outputs, targets):
+        """Which point learns which box.
+
+        Args:
+            outputs, targets: as of `compute_losses`.
+
+        Returns:
+            An `Assignment`, that of the boxes which become detections.
+        """
+        return self.assigner(
+            outputs["points"],
+            outputs["strides"],
+            targets["boxes"],
+            targets["labels"],
+            targets["image_size"],
+        )
+
+    def _loss_parts(self, outputs, targets):
         """`compute_losses` and the number of positives over all replicas."""
         raise NotImplementedError
 
-    def decode(self, points, predictions):
-        """Predictions by level to `[B, P, ...]` tensors; see `call`."""
-        raise NotImplementedError
+    def _sum_class_loss(self, outputs, assignment, ious):
+        """Sum of the class loss over the points of this replica.
+
+        Args:
+            outputs: what calling the detector returned.
+            assignment: `Assignment`.
+            ious: float32 `[B, P]`, the target of soft losses at the true class.
+        """
+        is_hard = getattr(self.class_loss, "hard_targets", False)
+        quality = ops.cast(assignment.is_positive, "float32") if is_hard else ious
+        one_hot = ops.one_hot(assignment.labels, self.num_classes, dtype="float32")
+        losses = self.class_loss.call(
+            one_hot * quality[..., None], outputs["class_logits"]
+        )
+        if not isinstance(self.class_loss, self.unmasked_losses):
+            losses = losses * ops.cast(assignment.is_valid, "float32")
+        return ops.sum(losses)
 
     def detect(self, images, image_size=None, scale=None, **overrides):
         """Detections after NMS.
@@ -227,8 +298,8 @@ class DenseDetector(keras.Model):
             candidates.append(found)
         candidates = merge_candidates(candidates)
         if in_graph:
-            return self._in_graph(self._suppress, *candidates)
-        return self._suppress(*candidates, **overrides)
+            return self._in_graph(self.suppress_candidates, *candidates)
+        return self.suppress_candidates(*candidates, **overrides)
 
     def _settings(self, overrides):
         unknown = sorted(set(overrides) - set(DETECTION_SETTINGS))
@@ -243,30 +314,85 @@ class DenseDetector(keras.Model):
 
     def _detect(self, images, image_size, scale, **overrides):
         candidates = self._candidates(images, image_size, scale, **overrides)
-        return self._suppress(*candidates, **overrides)
+        return self.suppress_candidates(*candidates, **overrides)
 
     def _candidates(self, images, image_size, scale, flipped=None, **overrides):
-        settings = self._settings(overrides)
         outputs = self(images, training=False)
-        height, width = ops.shape(images)[1:3]
-        sizes = [h * w for h, w in self.level_shapes(height, width)]
+        return self.candidates(
+            *self.ranking(outputs),
+            ops.shape(images)[1:3],
+            image_size,
+            scale,
+            flipped,
+            **overrides,
+        )
+
+    def ranking(self, outputs):
+        """What becomes detections.
+
+        Args:
+            outputs: what calling the detector returned.
+
+        Returns:
+            Boxes float32 `[B, P, 4]`, class scores `[B, P, K]` in [0, 1], and the factor
+            `[B, P]` that ranks beside them (centerness) or None.
+        """
+        boxes = outputs[self._box_names[-1]]
+        scores = ops.sigmoid(outputs["class_logits"])
+        if "centerness_logits" not in outputs:
+            return boxes, scores, None
+        return boxes, scores, ops.sigmoid(outputs["centerness_logits"][..., 0])
+
+    def candidates(
+        self,
+        boxes,
+        scores,
+        factors,
+        canvas_size,
+        image_size,
+        scale=None,
+        flipped=None,
+        **overrides,
+    ):
+        """What enters NMS of all that was predicted.
+
+        Args:
+            boxes, scores, factors: as of `ranking`.
+            canvas_size: `(height, width)` of the batch, with padding.
+            image_size, scale: as of `detect`.
+            flipped: as of `detect_augmented`.
+            **overrides: any of `DETECTION_SETTINGS`.
+
+        Returns:
+            Boxes `[B, N, 4]` and scores `[B, N, K]`, for `suppress_candidates`.
+        """
+        settings = self._settings(overrides)
+        cells = self.anchors_per_cell
         return select_candidates(
-            outputs[self._box_names[-1]],
-            ops.sigmoid(outputs["class_logits"]),
-            sizes,
+            boxes,
+            scores,
+            [h * w * cells for h, w in self.level_shapes(*canvas_size)],
             image_size,
             scale,
             flipped,
             settings["candidates_per_level"],
+            factors=factors,
+            score_threshold=settings["score_threshold"],
+            clip_margin=self.clip_margin,
         )
 
-    def _suppress(self, boxes, scores, **overrides):
+    def suppress_candidates(self, boxes, scores, **overrides):
+        """NMS: detections, as of `detect`, from what `candidates` returned."""
         settings = self._settings(overrides)
+        threshold = settings["score_threshold"]
+        if "centerness_logits" in self._further_outputs:
+            # It has been applied, to the scores before they were multiplied.
+            threshold = 0.0
         return suppress(
             boxes,
             scores,
             settings["nms_iou_threshold"],
-            settings["score_threshold"],
+            threshold,
             settings["max_detections"],
             settings["nms"],
             settings["soft_nms_sigma"],
@@ -304,7 +430,7 @@ class DenseDetector(keras.Model):
 
     def get_config(self):
         config = keras.Model.get_config(self)
-        for name in ("backbone", "neck", "head"):
+        for name in ("backbone", "neck", "head", "class_loss"):
             config[name] = keras.saving.serialize_keras_object(getattr(self, name))
         config.update({name: getattr(self, name) for name in DETECTION_SETTINGS})
         return config
@@ -355,13 +481,37 @@ def _targets_of(x, y):
     return targets
 
 
-def flatten_levels(maps):
-    """Joins `{level: [B, H, W, C]}` to `[B, P, C]`, levels in order, row by row."""
+def flatten_levels(maps, channels=None):
+    """Joins `{level: [B, H, W, C]}` to `[B, P, C]`, levels in order, row by row.
+
+    With `channels`, which divide C, each cell gives `C / channels` rows of so many.
+    """
     flat = []
     for level in maps.values():
         shape = ops.shape(level)
-        flat.append(ops.reshape(level, (shape[0], -1, shape[-1])))
+        flat.append(ops.reshape(level, (shape[0], -1, channels or shape[-1])))
     return ops.concatenate(flat, axis=1)
+
+
+def positive_ious(boxes, assignment):
+    """IoUs of positives with the boxes they learn, without gradients.
+
+    Args:
+        boxes: float32 `[B, P, 4]`, predictions; negatives may be anything.
+        assignment: `Assignment`.
+
+    Returns:
+        float32 `[B, P]`, zeros at negatives.
+    """
+    is_positive = assignment.is_positive
+    boxes = ops.where(is_positive[..., None], ops.stop_gradient(boxes), 0.0)
+    return ops.where(is_positive, elementwise_iou(boxes, assignment.boxes), 0.0)
+
+
+def count_positives(assignment, per_image=0):
+    """Positives of all replicas as a float32 scalar, at least `per_image` in each."""
+    counts = ops.sum(ops.cast(assignment.is_positive, "float32"), axis=1)
+    return sum_over_replicas(ops.sum(ops.maximum(counts, per_image)))
 
 
 def num_replicas():

@@ -6,32 +6,32 @@ from vfnet_tf.ops.boxes import clip_boxes
 from vfnet_tf.ops.nms import suppress
 
 
-def best_of_each_level(boxes, scores, level_sizes, limit):
-    """Keeps at most `limit` points per level, those with the highest best score.
+def best_of_each_level(ranks, tensors, level_sizes, limit):
+    """Keeps at most `limit` points per level, those with the highest rank.
 
     Args:
-        boxes: float32 `[B, P, 4]`.
-        scores: float32 `[B, P, K]`.
+        ranks: float32 `[B, P]`.
+        tensors: list of `[B, P, ...]`.
         level_sizes: points of each level, ints or scalar tensors; they add up to P.
         limit: int.
 
     Returns:
-        `boxes` `[B, N, 4]` and `scores` `[B, N, K]`.
+        list of `[B, N, ...]`.
     """
-    kept_boxes, kept_scores = [], []
+    kept = []
     start = 0
     for size in level_sizes:
-        level_boxes = boxes[:, start : start + size]
-        level_scores = scores[:, start : start + size]
-        start = start + size
+        level = [tensor[:, start : start + size] for tensor in tensors]
         if not isinstance(size, int) or size > limit:
             count = limit if isinstance(size, int) else ops.minimum(limit, size)
-            _, index = ops.top_k(ops.max(level_scores, axis=-1), count)
-            level_boxes = ops.take_along_axis(level_boxes, index[..., None], axis=1)
-            level_scores = ops.take_along_axis(level_scores, index[..., None], axis=1)
-        kept_boxes.append(level_boxes)
-        kept_scores.append(level_scores)
-    return ops.concatenate(kept_boxes, axis=1), ops.concatenate(kept_scores, axis=1)
+            _, index = ops.top_k(ranks[:, start : start + size], count)
+            level = [
+                ops.take_along_axis(tensor, index[..., None], axis=1)
+                for tensor in level
+            ]
+        start = start + size
+        kept.append(level)
+    return [ops.concatenate(parts, axis=1) for parts in zip(*kept, strict=True)]
 
 
 def select_candidates(
@@ -42,6 +42,9 @@ def select_candidates(
     scale=None,
     flipped=None,
     candidates_per_level=1000,
+    factors=None,
+    score_threshold=0.0,
+    clip_margin=0.0,
 ):
     """What enters NMS: selection per level, clipping, mirroring back and scaling.
 
@@ -56,13 +59,25 @@ def select_candidates(
         flipped: bool, scalar or `[B]`: images were mirrored left and right, before they
             were padded; None means none were.
         candidates_per_level: int, points per level at most.
+        factors: float32 `[B, P]` in [0, 1], centerness, or None. It ranks points
+            together with the scores and multiplies those above `score_threshold`; the
+            others become 0, since the threshold is for the scores alone (fact S25).
+        score_threshold: float, of no effect without `factors`.
+        clip_margin: boxes are clipped to `image_size` less so many pixels.
 
     Returns:
         `boxes` `[B, N, 4]`, in pixels of the original images where `scale` is given,
         and `scores` `[B, N, K]`.
     """
-    boxes, scores = best_of_each_level(boxes, scores, level_sizes, candidates_per_level)
-    boxes = clip_boxes(boxes, image_size)
+    ranks, tensors = ops.max(scores, axis=-1), [boxes, scores]
+    if factors is not None:
+        ranks, tensors = ranks * factors, [boxes, scores, factors[..., None]]
+    boxes, scores, *factors = best_of_each_level(
+        ranks, tensors, level_sizes, candidates_per_level
+    )
+    for factor in factors:
+        scores = ops.where(scores > score_threshold, scores * factor, 0.0)
+    boxes = clip_boxes(boxes, ops.cast(image_size, boxes.dtype) - clip_margin)
     if flipped is not None:
         width = ops.cast(image_size, boxes.dtype)[:, None, 1]
         x1, y1, x2, y2 = (boxes[..., side] for side in range(4))

@@ -4,11 +4,13 @@ from keras import ops
 from vfnet_tf.assigners import ATSSAssigner
 from vfnet_tf.detectors.dense_detector import (
     DenseDetector,
+    count_positives,
     flatten_levels,
+    positive_ious,
     sum_over_replicas,
 )
 from vfnet_tf.losses import GIoULoss, VarifocalLoss
-from vfnet_tf.ops.boxes import distances_to_boxes, elementwise_iou
+from vfnet_tf.ops.boxes import distances_to_boxes
 
 #: Floor of an IoU that is a target: a positive must not turn into a negative.
 MIN_TARGET_IOU = 1e-6
@@ -23,9 +25,7 @@ class VFNet(DenseDetector):
         neck: e.g. `FPN()`.
         head: `VFNetHead(num_classes=...)`.
         assigner: which points learn which box; `ATSSAssigner()` by default.
-        class_loss: `VarifocalLoss()` by default; `FocalLoss`, `QualityFocalLoss` or
-            any Keras loss that maps `[B, P, K]` pairs to `[B, P]`. A loss that declares
-            `hard_targets = True` gets 1 instead of the IoU at the true class.
+        class_loss: see `DenseDetector`; `VarifocalLoss()` by default.
         box_loss: loss of decoded boxes, `GIoULoss()` by default.
         box_loss_weight: lambda_0 of Eq. 3, for the initial boxes.
         refined_box_loss_weight: lambda_1 of Eq. 3, for the refined boxes.
@@ -44,7 +44,7 @@ class VFNet(DenseDetector):
     """
 
     loss_names = ("class_loss", "box_loss", "refined_box_loss")
-    _box_names = ("boxes", "refined_boxes")
+    unmasked_losses = (VarifocalLoss,)
 
     def __init__(
         self,
@@ -58,59 +58,45 @@ class VFNet(DenseDetector):
         refined_box_loss_weight=2.0,
         **kwargs,
     ):
-        super().__init__(backbone, neck, head, **kwargs)
+        if not head.refine:
+            self.loss_names = VFNet.loss_names[:2]
+        self._box_names = ("boxes", "refined_boxes") if head.refine else ("boxes",)
+        super().__init__(backbone, neck, head, class_loss or VarifocalLoss(), **kwargs)
         self.assigner = ATSSAssigner() if assigner is None else assigner
-        self.class_loss = VarifocalLoss() if class_loss is None else class_loss
         self.box_loss = GIoULoss() if box_loss is None else box_loss
         self.box_loss_weight = box_loss_weight
         self.refined_box_loss_weight = refined_box_loss_weight
 
-    def decode(self, points, predictions):
-        distances = flatten_levels(predictions["distances"])
-        refined = flatten_levels(predictions["refined_distances"])
-        return {
-            "class_logits": flatten_levels(predictions["class_logits"]),
-            "boxes": distances_to_boxes(points, distances),
-            "refined_boxes": distances_to_boxes(points, refined),
-        }
+    def decode(self, priors, predictions):
+        boxes = {"class_logits": flatten_levels(predictions["class_logits"])}
+        for name in self._box_names:
+            # "refined_boxes" from "refined_distances"
+            distances = predictions[name.replace("boxes", "distances")]
+            boxes[name] = distances_to_boxes(
+                priors["points"], flatten_levels(distances)
+            )
+        return boxes
 
-    def _losses_and_positives(self, outputs, targets):
+    def _loss_parts(self, outputs, targets):
         """Eq. 3, with the normalisation of the official code (two IoU sums)."""
-        assignment = self.assigner(
-            outputs["points"],
-            outputs["strides"],
-            targets["boxes"],
-            targets["labels"],
-            targets["image_size"],
-        )
-        is_positive = ops.cast(assignment.is_positive, "float32")
-        num_positives = sum_over_replicas(ops.sum(is_positive))
-
-        box_loss, _ = self._box_loss(outputs["boxes"], assignment)
-        refined_box_loss, ious = self._box_loss(outputs["refined_boxes"], assignment)
-
-        hard_targets = getattr(self.class_loss, "hard_targets", False)
-        quality = is_positive if hard_targets else ious
-        one_hot = ops.one_hot(assignment.labels, self.num_classes, dtype="float32")
-        class_loss = self.class_loss.call(
-            one_hot * quality[..., None], outputs["class_logits"]
-        )
-        if hard_targets:
-            # Points beyond the image are ordinary negatives of the soft losses only.
-            class_loss = class_loss * ops.cast(assignment.is_valid, "float32")
-        losses = {
-            "class_loss": ops.sum(class_loss) / ops.maximum(num_positives, 1.0),
-            "box_loss": self.box_loss_weight * box_loss,
-            "refined_box_loss": self.refined_box_loss_weight * refined_box_loss,
-        }
-        return losses, num_positives
+        assignment = self.assign(outputs, targets)
+        num_positives = count_positives(assignment)
+        losses = {}
+        weights = (self.box_loss_weight, self.refined_box_loss_weight)
+        for name, weight in zip(self._box_names, weights, strict=False):
+            loss, ious = self._box_loss(outputs[name], assignment)
+            losses[name.replace("boxes", "box_loss")] = weight * loss
+        # The IoUs are those of the last boxes.
+        class_loss = self._sum_class_loss(outputs, assignment, ious)
+        class_loss = class_loss / ops.maximum(num_positives, 1.0)
+        return {"class_loss": class_loss, **losses}, num_positives
 
     def _box_loss(self, boxes, assignment):
         """IoU-weighted mean loss of the positives' boxes, and their IoUs `[B, P]`."""
         is_positive = assignment.is_positive
         # Negatives may be anything, inf included: a zero weight would not stop NaN.
         boxes = ops.where(is_positive[..., None], boxes, 0.0)
-        ious = ops.stop_gradient(elementwise_iou(boxes, assignment.boxes))
+        ious = positive_ious(boxes, assignment)
         ious = ops.where(is_positive, ops.maximum(ious, MIN_TARGET_IOU), 0.0)
         losses = self.box_loss.call(assignment.boxes, boxes)
         total = sum_over_replicas(ops.sum(ious))
@@ -120,7 +106,6 @@ class VFNet(DenseDetector):
         return {
             **super().get_config(),
             "assigner": keras.saving.serialize_keras_object(self.assigner),
-            "class_loss": keras.saving.serialize_keras_object(self.class_loss),
             "box_loss": keras.saving.serialize_keras_object(self.box_loss),
             "box_loss_weight": self.box_loss_weight,
             "refined_box_loss_weight": self.refined_box_loss_weight,

@@ -449,9 +449,9 @@ class _ServingModule(tf.Module):
             ],
         )
         def raw(images):
-            outputs = detector(images, training=False)
-            boxes = outputs.get("refined_boxes", outputs["boxes"])
-            scores = tf.sigmoid(outputs["class_logits"])
+            boxes, scores, factors = detector.ranking(detector(images, training=False))
+            if factors is not None:
+                scores = scores * factors[..., None]
             return {"boxes": boxes, "scores": scores}
 
         @tf.function(autograph=False, input_signature=[])

@@ -28,10 +28,14 @@ class VFNetHead(keras.layers.Layer):
         star_gradient: share of the gradient that passes from the star's sampling points
             to the initial distances (0.1 in the official code).
         prior_probability: score of every class before training.
+        star: bool; without star convolutions a plain convolution with norm and ReLU
+            takes the place of the one for the scores (the paper's raw VFNet).
+        refine: bool, refine the distances, which needs the star.
 
     Input: dict of `[B, H, W, C]`. Output, in training and in inference alike: dict of
-    dicts by level, all float32: `"class_logits"` `[B, H, W, K]`, `"distances"` and
-    `"refined_distances"` `[B, H, W, 4]`, `(left, top, right, bottom)` in pixels.
+    dicts by level, all float32: `"class_logits"` `[B, H, W, K]`, `"distances"` and,
+    with `refine`, `"refined_distances"` `[B, H, W, 4]`, `(left, top, right, bottom)` in
+    pixels.
     """
 
     def __init__(
@@ -45,6 +49,8 @@ class VFNetHead(keras.layers.Layer):
         distance_units=(64.0, 128.0, 256.0, 512.0, 1024.0),
         star_gradient=0.1,
         prior_probability=0.01,
+        star=True,
+        refine=True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -58,6 +64,10 @@ class VFNetHead(keras.layers.Layer):
                 f"Received: levels={levels}, strides={strides}, "
                 f"distance_units={distance_units}"
             )
+        if refine and not star:
+            raise ValueError(
+                "`refine` needs the star convolution. Received: star=False, refine=True"
+            )
         self.num_classes = num_classes
         self.filters = filters
         self.num_convs = num_convs
@@ -67,6 +77,8 @@ class VFNetHead(keras.layers.Layer):
         self.distance_units = tuple(distance_units)
         self.star_gradient = star_gradient
         self.prior_probability = prior_probability
+        self.star = star
+        self.refine = refine
         policy = {"dtype": self.dtype_policy}
 
         def normal():
@@ -84,13 +96,19 @@ class VFNetHead(keras.layers.Layer):
         # Feeds the initial distances only; the star reads the tower itself.
         self.box_conv = conv(filters, "box_conv", norm="group_norm", activation="relu")
         self.box_predictor = conv(4, "box_predictor")
-        self.box_star = StarDeformableConv2D(
-            filters, kernel_initializer=normal(), name="box_star", **policy
-        )
-        self.refine_predictor = conv(4, "refine_predictor")
-        self.class_star = StarDeformableConv2D(
-            filters, kernel_initializer=normal(), name="class_star", **policy
-        )
+        if star:
+            self.class_star = StarDeformableConv2D(
+                filters, kernel_initializer=normal(), name="class_star", **policy
+            )
+        else:
+            self.class_conv = conv(
+                filters, "class_conv", norm="group_norm", activation="relu"
+            )
+        if refine:
+            self.box_star = StarDeformableConv2D(
+                filters, kernel_initializer=normal(), name="box_star", **policy
+            )
+            self.refine_predictor = conv(4, "refine_predictor")
         prior_logit = math.log(prior_probability / (1 - prior_probability))
         self.class_predictor = conv(
             num_classes,
@@ -103,6 +121,7 @@ class VFNetHead(keras.layers.Layer):
         self.refine_scales = [
             Scale(name=f"refine_scale_{level}", dtype="float32")
             for level in self.levels
+            if refine
         ]
 
     def build(self, input_shapes):
@@ -110,25 +129,22 @@ class VFNetHead(keras.layers.Layer):
         self.class_tower.build(input_shape)
         self.box_tower.build(input_shape)
         tower_shape = self.box_tower.compute_output_shape(input_shape)
+        (self.class_star if self.star else self.class_conv).build(tower_shape)
         self.box_conv.build(tower_shape)
-        self.box_star.build(tower_shape)
-        self.class_star.build(tower_shape)
-        for predictor in (
-            self.box_predictor,
-            self.refine_predictor,
-            self.class_predictor,
-        ):
-            predictor.build((*tower_shape[:-1], self.filters))
+        last_shape = (*tower_shape[:-1], self.filters)
+        self.box_predictor.build(last_shape)
+        self.class_predictor.build(last_shape)
+        if self.refine:
+            self.box_star.build(tower_shape)
+            self.refine_predictor.build(last_shape)
         for scale in self.scales + self.refine_scales:
             scale.build(())
 
     def call(self, inputs):
-        results = {"class_logits": {}, "distances": {}, "refined_distances": {}}
+        results = {name: {} for name in self._channels()}
         for index, level in enumerate(self.levels):
-            logits, distances, refined = self._predict(inputs[level], index)
-            results["class_logits"][level] = logits
-            results["distances"][level] = distances
-            results["refined_distances"][level] = refined
+            for name, value in self._predict(inputs[level], index).items():
+                results[name][level] = value
         return results
 
     def _predict(self, features, index):
@@ -138,31 +154,36 @@ class VFNetHead(keras.layers.Layer):
         # float32 before exp: in half precision e^11 overflows and e^x has 3 digits.
         raw = ops.cast(self.box_predictor(self.box_conv(box_features)), "float32")
         distances = ops.exp(self.scales[index](raw)) * self.distance_units[index]
+        results = {"distances": distances}
 
-        # The value is that of the distances, the gradient a tenth of theirs.
-        share = self.star_gradient
-        star = (1 - share) * ops.stop_gradient(distances) + share * distances
-        star = star / self.strides[index]
+        if self.star:
+            # The value is that of the distances, the gradient a tenth of theirs.
+            share = self.star_gradient
+            star = (1 - share) * ops.stop_gradient(distances) + share * distances
+            star = star / self.strides[index]
+            class_features = ops.relu(self.class_star(class_features, star))
+        else:
+            class_features = self.class_conv(class_features)
+        if self.refine:
+            raw = self.refine_predictor(ops.relu(self.box_star(box_features, star)))
+            factors = ops.exp(self.refine_scales[index](ops.cast(raw, "float32")))
+            results["refined_distances"] = factors * ops.stop_gradient(distances)
+        logits = self.class_predictor(class_features)
+        return {"class_logits": ops.cast(logits, "float32"), **results}
 
-        raw = self.refine_predictor(ops.relu(self.box_star(box_features, star)))
-        factors = ops.exp(self.refine_scales[index](ops.cast(raw, "float32")))
-        refined = factors * ops.stop_gradient(distances)
-
-        logits = self.class_predictor(ops.relu(self.class_star(class_features, star)))
-        return ops.cast(logits, "float32"), distances, refined
+    def _channels(self):
+        channels = {"class_logits": self.num_classes, "distances": 4}
+        if self.refine:
+            channels["refined_distances"] = 4
+        return channels
 
     def compute_output_spec(self, inputs, **kwargs):
-        channels = {
-            "class_logits": self.num_classes,
-            "distances": 4,
-            "refined_distances": 4,
-        }
         return {
             name: {
                 level: keras.KerasTensor((*inputs[level].shape[:-1], size), "float32")
                 for level in self.levels
             }
-            for name, size in channels.items()
+            for name, size in self._channels().items()
         }
 
     def get_config(self):
@@ -177,4 +198,6 @@ class VFNetHead(keras.layers.Layer):
             "distance_units": self.distance_units,
             "star_gradient": self.star_gradient,
             "prior_probability": self.prior_probability,
+            "star": self.star,
+            "refine": self.refine,
         }

@@ -9,13 +9,16 @@ class FPN(keras.layers.Layer):
     """Feature pyramid P3-P7 from C3-C5 (Lin et al., CVPR 2017; FCOS, Sec. 3.2).
 
     P3-P5 are 3x3 convolutions of the top-down sums; P6 is a stride-2 convolution of P5
-    and P7 one of ReLU(P6). Convolutions have biases and no norm.
+    (or C5) and P7 one of ReLU(P6). Convolutions have biases and no norm by default.
 
     Args:
         filters: int, channels of every output.
         in_levels: names of the inputs, fine to coarse.
         out_levels: names of the outputs, fine to coarse.
         relu_before_extra: ReLU between the extra levels (not before the first).
+        extra_from: `"output"`, the first extra level is a convolution of the last one of
+            the others, or `"input"`, of the last input (RetinaNet).
+        norm: as in `ConvNormAct`.
 
     Input: dict of `[B, H, W, C]`, from which `in_levels` are taken. Output: dict of
     `[B, H, W, filters]`, each level half the size of the one before, rounded up.
@@ -27,15 +30,25 @@ class FPN(keras.layers.Layer):
         in_levels=("C3", "C4", "C5"),
         out_levels=("P3", "P4", "P5", "P6", "P7"),
         relu_before_extra=True,
+        extra_from="output",
+        norm=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         check_levels(in_levels, out_levels)
+        if extra_from not in ("output", "input"):
+            raise ValueError(
+                "`extra_from` must be 'output' or 'input'. "
+                f"Received: extra_from={extra_from!r}"
+            )
         self.filters = filters
         self.in_levels = tuple(in_levels)
         self.out_levels = tuple(out_levels)
         self.relu_before_extra = relu_before_extra
+        self.extra_from = extra_from
+        self.norm = norm
         settings = {
+            "norm": norm,
             "kernel_initializer": "glorot_uniform",
             "dtype": self.dtype_policy,
         }
@@ -56,8 +69,11 @@ class FPN(keras.layers.Layer):
 
     def build(self, input_shapes):
         build_laterals(self.laterals, self.in_levels, input_shapes)
-        for output in self.outputs:
-            output.build((None, None, None, self.filters))
+        for number, output in enumerate(self.outputs):
+            shape = (None, None, None, self.filters)
+            if number == len(self.in_levels) and self.extra_from == "input":
+                shape = input_shapes[self.in_levels[-1]]
+            output.build(shape)
 
     def call(self, inputs):
         levels = top_down(self.laterals, self.in_levels, inputs)
@@ -68,6 +84,8 @@ class FPN(keras.layers.Layer):
         ]
         for number, output in enumerate(self.outputs[split:]):
             x = results[-1]
+            if number == 0 and self.extra_from == "input":
+                x = inputs[self.in_levels[-1]]
             if number > 0 and self.relu_before_extra:
                 x = ops.relu(x)
             results.append(output(x))
@@ -85,6 +103,8 @@ class FPN(keras.layers.Layer):
             "in_levels": self.in_levels,
             "out_levels": self.out_levels,
             "relu_before_extra": self.relu_before_extra,
+            "extra_from": self.extra_from,
+            "norm": self.norm,
         }
 
 

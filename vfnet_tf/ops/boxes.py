@@ -63,6 +63,45 @@ def boxes_to_distances(points, boxes):
     )
 
 
+def square_anchors(points, strides, anchor_scale):
+    """Squares of `anchor_scale * stride` pixels about points.
+
+    Args:
+        points: float32 `[..., 2]`, `(x, y)` pixels.
+        strides: float32 `[...]`.
+        anchor_scale: float.
+
+    Returns:
+        float32 `[..., 4]` boxes, not clipped.
+    """
+    half_side = strides[..., None] * (anchor_scale / 2)
+    return ops.concatenate([points - half_side, points + half_side], axis=-1)
+
+
+def points_to_moment_boxes(points, factors):
+    """The boxes that sets of points stand for (RepPoints, Sec. 3.2, moment-based).
+
+    Args:
+        points: float32 `[..., 2 * N]`, `(y, x)` of N points.
+        factors: float32 `[2]`, `(horizontal, vertical)`, times the standard deviations.
+
+    Returns:
+        float32 `[..., 4]`: the mean minus and plus the unbiased standard deviation times
+        its factor.
+    """
+    sides = []
+    for axis in (1, 0):
+        values = points[..., axis::2]
+        mean = ops.mean(values, axis=-1)
+        squares = ops.sum(ops.square(values - mean[..., None]), axis=-1)
+        # The root of exactly 0 has no finite gradient.
+        deviation = ops.sqrt(ops.maximum(squares / (values.shape[-1] - 1), 1e-12))
+        half = deviation * factors[1 - axis]
+        sides.append((mean - half, mean + half))
+    (x1, x2), (y1, y2) = sides
+    return ops.stack([x1, y1, x2, y2], axis=-1)
+
+
 def clip_boxes(boxes, image_size):
     """Clips boxes to their image.
 

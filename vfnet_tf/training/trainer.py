@@ -111,7 +111,13 @@ class Trainer:
         )
         decay = training.weight_decay
         if training.optimizer == "sgd":
-            return SGD(schedule, momentum=training.momentum, weight_decay=decay)
+            return SGD(
+                schedule,
+                momentum=training.momentum,
+                weight_decay=decay,
+                bias_lr_multiplier=training.bias_lr_multiplier,
+                bias_decay_multiplier=training.bias_decay_multiplier,
+            )
         if training.optimizer == "adamw":
             return keras.optimizers.AdamW(schedule, weight_decay=decay)
         raise ValueError(
@@ -141,7 +147,8 @@ class Trainer:
         data = self.config.data
         sides = "within" if data.keep_ratio else "stretched to"
         lines = [
-            f"model      {self.config.name}: VFNet on {self.config.model.backbone.name}, "
+            f"model      {self.config.name}: {type(self.detector).__name__} on "
+            f"{self.config.model.backbone.name}, {self.config.model.class_loss} loss, "
             f"{self.detector.count_params() / 1e6:.1f} M parameters, "
             f"{training.precision}",
             f"strategy   {strategies.describe(self.strategy, training.batch_size)}",

@@ -1,0 +1,164 @@
+import math
+
+import keras
+from keras import ops
+
+from vfnet_tf.heads.conv_tower import ConvTower
+from vfnet_tf.layers import ConvNormAct, Scale
+from vfnet_tf.priors import STRIDES
+
+
+@keras.saving.register_keras_serializable("vfnet_tf")
+class DenseHead(keras.layers.Layer):
+    """The head of FCOS, ATSS, RetinaNet and FoveaBox: two towers and their predictors.
+
+    They differ in what the four numbers of a box mean, which is the detector's matter,
+    and in the arguments.
+
+    Args:
+        num_classes: int, K.
+        filters: int, channels of the towers.
+        num_convs: int, convolutions of each tower.
+        norm: of the towers, as in `ConvNormAct`; with None their convolutions have biases.
+        anchors_per_cell: int, A, predictions for each cell.
+        centerness: `"box"` or `"class"`, the tower that predicts it, or None for none.
+        level_scales: bool, a learned scalar for each level, times the box predictions.
+        levels: names of the input levels, fine to coarse.
+        strides: pixels per cell of each level.
+        prior_probability: score of every class before training.
+
+    Input: dict of `[B, H, W, C]`. Output, in training and in inference alike: dict of
+    dicts by level, all float32: `"class_logits"` `[B, H, W, A * K]`, anchor by anchor,
+    `"box_predictions"` `[B, H, W, A * 4]` and, with `centerness`, `"centerness_logits"`
+    `[B, H, W, A]`.
+    """
+
+    def __init__(
+        self,
+        num_classes=80,
+        filters=256,
+        num_convs=4,
+        norm="group_norm",
+        anchors_per_cell=1,
+        centerness=None,
+        level_scales=False,
+        levels=("P3", "P4", "P5", "P6", "P7"),
+        strides=STRIDES,
+        prior_probability=0.01,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if num_classes < 1:
+            raise ValueError(
+                f"`num_classes` must be at least 1. Received: num_classes={num_classes}"
+            )
+        if centerness not in (None, "box", "class"):
+            raise ValueError(
+                "`centerness` must be 'box', 'class' or None. "
+                f"Received: centerness={centerness!r}"
+            )
+        if len(levels) != len(strides):
+            raise ValueError(
+                "`levels` and `strides` must be of one length. "
+                f"Received: levels={levels}, strides={strides}"
+            )
+        self.num_classes = num_classes
+        self.filters = filters
+        self.num_convs = num_convs
+        self.norm = norm
+        self.anchors_per_cell = anchors_per_cell
+        self.centerness = centerness
+        self.level_scales = level_scales
+        self.levels = tuple(levels)
+        self.strides = tuple(strides)
+        self.prior_probability = prior_probability
+        policy = {"dtype": self.dtype_policy}
+        tower = {"num_convs": num_convs, "filters": filters, "norm": norm, **policy}
+        self.class_tower = ConvTower(name="class_tower", **tower)
+        self.box_tower = ConvTower(name="box_tower", **tower)
+
+        def predictor(channels, name, bias=0.0):
+            return ConvNormAct(
+                channels,
+                3,
+                # One for each layer: an initialiser repeats its values.
+                kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+                bias_initializer=keras.initializers.Constant(bias),
+                name=name,
+                **policy,
+            )
+
+        prior_logit = math.log(prior_probability / (1 - prior_probability))
+        self.class_predictor = predictor(
+            anchors_per_cell * num_classes, "class_predictor", prior_logit
+        )
+        self.box_predictor = predictor(anchors_per_cell * 4, "box_predictor")
+        if centerness is not None:
+            self.centerness_predictor = predictor(
+                anchors_per_cell, "centerness_predictor"
+            )
+        self.scales = [
+            Scale(name=f"scale_{level}", dtype="float32")
+            for level in self.levels
+            if level_scales
+        ]
+
+    def build(self, input_shapes):
+        input_shape = input_shapes[self.levels[0]]
+        self.class_tower.build(input_shape)
+        self.box_tower.build(input_shape)
+        tower_shape = self.box_tower.compute_output_shape(input_shape)
+        self.class_predictor.build(tower_shape)
+        self.box_predictor.build(tower_shape)
+        if self.centerness is not None:
+            self.centerness_predictor.build(tower_shape)
+        for scale in self.scales:
+            scale.build(())
+
+    def call(self, inputs):
+        results = {name: {} for name in self._channels()}
+        for index, level in enumerate(self.levels):
+            features = {
+                "class": self.class_tower(inputs[level]),
+                "box": self.box_tower(inputs[level]),
+            }
+            logits = self.class_predictor(features["class"])
+            results["class_logits"][level] = ops.cast(logits, "float32")
+            boxes = ops.cast(self.box_predictor(features["box"]), "float32")
+            if self.level_scales:
+                boxes = self.scales[index](boxes)
+            results["box_predictions"][level] = boxes
+            if self.centerness is not None:
+                logits = self.centerness_predictor(features[self.centerness])
+                results["centerness_logits"][level] = ops.cast(logits, "float32")
+        return results
+
+    def _channels(self):
+        per_anchor = {"class_logits": self.num_classes, "box_predictions": 4}
+        if self.centerness is not None:
+            per_anchor["centerness_logits"] = 1
+        return {name: self.anchors_per_cell * n for name, n in per_anchor.items()}
+
+    def compute_output_spec(self, inputs, **kwargs):
+        return {
+            name: {
+                level: keras.KerasTensor((*inputs[level].shape[:-1], size), "float32")
+                for level in self.levels
+            }
+            for name, size in self._channels().items()
+        }
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "filters": self.filters,
+            "num_convs": self.num_convs,
+            "norm": self.norm,
+            "anchors_per_cell": self.anchors_per_cell,
+            "centerness": self.centerness,
+            "level_scales": self.level_scales,
+            "levels": self.levels,
+            "strides": self.strides,
+            "prior_probability": self.prior_probability,
+        }
