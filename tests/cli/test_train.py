@@ -79,7 +79,7 @@ def test_options_change_the_config(data):
         precision="mixed_bfloat16",
         seed=3,
     )
-    config = train._resolve(options)
+    config = train.resolve(options)
     assert config.model.backbone.name == "keras:ResNet50"
     assert config.data.normalization.channel_order == "bgr"
     assert config.training.batch_size == 2
@@ -125,14 +125,14 @@ def backbone_file(tmp_path_factory):
 
 
 def with_weights(data, weights, norm="frozen_batch_norm", run_dir="run"):
-    """`_with_weights` for the small config with that norm."""
+    """`with_weights` for the small config with that norm."""
     options = train.TrainOptions(config=str(data / "tiny.py"), weights=weights)
-    config = train._resolve(options)
+    config = train.resolve(options)
     frozen = 1 if norm == "frozen_batch_norm" else -1
     config = override(
         config, model__backbone__norm=norm, model__backbone__frozen_stages=frozen
     )
-    return config, *train._with_weights(config, options, data / run_dir)
+    return config, *train.with_weights(config, options, data / run_dir)
 
 
 def first_norm(load, config):
@@ -221,7 +221,7 @@ def test_files_of_pytorch_are_not_for_keras_backbones(data, backbone_file):
         weights=str(backbone_file),
     )
     with pytest.raises(ValueError, match=r"keras: backbone\. Received"):
-        train._with_weights(train._resolve(options), options, data / "run")
+        train.with_weights(train.resolve(options), options, data / "run")
 
 
 def test_missing_weights_and_data_are_named(data, capfd):

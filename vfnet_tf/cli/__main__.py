@@ -13,6 +13,7 @@ import vfnet_tf
 #: command -> (module of `main(arguments)`, what it does)
 COMMANDS = {
     "train": ("vfnet_tf.cli.train", "train a detector, leave a run directory"),
+    "study": ("vfnet_tf.cli.study", "train the rows of one of the paper's tables"),
     "evaluate": (
         "vfnet_tf.cli.evaluate",
         "COCO metrics of a detector or of results",

@@ -12,12 +12,9 @@ from vfnet_tf.checkpoints.imagenet import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainOptions:
-    """Train a detector on COCO-format data.
-
-    Without --data it trains on generated images, to try everything out.
-    """
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What every command that trains takes: model, data, schedule, initial weights."""
 
     backbone: str | None = None
     """resnet18, resnet34, resnet50, resnet101 or keras:MODEL of keras.applications;
@@ -49,34 +46,52 @@ class TrainOptions:
     """bfloat16 is much faster on GPUs and on CPUs with AMX"""
     seed: int | None = None
     """of initial weights, order and flips"""
-    out: pathlib.Path | None = None
-    """run directory, runs/CONFIG by default; a stopped run goes on from there"""
     evaluate_every: int = 1
     """epochs between two evaluations"""
     limit: int | None = None
     """use the first so many training images only"""
-    overfit: bool = False
-    """evaluate on the training images, to see whether the detector can learn them"""
     skip_bad_images: bool = False
     """go on without unreadable images, and list them, instead of stopping"""
-    export: bool = True
-    """write a SavedModel of the best weights at the end"""
     jit_compile: bool = False
     """compile the step with XLA"""
     debug: bool = False
     """show the stack trace of an error"""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions(TrainingOptions):
+    """Train a detector on COCO-format data.
+
+    Without --data it trains on generated images, to try everything out.
+    """
+
+    class_loss: Literal["varifocal", "focal", "quality_focal"] | None = None
+    """in place of the config's"""
+    assigner: Literal["atss", "fcos"] | None = None
+    """which points learn which boxes, for VFNet, FCOS and ATSS; in place of the
+    config's"""
+    out: pathlib.Path | None = None
+    """run directory, runs/CONFIG by default; a stopped run goes on from there"""
+    overfit: bool = False
+    """evaluate on the training images, to see whether the detector can learn them"""
+    export: bool = True
+    """write a SavedModel of the best weights at the end"""
+
+
 def run(options):
     """Trains as `options` say; returns the exit status."""
     from vfnet_tf.training import strategies, trainer
 
-    config = _resolve(options)
+    config = resolve(
+        options,
+        model__class_loss=options.class_loss,
+        model__assigner=options.assigner,
+    )
     strategy = strategies.make_strategy(options.strategy)
     print(f"devices    {trainer.local_devices()}")
-    train_dataset, val_dataset = _read_data(options, strategy)
+    train_dataset, val_dataset = read_data(options, strategy, options.overfit)
     run_dir = options.out or pathlib.Path("runs") / config.name
-    config, initial_weights = _with_weights(config, options, run_dir)
+    config, initial_weights = with_weights(config, options, run_dir)
     training = trainer.Trainer(
         config,
         train_dataset,
@@ -102,8 +117,13 @@ def run(options):
     return 0
 
 
-def _resolve(options):
-    """The config with the options that were given."""
+def resolve(options, **further):
+    """The config with the options that were given.
+
+    Args:
+        options: `TrainingOptions`.
+        **further: fields of `Config` as `override` takes them; None leaves one as it is.
+    """
     from vfnet_tf import builder
 
     default = "vfnet_r50_fpn_1x_coco" if options.data else "vfnet_r50_synthetic"
@@ -116,6 +136,7 @@ def _resolve(options):
         "training__precision": options.precision,
         "training__seed": options.seed,
         "data__image_size": options.image_size,
+        **further,
     }
     if options.epochs is not None and options.epochs != config.training.epochs:
         # The drops keep their place in the schedule.
@@ -130,7 +151,17 @@ def _resolve(options):
     return configs.override(config, **given)
 
 
-def _read_data(options, strategy):
+def read_data(options, strategy, overfit=False):
+    """The training and the validation set, described on the way.
+
+    Args:
+        options: `TrainingOptions`.
+        strategy: what will train; each replica needs an image.
+        overfit: whether to validate on the training images.
+
+    Returns:
+        Two `DetectionDataset`; None in place of the second if there is none.
+    """
     from vfnet_tf.data import synthetic
     from vfnet_tf.data.coco import find_coco_splits, read_coco
 
@@ -157,7 +188,7 @@ def _read_data(options, strategy):
             f"{len(train)} images"
         )
     print(f"train      {train.summary()}")
-    if options.overfit:
+    if overfit:
         return train, train
     if "val" not in splits:
         return train, None
@@ -168,7 +199,7 @@ def _read_data(options, strategy):
     return train, val
 
 
-def _with_weights(config, options, run_dir):
+def with_weights(config, options, run_dir):
     """The config for the chosen initial weights, and what `Trainer` starts from."""
     from vfnet_tf.training.trainer import find_state
 

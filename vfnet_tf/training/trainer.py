@@ -99,7 +99,7 @@ class Trainer:
             self.detector.compile(
                 optimizer=self._optimizer(training), jit_compile=jit_compile
             )
-        self.config = _without_weight_file(config, self.detector.backbone)
+        self.config = without_weight_file(config, self.detector.backbone)
 
     def _optimizer(self, training):
         drops = [round(epoch * self.steps_per_epoch) for epoch in training.drop_epochs]
@@ -281,7 +281,7 @@ class Trainer:
             # A field that is younger than the run has its default in the old one.
             old = configs.to_dict(configs.load_config(path))
             new = configs.to_dict(self.config)
-            changed = sorted(_differences(old, new))
+            changed = sorted(find_differences(old, new))
             if changed:
                 raise ValueError(
                     f"{self.run_dir} holds a run with other settings: "
@@ -307,7 +307,7 @@ def _build(config, precision, weights=None):
         keras.config.set_dtype_policy(policy)
 
 
-def _without_weight_file(config, backbone):
+def without_weight_file(config, backbone):
     """The config with which a run can be rebuilt where the weight file is absent."""
     norms = getattr(backbone, "trainable_norms", "auto")
     backbone = dataclasses.replace(
@@ -317,12 +317,12 @@ def _without_weight_file(config, backbone):
     return dataclasses.replace(config, model=model)
 
 
-def _differences(old, new, prefix=""):
+def find_differences(old, new, prefix=""):
     """Yields `key: old -> new` for every leaf that differs between nested dicts."""
     for key in {*old, *new}:
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            yield from _differences(before, after, f"{prefix}{key}.")
+            yield from find_differences(before, after, f"{prefix}{key}.")
         elif before != after:
             yield f"{prefix}{key}: {before} -> {after}"
 

@@ -1,0 +1,69 @@
+"""`vfnet study TABLE`: trains the rows of one of the paper's tables and compares."""
+
+import dataclasses
+import pathlib
+from typing import Literal
+
+import tyro
+
+from vfnet_tf.cli.train import TrainingOptions, read_data, resolve, with_weights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyOptions(TrainingOptions):
+    """Train the rows of one of the paper's tables, and print it beside own numbers.
+
+    All rows are trained from --config with the options given, on the same images in the
+    same order and from the same initial weights; each takes from its own config only
+    what makes the row. Without --data they are trained on generated images. A stopped
+    study goes on when the same command is run again.
+
+    Rows of table2: gamma1p0_alpha0p50, gamma1p5_alpha0p75, gamma2p0_alpha0p75,
+    gamma2p0_alpha0p75_unweighted, gamma2p5_alpha1p25, gamma3p0_alpha1p00. Of table3:
+    raw, raw_vfl, star, vfnet, fcos_atss. Of table5: DETECTOR_LOSS with retinanet,
+    foveabox, reppoints, atss, vfnet and focal, quality_focal, varifocal.
+    """
+
+    table: tyro.conf.Positional[Literal["table2", "table3", "table5"]]
+    """the varifocal loss's settings, the components of VFNet, or losses by detector"""
+    rows: tuple[str, ...] = ()
+    """names of the rows to train, all by default; others can follow later"""
+    out: pathlib.Path | None = None
+    """folder of the study, runs/study_TABLE by default; a stopped study goes on from
+    there"""
+
+
+def run(options):
+    """Runs a study as `options` say; returns the exit status."""
+    from vfnet_tf.training import strategies, trainer
+    from vfnet_tf.training.study import Study, find_rows
+
+    find_rows(options.table, options.rows)  # a wrong name is told before data is read
+    out = options.out or pathlib.Path("runs") / f"study_{options.table}"
+    base = resolve(options)
+    strategy = strategies.make_strategy(options.strategy)
+    print(f"devices    {trainer.local_devices()}")
+    datasets = read_data(options, strategy)
+    study = Study(
+        options.table,
+        base,
+        *datasets,
+        out,
+        rows=options.rows,
+        start=lambda config: with_weights(config, options, out),
+        settings={"weights": options.weights},
+        strategy=strategy,
+        evaluate_every=options.evaluate_every,
+        jit_compile=options.jit_compile,
+    )
+    study.run()
+    return 0
+
+
+def main(arguments=None):
+    """Entry point of `scripts/study.py` and `vfnet study`."""
+    return run(tyro.cli(StudyOptions, args=arguments))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
