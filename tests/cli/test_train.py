@@ -90,6 +90,25 @@ def test_options_change_the_config(data):
     assert (config.training.precision, config.training.seed) == ("mixed_bfloat16", 3)
 
 
+def test_loss_and_assigner_are_swapped_by_one_option(data, monkeypatch):
+    from vfnet_tf.training import trainer
+
+    class Stop(Exception):
+        pass
+
+    def note(config, *arguments, **settings):
+        seen.append(config.model)
+        raise Stop
+
+    seen = []
+    monkeypatch.setattr(trainer, "Trainer", note)
+    for more in (["--class-loss", "quality_focal", "--assigner", "fcos"], []):
+        with pytest.raises(Stop):
+            main(["train", *options_of(data, *more)])
+    assert (seen[0].class_loss, seen[0].assigner) == ("quality_focal", "fcos")
+    assert (seen[1].class_loss, seen[1].assigner) == ("varifocal", None)
+
+
 @pytest.fixture
 def hub(monkeypatch):
     """A hub that holds `files` (repository to path or error) and counts the calls."""

@@ -6,6 +6,7 @@ rows see the same images in the same order and start from the same weights where
 they have the same variables.
 """
 
+import contextlib
 import dataclasses
 import gc
 import hashlib
@@ -282,6 +283,7 @@ class Study:
 
     Attributes:
         base: the base that the rows are made from, without the file of its weights.
+        is_pretrained: whether the rows start from given weights.
 
     Raises:
         ValueError: for an unknown table or row, no validation images, or an `out` that
@@ -321,14 +323,16 @@ class Study:
             "base": configs.to_dict(base),
             "train": _fingerprint(train_dataset),
             "validation": _fingerprint(val_dataset),
+            "evaluate_every": evaluate_every,
             **(settings or {}),
         }
-        backbone = self._saved_backbone()
-        if backbone is None:
+        saved = self._read()
+        if saved is None:
             base, weights = start(base) if start else (base, None)
-            self.base = self._begin(base, weights)
-        else:
-            self.base = configs.override(base, model__backbone=backbone)
+            saved = self._begin(base, weights)
+        self.is_pretrained = saved["is_pretrained"]
+        backbone = configs.from_dict(saved["backbone"], configs.BackboneConfig)
+        self.base = configs.override(base, model__backbone=backbone)
 
     def run(self, verbose="auto"):
         """Trains the rows that are not finished; prints the table after each.
@@ -352,7 +356,9 @@ class Study:
             print(training.describe(), flush=True)
             training.fit(verbose=verbose)
             del training
-            gc.collect()  # graphs and variables refer to each other
+            # Graphs and variables refer to each other. What TensorFlow keeps of a graph
+            # itself stays: about 0.2 GB a row.
+            gc.collect()
             self._show_table()
         if not trained:
             self._show_table()
@@ -420,15 +426,19 @@ class Study:
                 + (" as a whole" if is_coco else "")
             )
         for text, own, theirs in (
-            ("{} epochs instead of {}", training.epochs, paper.training.epochs),
-            ("{} instead of {}", *_names(self.base, paper)),
+            ("epochs {} instead of {}", training.epochs, paper.training.epochs),
+            (
+                "{} instead of {}",
+                self.base.model.backbone.name,
+                paper.model.backbone.name,
+            ),
             (
                 "images within {} instead of {}",
                 "x".join(map(str, data.image_size)),
                 "x".join(map(str, paper.data.image_size)),
             ),
             (
-                "{} filters instead of {}",
+                "filters {} instead of {}",
                 self.base.model.head_filters,
                 paper.model.head_filters,
             ),
@@ -437,7 +447,7 @@ class Study:
         ):
             if own != theirs:
                 reasons.append(text.format(own, theirs))
-        if self.base.model.backbone.norm != paper.model.backbone.norm:
+        if not self.is_pretrained:
             reasons.append("from scratch")
         seed = f"one seed ({training.seed})"
         if not reasons:
@@ -476,8 +486,8 @@ class Study:
         _write(path, self.markdown() + "\n")
         print(f"\n{self.markdown()}\n\n{path}", flush=True)
 
-    def _saved_backbone(self):
-        """The backbone of the study that `out` holds; None for a new one."""
+    def _read(self):
+        """What `_begin` saved of the study that `out` holds; None for a new one."""
         path = self.out / "study.json"
         if not path.is_file():
             return None
@@ -492,18 +502,19 @@ class Study:
                 "Give another directory, or the same settings to go on with it. "
                 f"Received: out={self.out}"
             )
-        return configs.from_dict(saved["backbone"], configs.BackboneConfig)
+        return saved
 
     def _begin(self, base, weights):
         """Draws or loads what all rows start from, and saves it with the settings.
 
+        All rows of the table take part, whichever are trained now. Of a variable that
+        several have, the first row's values are taken.
+
         Returns:
-            The base without the file of its backbone's weights.
+            What `study.json` then holds: a dict of JSON types.
         """
-        arrays, resolved = {}, None
-        rows = TABLES[self.table].rows
-        shared = None
-        for row in rows:
+        arrays, paths, backbone = {}, [], None
+        for row in TABLES[self.table].rows:
             keras.utils.set_random_seed(base.training.seed)
             config = configs.override(
                 row_config(row, base), model__num_classes=self.datasets[0].num_classes
@@ -514,25 +525,30 @@ class Study:
             elif weights is not None:
                 detector.load_weights(weights)
             variables = _variables(detector)
+            paths.append(set(variables))
             for key, variable in variables.items():
                 if key not in arrays:
                     arrays[key] = keras.ops.convert_to_numpy(variable)
-            shared = set(variables) if shared is None else shared & set(variables)
-            if resolved is None:
-                resolved = without_weight_file(base, detector.backbone)
+            if backbone is None:
+                backbone = without_weight_file(base, detector.backbone).model.backbone
         self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / "initial_weights.npz"
-        aside = path.with_name(f".{os.getpid()}.{path.name}")
-        np.savez(aside, **arrays)
-        os.replace(aside, path)
-        backbone = configs.to_dict(resolved.model.backbone)
-        content = {"settings": self._settings, "backbone": backbone}
-        _write_json(self.out / "study.json", content)
+        with _replacing(path) as aside:
+            np.savez(aside, **arrays)
+        common = set.intersection(*paths)
         print(
-            f"initial    {len(arrays)} variables of {len(rows)} rows, {len(shared)} of "
+            f"initial    {len(arrays)} variables of {len(paths)} rows, {len(common)} of "
             f"them in every row: {path}"
         )
-        return resolved
+        content = {
+            "settings": self._settings,
+            "backbone": configs.to_dict(backbone),
+            "is_pretrained": weights is not None
+            or base.model.backbone.weights is not None,
+        }
+        # Last: without it the study is a new one.
+        _write_json(self.out / "study.json", content)
+        return content
 
 
 def _variables(detector):
@@ -548,10 +564,6 @@ def _variables(detector):
             )
         found[key] = variable
     return found
-
-
-def _names(own, paper):
-    return own.model.backbone.name, paper.model.backbone.name
 
 
 def _fingerprint(dataset):
@@ -573,7 +585,17 @@ def _write_json(path, content):
 
 
 def _write(path, text):
-    """Writes a text file, whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    with _replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _replacing(path):
+    """Yields a path to write to; the file takes the place of `path` when it is whole."""
+    # The same ending: numpy appends .npz to any other.
+    aside = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
