@@ -330,7 +330,7 @@ class Study:
         if saved is None:
             base, weights = start(base) if start else (base, None)
             saved = self._begin(base, weights)
-        self.is_pretrained = saved["is_pretrained"]
+        self.is_pretrained = saved.get("is_pretrained", False)
         backbone = configs.from_dict(saved["backbone"], configs.BackboneConfig)
         self.base = configs.override(base, model__backbone=backbone)
 
@@ -492,8 +492,9 @@ class Study:
         if not path.is_file():
             return None
         saved = json.loads(path.read_text(encoding="utf-8"))
-        # A field that is younger than the study has its default in the old one.
-        old = {**saved["settings"]}
+        # A field of the config that is younger than the study has its default in the old
+        # one, another setting is not compared.
+        old = {**self._settings, **saved["settings"]}
         old["base"] = configs.to_dict(configs.from_dict(old["base"]))
         changed = sorted(find_differences(old, self._settings))
         if changed:
