@@ -93,3 +93,14 @@ def test_empty_and_inverted_boxes_have_finite_ious_and_gradients():
 def test_areas_by_hand():
     boxes = np.array([[0, 0, 3, 4], [1, 1, 1, 5], [2, 0, 0, 3]], "float32")
     np.testing.assert_array_equal(evaluate(box_ops.box_area, boxes), [12, 0, -6])
+
+
+def test_centerness_by_hand():
+    points = np.array([[20, 20], [10, 20], [10, 10], [35, 20], [0, 20]], "float32")
+    boxes = np.tile(np.array([[0, 0, 40, 40]], "float32"), (2, 5, 1))
+    # The last row of the second image lies on the border, the one before outside.
+    boxes[1, 3] = [0, 0, 30, 40]
+    found = evaluate(box_ops.centerness_of, points, boxes)
+    by_hand = [1, (10 / 30) ** 0.5, 10 / 30, (5 / 35) ** 0.5, 0]
+    np.testing.assert_allclose(found[0], by_hand, rtol=1e-6)
+    np.testing.assert_allclose(found[1], [*by_hand[:3], 0, 0], rtol=1e-6)

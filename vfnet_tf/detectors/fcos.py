@@ -11,7 +11,7 @@ from vfnet_tf.detectors.dense_detector import (
     sum_over_replicas,
 )
 from vfnet_tf.losses import FocalLoss, GIoULoss, VarifocalLoss
-from vfnet_tf.ops.boxes import boxes_to_distances
+from vfnet_tf.ops.boxes import centerness_of
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -114,26 +114,3 @@ class FCOS(DenseDetector):
             "point_offset": self.point_offset,
             "min_positives": self.min_positives,
         }
-
-
-def centerness_of(points, boxes):
-    """How central points lie in boxes (FCOS, Eq. 3).
-
-        sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b))
-
-    Args:
-        points: float32 `[P, 2]`, `(x, y)` pixels.
-        boxes: float32 `[B, P, 4]` pixels.
-
-    Returns:
-        float32 `[B, P]` in [0, 1], 0 for points outside.
-    """
-    left, top, right, bottom = (
-        boxes_to_distances(points, boxes)[..., side] for side in range(4)
-    )
-    ratios = [
-        ops.maximum(ops.minimum(one, other), 0.0)
-        / ops.maximum(ops.maximum(one, other), 1e-6)
-        for one, other in ((left, right), (top, bottom))
-    ]
-    return ops.sqrt(ratios[0] * ratios[1])

@@ -63,6 +63,29 @@ def boxes_to_distances(points, boxes):
     )
 
 
+def centerness_of(points, boxes):
+    """How central points lie in boxes (FCOS, Eq. 3).
+
+        sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b))
+
+    Args:
+        points: float32 `[..., 2]`, `(x, y)` pixels.
+        boxes: float32 `[..., 4]` pixels.
+
+    Returns:
+        float32 `[...]` in [0, 1], 0 for points outside.
+    """
+    left, top, right, bottom = (
+        boxes_to_distances(points, boxes)[..., side] for side in range(4)
+    )
+    ratios = [
+        ops.maximum(ops.minimum(one, other), 0.0)
+        / ops.maximum(ops.maximum(one, other), 1e-6)
+        for one, other in ((left, right), (top, bottom))
+    ]
+    return ops.sqrt(ratios[0] * ratios[1])
+
+
 def square_anchors(points, strides, anchor_scale):
     """Squares of `anchor_scale * stride` pixels about points.
 
