@@ -30,7 +30,7 @@ def command(monkeypatch):
 def test_help_names_every_command(capsys):
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for name in ("train", "evaluate", "predict", "export", "convert"):
+    for name in ("train", "evaluate", "oracle", "predict", "export", "convert"):
         assert f"\n  {name} " in text
 
 
@@ -39,7 +39,7 @@ def test_no_command_and_an_unknown_one_are_mistakes(capsys):
     assert cli.main(["trian"]) == 2
     error = capsys.readouterr().err
     assert error == (
-        "error: the command must be one of train, study, evaluate, predict, "
+        "error: the command must be one of train, study, evaluate, oracle, predict, "
         "export, convert, benchmark. Received: trian\n"
     )
 

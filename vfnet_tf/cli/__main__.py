@@ -18,6 +18,7 @@ COMMANDS = {
         "vfnet_tf.cli.evaluate",
         "COCO metrics of a detector or of results",
     ),
+    "oracle": ("vfnet_tf.cli.oracle", "what limits a detector: Table 1 of the paper"),
     "predict": ("vfnet_tf.cli.predict", "detect objects in files, folders and URLs"),
     "export": ("vfnet_tf.cli.export", "write a SavedModel: image bytes to detections"),
     "convert": ("vfnet_tf.cli.convert", "official PyTorch checkpoints in, and out"),

@@ -61,13 +61,7 @@ def run(options):
             "Give either --checkpoint or --results. Received: --checkpoint "
             f"{options.checkpoint}, --results {options.results}"
         )
-    if options.limit is not None and options.limit < 1:
-        raise ValueError(f"--limit must be >= 1. Received: --limit {options.limit}")
-    if options.data is not None and not options.data.exists():
-        raise ValueError(
-            "--data must be an existing folder or json file. "
-            f"Received: --data {options.data}"
-        )
+    check_data(options)
     if (options.tta or options.tta_sizes) and (
         options.results or options.batch_size != 1 or options.max_canvas_shapes
     ):
@@ -82,6 +76,17 @@ def run(options):
     else:
         _evaluate_checkpoint(options)
     return 0
+
+
+def check_data(options):
+    """Refuses a `limit` below 1 and `data` that is not there, before anything is loaded."""
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit must be >= 1. Received: --limit {options.limit}")
+    if options.data is not None and not options.data.exists():
+        raise ValueError(
+            "--data must be an existing folder or json file. "
+            f"Received: --data {options.data}"
+        )
 
 
 def _evaluate_results(options):
@@ -111,13 +116,7 @@ def _evaluate_checkpoint(options):
 
     detector, config, weights = load_checkpoint(options.checkpoint, options.config)
     print(f"checkpoint {weights}")
-    dataset = read_dataset(options, config.class_names or None)
-    print(f"data       {dataset.summary()}", flush=True)
-    if dataset.num_classes != detector.num_classes:
-        raise ValueError(
-            f"The data must have the {detector.num_classes} classes of the detector. "
-            f"Received: {dataset.num_classes} classes in {dataset.annotation_file}"
-        )
+    dataset = read_dataset_for(detector, config, options)
     sizes = tta_sizes(options, config)
     out = options.out
     if out is None:
@@ -184,6 +183,22 @@ def read_dataset(options, class_names=None):
     return dataset
 
 
+def read_dataset_for(detector, config, options):
+    """`read_dataset` with the classes of a detector, and a line that says what it is.
+
+    Raises:
+        ValueError: if the data has another number of classes.
+    """
+    dataset = read_dataset(options, config.class_names or None)
+    print(f"data       {dataset.summary()}", flush=True)
+    if dataset.num_classes != detector.num_classes:
+        raise ValueError(
+            f"The data must have the {detector.num_classes} classes of the detector. "
+            f"Received: {dataset.num_classes} classes in {dataset.annotation_file}"
+        )
+    return dataset
+
+
 def _find_split(directory, split):
     from vfnet_tf.data.coco import find_coco_splits
 
@@ -211,10 +226,27 @@ def detect_dataset(
             that it has in `Predictor`.
     """
     from vfnet_tf.cli.progress import Progress
+
+    batches = read_batches(dataset, config, batch_size, max_canvas_shapes)
+    progress = Progress(len(dataset))
+    # numpy, since a detector may run on another backend than the pipeline.
+    for batch in batches.as_numpy_iterator():
+        found = detector.detect(batch["images"], batch["image_size"], batch["scale"])
+        evaluator.update(batch["image_id"], _as_numpy(found))
+        progress.add(len(batch["image_id"]))
+    progress.close()
+
+
+def read_batches(dataset, config, batch_size=1, max_canvas_shapes=None):
+    """Each image of a dataset once, as network inputs; arguments as `detect_dataset`'s.
+
+    Returns:
+        `tf.data.Dataset` of batch dicts, see `build_pipeline`.
+    """
     from vfnet_tf.data.pipeline import build_pipeline
 
     data = config.data
-    batches = build_pipeline(
+    return build_pipeline(
         dataset,
         batch_size=batch_size,
         image_size=data.image_size,
@@ -225,13 +257,6 @@ def detect_dataset(
         training=False,
         pad_last_batch=False,
     )
-    progress = Progress(len(dataset))
-    # numpy, since a detector may run on another backend than the pipeline.
-    for batch in batches.as_numpy_iterator():
-        found = detector.detect(batch["images"], batch["image_size"], batch["scale"])
-        evaluator.update(batch["image_id"], _as_numpy(found))
-        progress.add(len(batch["image_id"]))
-    progress.close()
 
 
 def tta_sizes(options, config):

@@ -1,0 +1,151 @@
+"""`vfnet oracle`: what limits a detector, Table 1 of the paper for any checkpoint."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class OracleOptions:
+    """Replace predictions by the truth, one kind at a time, and measure the AP again.
+
+    Before NMS the centerness, the boxes or the class scores of the foreground points, those
+    that would learn an object in training, become what they should be: the oracle study of
+    the paper (Sec. 3, Table 1). The table is Markdown. Detectors without centerness have
+    four columns of the ten; VFNet's score is the IACS. Without --data it measures on the
+    generated images that training without --data uses.
+    """
+
+    checkpoint: pathlib.Path
+    """run directory (its best weights), .weights.h5, or .pth of the official code"""
+    data: pathlib.Path | None = None
+    """folder with annotations/instances_SPLIT*.json and images, or such a json file"""
+    split: Literal["train", "val", "test"] = "val"
+    """which annotation file of the folder"""
+    images: pathlib.Path | None = None
+    """folder of the images, where it is not found beside the annotations"""
+    out: pathlib.Path | None = None
+    """json file for the numbers, the 12 COCO metrics and the AP of each class by column"""
+    config: str | None = None
+    """name or file of a config, for weights without a config.json beside"""
+    batch_size: int = 1
+    """images at a time; more pays on GPUs"""
+    max_canvas_shapes: int | None = None
+    """pad to at most so many shapes, which fills batches better; by default each image to
+    its own multiple of 32, as vfnet evaluate does"""
+    limit: int | None = None
+    """measure on the first so many images only"""
+    skip_bad_images: bool = False
+    """go on without unreadable images, and list them, instead of stopping"""
+    backend: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"
+    """of the metrics; the second is quicker on thousands of images and needs the extra
+    fast-eval"""
+    debug: bool = False
+    """show the stack trace of an error"""
+
+
+def run(options):
+    """Measures as `options` say; returns the exit status."""
+    from vfnet_tf.cli.evaluate import check_data
+
+    check_data(options)
+    if options.out is not None and options.out.suffix != ".json":
+        raise ValueError(f"--out must be a .json file. Received: --out {options.out}")
+
+    from vfnet_tf.cli.checkpoint import load_checkpoint
+    from vfnet_tf.cli.evaluate import read_dataset_for
+    from vfnet_tf.evaluation.oracle import ORACLES, format_oracle_table
+
+    detector, config, weights = load_checkpoint(options.checkpoint, options.config)
+    print(f"checkpoint {weights}")
+    dataset = read_dataset_for(detector, config, options)
+    columns, metrics = measure_dataset(
+        detector,
+        dataset,
+        config,
+        batch_size=options.batch_size,
+        max_canvas_shapes=options.max_canvas_shapes,
+        backend=options.backend,
+    )
+    if options.out is not None:
+        write_numbers(options.out, config, weights, dataset, columns, metrics)
+        print(f"numbers    {options.out}")
+    table = format_oracle_table(columns, metrics, config.name, is_of_paper(config))
+    print(f"\n{table}\n\nOf foreground points is replaced, before NMS:")
+    for name, text in ORACLES.items():
+        if any(column.oracle == name for column in columns):
+            print(f"  {name:<10}  {text}")
+    return 0
+
+
+def is_of_paper(config):
+    """Whether a config's detector is that of Table 1, FCOS with ATSS."""
+    return (config.model.detector, config.model.assigner) == ("fcos", "atss")
+
+
+def measure_dataset(
+    detector,
+    dataset,
+    config,
+    *,
+    batch_size=1,
+    max_canvas_shapes=None,
+    backend="pycocotools",
+):
+    """The oracle study of a detector over all images of a dataset, with progress.
+
+    Args:
+        detector, dataset, config, batch_size, max_canvas_shapes: as of
+            `cli.evaluate.detect_dataset`.
+        backend: as of `CocoEvaluator`.
+
+    Returns:
+        Tuple of `OracleColumn`, and for each the dict of `CocoEvaluator.evaluate`.
+    """
+    from vfnet_tf.cli.evaluate import read_batches
+    from vfnet_tf.cli.progress import Progress
+    from vfnet_tf.evaluation.coco import CocoEvaluator
+    from vfnet_tf.evaluation.oracle import OracleStudy
+
+    study = OracleStudy(detector, CocoEvaluator(dataset, backend=backend))
+    batches = read_batches(dataset, config, batch_size, max_canvas_shapes)
+    progress = Progress(len(dataset))
+    for batch in batches.as_numpy_iterator():
+        study.update(batch)
+        progress.add(len(batch["image_id"]))
+    progress.close()
+    return study.columns, study.evaluate()
+
+
+def write_numbers(path, config, weights, dataset, columns, metrics):
+    """Writes all columns as json, AP in [0, 1], null where there was nothing to measure."""
+    numbers = {
+        "config": config.name,
+        "weights": str(weights),
+        "annotations": str(dataset.annotation_file),
+        "num_images": len(dataset),
+        "columns": [
+            {
+                "oracle": column.oracle,
+                "with_centerness": column.with_centerness,
+                **_without_nan(values),
+            }
+            for column, values in zip(columns, metrics, strict=True)
+        ],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+
+
+def _without_nan(values):
+    if isinstance(values, dict):
+        return {name: _without_nan(value) for name, value in values.items()}
+    return None if values != values else values
+
+
+def main(arguments=None):
+    """Entry point of `scripts/oracle.py` and `vfnet oracle`."""
+    import tyro
+
+    return run(tyro.cli(OracleOptions, args=arguments))
