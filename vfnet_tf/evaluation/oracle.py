@@ -128,9 +128,13 @@ class OracleStudy:
         self.columns = columns_of(detector)
         self._detector = detector
         self._evaluators = [copy.copy(evaluator) for _ in self.columns]
-        for own in self._evaluators:
-            own.reset()
-        self._graph = None
+        self._graphs = {}  # by the name of the method that they were traced from
+        self.reset()
+
+    def reset(self):
+        """Forgets all detections, keeps the ground truth and the graphs."""
+        for evaluator in self._evaluators:
+            evaluator.reset()
 
     def detect(self, batch):
         """Detections of each column.
@@ -142,49 +146,76 @@ class OracleStudy:
         Returns:
             list of the dicts that `DenseDetector.detect` returns, one for each column.
         """
-        names = ("images", "boxes", "labels", "image_size", "scale")
-        dtypes = {"labels": "int32"}
-        arguments = [
-            ops.convert_to_tensor(batch[name], dtype=dtypes.get(name, "float32"))
-            for name in names
-        ]
-        if keras.backend.backend() != "tensorflow":
-            return self._detect(*arguments)
-        if self._graph is None:
-            import tensorflow as tf
-
-            # One graph for batches and images of all sizes.
-            self._graph = tf.function(
-                self._detect,
-                input_signature=[
-                    tf.TensorSpec((None, None, None, 3), tf.float32),
-                    tf.TensorSpec((None, None, 4), tf.float32),
-                    tf.TensorSpec((None, None), tf.int32),
-                    tf.TensorSpec((None, 2), tf.float32),
-                    tf.TensorSpec((None, 2), tf.float32),
-                ],
+        tensors = {
+            name: ops.convert_to_tensor(
+                batch[name], dtype="int32" if name == "labels" else "float32"
             )
-        return self._graph(*arguments)
+            for name in ("images", "boxes", "labels", "image_size", "scale")
+        }
+        sizes = tensors["image_size"], tensors.pop("scale")
+        canvas_size = ops.convert_to_tensor(batch["images"].shape[1:3], dtype="int32")
+        # Two graphs, as the second is the same for all columns: traced ten times it
+        # would take half a minute.
+        return [
+            self._in_graph(self._finish, canvas_size, *sizes, *predictions)
+            for predictions in self._in_graph(self._predict, *tensors.values())
+        ]
 
-    def _detect(self, images, boxes, labels, image_size, scale):
+    def _predict(self, images, boxes, labels, image_size):
+        """Boxes, scores and factors (none without centerness) of each column."""
         detector = self._detector
         outputs = detector(images, training=False)
         targets = {"boxes": boxes, "labels": labels, "image_size": image_size}
         assignment = detector.assign(outputs, targets)
         predictions = detector.ranking(outputs)
-        found = []
+        columns = []
         for column in self.columns:
             boxes, scores, factors = replace_foreground(
                 column.oracle, *predictions, outputs["points"], assignment
             )
-            if factors is not None and not column.with_centerness:
+            if factors is None:
+                columns.append((boxes, scores))
+                continue
+            if not column.with_centerness:
                 # Not None: the score threshold comes with the factors (fact S25).
                 factors = ops.ones_like(factors)
-            candidates = detector.candidates(
-                boxes, scores, factors, ops.shape(images)[1:3], image_size, scale
-            )
-            found.append(detector.suppress_candidates(*candidates))
-        return found
+            columns.append((boxes, scores, factors))
+        return columns
+
+    def _finish(self, canvas_size, image_size, scale, boxes, scores, factors=None):
+        detector = self._detector
+        candidates = detector.candidates(
+            boxes,
+            scores,
+            factors,
+            (canvas_size[0], canvas_size[1]),
+            image_size,
+            scale,
+        )
+        return detector.suppress_candidates(*candidates)
+
+    def _in_graph(self, method, *arguments):
+        """`method(*arguments)`, on TensorFlow in one graph for all sizes."""
+        if keras.backend.backend() != "tensorflow":
+            return method(*arguments)
+        import tensorflow as tf
+
+        name = method.__name__
+        if name not in self._graphs:
+            # Channels, sides and classes are known.
+            shapes = [
+                [
+                    *[None] * (len(x.shape) - 1),
+                    x.shape[-1] if len(x.shape) > 2 else None,
+                ]
+                for x in arguments
+            ]
+            signature = [
+                tf.TensorSpec(shape, x.dtype)
+                for shape, x in zip(shapes, arguments, strict=True)
+            ]
+            self._graphs[name] = tf.function(method, signature)
+        return self._graphs[name](*arguments)
 
     def update(self, batch):
         """Adds a batch with its `"image_id"` `[B]`; rows of -1 are skipped."""
