@@ -162,6 +162,8 @@ def test_its_config_is_complete():
             "distance_units": (32.0, 64.0),
             "star_gradient": 0.5,
             "prior_probability": 0.1,
+            "star": False,
+            "refine": False,
         },
         base={"name": "other", "dtype": "mixed_bfloat16"},
     )

@@ -96,6 +96,8 @@ def test_its_config_is_complete():
             "in_levels": ("C4", "C5"),
             "out_levels": ("P4", "P5", "P6"),
             "relu_before_extra": False,
+            "extra_from": "input",
+            "norm": "group_norm",
         },
         base={"name": "other", "dtype": "mixed_bfloat16"},
     )
