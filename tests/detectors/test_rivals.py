@@ -77,60 +77,48 @@ def state_of(stem):
     return json.loads(gzip.decompress(packed))
 
 
-@pytest.fixture(scope="module")
-def rival():
-    """Builds the detector of a stem with the golden weights; the last one is kept."""
-    kept = {}
+def marked():
+    """Every stem, with the mark of those that run on the other backends, too."""
+    marks = {stem: [pytest.mark.backend] for stem in PORTABLE}
+    return [pytest.param(stem, marks=marks.get(stem, []), id=stem) for stem in PARTS]
 
-    def build(stem):
-        if stem not in kept:
-            kept.clear()
-            weights = make_weights.generate(state_of(stem))
-            kept[stem] = load_pytorch_checkpoint(build_detector(stem), weights)
-        return kept[stem]
 
-    return build
+# Of the module, so that pytest runs all tests of a detector before the next is built.
+@pytest.fixture(scope="module", params=marked())
+def stem(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def outputs(rival):
-    """Dense predictions of the golden batches; those of the last stem are kept."""
-    kept = {}
+def rival(stem):
+    """The detector with the golden weights."""
+    weights = make_weights.generate(state_of(stem))
+    return load_pytorch_checkpoint(build_detector(stem), weights)
 
-    def predict(stem):
-        if stem not in kept:
-            kept.clear()
-            stored, detector = read(f"{stem}_training"), rival(stem)
-            images = np.concatenate([images_of(stored, key) for key in "ABCD"])
-            found = contracts.evaluate(lambda x: detector(x, training=True), images)
-            priors = {
-                k: found.pop(k) for k in ("points", "strides", "anchors") if k in found
-            }
-            kept[stem] = {
-                key: {**{n: v[2 * i : 2 * i + 2] for n, v in found.items()}, **priors}
-                for i, key in enumerate("ABCD")
-            }
-        return kept[stem]
 
-    return predict
+@pytest.fixture(scope="module")
+def training(stem):
+    return read(f"{stem}_training")
+
+
+@pytest.fixture(scope="module")
+def outputs(rival, training):
+    """Dense predictions of the golden batches."""
+    images = np.concatenate([images_of(training, key) for key in "ABCD"])
+    found = contracts.evaluate(lambda x: rival(x, training=True), images)
+    priors = {k: found.pop(k) for k in ("points", "strides", "anchors") if k in found}
+    return {
+        key: {**{n: v[2 * i : 2 * i + 2] for n, v in found.items()}, **priors}
+        for i, key in enumerate("ABCD")
+    }
 
 
 def tensors(tree):
     return keras.tree.map_structure(keras.ops.convert_to_tensor, tree)
 
 
-def stems():
-    return [
-        pytest.param(
-            stem, id=stem, marks=[pytest.mark.backend] if stem in PORTABLE else []
-        )
-        for stem in PARTS
-    ]
-
-
-@pytest.mark.parametrize("stem", stems())
 def test_every_tensor_and_every_map_is_the_official_one(rival, stem):
-    detector, stored = rival(stem), read(stem)
+    detector, stored = rival, read(stem)
     variables = official_variables(detector)
     shapes = {
         name: shape for name, shape, _ in state_of(stem) if not is_ignorable(name)
@@ -170,10 +158,9 @@ def recorded_maps(stored, name):
 
 
 @pytest.mark.parametrize("key", "ABCD")
-@pytest.mark.parametrize("stem", stems())
-def test_targets_are_exactly_the_official_ones(rival, outputs, stem, key):
-    detector, stored = rival(stem), read(f"{stem}_training")
-    found, targets = tensors(outputs(stem)[key]), tensors(targets_of(stored, key))
+def test_targets_are_exactly_the_official_ones(rival, outputs, training, stem, key):
+    detector, stored = rival, training
+    found, targets = tensors(outputs[key]), tensors(targets_of(stored, key))
     stages = {"": detector.assign(found, targets)}
     if stem == REPPOINTS:
         stages["refine/"] = stages.pop("")
@@ -205,10 +192,9 @@ def test_targets_are_exactly_the_official_ones(rival, outputs, stem, key):
 
 
 @pytest.mark.parametrize("key", "ABCD")
-@pytest.mark.parametrize("stem", stems())
-def test_losses_are_the_official_ones(rival, outputs, stem, key):
-    detector, stored = rival(stem), read(f"{stem}_training")
-    found, targets = tensors(outputs(stem)[key]), tensors(targets_of(stored, key))
+def test_losses_are_the_official_ones(rival, outputs, training, stem, key):
+    detector, stored = rival, training
+    found, targets = tensors(outputs[key]), tensors(targets_of(stored, key))
     own = detector.class_loss
     try:
         for name, detector.class_loss in class_losses(stem).items():
@@ -224,56 +210,41 @@ def test_losses_are_the_official_ones(rival, outputs, stem, key):
         detector.class_loss = own
 
 
-@pytest.fixture(scope="module")
-def gradients(rival):
-    """Gradients by batch and class loss, in torch's layout; of the last stem alone."""
+def gradients_of(detector, stored, stem, key):
+    """Gradients by class loss and official name, of those that are recorded."""
     import tensorflow as tf
 
-    kept = {}
-
-    def differentiate(stem, key):
-        if (stem, key) in kept:
-            return kept[stem, key]
-        kept.clear()
-        detector, stored = rival(stem), read(f"{stem}_training")
-        trained = {id(variable) for variable in detector.trainable_variables}
-        names = {
-            name: variable
-            for name, variable in official_variables(detector).items()
-            if id(variable) in trained
-        }
-        sources = [variable.value for variable in names.values()]
-        own = detector.class_loss
-        with tf.GradientTape(persistent=True) as tape:
-            outputs = detector(images_of(stored, key), training=True)
-            totals = {}
-            try:
-                for name, detector.class_loss in class_losses(stem).items():
+    trained = {id(variable) for variable in detector.trainable_variables}
+    names = {
+        name: variable
+        for name, variable in official_variables(detector).items()
+        if id(variable) in trained
+    }
+    sources = [variable.value for variable in names.values()]
+    own, totals, found = detector.class_loss, {}, {}
+    with tf.GradientTape(persistent=True) as tape:
+        outputs = detector(images_of(stored, key), training=True)
+        try:
+            for name, detector.class_loss in class_losses(stem).items():
+                if f"{key}/{name}/grad_norm" in stored:
                     losses = detector.compute_losses(outputs, targets_of(stored, key))
                     totals[name] = sum(losses.values())
-            finally:
-                detector.class_loss = own
-        found = {}
-        for name, total in totals.items():
-            if f"{key}/{name}/grad_norm" not in stored:
-                continue
-            flat = tape.gradient(total, sources, unconnected_gradients="zero")
-            found[name] = {
-                n: contracts.to_numpy(g).astype("float64")
-                for n, g in zip(names, flat, strict=True)
-            }
-        kept[stem, key] = found
-        return found
-
-    return differentiate
+        finally:
+            detector.class_loss = own
+    for name, total in totals.items():
+        flat = tape.gradient(total, sources, unconnected_gradients="zero")
+        found[name] = {
+            n: contracts.to_numpy(g).astype("float64")
+            for n, g in zip(names, flat, strict=True)
+        }
+    return found
 
 
 @needs_tensorflow
 @pytest.mark.parametrize("key", "ABCD")
-@pytest.mark.parametrize("stem", list(PARTS))
-def test_gradients_are_the_official_ones(gradients, stem, key):
-    stored = read(f"{stem}_training")
-    found = gradients(stem, key)
+def test_gradients_are_the_official_ones(rival, training, stem, key):
+    stored = training
+    found = gradients_of(rival, stored, stem, key)
     assert "vfl" in found
     for loss, by_name in found.items():
         names = stored[f"{key}/{loss}/grad_names"].tolist()
