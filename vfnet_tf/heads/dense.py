@@ -1,15 +1,14 @@
-import math
-
 import keras
 from keras import ops
 
 from vfnet_tf.heads.conv_tower import ConvTower
-from vfnet_tf.layers import ConvNormAct, Scale
+from vfnet_tf.heads.level_head import LevelHead
+from vfnet_tf.layers import Scale
 from vfnet_tf.priors import STRIDES
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class DenseHead(keras.layers.Layer):
+class DenseHead(LevelHead):
     """The head of FCOS, ATSS, RetinaNet and FoveaBox: two towers and their predictors.
 
     They differ in what the four numbers of a box mean, which is the detector's matter,
@@ -47,54 +46,27 @@ class DenseHead(keras.layers.Layer):
         prior_probability=0.01,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        if num_classes < 1:
-            raise ValueError(
-                f"`num_classes` must be at least 1. Received: num_classes={num_classes}"
-            )
+        super().__init__(num_classes, levels, strides, prior_probability, **kwargs)
         if centerness not in (None, "box", "class"):
             raise ValueError(
                 "`centerness` must be 'box', 'class' or None. "
                 f"Received: centerness={centerness!r}"
             )
-        if len(levels) != len(strides):
-            raise ValueError(
-                "`levels` and `strides` must be of one length. "
-                f"Received: levels={levels}, strides={strides}"
-            )
-        self.num_classes = num_classes
         self.filters = filters
         self.num_convs = num_convs
         self.norm = norm
         self.anchors_per_cell = anchors_per_cell
         self.centerness = centerness
         self.level_scales = level_scales
-        self.levels = tuple(levels)
-        self.strides = tuple(strides)
-        self.prior_probability = prior_probability
         policy = {"dtype": self.dtype_policy}
         tower = {"num_convs": num_convs, "filters": filters, "norm": norm, **policy}
         self.class_tower = ConvTower(name="class_tower", **tower)
         self.box_tower = ConvTower(name="box_tower", **tower)
 
-        def predictor(channels, name, bias=0.0):
-            return ConvNormAct(
-                channels,
-                3,
-                # One for each layer: an initialiser repeats its values.
-                kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-                bias_initializer=keras.initializers.Constant(bias),
-                name=name,
-                **policy,
-            )
-
-        prior_logit = math.log(prior_probability / (1 - prior_probability))
-        self.class_predictor = predictor(
-            anchors_per_cell * num_classes, "class_predictor", prior_logit
-        )
-        self.box_predictor = predictor(anchors_per_cell * 4, "box_predictor")
+        self.class_predictor = self._class_predictor(anchors_per_cell * num_classes)
+        self.box_predictor = self._conv(anchors_per_cell * 4, "box_predictor")
         if centerness is not None:
-            self.centerness_predictor = predictor(
+            self.centerness_predictor = self._conv(
                 anchors_per_cell, "centerness_predictor"
             )
         self.scales = [
@@ -115,50 +87,34 @@ class DenseHead(keras.layers.Layer):
         for scale in self.scales:
             scale.build(())
 
-    def call(self, inputs):
-        results = {name: {} for name in self._channels()}
-        for index, level in enumerate(self.levels):
-            features = {
-                "class": self.class_tower(inputs[level]),
-                "box": self.box_tower(inputs[level]),
-            }
-            logits = self.class_predictor(features["class"])
-            results["class_logits"][level] = ops.cast(logits, "float32")
-            boxes = ops.cast(self.box_predictor(features["box"]), "float32")
-            if self.level_scales:
-                boxes = self.scales[index](boxes)
-            results["box_predictions"][level] = boxes
-            if self.centerness is not None:
-                logits = self.centerness_predictor(features[self.centerness])
-                results["centerness_logits"][level] = ops.cast(logits, "float32")
-        return results
+    def predict_level(self, features, index):
+        towers = {"class": self.class_tower(features), "box": self.box_tower(features)}
+        predictions = {
+            "class_logits": self.class_predictor(towers["class"]),
+            "box_predictions": self.box_predictor(towers["box"]),
+        }
+        if self.centerness is not None:
+            logits = self.centerness_predictor(towers[self.centerness])
+            predictions["centerness_logits"] = logits
+        predictions = {n: ops.cast(p, "float32") for n, p in predictions.items()}
+        if self.level_scales:
+            boxes = self.scales[index](predictions["box_predictions"])
+            predictions["box_predictions"] = boxes
+        return predictions
 
-    def _channels(self):
+    def channels(self):
         per_anchor = {"class_logits": self.num_classes, "box_predictions": 4}
         if self.centerness is not None:
             per_anchor["centerness_logits"] = 1
         return {name: self.anchors_per_cell * n for name, n in per_anchor.items()}
 
-    def compute_output_spec(self, inputs, **kwargs):
-        return {
-            name: {
-                level: keras.KerasTensor((*inputs[level].shape[:-1], size), "float32")
-                for level in self.levels
-            }
-            for name, size in self._channels().items()
-        }
-
     def get_config(self):
         return {
             **super().get_config(),
-            "num_classes": self.num_classes,
             "filters": self.filters,
             "num_convs": self.num_convs,
             "norm": self.norm,
             "anchors_per_cell": self.anchors_per_cell,
             "centerness": self.centerness,
             "level_scales": self.level_scales,
-            "levels": self.levels,
-            "strides": self.strides,
-            "prior_probability": self.prior_probability,
         }

@@ -1,17 +1,15 @@
-import math
-
 import keras
 from keras import ops
 
 from vfnet_tf.heads.conv_tower import ConvTower
-from vfnet_tf.layers import ConvNormAct
+from vfnet_tf.heads.level_head import LevelHead
 from vfnet_tf.ops.boxes import points_to_moment_boxes
 from vfnet_tf.ops.deform_conv import deform_conv
 from vfnet_tf.priors import STRIDES
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class RepPointsHead(keras.layers.Layer):
+class RepPointsHead(LevelHead):
     """The head of RepPoints (Yang et al., ICCV 2019, Sec. 3.3), with moment boxes.
 
     Two towers, shared by all levels. The localization branch predicts nine points about
@@ -49,45 +47,19 @@ class RepPointsHead(keras.layers.Layer):
         prior_probability=0.01,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        if num_classes < 1:
-            raise ValueError(
-                f"`num_classes` must be at least 1. Received: num_classes={num_classes}"
-            )
-        if len(levels) != len(strides):
-            raise ValueError(
-                "`levels` and `strides` must be of one length. "
-                f"Received: levels={levels}, strides={strides}"
-            )
-        self.num_classes = num_classes
+        super().__init__(num_classes, levels, strides, prior_probability, **kwargs)
         self.filters = filters
         self.num_convs = num_convs
         self.point_gradient = point_gradient
         self.moment_gradient = moment_gradient
-        self.levels = tuple(levels)
-        self.strides = tuple(strides)
-        self.prior_probability = prior_probability
         policy = {"dtype": self.dtype_policy}
         self.class_tower = ConvTower(num_convs, filters, name="class_tower", **policy)
         self.box_tower = ConvTower(num_convs, filters, name="box_tower", **policy)
 
-        def conv(channels, kernel_size, name, bias=0.0, **settings):
-            return ConvNormAct(
-                channels,
-                kernel_size,
-                # One for each layer: an initialiser repeats its values.
-                kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-                bias_initializer=keras.initializers.Constant(bias),
-                name=name,
-                **settings,
-                **policy,
-            )
-
-        prior_logit = math.log(prior_probability / (1 - prior_probability))
-        self.class_predictor = conv(num_classes, 1, "class_predictor", prior_logit)
-        self.point_conv = conv(filters, 3, "point_conv", activation="relu")
-        self.point_predictor = conv(18, 1, "point_predictor")
-        self.refine_predictor = conv(18, 1, "refine_predictor")
+        self.class_predictor = self._class_predictor(num_classes, 1)
+        self.point_conv = self._conv(filters, "point_conv", activation="relu")
+        self.point_predictor = self._conv(18, "point_predictor", 1)
+        self.refine_predictor = self._conv(18, "refine_predictor", 1)
 
     def build(self, input_shapes):
         input_shape = input_shapes[self.levels[0]]
@@ -115,14 +87,7 @@ class RepPointsHead(keras.layers.Layer):
         ):
             predictor.build(last_shape)
 
-    def call(self, inputs):
-        results = {name: {} for name in self._channels()}
-        for level in self.levels:
-            for name, value in self._predict(inputs[level]).items():
-                results[name][level] = value
-        return results
-
-    def _predict(self, features):
+    def predict_level(self, features, index):
         class_features = self.class_tower(features)
         box_features = self.box_tower(features)
         shifts = self.point_predictor(self.point_conv(box_features))
@@ -153,7 +118,7 @@ class RepPointsHead(keras.layers.Layer):
         transfer = (1 - share) * ops.stop_gradient(transfer) + share * transfer
         return points_to_moment_boxes(shifts, ops.exp(transfer))
 
-    def _channels(self):
+    def channels(self):
         return {
             "class_logits": self.num_classes,
             "point_shifts": 18,
@@ -162,26 +127,13 @@ class RepPointsHead(keras.layers.Layer):
             "refined_box_shifts": 4,
         }
 
-    def compute_output_spec(self, inputs, **kwargs):
-        return {
-            name: {
-                level: keras.KerasTensor((*inputs[level].shape[:-1], size), "float32")
-                for level in self.levels
-            }
-            for name, size in self._channels().items()
-        }
-
     def get_config(self):
         return {
             **super().get_config(),
-            "num_classes": self.num_classes,
             "filters": self.filters,
             "num_convs": self.num_convs,
             "point_gradient": self.point_gradient,
             "moment_gradient": self.moment_gradient,
-            "levels": self.levels,
-            "strides": self.strides,
-            "prior_probability": self.prior_probability,
         }
 
 

@@ -1,15 +1,14 @@
-import math
-
 import keras
 from keras import ops
 
 from vfnet_tf.heads.conv_tower import ConvTower
-from vfnet_tf.layers import ConvNormAct, Scale, StarDeformableConv2D
+from vfnet_tf.heads.level_head import LevelHead
+from vfnet_tf.layers import Scale, StarDeformableConv2D
 from vfnet_tf.priors import STRIDES
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class VFNetHead(keras.layers.Layer):
+class VFNetHead(LevelHead):
     """The head of VarifocalNet (paper, Sec. 4.5 and Fig. 3).
 
     Two towers, shared by all levels. The localization branch predicts distances, then
@@ -53,68 +52,40 @@ class VFNetHead(keras.layers.Layer):
         refine=True,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        if num_classes < 1:
+        super().__init__(num_classes, levels, strides, prior_probability, **kwargs)
+        if len(distance_units) != len(levels):
             raise ValueError(
-                f"`num_classes` must be at least 1. Received: num_classes={num_classes}"
-            )
-        if not len(levels) == len(strides) == len(distance_units):
-            raise ValueError(
-                "`levels`, `strides` and `distance_units` must be of one length. "
-                f"Received: levels={levels}, strides={strides}, "
-                f"distance_units={distance_units}"
+                "`levels` and `distance_units` must be of one length. "
+                f"Received: levels={levels}, distance_units={distance_units}"
             )
         if refine and not star:
             raise ValueError(
                 "`refine` needs the star convolution. Received: star=False, refine=True"
             )
-        self.num_classes = num_classes
         self.filters = filters
         self.num_convs = num_convs
         self.deformable_towers = deformable_towers
-        self.levels = tuple(levels)
-        self.strides = tuple(strides)
         self.distance_units = tuple(distance_units)
         self.star_gradient = star_gradient
-        self.prior_probability = prior_probability
         self.star = star
         self.refine = refine
         policy = {"dtype": self.dtype_policy}
-
-        def normal():
-            # One for each layer: an initialiser repeats its values.
-            return keras.initializers.RandomNormal(stddev=0.01)
-
-        def conv(filters, name, **settings):
-            return ConvNormAct(
-                filters, 3, kernel_initializer=normal(), name=name, **settings, **policy
-            )
 
         tower = {"deformable_last": deformable_towers, **policy}
         self.class_tower = ConvTower(num_convs, filters, name="class_tower", **tower)
         self.box_tower = ConvTower(num_convs, filters, name="box_tower", **tower)
         # Feeds the initial distances only; the star reads the tower itself.
-        self.box_conv = conv(filters, "box_conv", norm="group_norm", activation="relu")
-        self.box_predictor = conv(4, "box_predictor")
+        normed = {"norm": "group_norm", "activation": "relu"}
+        self.box_conv = self._conv(filters, "box_conv", **normed)
+        self.box_predictor = self._conv(4, "box_predictor")
         if star:
-            self.class_star = StarDeformableConv2D(
-                filters, kernel_initializer=normal(), name="class_star", **policy
-            )
+            self.class_star = self._star("class_star")
         else:
-            self.class_conv = conv(
-                filters, "class_conv", norm="group_norm", activation="relu"
-            )
+            self.class_conv = self._conv(filters, "class_conv", **normed)
         if refine:
-            self.box_star = StarDeformableConv2D(
-                filters, kernel_initializer=normal(), name="box_star", **policy
-            )
-            self.refine_predictor = conv(4, "refine_predictor")
-        prior_logit = math.log(prior_probability / (1 - prior_probability))
-        self.class_predictor = conv(
-            num_classes,
-            "class_predictor",
-            bias_initializer=keras.initializers.Constant(prior_logit),
-        )
+            self.box_star = self._star("box_star")
+            self.refine_predictor = self._conv(4, "refine_predictor")
+        self.class_predictor = self._class_predictor(num_classes)
         self.scales = [
             Scale(name=f"scale_{level}", dtype="float32") for level in self.levels
         ]
@@ -123,6 +94,15 @@ class VFNetHead(keras.layers.Layer):
             for level in self.levels
             if refine
         ]
+
+    def _star(self, name):
+        return StarDeformableConv2D(
+            self.filters,
+            # One for each layer: an initialiser repeats its values.
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+            name=name,
+            dtype=self.dtype_policy,
+        )
 
     def build(self, input_shapes):
         input_shape = input_shapes[self.levels[0]]
@@ -140,14 +120,7 @@ class VFNetHead(keras.layers.Layer):
         for scale in self.scales + self.refine_scales:
             scale.build(())
 
-    def call(self, inputs):
-        results = {name: {} for name in self._channels()}
-        for index, level in enumerate(self.levels):
-            for name, value in self._predict(inputs[level], index).items():
-                results[name][level] = value
-        return results
-
-    def _predict(self, features, index):
+    def predict_level(self, features, index):
         class_features = self.class_tower(features)
         box_features = self.box_tower(features)
 
@@ -171,33 +144,20 @@ class VFNetHead(keras.layers.Layer):
         logits = self.class_predictor(class_features)
         return {"class_logits": ops.cast(logits, "float32"), **results}
 
-    def _channels(self):
+    def channels(self):
         channels = {"class_logits": self.num_classes, "distances": 4}
         if self.refine:
             channels["refined_distances"] = 4
         return channels
 
-    def compute_output_spec(self, inputs, **kwargs):
-        return {
-            name: {
-                level: keras.KerasTensor((*inputs[level].shape[:-1], size), "float32")
-                for level in self.levels
-            }
-            for name, size in self._channels().items()
-        }
-
     def get_config(self):
         return {
             **super().get_config(),
-            "num_classes": self.num_classes,
             "filters": self.filters,
             "num_convs": self.num_convs,
             "deformable_towers": self.deformable_towers,
-            "levels": self.levels,
-            "strides": self.strides,
             "distance_units": self.distance_units,
             "star_gradient": self.star_gradient,
-            "prior_probability": self.prior_probability,
             "star": self.star,
             "refine": self.refine,
         }

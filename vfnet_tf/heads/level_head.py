@@ -1,0 +1,92 @@
+import math
+
+import keras
+
+from vfnet_tf.layers import ConvNormAct
+
+
+class LevelHead(keras.layers.Layer):
+    """What all heads are: one prediction after another for the levels of a pyramid.
+
+    A subclass gives `channels` and `predict_level`.
+
+    Args:
+        num_classes: int, K.
+        levels: names of the input levels, fine to coarse.
+        strides: pixels per cell of each level.
+        prior_probability: score of every class before training.
+
+    Input: dict of `[B, H, W, C]`. Output, in training and in inference alike: dict of
+    dicts by level, all float32.
+    """
+
+    def __init__(self, num_classes, levels, strides, prior_probability, **kwargs):
+        super().__init__(**kwargs)
+        if num_classes < 1:
+            raise ValueError(
+                f"`num_classes` must be at least 1. Received: num_classes={num_classes}"
+            )
+        if len(levels) != len(strides):
+            raise ValueError(
+                "`levels` and `strides` must be of one length. "
+                f"Received: levels={levels}, strides={strides}"
+            )
+        self.num_classes = num_classes
+        self.levels = tuple(levels)
+        self.strides = tuple(strides)
+        self.prior_probability = prior_probability
+
+    def channels(self):
+        """Channels of each output, a dict by name."""
+        raise NotImplementedError
+
+    def predict_level(self, features, index):
+        """Outputs by name for one map `[B, H, W, C]`, that of level number `index`."""
+        raise NotImplementedError
+
+    def call(self, inputs):
+        results = {name: {} for name in self.channels()}
+        for index, level in enumerate(self.levels):
+            for name, value in self.predict_level(inputs[level], index).items():
+                results[name][level] = value
+        return results
+
+    def compute_output_spec(self, inputs, **kwargs):
+        return {
+            name: {
+                level: keras.KerasTensor((*inputs[level].shape[:-1], size), "float32")
+                for level in self.levels
+            }
+            for name, size in self.channels().items()
+        }
+
+    def _conv(self, filters, name, kernel_size=3, **settings):
+        """A convolution drawn from N(0, 0.01), with a bias unless it has a norm."""
+        return ConvNormAct(
+            filters,
+            kernel_size,
+            # One for each layer: an initialiser repeats its values.
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+            name=name,
+            dtype=self.dtype_policy,
+            **settings,
+        )
+
+    def _class_predictor(self, filters, kernel_size=3):
+        """A `_conv` whose scores are `prior_probability` before training."""
+        odds = self.prior_probability / (1 - self.prior_probability)
+        return self._conv(
+            filters,
+            "class_predictor",
+            kernel_size,
+            bias_initializer=keras.initializers.Constant(math.log(odds)),
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "levels": self.levels,
+            "strides": self.strides,
+            "prior_probability": self.prior_probability,
+        }
