@@ -13,6 +13,23 @@ MEASUREMENTS = ("forward", "small", "train", "layers")
 #: Input of the table of all models: (height, width).
 MODEL_SIZE = (800, 1344)
 
+#: Fields of `ModelConfig` that decide what is computed in a forward pass.
+ARCHITECTURE = (
+    "detector",
+    "backbone",
+    "neck",
+    "neck_filters",
+    "head_filters",
+    "head_convs",
+    "deformable_towers",
+    "star",
+    "refine",
+)
+
+#: Of the share of assignment and losses: (height, width), rows of boxes per image and
+#: how many of them are boxes.
+LOSSES_SIZE, LOSSES_ROWS, LOSSES_BOXES = (512, 640), 100, 20
+
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkOptions:
@@ -25,10 +42,11 @@ class BenchmarkOptions:
 
     config: str = "vfnet_r50_fpn_1x_coco"
     """name or file of a config"""
-    only: tuple[Literal["forward", "small", "train", "layers", "model"], ...] = (
-        MEASUREMENTS
-    )
-    """what to measure; model is the config's line of --all"""
+    only: tuple[
+        Literal["forward", "small", "train", "layers", "losses", "model"], ...
+    ] = MEASUREMENTS
+    """what to measure; losses is the share of assignment and losses in a training step
+    of 2x512x640, model the config's line of --all"""
     all: bool = False
     """instead, a table of all published models: parameters, operations, forward time
     and memory at 1x800x1344"""
@@ -82,13 +100,15 @@ def _measure_in_fresh_process(name, options):
 
 
 def architectures():
-    """Names of the shipped COCO configs, one for each distinct model."""
+    """Names of the shipped COCO configs, one for each distinct architecture."""
     from vfnet_tf.config import list_configs, load_config
 
     by_model = {}
     for name in list_configs():
         if name.endswith("_coco"):
-            by_model.setdefault(load_config(name).model, name)
+            model = load_config(name).model
+            architecture = tuple(getattr(model, field) for field in ARCHITECTURE)
+            by_model.setdefault(architecture, name)
     return list(by_model.values())
 
 
@@ -138,6 +158,8 @@ def _measure(name, options):
     detector = builder.build_detector(options.config)
     if name == "train":
         return _training_step(timer, tf, detector)
+    if name == "losses":
+        return _share_of_losses(timer, tf, detector)
     if name == "model":
         return _model(timer, tf, detector, options.config)
     height, width = (800, 1344) if name == "forward" else (320, 320)
@@ -209,25 +231,64 @@ def _gflop(tf, detector):
 
 
 def _training_step(timer, tf, detector):
-    import numpy as np
-
     from vfnet_tf.training.optimizers import SGD
 
     detector.compile(optimizer=SGD(1e-5))
-    rng = np.random.default_rng(0)
-    corners = rng.uniform(0, 200, (2, 20, 2)).astype("float32")
-    sides = rng.uniform(8, 100, (2, 20, 2)).astype("float32")
-    boxes = np.concatenate([corners, corners + sides], axis=-1)
-    batch = {
-        "images": tf.random.normal((2, 256, 320, 3)),
-        "boxes": tf.constant(np.minimum(boxes, [320, 256, 320, 256]), tf.float32),
-        "labels": tf.constant(rng.integers(0, detector.num_classes, (2, 20)), tf.int32),
-        "image_size": tf.constant([[256.0, 320.0]] * 2),
-    }
+    batch = _training_batch(tf, detector, (256, 320), 20, 20)
     step = tf.function(detector.train_step)
     return [
         timer.row("training step 2x256x320", lambda: step((batch,))["loss"].numpy())
     ]
+
+
+def _training_batch(tf, detector, size, rows, boxes):
+    """Two random images; `boxes` of the `rows` of ground truth are no padding."""
+    import numpy as np
+
+    height, width = size
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 0.78 * height, (2, rows, 2)).astype("float32")
+    sides = rng.uniform(8, 0.4 * height, (2, rows, 2)).astype("float32")
+    corners = np.concatenate([corners, corners + sides], axis=-1)
+    labels = rng.integers(0, detector.num_classes, (2, rows))
+    labels[:, boxes:] = -1
+    corners[:, boxes:] = 0
+    return {
+        "images": tf.random.normal((2, height, width, 3)),
+        "boxes": tf.constant(np.minimum(corners, [width, height] * 2), tf.float32),
+        "labels": tf.constant(labels, tf.int32),
+        "image_size": tf.constant([[float(height), float(width)]] * 2),
+    }
+
+
+def _share_of_losses(timer, tf, detector):
+    """Assignment, losses and their gradients to the predictions, beside a whole step."""
+    from vfnet_tf.training.optimizers import SGD
+
+    detector.compile(optimizer=SGD(1e-5))
+    batch = _training_batch(tf, detector, LOSSES_SIZE, LOSSES_ROWS, LOSSES_BOXES)
+    outputs = detector(batch["images"], training=True)
+    priors = {
+        k: outputs.pop(k) for k in ("points", "strides", "anchors") if k in outputs
+    }
+
+    def losses(predictions):
+        with tf.GradientTape() as tape:
+            tape.watch(predictions)
+            parts = detector.compute_losses({**predictions, **priors}, batch)
+            total = sum(parts.values())
+        return total, tape.gradient(total, predictions, unconnected_gradients="zero")
+
+    compute, step = tf.function(losses), tf.function(detector.train_step)
+    size = "x".join(map(str, LOSSES_SIZE))
+    rows = [
+        timer.row(
+            f"assignment and losses 2x{size}", lambda: compute(outputs)[0].numpy()
+        ),
+        timer.row(f"training step 2x{size}", lambda: step((batch,))["loss"].numpy()),
+    ]
+    ratio = rows[0]["seconds"] / rows[1]["seconds"]
+    return [*rows, {"name": "  share of the training step", "ratio": ratio}]
 
 
 def _layers(timer, tf):
