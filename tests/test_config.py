@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import pathlib
 
 import pytest
 
@@ -162,3 +163,18 @@ def test_unknown_keys_of_a_file_are_refused():
 def test_configs_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().name = "other"
+
+
+@pytest.mark.parametrize(
+    ("stem", "classifier"),
+    [
+        ("vfnet_r50_fpn_1x_coco", "vfnet_cls"),
+        ("vfl_retinanet_r50_fpn_4x4_1x_coco", "retina_cls"),
+    ],
+)
+def test_biases_are_trained_as_in_the_official_config(stem, classifier):
+    path = pathlib.Path(__file__).parent / "golden" / "bias_multipliers.json"
+    biases = json.loads(path.read_text(encoding="utf-8"))[stem]["biases"]
+    training = load_config(stem).training
+    found = [training.bias_lr_multiplier, training.bias_decay_multiplier]
+    assert found == biases[f"bbox_head.{classifier}.bias"]
