@@ -107,7 +107,10 @@ def test_negatives_have_no_box_and_positives_their_own(name):
     assert found.boxes.dtype == "float32"
     for image in (0, 1):
         for index, label, box in zip(
-            found.gt_indices[image], found.labels[image], found.boxes[image], strict=True
+            found.gt_indices[image],
+            found.labels[image],
+            found.boxes[image],
+            strict=True,
         ):
             if index < 0:
                 assert label == -1 and not box.any()

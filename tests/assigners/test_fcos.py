@@ -145,17 +145,21 @@ def test_centre_sampling_takes_what_is_near_the_centre():
     assert cells(assign(box)) == square(28, 36)
     assert cells(assign(box, center_radius=1.6)) == square(20, 28, 36, 44)
     assert len(cells(assign(box, center_radius=None))) == 64
-    # The radius grows with the stride: 24 pixels on the next level, 8 < x < 56.
-    found = assign(box, grid=((8, 8), (4, 4)), limits=(1.0, INF))
-    assert cells(found, stride=16, start=64, width=4) == square(24, 40)
+    # The radius grows with the stride: 24 and 32 pixels on the next level.
+    for radius, expected in ((1.5, square(24, 40)), (2.0, square(8, 24, 40, 56))):
+        settings = {"limits": (1.0, INF), "center_radius": radius}
+        found = assign(box, grid=((8, 8), (4, 4)), **settings)
+        assert cells(found, stride=16, start=64, width=4) == expected
 
 
 def test_centre_sampling_stays_inside_the_box():
     # About (28.5, 42): 16.5 < x < 40.5, which the box cuts to 24..33, and 30 < y < 54.
-    box = [[24, 24, 33, 60]]
-    assert cells(assign(box)) == {(28, 36), (28, 44), (28, 52)}
-    found = assign(box, center_radius=None)
-    assert cells(found) == {(28, 28), (28, 36), (28, 44), (28, 52)}
+    tall, wide = [24, 16, 33, 68], [16, 24, 68, 33]
+    three = {(28, 36), (28, 44), (28, 52)}
+    assert cells(assign([tall])) == three
+    assert cells(assign([wide])) == {(y, x) for x, y in three}
+    # The whole box has the points 20 to 60.
+    assert len(cells(assign([tall], center_radius=None))) == 6
 
 
 def test_points_beyond_the_own_padded_area_learn_nothing():
@@ -179,7 +183,7 @@ def test_empty_boxes_and_boxes_between_points_have_no_positives():
 
 
 def test_labels_and_boxes_are_those_of_the_row():
-    found = assign([[0, 0, 0, 0], [0, 0, 32, 32]], labels=[-1, 6], center_radius=None)
+    found = assign([[0, 0, 16, 16], [0, 0, 32, 32]], labels=[-1, 6], center_radius=None)
     assert set(found.gt_indices[0]) == {-1, 1}
     assert set(found.labels[0]) == {-1, 6}
     np.testing.assert_array_equal(found.boxes[0, 0], [0, 0, 32, 32])

@@ -96,8 +96,10 @@ def test_the_size_of_the_chunks_changes_nothing(chunk):
     corners = rng.integers(0, 24, (60, 2))
     anchors = np.concatenate([corners, corners + rng.integers(4, 20, (60, 2))], -1)
     labels = [[3, 1, -1, 2, 0], [-1, -1, 4, 4, -1]]
-    expected = assign(anchors, boxes, labels)
-    found = assign(anchors, boxes, labels, chunk=chunk)
+    # Low thresholds, so that most positives are no box's best.
+    thresholds = {"positive_iou": 0.3, "negative_iou": 0.2}
+    expected = assign(anchors, boxes, labels, **thresholds)
+    found = assign(anchors, boxes, labels, chunk=chunk, **thresholds)
     assert set(np.unique(expected.gt_indices)) == {-1, 0, 1, 2, 3, 4}
     for value, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(value, other)

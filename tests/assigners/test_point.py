@@ -36,6 +36,7 @@ def positives(rows, stride=8):
         (63, 63, 0),  # rounded down
         (64, 64, 1),
         (16, 256, 1),  # the geometric mean, 64
+        (16, 100, 0),  # 40
         (8, 8, 0),  # not below the finest
         (900, 900, 1),  # not above the coarsest
     ],
