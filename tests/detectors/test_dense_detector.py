@@ -261,11 +261,11 @@ def test_views_of_any_number_and_size_share_two_traces(
         monkeypatch.setattr(detector, name, counted)
 
     count("_candidates")
-    count("_suppress")
+    count("suppress_candidates")
     views = make_views(small_batch["images"])
     for some in (views, views[2:], [{"images": views[2]["images"][:1]}]):
         detector.detect_augmented(some)
-    assert traced == ["_candidates", "_suppress"]
+    assert traced == ["_candidates", "suppress_candidates"]
 
 
 @pytest.mark.parametrize(
