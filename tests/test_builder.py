@@ -88,10 +88,10 @@ def test_weights_and_run_directories_bring_a_detector_back(tmp_path):
     [
         ({"model__detector": "yolo"}, "detector=yolo"),
         ({"model__neck": "bifpn"}, "neck=bifpn"),
-        ({"model__assigner": "point"}, "assigner=point"),
+        ({"model__assigner": "max_iou"}, "assigner=max_iou for detector=vfnet"),
         (
-            {"model__detector": "retinanet", "model__assigner": "atss"},
-            "for detector=retinanet",
+            {"model__assigner": "atss", "model__detector": "foveabox"},
+            "assigner=atss for detector=foveabox",
         ),
         ({"model__class_loss": "softmax"}, "class_loss=softmax"),
         ({"model__backbone__name": "resnet19"}, "backbone=resnet19"),

@@ -1,91 +1,130 @@
 import numpy as np
 import pytest
 
-from tests.assigners.test_atss import assign
-from tests.contracts import check_config
+from tests.contracts import check_config, evaluate, to_numpy
 from vfnet_tf.assigners import FoveaAssigner
+from vfnet_tf.priors import make_points
 
 pytestmark = pytest.mark.backend
+#: One level that takes any box.
+ANY = {"strides": (8,), "scale_ranges": ((1.0, 1e4),)}
 
 
-def fovea(boxes, labels=None, grid=((8, 8),), **settings):
-    strides = (8, 16, 32, 64, 128)[: len(grid)]
-    ranges = ((1.0, 64.0), (32.0, 128.0), (64.0, 256.0))[: len(grid)]
-    settings = {"strides": strides, "scale_ranges": ranges, **settings}
-    labels = [list(range(len(boxes)))] if labels is None else [labels]
-    assigner = FoveaAssigner(**settings)
-    return assign([boxes], labels, [[64, 64]], list(grid), assigner, offset=0.5)
-
-
-def cells(found, shape=(8, 8)):
-    """Rows and columns of the positives of the first level."""
-    count = shape[0] * shape[1]
-    return list(
-        zip(*np.nonzero(found.is_positive[0, :count].reshape(shape)), strict=True)
+def assign(boxes, grid=((8, 8),), size=(64, 64), labels=None, **settings):
+    """One image; returns the assignment and the rows by level, `[height, width]`."""
+    settings = {**ANY, **settings}
+    labels = list(range(len(boxes))) if labels is None else labels
+    found = evaluate(
+        FoveaAssigner(**settings),
+        *to_numpy(make_points(grid, settings["strides"], 0.5)),
+        np.asarray(boxes, "float32")[None],
+        np.asarray(labels, "int32")[None],
+        np.asarray(size, "float32")[None],
     )
+    levels, start = [], 0
+    for height, width in grid:
+        rows = found.gt_indices[0, start : start + height * width]
+        levels.append(rows.reshape(height, width))
+        start += height * width
+    return found, levels
+
+
+def positives(rows):
+    """Columns and rows of the cells that learn something."""
+    y, x = np.nonzero(rows >= 0)
+    return sorted(set(x.tolist())), sorted(set(y.tolist()))
 
 
 def test_the_shrunken_box_by_hand():
-    # In cells the box is 1 to 6, its centre 3.5, the half of the shrunken one 0.4 * 2.5
-    # = 1: 2.5 to 4.5. Cell centres minus a half: ceil(2.0) = 2 to floor(4.0) = 4.
-    assert cells(fovea([[8, 8, 48, 48]])) == [
-        (y, x) for y in (2, 3, 4) for x in (2, 3, 4)
-    ]
-    # A little smaller on the left: from 2.54 on, ceil(2.04) = 3; centre 3.54, half .984.
-    found = cells(fovea([[8.64, 8, 48, 48]]))
-    assert found == [(y, x) for y in (2, 3, 4) for x in (3, 4)]
+    # 0..5 cells, shrunken to 1.5..3.5: the centres 1.5, 2.5 and 3.5 lie in it.
+    _, (rows,) = assign([[0, 0, 40, 40]])
+    assert positives(rows) == ([1, 2, 3], [1, 2, 3])
+    assert (rows >= 0).sum() == 9
+    # 0.3 leaves 1.75..3.25, and 1 the whole box.
+    _, (rows,) = assign([[0, 0, 40, 40]], sigma=0.3)
+    assert positives(rows) == ([2], [2])
+    _, (rows,) = assign([[0, 0, 40, 40]], sigma=1.0)
+    assert positives(rows) == ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
+    # Each way by its own side: 5.5..7.5 cells across, 0.9..2.1 down.
+    _, (rows,) = assign([[32, 0, 72, 24]])
+    assert positives(rows) == ([5, 6, 7], [1])
 
 
-def test_a_small_box_between_two_centres_has_no_cell():
-    # 0.6 to 1.4 in cells, shrunken 0.84 to 1.16: ceil(0.34) = 1, floor(0.66) = 0.
-    assert cells(fovea([[4.8, 4.8, 11.2, 11.2]])) == []
+def test_a_box_between_cell_centres_has_no_positives():
+    # 0.5..1.5 cells, shrunken to 0.8..1.2.
+    _, (rows,) = assign([[4, 4, 12, 12]])
+    assert positives(rows) == ([], [])
 
 
-def test_cells_beyond_the_map_become_its_last_ones():
-    # A box that leaves the map on the right: 6.5 to 9.5, shrunken 7.4 to 8.6 in x:
-    # ceil(6.9) = 7, floor(8.1) = 8, which is clipped to 7.
-    found = cells(fovea([[52, 20, 76, 44]]))
-    assert {x for _, x in found} == {7}
-    # Wholly beyond: 8.2 to 9.8, shrunken 8.68 to 9.32: 9 and 8, both clipped to 7.
-    found = cells(fovea([[65.6, 20, 78.4, 44]]))
-    assert {x for _, x in found} == {7}
+def test_cells_are_clipped_to_the_map():
+    # Columns 2.5..7.5 of a map of two, shrunken to 4..6; the last column learns it.
+    _, (rows,) = assign([[20, 0, 60, 8]], grid=((2, 2),))
+    np.testing.assert_array_equal(rows, [[-1, 0], [-1, -1]])
+    # And left of the map the first one does.
+    _, (rows,) = assign([[-60, 0, -20, 8]], grid=((2, 2),))
+    np.testing.assert_array_equal(rows, [[0, -1], [-1, -1]])
+    # Each level to its own map: column 3 of stride 8 and 1 of stride 16.
+    two = {"strides": (8, 16), "scale_ranges": ((1.0, 1e4),) * 2}
+    _, (fine, coarse) = assign([[40, 0, 90, 48]], grid=((4, 4), (2, 2)), **two)
+    assert positives(fine) == ([3], [2, 3])
+    assert positives(coarse) == ([1], [1])
 
 
-def test_levels_overlap_and_both_bounds_belong_to_them():
-    grid = ((8, 8), (4, 4))
-    for side, on_levels in ((31, [0]), (32, [0, 1]), (64, [0, 1]), (65, [1])):
-        found = fovea([[8, 8, 8 + side, 8 + side]], grid=grid).is_positive[0]
-        assert [found[:64].any(), found[64:].any()] == [
-            level in on_levels for level in (0, 1)
-        ]
-    # The scale is the root of the area: 16 x 64 counts as 32.
-    found = fovea([[16, 8, 32, 72]], grid=grid).is_positive[0]
-    assert found[64:].any()
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ([0, 0, 64, 64], [True, True]),  # both bounds belong to a level
+        ([0, 0, 65, 64], [False, True]),
+        ([0, 0, 32, 32], [True, True]),
+        ([0, 0, 32, 31], [True, False]),
+        ([0, 16, 256, 32], [True, True]),  # the root of the area, 64
+        ([0, 0, 128, 129], [False, False]),
+    ],
+)
+def test_a_box_belongs_to_the_levels_of_its_scale(box, expected):
+    # With sigma 1 none of them falls between the cells.
+    _, levels = assign(
+        [box],
+        grid=((16, 16), (8, 8)),
+        strides=(8, 16),
+        scale_ranges=((1.0, 64.0), (32.0, 128.0)),
+        sigma=1.0,
+    )
+    assert [bool((rows >= 0).any()) for rows in levels] == expected
 
 
-def test_the_smaller_box_wins_and_the_first_of_equals():
+def test_of_several_boxes_the_smallest_and_the_first_of_equals():
     large, small = [0, 0, 64, 64], [16, 16, 48, 48]
     for boxes in ([large, small], [small, large]):
-        found = fovea(boxes)
-        assert found.gt_indices[0].reshape(8, 8)[3, 3] == boxes.index(small)
-        assert found.gt_indices[0].reshape(8, 8)[2, 2] == boxes.index(large)
-    assert set(fovea([small, small]).gt_indices[0]) == {-1, 0}
+        _, (rows,) = assign(boxes, sigma=1.0)
+        assert set(rows[2:6, 2:6].ravel()) == {boxes.index(small)}
+        assert rows[0, 0] == boxes.index(large)
+    _, (rows,) = assign([small, small], sigma=1.0)
+    assert set(rows.ravel()) == {-1, 0}
 
 
-@pytest.mark.parametrize("rows", [0, 2])
-def test_without_boxes_all_is_background_and_valid(rows):
-    found = fovea(np.zeros((rows, 4)), [-1] * rows)
-    assert not found.is_positive.any()
+def test_every_point_is_valid_and_may_learn():
+    # An image of 8 x 8 pixels: what lies beyond takes part as any other point.
+    found, (rows,) = assign([[0, 0, 40, 40]], size=(8, 8))
     assert found.is_valid.all()
+    assert positives(rows) == ([1, 2, 3], [1, 2, 3])
+
+
+def test_empty_and_inverted_boxes_have_no_positives():
+    boxes = [[10, 10, 10, 10], [10, 4, 30, 4], [40, 10, 20, 30]]
+    found, _ = assign(boxes, sigma=1.0)
+    assert not found.is_positive.any()
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="one length"):
+        FoveaAssigner((8, 16))
 
 
 def test_its_config_is_complete():
-    check_config(
-        FoveaAssigner,
-        {"strides": (4, 8), "scale_ranges": ((1.0, 32.0), (16.0, 64.0)), "sigma": 0.5},
-    )
-
-
-def test_strides_and_ranges_go_together():
-    with pytest.raises(ValueError, match="of one length"):
-        FoveaAssigner(strides=(8, 16))
+    settings = {
+        "strides": (4, 8),
+        "scale_ranges": ((1.0, 32.0), (16.0, 64.0)),
+        "sigma": 0.5,
+    }
+    check_config(FoveaAssigner, settings)

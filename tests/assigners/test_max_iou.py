@@ -7,112 +7,137 @@ from vfnet_tf.assigners import MaxIoUAssigner
 pytestmark = pytest.mark.backend
 
 
-def match(anchors, boxes, labels=None, is_valid=None, **settings):
-    anchors = np.asarray(anchors, "float32")
-    boxes = np.asarray(boxes, "float32").reshape(1, -1, 4)
-    labels = [list(range(boxes.shape[1]))] if labels is None else [labels]
+def part(height, left=0):
+    """The upper part of a square of 10: its IoU with the whole is height / 10."""
+    return [left, 0, left + 10, height]
+
+
+def assign(anchors, boxes, labels=None, is_valid=None, **settings):
+    """One image, or several where the anchors are `[B, P, 4]`."""
+    anchors, boxes = np.asarray(anchors, "float32"), np.asarray(boxes, "float32")
+    boxes = boxes.reshape(-1, boxes.shape[-2] if boxes.ndim > 1 else 0, 4)
+    if labels is None:
+        labels = [np.arange(boxes.shape[1])] * len(boxes)
     if is_valid is None:
-        is_valid = np.ones(anchors.shape[-2], bool)
+        is_valid = np.ones((len(boxes), anchors.shape[-2]), bool)
     return evaluate(
         MaxIoUAssigner(**settings),
         anchors,
-        np.asarray([is_valid]),
+        np.asarray(is_valid, bool),
         boxes,
-        np.asarray(labels, "int32").reshape(1, -1),
+        np.asarray(labels, "int32").reshape(boxes.shape[:2]),
     )
 
 
-def strip(*widths):
-    """Boxes of height 10 from x = 0: their IoU with a width of 100 is width / 100."""
-    return [[0, 0, width, 10] for width in widths]
-
-
-def test_the_three_kinds_of_anchors_by_hand():
-    # IoUs 1, 0.5, 0.45, 0.4, 0.39 with the box: two positives, both bounds belong to
-    # what is above them, and two in between that are ignored.
-    found = match(strip(100, 50, 45, 40, 39), strip(100), [6])
-    np.testing.assert_array_equal(found.is_positive[0], [1, 1, 0, 0, 0])
-    np.testing.assert_array_equal(found.is_valid[0], [1, 1, 0, 0, 1])
-    np.testing.assert_array_equal(found.labels[0], [6, 6, -1, -1, -1])
-
-
-def test_a_box_gets_its_best_anchors_however_little_they_overlap():
-    found = match(strip(20, 10, 20), strip(100))
-    np.testing.assert_array_equal(found.is_positive[0], [1, 0, 1])
-    np.testing.assert_array_equal(found.is_valid[0], [1, 1, 1])
-    found = match(strip(20, 10), strip(100), min_iou=0.21)
-    assert not found.is_positive.any()
-    # Without any overlap there is no best one.
-    assert not match([[50, 50, 60, 60]], strip(20)).is_positive.any()
-
-
-def test_the_best_box_wins_and_the_first_of_equals():
-    found = match(strip(80), [*strip(100), *strip(90)])
-    assert found.gt_indices[0, 0] == 1
-    boxes = [*strip(160), [0, 0, 80, 20]]  # IoU 0.5 both
-    both = match([*strip(80), *strip(160), [0, 0, 80, 20]], boxes)
-    np.testing.assert_array_equal(both.gt_indices[0], [0, 0, 1])
-
-
-def test_the_last_box_that_claims_an_anchor_has_it():
-    # The anchor overlaps the first box with 0.9 and is the best there is for both.
-    found = match(strip(90), [*strip(100), *strip(30)])
-    assert found.gt_indices[0, 0] == 1
-
-
-def test_anchors_that_are_not_valid_take_no_part():
-    found = match(strip(100, 20), strip(100), is_valid=[False, True])
-    np.testing.assert_array_equal(found.is_positive[0], [0, 1])
-    np.testing.assert_array_equal(found.is_valid[0], [0, 1])
-
-
-@pytest.mark.parametrize("rows", [0, 3])
-def test_without_boxes_all_is_background(rows):
-    found = match(strip(100, 50), np.zeros((rows, 4)), [-1] * rows)
-    assert not found.is_positive.any()
+def test_both_thresholds_by_hand():
+    # 1, 0.5 and above are positive, 0.4 and what lies between are ignored, below 0.4
+    # are negative.
+    anchors = [part(10), part(5), part(4.9), part(4), part(3.9), part(10, left=40)]
+    found = assign(anchors, [part(10)])
+    np.testing.assert_array_equal(found.gt_indices, [[0, 0, -1, -1, -1, -1]])
+    np.testing.assert_array_equal(
+        found.is_valid, [[True, True, False, False, True, True]]
+    )
+    np.testing.assert_array_equal(found.labels, [[0, 0, -1, -1, -1, -1]])
+    np.testing.assert_array_equal(found.boxes[0, 1], part(10))
+    found = assign(anchors, [part(10)], positive_iou=0.6, negative_iou=0.6)
+    np.testing.assert_array_equal(found.gt_indices, [[0, -1, -1, -1, -1, -1]])
     assert found.is_valid.all()
 
 
-def test_the_size_of_the_chunks_changes_nothing():
-    rng = np.random.default_rng(5)
+def test_a_box_gets_the_anchors_that_overlap_it_most_however_little():
+    # IoUs 0.3, 0.3 and 0.2, the first two by other anchors than each other.
+    anchors = [part(3), [0, 7, 10, 10], part(2), part(10, left=40)]
+    found = assign(anchors, [part(10)])
+    np.testing.assert_array_equal(found.gt_indices, [[0, 0, -1, -1]])
+    assert found.is_valid.all()
+    # An ignored one becomes a positive so, too.
+    found = assign([part(4.5), part(2)], [part(10)])
+    np.testing.assert_array_equal(found.gt_indices, [[0, -1]])
+    assert found.is_valid.all()
 
-    def boxes(count):
-        corner = rng.uniform(0, 60, (count, 2))
-        return np.concatenate([corner, corner + rng.uniform(5, 40, (count, 2))], axis=1)
 
-    anchors, truth = boxes(200), boxes(11)
-    labels = [*range(9), -1, -1]
-    first = match(anchors, truth, labels, chunk=11)
-    assert first.is_positive.sum() > 11
-    for chunk in (1, 4, 16):
-        other = match(anchors, truth, labels, chunk=chunk)
-        for one, two in zip(first, other, strict=True):
-            np.testing.assert_array_equal(one, two)
+def test_min_iou_is_what_a_box_must_be_overlapped_by():
+    anchors = [part(3), part(2)]
+    for min_iou, expected in ((0.25, 0), (0.35, -1)):
+        found = assign(anchors, [part(10)], min_iou=min_iou)
+        np.testing.assert_array_equal(found.gt_indices, [[expected, -1]])
+    # No overlap at all never counts.
+    found = assign([part(10, left=40)] * 2, [part(10)])
+    assert not found.is_positive.any() and found.is_valid.all()
+
+
+def test_an_anchor_of_several_boxes_learns_the_one_it_overlaps_most():
+    # The boxes have better anchors of their own, 2 and 3; 0 and 1 go by their IoUs.
+    left, right = [0, 0, 10, 10], [4, 0, 14, 10]
+    anchors = [[1, 0, 11, 10], [3, 0, 13, 10], left, right]
+    for boxes in ([left, right], [right, left]):
+        found = assign(anchors, boxes)
+        expected = [boxes.index(box) for box in (left, right, left, right)]
+        np.testing.assert_array_equal(found.gt_indices, [expected])
+
+
+@pytest.mark.parametrize("chunk", [1, 16])
+def test_the_first_of_equals_by_iou_and_the_last_by_claim(chunk):
+    anchors = [part(10), part(8)]
+    found = assign(anchors, [part(10)] * 3, chunk=chunk)
+    # Both claim anchor 0, their best; anchor 1 has the same IoU with each.
+    np.testing.assert_array_equal(found.gt_indices, [[2, 0]])
+    # A claim needs no larger IoU: 0.9 and 0.3 with anchor 0.
+    found = assign([part(10)], [part(9), part(3)], chunk=chunk)
+    np.testing.assert_array_equal(found.gt_indices, [[1]])
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 7])
+def test_the_size_of_the_chunks_changes_nothing(chunk):
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 24, (2, 5, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(4, 20, (2, 5, 2))], -1)
+    corners = rng.integers(0, 24, (60, 2))
+    anchors = np.concatenate([corners, corners + rng.integers(4, 20, (60, 2))], -1)
+    labels = [[3, 1, -1, 2, 0], [-1, -1, 4, 4, -1]]
+    # Low thresholds, so that most positives are no box's best.
+    thresholds = {"positive_iou": 0.3, "negative_iou": 0.2}
+    expected = assign(anchors, boxes, labels, **thresholds)
+    found = assign(anchors, boxes, labels, chunk=chunk, **thresholds)
+    assert set(np.unique(expected.gt_indices)) == {-1, 0, 1, 2, 3, 4}
+    for value, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(value, other)
+
+
+def test_anchors_that_are_not_valid_take_no_part():
+    # The best anchor is beyond the image: the next best is claimed in its place.
+    anchors = [part(10), part(3), part(2)]
+    found = assign(anchors, [part(10)], is_valid=[[False, True, True]])
+    np.testing.assert_array_equal(found.gt_indices, [[-1, 0, -1]])
+    np.testing.assert_array_equal(found.is_valid, [[False, True, True]])
 
 
 def test_each_image_may_have_anchors_of_its_own():
-    anchors = np.array([strip(100, 20), strip(20, 100)], "float32")
-    found = evaluate(
-        MaxIoUAssigner(),
-        anchors,
-        np.ones((2, 2), bool),
-        np.array([strip(100)] * 2, "float32"),
-        np.zeros((2, 1), "int32"),
+    found = assign(
+        [[part(10), part(2)], [part(2), part(10)]],
+        [[part(10)], [part(10)]],
+        labels=[[4], [5]],
     )
-    np.testing.assert_array_equal(found.is_positive, [[1, 0], [0, 1]])
+    np.testing.assert_array_equal(found.labels, [[4, -1], [-1, 5]])
+
+
+def test_infinite_and_undefined_anchors_are_negatives():
+    # Predicted boxes may be anything; the others are assigned as without them.
+    inf, nan = float("inf"), float("nan")
+    wild = [[-inf, -inf, inf, inf], [inf] * 4, [nan] * 4, [0, 0, inf, 10]]
+    found = assign([part(10), *wild, part(3)], [part(10)])
+    np.testing.assert_array_equal(found.gt_indices, [[0, -1, -1, -1, -1, -1]])
+    assert found.is_valid.all()
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="negative_iou=0.6, positive_iou=0.5"):
+        MaxIoUAssigner(0.5, 0.6)
+    with pytest.raises(ValueError, match="chunk=0"):
+        MaxIoUAssigner(chunk=0)
 
 
 def test_its_config_is_complete():
-    check_config(
-        MaxIoUAssigner,
-        {"positive_iou": 0.6, "negative_iou": 0.3, "min_iou": 0.1, "chunk": 8},
-    )
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [({"negative_iou": 0.6}, "negative_iou=0.6"), ({"chunk": 0}, "chunk=0")],
-)
-def test_bad_settings_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        MaxIoUAssigner(**settings)
+    settings = {"positive_iou": 0.7, "negative_iou": 0.3, "min_iou": 0.1, "chunk": 4}
+    check_config(MaxIoUAssigner, settings)

@@ -130,11 +130,61 @@ def test_each_level_keeps_its_best_points_by_the_best_class():
     # Level 1 has three points of which two stay, level 2 has one.
     scores = np.array([[[0.1, 0.2], [0.9, 0.0], [0.3, 0.8], [0.05, 0.0]]], "float32")
     boxes = np.arange(16, dtype="float32").reshape(1, 4, 4)
-    kept_boxes, kept_scores = to_numpy(
-        best_of_each_level(scores.max(axis=-1), [boxes, scores], [3, 1], 2)
+    ranks = scores.max(-1)
+    kept_boxes, kept_scores = evaluate(
+        lambda *x: best_of_each_level(x[0], x[1:], [3, 1], 2), ranks, boxes, scores
     )
     np.testing.assert_array_equal(kept_scores, scores[:, [1, 2, 3]])
     np.testing.assert_array_equal(kept_boxes, boxes[:, [1, 2, 3]])
+
+
+@pytest.mark.backend
+def test_factors_rank_with_the_scores_and_the_threshold_is_for_the_scores_alone():
+    scores = [[0.9, 0.04], [0.8, 0.3], [0.06, 0.0], [0.05, 0.0]]
+    factors = [0.1, 0.9, 0.5, 1.0]
+    boxes = np.arange(16, dtype="float32").reshape(1, 4, 4)
+
+    def select(boxes, scores, factors, limit):
+        return select_candidates(
+            boxes,
+            scores,
+            [4],
+            np.array([[50.0, 50.0]], "float32"),
+            candidates_per_level=limit,
+            factors=factors,
+            score_threshold=0.05,
+        )
+
+    inputs = [np.array([x], "float32") for x in (boxes[0], scores, factors)]
+    _, found = evaluate(lambda *x: select(*x, 4), *inputs)
+    # 0.9 * 0.1 and 0.06 * 0.5 stay, the latter below the threshold; 0.04 and 0.05,
+    # which is not above it, are gone.
+    expected = [[0.09, 0], [0.72, 0.27], [0.03, 0], [0, 0]]
+    np.testing.assert_allclose(found, [expected], rtol=1e-5)
+    # The best two products are those of points 1 and 0: 0.72, 0.09, then 0.05.
+    kept, found = evaluate(lambda *x: select(*x, 2), *inputs)
+    np.testing.assert_array_equal(kept, boxes[:, [1, 0]])
+    np.testing.assert_allclose(found, [[expected[1], expected[0]]], rtol=1e-5)
+    # By the scores alone it would have been 0 and 1, in this order.
+    kept, _ = evaluate(lambda *x: select(*x, None, 2), *inputs[:2])
+    np.testing.assert_array_equal(kept, boxes[:, [0, 1]])
+
+
+@pytest.mark.backend
+def test_boxes_may_be_clipped_to_a_pixel_less_before_they_are_scaled():
+    boxes, _ = evaluate(
+        lambda boxes, scores: select_candidates(
+            boxes,
+            scores,
+            [1],
+            np.array([[60.0, 40.0]], "float32"),
+            np.array([[0.5, 0.5]], "float32"),
+            clip_margin=1.0,
+        ),
+        np.array([[[-10.0, 5, 50, 70]]], "float32"),
+        np.full((1, 1, 2), 0.5, "float32"),
+    )
+    np.testing.assert_array_equal(boxes, [[[0, 10, 78, 118]]])
 
 
 @pytest.mark.backend

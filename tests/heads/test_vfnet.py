@@ -106,6 +106,37 @@ def test_a_tenth_of_the_stars_gradient_reaches_the_distances(output):
     np.testing.assert_array_equal(none, 0)
 
 
+@pytest.mark.backend
+def test_the_head_without_refinement_predicts_the_same_but_that():
+    whole, head = small_head(), small_head(refine=False)
+    theirs = {v.path.split("/", 1)[1]: v for v in whole.variables}
+    for variable in head.variables:
+        variable.assign(theirs[variable.path.split("/", 1)[1]])
+    found = contracts.to_numpy(head(features()))
+    assert set(found) == {"class_logits", "distances"}
+    expected = contracts.to_numpy(whole(features()))
+    for name, levels in found.items():
+        for level, value in levels.items():
+            np.testing.assert_allclose(value, expected[name][level], rtol=1e-4)
+
+
+@pytest.mark.backend
+def test_the_raw_heads_scores_do_not_depend_on_its_distances():
+    head = small_head(star=False, refine=False)
+    names = {v.path for v in head.variables}
+    assert not any("star" in name or "refine" in name for name in names)
+    assert sum("/class_conv/" in name for name in names) == 3  # kernel, gamma, beta
+    before = contracts.to_numpy(head(features()))
+    assert set(before) == {"class_logits", "distances"}
+    head.scales[0].scale.assign(3.0)
+    after = contracts.to_numpy(head(features()))
+    assert np.any(after["distances"]["P3"] != before["distances"]["P3"])
+    for level in LEVELS:
+        np.testing.assert_array_equal(
+            after["class_logits"][level], before["class_logits"][level]
+        )
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.function")
 def test_it_runs_in_a_graph_of_unknown_sizes():
     import tensorflow as tf
@@ -147,6 +178,8 @@ def test_bad_arguments_are_refused():
         VFNetHead(0)
     with pytest.raises(ValueError, match="one length"):
         VFNetHead(3, levels=("P3", "P4"))
+    with pytest.raises(ValueError, match="star=False, refine=True"):
+        VFNetHead(3, star=False)
 
 
 def test_its_config_is_complete():

@@ -67,6 +67,37 @@ def test_p6_sees_p5_itself_and_p7_the_positive_part_of_p6():
     assert np.any(with_relu["P6"] < 0) and np.any(with_relu["P7"] != without["P7"])
 
 
+@pytest.mark.backend
+def test_the_first_extra_level_may_come_from_the_last_input():
+    neck = filled(extra_from="input", relu_before_extra=False)
+    found = contracts.to_numpy(neck(features()))
+    # C5 has 3 x 2 cells: P6 is the convolution of it with steps of 2, P7 that of P6.
+    inputs = features()["C5"]
+    for index, level in ((3, "P6"), (4, "P7")):
+        layer = neck.outputs[index]
+        np.testing.assert_array_equal(contracts.to_numpy(layer(inputs)), found[level])
+        inputs = found[level]
+    assert neck.outputs[3].conv.kernel.shape[2] == features()["C5"].shape[-1]
+    relu = contracts.to_numpy(filled(extra_from="input")(features()))
+    np.testing.assert_array_equal(relu["P6"], found["P6"])
+    assert np.any(relu["P7"] != found["P7"])
+
+
+@pytest.mark.backend
+def test_every_convolution_may_have_a_norm_in_place_of_its_bias():
+    plain, neck = FPN(32), FPN(32, norm="group_norm")
+    shapes = {level: value.shape for level, value in features().items()}
+    plain.build(shapes)
+    neck.build(shapes)
+    names = {v.path.split("/")[-1] for v in neck.trainable_variables}
+    assert names == {"kernel", "gamma", "beta"}
+    assert len(neck.trainable_variables) == len(plain.trainable_variables) * 3 // 2
+    # Each of the 32 groups is a channel: its mean is 0 and its deviation 1.
+    level = contracts.to_numpy(neck(features(18, 14)))["P3"]
+    np.testing.assert_allclose(level.mean((1, 2)), 0, atol=1e-4)
+    np.testing.assert_allclose(level.std((1, 2)), 1, atol=1e-2)
+
+
 def test_coarse_levels_reach_the_fine_ones_and_not_the_other_way():
     neck, changed = filled(), features()
     before = contracts.to_numpy(neck(features()))
@@ -84,6 +115,8 @@ def test_coarse_levels_reach_the_fine_ones_and_not_the_other_way():
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="out_levels"):
         FPN(out_levels=("P3",))
+    with pytest.raises(ValueError, match="extra_from='C5'"):
+        FPN(extra_from="C5")
     with pytest.raises(ValueError, match=r"Received: \['C4'\]"):
         FPN().build({"C4": (None, None, None, 4)})
 

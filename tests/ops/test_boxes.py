@@ -95,12 +95,30 @@ def test_areas_by_hand():
     np.testing.assert_array_equal(evaluate(box_ops.box_area, boxes), [12, 0, -6])
 
 
-def test_centerness_by_hand():
-    points = np.array([[20, 20], [10, 20], [10, 10], [35, 20], [0, 20]], "float32")
-    boxes = np.tile(np.array([[0, 0, 40, 40]], "float32"), (2, 5, 1))
-    # The last row of the second image lies on the border, the one before outside.
-    boxes[1, 3] = [0, 0, 30, 40]
-    found = evaluate(box_ops.centerness_of, points, boxes)
-    by_hand = [1, (10 / 30) ** 0.5, 10 / 30, (5 / 35) ** 0.5, 0]
-    np.testing.assert_allclose(found[0], by_hand, rtol=1e-6)
-    np.testing.assert_allclose(found[1], [*by_hand[:3], 0, 0], rtol=1e-6)
+def test_square_anchors_lie_about_their_points():
+    points = np.array([[[10, 20], [0, 8]]], "float32")
+    found = evaluate(
+        lambda p, s: box_ops.square_anchors(p, s, 3.0),
+        points,
+        np.array([[4, 8]], "float32"),
+    )
+    np.testing.assert_array_equal(found, [[[4, 14, 16, 26], [-12, -4, 12, 20]]])
+
+
+def test_moment_boxes_by_hand():
+    # y: 1, 2, 3 and x: 0, 3, 6. Means 2 and 3, unbiased deviations 1 and 3.
+    points = np.array([[1, 0, 2, 3, 3, 6]], "float32")
+    factors = np.array([2.0, 0.5], "float32")  # horizontal, vertical
+    found = evaluate(box_ops.points_to_moment_boxes, points, factors)
+    np.testing.assert_allclose(found, [[-3, 1.5, 9, 2.5]], rtol=1e-6)
+
+
+def test_points_in_one_place_have_a_finite_gradient():
+    points = np.full((1, 18), 4.0, "float32")
+    factors = np.ones(2, "float32")
+    found = evaluate(box_ops.points_to_moment_boxes, points, factors)
+    np.testing.assert_allclose(found, [[4, 4, 4, 4]], atol=1e-5)
+    # Of the right and lower sides alone, else the deviations cancel.
+    upstream = np.array([[0, 0, 1, 1]], "float32")
+    found = gradients(box_ops.points_to_moment_boxes, [points, factors], upstream)
+    assert all(np.all(np.isfinite(gradient)) for gradient in found)

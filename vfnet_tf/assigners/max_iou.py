@@ -70,7 +70,8 @@ class MaxIoUAssigner:
             is_box = ops.take(labels, rows, axis=1)[..., None] >= 0
             takes_part = ops.logical_and(is_box, is_valid[:, None])
             ious = pairwise_iou(some_boxes, anchors)
-            ious = ops.where(takes_part, ious, -1.0)
+            # Predicted boxes may be infinite: an IoU of NaN is none.
+            ious = ops.where(ops.logical_and(takes_part, ious >= 0), ious, -1.0)
             # The first box of equals.
             chunk_iou = ops.max(ious, axis=1)
             chunk_row = start + ops.cast(ops.argmax(ious, axis=1), "int32")

@@ -76,7 +76,7 @@ class RepPointsHead(LevelHead):
         )
         # (x, y), logarithms; not part of the half-precision arithmetic.
         self.moment_transfer = self.add_weight(
-            (2,), "zeros", name="moment_transfer", autocast=False
+            (2,), "zeros", dtype="float32", name="moment_transfer", autocast=False
         )
         self.point_conv.build(tower_shape)
         last_shape = (*tower_shape[:-1], self.filters)

@@ -1,0 +1,215 @@
+import keras
+import numpy as np
+import pytest
+
+from tests import contracts
+from tests.heads.test_vfnet import LEVELS, features
+from vfnet_tf.heads import RepPointsHead
+
+SIZES = {
+    "class_logits": 3,
+    "point_shifts": 18,
+    "refined_point_shifts": 18,
+    "box_shifts": 4,
+    "refined_box_shifts": 4,
+}
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow's own"
+)
+
+
+def small_head(**settings):
+    """Two levels, three classes, initial weights that move every output."""
+    keras.utils.set_random_seed(3)
+    head = RepPointsHead(3, 32, 1, levels=LEVELS, strides=(8, 16), **settings)
+    head.build({level: value.shape for level, value in features().items()})
+    for variable in head.variables:
+        if "kernel" in variable.name:
+            variable.assign(5.0 * variable)
+    return head
+
+
+@pytest.mark.backend
+def test_outputs_have_the_shapes_that_are_promised():
+    head = small_head()
+    found = head(features())
+    spec = head({k: keras.KerasTensor(v.shape) for k, v in features().items()})
+    assert list(found) == list(spec) == list(SIZES)
+    for name, size in SIZES.items():
+        for level, value in features().items():
+            expected = (*value.shape[:-1], size)
+            assert tuple(found[name][level].shape) == expected
+            assert tuple(spec[name][level].shape) == expected
+
+
+def set_points(head, y, x, refined_y=0.0, refined_x=0.0):
+    """Lets every cell predict the same nine points, in strides."""
+    for layer, ys, xs in (
+        (head.point_predictor, y, x),
+        (head.refine_predictor, refined_y, refined_x),
+    ):
+        layer.conv.kernel.assign(np.zeros(layer.conv.kernel.shape))
+        points = np.stack(np.broadcast_arrays(ys, xs, np.zeros(9))[:2], axis=-1)
+        layer.conv.bias.assign(points.ravel())
+
+
+@pytest.mark.backend
+def test_boxes_are_the_moments_of_the_points_by_hand():
+    head = small_head()
+    # x: six at 0 and three at 3, mean 1 and unbiased variance 18 / 8; y half of that.
+    x = np.repeat([0.0, 3.0], [6, 3])
+    set_points(head, x / 2, x, refined_x=2.0, refined_y=-1.0)
+    head.moment_transfer.assign(np.log([2.0, 0.5]))  # x, y
+    found = contracts.to_numpy(head(features()))
+    half_x, half_y = 2 * 1.5, 0.5 * 0.75
+    expected = np.array([1 - half_x, 0.5 - half_y, 1 + half_x, 0.5 + half_y])
+    for level in LEVELS:
+        boxes = found["box_shifts"][level]
+        np.testing.assert_allclose(boxes, np.broadcast_to(expected, boxes.shape), 1e-5)
+        # The refinement is added to the first points, (dy, dx).
+        boxes = found["refined_box_shifts"][level]
+        moved = expected + [2, -1, 2, -1]
+        np.testing.assert_allclose(boxes, np.broadcast_to(moved, boxes.shape), 1e-5)
+        shifts = found["refined_point_shifts"][level][0, 0, 0].reshape(9, 2)
+        np.testing.assert_allclose(shifts[:, 0], x / 2 - 1, atol=1e-5)
+        np.testing.assert_allclose(shifts[:, 1], x + 2, atol=1e-5)
+
+
+@pytest.mark.backend
+def test_points_of_a_regular_grid_make_a_plain_convolution():
+    head = small_head()
+    y, x = np.meshgrid([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0], indexing="ij")
+    set_points(head, y.ravel(), x.ravel())
+    found = contracts.to_numpy(head(features())["class_logits"]["P3"])
+    tower = head.class_tower(features()["P3"])
+    plain = keras.ops.conv(tower, head.class_kernel.value, padding="same")
+    expected = contracts.to_numpy(head.class_predictor(keras.ops.relu(plain)))
+    contracts.assert_close_to_max(found, expected, 1e-4)
+    # Elsewhere they make another one.
+    set_points(head, 2 * y.ravel(), 2 * x.ravel())
+    found = contracts.to_numpy(head(features())["class_logits"]["P3"])
+    assert np.abs(found - expected).max() > 1e-3 * np.abs(expected).max()
+
+
+@pytest.mark.backend
+def test_a_head_of_zeros_gives_the_prior():
+    head = small_head(prior_probability=0.02)
+    for variable in head.variables:
+        if "kernel" in variable.name:
+            variable.assign(np.zeros(variable.shape))
+    found = contracts.to_numpy(head(features()))
+    for level in LEVELS:
+        scores = 1 / (1 + np.exp(-found["class_logits"][level]))
+        np.testing.assert_allclose(scores, 0.02, rtol=1e-5)
+        np.testing.assert_allclose(found["box_shifts"][level], 0, atol=1e-5)
+
+
+def gradient(head, output, variable):
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        total = sum(
+            tf.reduce_sum(tf.square(value))
+            for value in head(features())[output].values()
+        )
+    found = tape.gradient(total, variable.value, unconnected_gradients="zero")
+    return contracts.to_numpy(found)
+
+
+@on_tensorflow
+@pytest.mark.parametrize("output", ["class_logits", "refined_point_shifts"])
+def test_a_tenth_of_the_gradient_reaches_the_first_points(output):
+    whole, tenth, none = (
+        gradient(head, output, head.point_predictor.conv.kernel)
+        for head in (
+            small_head(point_gradient=1.0),
+            small_head(),
+            small_head(point_gradient=0.0),
+        )
+    )
+    assert np.abs(whole).max() > 0
+    contracts.assert_close_to_max(tenth, 0.1 * whole, 1e-3)
+    np.testing.assert_array_equal(none, 0)
+
+
+@on_tensorflow
+@pytest.mark.parametrize("output", ["box_shifts", "refined_box_shifts"])
+def test_a_hundredth_of_the_gradient_reaches_the_factors(output):
+    whole, hundredth = (
+        gradient(head, output, head.moment_transfer)
+        for head in (small_head(moment_gradient=1.0), small_head())
+    )
+    assert np.all(np.abs(whole) > 0)
+    np.testing.assert_allclose(hundredth, 0.01 * whole, rtol=1e-3)
+
+
+@on_tensorflow
+def test_it_runs_in_a_graph_of_unknown_sizes():
+    import tensorflow as tf
+
+    head = small_head()
+    expected = contracts.to_numpy(head(features()))
+    signature = {level: tf.TensorSpec((None, None, None, 32)) for level in LEVELS}
+    found = tf.function(head, input_signature=[signature])(features())
+    for output, levels in expected.items():
+        for level, value in levels.items():
+            contracts.assert_close_to_max(
+                contracts.to_numpy(found[output][level]), value, 1e-5
+            )
+
+
+@pytest.mark.parametrize("policy", contracts.HALF_POLICIES)
+def test_half_precision_gives_float32_near_the_exact_values(policy):
+    exact = contracts.to_numpy(small_head()(features()))
+    head = small_head(dtype=policy)
+    found = head(features())
+    for output, levels in exact.items():
+        for level, value in levels.items():
+            tensor = found[output][level]
+            assert keras.backend.standardize_dtype(tensor.dtype) == "float32"
+            contracts.assert_close_to_max(contracts.to_numpy(tensor), value, 0.05)
+
+
+def test_no_two_kernels_start_alike():
+    head = small_head()
+    kernels = [contracts.to_numpy(v) for v in head.variables if "kernel" in v.name]
+    assert len(kernels) == 8
+    for index, kernel in enumerate(kernels):
+        for other in kernels[:index]:
+            assert kernel.shape != other.shape or not np.array_equal(kernel, other)
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="num_classes=0"):
+        RepPointsHead(0)
+    with pytest.raises(ValueError, match="one length"):
+        RepPointsHead(3, levels=("P3", "P4"))
+
+
+def test_its_config_is_complete():
+    contracts.check_config(
+        RepPointsHead,
+        {
+            "num_classes": 7,
+            "filters": 32,
+            "num_convs": 2,
+            "point_gradient": 0.5,
+            "moment_gradient": 0.2,
+            "levels": LEVELS,
+            "strides": (4, 8),
+            "prior_probability": 0.1,
+        },
+        base={"name": "other", "dtype": "mixed_bfloat16"},
+    )
+
+
+def test_a_saved_model_gives_the_same_bits(tmp_path):
+    inputs = {level: keras.Input((None, None, 32), name=level) for level in LEVELS}
+    model = keras.Model(inputs, contracts.randomise(small_head())(inputs))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    expected = contracts.to_numpy(model(features()))
+    found = contracts.to_numpy(loaded(features()))
+    for output, levels in expected.items():
+        for level, value in levels.items():
+            np.testing.assert_array_equal(found[output][level], value)
