@@ -9,12 +9,12 @@ from vfnet_tf.priors import make_points
 LEVELS = ("P3", "P4", "P5", "P6", "P7")
 
 
-def assign(boxes, labels, image_size, level_shapes, assigner=None, offset=0.0):
+def assign(boxes, labels, image_size, level_shapes, assigner=None):
     strides = (8, 16, 32, 64, 128)[: len(level_shapes)]
     assigner = assigner or ATSSAssigner(strides=strides)
     return evaluate(
         assigner,
-        *to_numpy(make_points(level_shapes, strides, offset)),
+        *to_numpy(make_points(level_shapes, strides)),
         np.asarray(boxes, "float32"),
         np.asarray(labels, "int32"),
         np.asarray(image_size, "float32"),
