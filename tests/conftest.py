@@ -9,10 +9,12 @@ import pytest
 
 from tests.contracts import assert_close_to_max, evaluate
 from tests.golden import make_weights
+from vfnet_tf.assigners import ATSSAssigner
 from vfnet_tf.backbones import KerasBackbone, ResNet
+from vfnet_tf.box_coders import DeltaCoder
 from vfnet_tf.checkpoints.pytorch import load_pytorch_checkpoint
-from vfnet_tf.detectors import VFNet
-from vfnet_tf.heads import VFNetHead
+from vfnet_tf.detectors import FCOS, FoveaBox, RepPoints, RetinaNet, VFNet
+from vfnet_tf.heads import DenseHead, RepPointsHead, VFNetHead
 from vfnet_tf.necks import FPN
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -101,18 +103,70 @@ def tiny_model(name="tiny"):
     return keras.Model(inputs, c5, name=name)
 
 
+def _fcos(settings):
+    head = DenseHead(3, 32, 1, centerness="box", level_scales=True, name="head")
+    return FCOS, FPN(32, name="fpn"), head, settings
+
+
+def _atss(settings):
+    own = {
+        "assigner": ATSSAssigner(),
+        "box_coder": DeltaCoder((0.1, 0.1, 0.2, 0.2), anchor_scale=8),
+        "point_offset": 0.0,
+        "min_positives": 1,
+    }
+    return _fcos({**own, **settings})
+
+
+def _retinanet(settings):
+    neck = FPN(32, extra_from="input", relu_before_extra=False, name="fpn")
+    head = DenseHead(3, 32, 1, norm=None, anchors_per_cell=9, name="head")
+    return RetinaNet, neck, head, settings
+
+
+def _foveabox(settings):
+    neck = FPN(32, extra_from="input", relu_before_extra=False, name="fpn")
+    return FoveaBox, neck, DenseHead(3, 32, 1, norm=None, name="head"), settings
+
+
+def _reppoints(settings):
+    neck = FPN(
+        32, extra_from="input", relu_before_extra=False, norm="group_norm", name="fpn"
+    )
+    return RepPoints, neck, RepPointsHead(3, 32, 1, name="head"), settings
+
+
+def _vfnet(settings, **switches):
+    head = VFNetHead(3, 32, 1, name="head", **switches)
+    return VFNet, FPN(32, name="fpn"), head, settings
+
+
+#: What a small detector is made of: class, neck, head, settings.
+SMALL = {
+    "vfnet": _vfnet,
+    "vfnet_raw": lambda settings: _vfnet(settings, star=False, refine=False),
+    "fcos": _fcos,
+    "atss": _atss,
+    "retinanet": _retinanet,
+    "foveabox": _foveabox,
+    "reppoints": _reppoints,
+}
+
+
+def build_small(kind, **settings):
+    """A detector of 3 classes and 32 channels, the same weights each time."""
+    keras.utils.set_random_seed(7)
+    backbone = KerasBackbone(tiny_model(), ("c3", "c4_bn", "c5"))
+    cls, neck, head, settings = SMALL[kind](settings)
+    return cls(backbone, neck, head, **settings)
+
+
 @pytest.fixture
 def small_detector():
-    """Builds a VFNet of 3 classes and 32 channels, the same weights each time."""
+    """Builds a small VFNet, or another kind of `SMALL`."""
 
-    def build(**settings):
-        keras.utils.set_random_seed(7)
-        return VFNet(
-            KerasBackbone(tiny_model(), ("c3", "c4_bn", "c5")),
-            FPN(32, name="fpn"),
-            VFNetHead(3, 32, 1, name="head"),
-            **settings,
-        )
+    def build(kind="vfnet", **settings):
+        return build_small(kind, **settings)
 
     return build
 

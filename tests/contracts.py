@@ -95,6 +95,36 @@ def check_config(cls, *argument_sets, base=None):
         _check_round_trips(cls, arguments, base or {})
 
 
+def check_detector_config(build, settings):
+    """A detector's config keeps every argument, each off its default.
+
+    Args:
+        build: from settings to a detector.
+        settings: dict of all arguments but `backbone`, `neck` and `head`.
+    """
+    from vfnet_tf.detectors import DenseDetector
+
+    detector = build(**settings)
+    cls = type(detector)
+    defaults = {}
+    for owner in (DenseDetector, cls):
+        parameters = inspect.signature(owner.__init__).parameters.values()
+        defaults.update({p.name: p.default for p in parameters})
+    for name in ("self", "kwargs", "backbone", "neck", "head"):
+        del defaults[name]
+    assert set(settings) == {*defaults, "name"}
+    for name, default in defaults.items():
+        assert not _same(settings[name], default), f"{name} is default"
+    text = json.dumps(keras.saving.serialize_keras_object(detector))
+    copy = keras.saving.deserialize_keras_object(json.loads(text))
+    assert type(copy) is cls
+    for name, value in settings.items():
+        assert _same(getattr(detector, name), value), f"{name} is not kept as given"
+        assert _same(getattr(copy, name), value), f"{name} is lost"
+    assert copy.head.get_config() == detector.head.get_config()
+    assert copy.neck.get_config() == detector.neck.get_config()
+
+
 def _check_round_trips(cls, arguments, base):
     original = cls(**arguments, **base)
     text = json.dumps(keras.saving.serialize_keras_object(original))

@@ -1,4 +1,6 @@
-"""One step of SGD on one and on two logical CPUs, written to the file that is named.
+"""One step of SGD on one and on two logical CPUs: `mirrored_step.py FILE KIND`.
+
+KIND is one of `tests.conftest.SMALL`; what happened is written to the file.
 
 A process of its own, so that no other test's strategy or graph is around. The two devices
 are made where `tests.conftest` is imported.
@@ -10,13 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tests.conftest import tiny_model
+from tests.conftest import build_small
 from tests.contracts import to_numpy
 from tests.golden import make_weights
-from vfnet_tf.backbones import KerasBackbone
-from vfnet_tf.detectors import VFNet
-from vfnet_tf.heads import VFNetHead
-from vfnet_tf.necks import FPN
 
 
 def global_batch():
@@ -33,12 +31,10 @@ def global_batch():
     }
 
 
-def one_step(strategy):
+def one_step(strategy, kind):
     """Logs of a step, and how far it moved every variable (the gradient at rate 1)."""
     with strategy.scope():
-        keras.utils.set_random_seed(7)
-        backbone = KerasBackbone(tiny_model(), ("c3", "c4_bn", "c5"))
-        detector = VFNet(backbone, FPN(32, name="fpn"), VFNetHead(3, 32, 1))
+        detector = build_small(kind)
         # One replica needs no graph, which takes seconds to trace.
         is_alone = strategy.num_replicas_in_sync == 1
         detector.compile(keras.optimizers.SGD(1.0), run_eagerly=is_alone)
@@ -52,13 +48,13 @@ def one_step(strategy):
     return results
 
 
-def main(path):
-    one = one_step(tf.distribute.OneDeviceStrategy("CPU:0"))
-    two = one_step(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+def main(path, kind):
+    one = one_step(tf.distribute.OneDeviceStrategy("CPU:0"), kind)
+    two = one_step(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), kind)
     results = {f"one/{name}": value for name, value in one.items()}
     results.update({f"two/{name}": value for name, value in two.items()})
     np.savez(path, **results)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

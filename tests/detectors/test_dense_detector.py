@@ -478,17 +478,21 @@ def test_outside_of_a_strategy_there_is_one_replica():
 
 
 @on_tensorflow
-def test_two_replicas_have_the_gradients_and_metrics_of_one(tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    # FoveaBox's divisor counts the images of all replicas, too.
+    [("vfnet", PARTS), ("foveabox", ("class_loss", "box_loss"))],
+)
+def test_two_replicas_have_the_gradients_and_metrics_of_one(tmp_path, kind, parts):
     """One global batch whose second half has no objects at all."""
     script = pathlib.Path(__file__).parent / "mirrored_step.py"
     root = str(script.parents[2])
     environment = {**os.environ, "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run(
-        [sys.executable, script, tmp_path / "steps.npz"], env=environment, check=True
-    )
+    command = [sys.executable, script, tmp_path / "steps.npz", kind]
+    subprocess.run(command, env=environment, check=True)
     with np.load(tmp_path / "steps.npz") as steps:
         names = [key.removeprefix("one/") for key in steps if key.startswith("one/")]
-        assert {f"logs/{part}" for part in (*PARTS, "loss", "num_positives")} <= set(
+        assert {f"logs/{part}" for part in (*parts, "loss", "num_positives")} <= set(
             names
         )
         assert steps["one/logs/num_positives"] > 0

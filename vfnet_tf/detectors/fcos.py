@@ -91,7 +91,8 @@ class FCOS(DenseDetector):
         class_loss = self._sum_class_loss(outputs, assignment, ious)
         box_losses = centerness * self.box_loss.call(assignment.boxes, boxes)
         total = sum_over_replicas(ops.sum(centerness))
-        logits = outputs["centerness_logits"][..., 0]
+        # Masked before and after: a zero weight would not stop NaN.
+        logits = ops.where(is_positive, outputs["centerness_logits"][..., 0], 0.0)
         centerness_losses = ops.softplus(logits) - centerness * logits
         centerness_losses = ops.where(is_positive, centerness_losses, 0.0)
         losses = {
