@@ -98,7 +98,7 @@ def test_without_objects_only_the_class_loss_is_left(
         return detector.compute_losses(detector(images), tensors(targets))
 
     found = contracts.evaluate(losses, small_batch["images"])
-    assert list(found) == list(detector.loss_names)
+    assert set(found) == set(detector.loss_names)
     assert found.pop("class_loss") > 0
     assert all(value == 0 for value in found.values())
 

@@ -32,6 +32,7 @@ def tiny_outputs(batch=1):
 def test_the_loss_parts_by_hand(small_detector):
     outputs = tiny_outputs()
     outputs["refined_boxes"][0, 0] = [0, 0, 32, 33.6]
+    outputs["refined_boxes"][0, 3] = BOX  # too late: the first boxes decide
     detector = small_detector(
         "reppoints", box_loss_weight=2.0, refined_box_loss_weight=3.0
     )

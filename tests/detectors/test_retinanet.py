@@ -100,6 +100,16 @@ def test_every_cell_has_nine_rows_in_the_order_of_the_head(small_detector):
     np.testing.assert_allclose(box[3] - box[1], height, rtol=1e-5)
 
 
+def test_octaves_and_ratios_make_the_anchors(small_detector):
+    # Nine shapes of one size, 32 pixels on P3.
+    ratios = tuple(2.0**power for power in range(-4, 5))
+    detector = small_detector("retinanet", octaves=1, ratios=ratios)
+    anchors = contracts.to_numpy(detector.make_priors([(1, 1)] * 5)["anchors"])
+    sides = anchors[:9, 2:] - anchors[:9, :2]
+    np.testing.assert_allclose(sides[:, 1] / sides[:, 0], ratios, rtol=1e-5)
+    np.testing.assert_allclose(sides.prod(axis=1), 32.0**2, rtol=1e-5)
+
+
 def test_anchors_are_the_candidates_of_a_level(small_detector):
     detector = small_detector("retinanet", candidates_per_level=100)
     rows = 9 * (96 + 24 + 6 + 2 + 1)
