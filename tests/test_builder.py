@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 
 from tests.contracts import to_numpy
+from vfnet_tf.assigners import ATSSAssigner, FCOSAssigner
 from vfnet_tf.backbones import KerasBackbone
+from vfnet_tf.box_coders import DistanceCoder
 from vfnet_tf.builder import (
     BACKBONES,
     build_backbone,
@@ -13,6 +15,7 @@ from vfnet_tf.builder import (
 )
 from vfnet_tf.config import BackboneConfig, Config, ModelConfig, override, save_config
 from vfnet_tf.data.normalization import CAFFE_BGR, RGB_255_TORCH, TORCHVISION
+from vfnet_tf.detectors import FCOS, FoveaBox, RepPoints, RetinaNet
 from vfnet_tf.layers import FrozenBatchNorm
 from vfnet_tf.losses import FocalLoss, QualityFocalLoss, VarifocalLoss
 
@@ -72,6 +75,76 @@ def test_every_setting_of_the_model_reaches_the_detector():
 def test_class_losses_go_by_name(name, kind):
     detector = build_detector(override(SMALL, model__class_loss=name))
     assert type(detector.class_loss) is kind
+
+
+def changed(**changes):
+    """`SMALL` with another detector, its head of one convolution."""
+    settings = {"model__head_convs": 1, "model__head_filters": 32}
+    changes = {f"model__{name}": value for name, value in changes.items()}
+    return override(SMALL, **settings, **changes)
+
+
+def test_fcos_has_points_and_boxes_of_its_own_and_of_atss():
+    settings = {"detector": "fcos", "centerness_loss_weight": 0.6}
+    detector = build_detector(changed(**settings))
+    assert type(detector) is FCOS and detector.name == "fcos"
+    assert type(detector.assigner) is FCOSAssigner
+    assert type(detector.box_coder) is DistanceCoder
+    assert (detector.point_offset, detector.min_positives) == (0.5, 0)
+    assert detector.neck.relu_before_extra and detector.neck.extra_from == "output"
+    head = detector.head
+    assert (head.centerness, head.level_scales) == ("box", True)
+    assert (head.num_classes, head.filters, head.num_convs) == (3, 32, 1)
+    assert (detector.box_loss_weight, detector.centerness_loss_weight) == (0.7, 0.6)
+    assert detector.max_detections == 7
+    detector = build_detector(changed(**settings, assigner="atss"))
+    assert type(detector.assigner) is ATSSAssigner
+    assert detector.point_offset == 0.0
+
+
+def test_atss_has_anchors_and_may_have_the_assignment_of_fcos():
+    detector = build_detector(changed(detector="atss", centerness_loss_weight=0.6))
+    assert type(detector) is FCOS and detector.name == "atss"
+    assert type(detector.assigner) is ATSSAssigner
+    coder = detector.box_coder
+    assert coder.get_config() == {"stds": (0.1, 0.1, 0.2, 0.2), "anchor_scale": 8}
+    assert (detector.point_offset, detector.min_positives) == (0.0, 1)
+    assert not detector.neck.relu_before_extra
+    assert detector.neck.extra_from == "output"
+    assert detector.centerness_loss_weight == 0.6
+    detector = build_detector(changed(detector="atss", assigner="fcos"))
+    assert type(detector.assigner) is FCOSAssigner
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("retinanet", RetinaNet), ("foveabox", FoveaBox), ("reppoints", RepPoints)],
+)
+def test_the_other_rivals_go_by_name(name, kind):
+    settings = {"class_loss": "focal", "focal_alpha": 0.4, "focal_gamma": 1.5}
+    detector = build_detector(changed(detector=name, **settings))
+    assert type(detector) is kind and detector.name == name
+    neck, head = detector.neck, detector.head
+    assert (neck.extra_from, neck.relu_before_extra) == ("input", False)
+    assert neck.norm == ("group_norm" if name == "reppoints" else None)
+    assert (head.num_classes, head.filters, head.num_convs) == (3, 32, 1)
+    if name != "reppoints":
+        assert (head.norm, head.centerness, head.level_scales) == (None, None, False)
+        assert head.anchors_per_cell == (9 if name == "retinanet" else 1)
+    else:
+        assert detector.refined_box_loss_weight == 0.9
+    assert detector.box_loss_weight == 0.7
+    loss = detector.class_loss
+    assert (type(loss), loss.alpha, loss.gamma) == (FocalLoss, 0.4, 1.5)
+    assert (detector.score_threshold, detector.nms_iou_threshold) == (0.2, 0.4)
+
+
+def test_vfnet_may_be_raw_and_have_the_assignment_of_fcos():
+    settings = {"star": False, "refine": False, "assigner": "fcos"}
+    detector = build_detector(changed(**settings))
+    assert not detector.head.star and not detector.head.refine
+    assert detector.loss_names == ("class_loss", "box_loss")
+    assert type(detector.assigner) is FCOSAssigner
 
 
 def test_weights_and_run_directories_bring_a_detector_back(tmp_path):

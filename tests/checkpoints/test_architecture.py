@@ -1,3 +1,4 @@
+import gzip
 import json
 import pathlib
 
@@ -64,6 +65,10 @@ def swap_heads(shapes):
             lambda shapes: shapes.pop("bbox_head.vfnet_cls_dconv.weight"),
             "VFNet without star convolutions (3",
         ),
+        (
+            lambda shapes: shapes.pop("bbox_head.vfnet_reg_refine.weight"),
+            "VFNet without refinement (3",
+        ),
     ],
 )
 def test_what_differs_is_said(shapes, change, said):
@@ -81,3 +86,46 @@ def test_a_backbone_and_anything_else_are_not_detectors(shapes):
     assert not is_detector(bare)
     assert describe(bare) is None
     assert matching_configs(bare) == []
+
+
+RIVALS = pathlib.Path(__file__).parents[1] / "golden" / "rivals"
+
+
+@pytest.mark.parametrize(
+    ("stem", "head"),
+    [
+        ("vfnet_raw_r50_fpn_1x_coco", "VFNet without star convolutions (3"),
+        ("vfl_atss_r50_fpn_1x_coco", "ATSS (4"),
+        ("vfl_retinanet_r50_fpn_4x4_1x_coco", "RetinaNet (4"),
+        ("vfl_fovea_r50_fpn_4x4_1x_coco", "FoveaBox (4"),
+        (
+            "vfl_reppoints_moment_r50_fpn_gn-neck+head_4x4_1x_coco",
+            "RepPoints (3",
+        ),
+    ],
+)
+def test_the_rivals_are_recognised(stem, head):
+    packed = (RIVALS / f"{stem}_state.json.gz").read_bytes()
+    state = json.loads(gzip.decompress(packed))
+    found = {name: tuple(shape) for name, shape, _ in state}
+    described = (
+        f"{head} tower convolutions, 256 channels), ResNet-50, FPN (256 channels)"
+    )
+    assert describe(found) == described
+    assert matching_configs(found) == [stem]
+
+
+def test_fcos_is_told_by_its_centerness(shapes):
+    for name in [n for n in shapes if n.startswith("bbox_head.vfnet")]:
+        del shapes[name]
+    shapes["bbox_head.conv_cls.weight"] = (80, 256, 3, 3)
+    assert describe(shapes).startswith("FoveaBox (")
+    shapes["bbox_head.conv_centerness.weight"] = (1, 256, 3, 3)
+    assert describe(shapes).startswith("FCOS (")
+    assert matching_configs(shapes) == ["fcos_r50_fpn_gn-head_1x_coco"]
+
+
+def test_vfnet_without_refinement_has_a_config(shapes):
+    for name in [n for n in shapes if "refine" in n]:
+        del shapes[name]
+    assert matching_configs(shapes) == ["vfnet_star_r50_fpn_1x_coco"]

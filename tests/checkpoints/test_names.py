@@ -3,7 +3,15 @@ import pathlib
 
 import pytest
 
-from vfnet_tf.checkpoints.names import is_ignorable, official_variables, resnet_names
+from tests.conftest import build_small
+from vfnet_tf.checkpoints.names import (
+    classifier_name,
+    is_ignorable,
+    official_variables,
+    resnet_names,
+)
+from vfnet_tf.detectors import DenseDetector
+from vfnet_tf.losses import FocalLoss
 
 STATE = pathlib.Path(__file__).parents[1] / "golden" / "vfnet_r50_state.json"
 
@@ -49,3 +57,45 @@ def test_every_tensor_of_the_official_model_has_one_variable(golden_detector):
 def test_only_the_batch_counters_are_left_out():
     assert is_ignorable("backbone.bn1.num_batches_tracked")
     assert not is_ignorable("backbone.bn1.running_mean")
+
+
+@pytest.mark.parametrize(
+    ("kind", "classifier", "others"),
+    [
+        ("vfnet", "vfnet_cls", {"vfnet_reg_refine_dconv", "scales_refine.4"}),
+        ("vfnet_raw", "vfnet_cls", {"vfnet_cls_conv.gn", "vfnet_reg", "scales.4"}),
+        ("fcos", "conv_cls", {"conv_reg", "conv_centerness", "scales.4"}),
+        ("atss", "atss_cls", {"atss_reg", "atss_centerness", "scales.4"}),
+        ("retinanet", "retina_cls", {"retina_reg", "cls_convs.0.conv"}),
+        ("foveabox", "conv_cls", {"conv_reg", "reg_convs.0.conv"}),
+        (
+            "reppoints",
+            "reppoints_cls_out",
+            {"reppoints_pts_init_conv", "reppoints_pts_refine_out", "moment_transfer"},
+        ),
+    ],
+)
+def test_heads_have_the_official_names(kind, classifier, others):
+    detector = build_small(kind)
+    assert classifier_name(detector) == f"bbox_head.{classifier}."
+    variables = official_variables(detector)
+    # The Keras model that is the backbone has no official names, all else has.
+    own = detector.neck.variables + detector.head.variables
+    assert {id(v) for v in variables.values()} == {id(v) for v in own}
+    assert len(variables) == len(own)
+    weight = variables[f"bbox_head.{classifier}.weight"]
+    assert weight is detector.head.class_predictor.conv.kernel
+    # As their last parts are weight, bias or scale.
+    names = {name.removeprefix("bbox_head.") for name in variables}
+    starts = names | {name.rpartition(".")[0] for name in names}
+    assert others <= starts
+
+
+def test_another_detector_has_no_official_names():
+    class Other(DenseDetector):
+        pass
+
+    small = build_small("foveabox")
+    detector = Other(small.backbone, small.neck, small.head, FocalLoss())
+    with pytest.raises(ValueError, match="Received: Other"):
+        official_variables(detector)

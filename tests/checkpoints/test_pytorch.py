@@ -7,16 +7,21 @@ import types
 import numpy as np
 import pytest
 
+from tests.conftest import SMALL, build_small
 from tests.contracts import to_numpy
 from vfnet_tf.backbones import ResNet
-from vfnet_tf.checkpoints.names import official_variables
+from vfnet_tf.checkpoints.names import classifier_name, official_variables
 from vfnet_tf.checkpoints.pytorch import (
     load_pytorch_checkpoint,
     read_checkpoint,
     to_pytorch_state_dict,
     write_checkpoint,
 )
-from vfnet_tf.checkpoints.tensors import pytorch_shape, to_keras_layout
+from vfnet_tf.checkpoints.tensors import (
+    pytorch_shape,
+    to_keras_layout,
+    to_pytorch_layout,
+)
 from vfnet_tf.detectors import VFNet
 from vfnet_tf.heads import VFNetHead
 from vfnet_tf.necks import FPN
@@ -450,3 +455,38 @@ def test_another_ending_is_not_written(tmp_path):
 def test_a_keras_backbone_has_no_way_back(small_detector):
     with pytest.raises(ValueError, match="Keras model as backbone has none"):
         to_pytorch_state_dict(small_detector())
+
+
+def official_state(detector):
+    """Tensors of the neck and the head of a small detector, in PyTorch's layout."""
+    return {
+        name: to_pytorch_layout(to_numpy(variable))
+        for name, variable in official_variables(detector).items()
+    }
+
+
+@pytest.mark.parametrize("kind", sorted(set(SMALL) - {"vfnet"}))
+def test_checkpoints_of_the_rivals_load_and_those_of_other_classes_in_part(kind):
+    detector = build_small(kind)
+    state = random_tensors(detector)
+    assert read_checkpoint(state).num_classes == 3
+    copy = build_small(kind)
+    load_pytorch_checkpoint(copy, state)
+    for name, array in official_state(copy).items():
+        np.testing.assert_array_equal(array, state[name])
+
+    # Of five classes: nine times as many filters where a cell has nine anchors.
+    classifier = classifier_name(detector)
+    for name in [name for name in state if name.startswith(classifier)]:
+        shape = (state[name].shape[0] // 3 * 5, *state[name].shape[1:])
+        state[name] = np.zeros(shape, "float32")
+    assert read_checkpoint(state).num_classes == 5
+    fresh = build_small(kind)
+    before = official_state(fresh)
+    with pytest.raises(ValueError, match="does not fit the detector"):
+        load_pytorch_checkpoint(fresh, state, skip_classifier=False)
+    with pytest.warns(UserWarning, match=rf"5 classes, .*\({classifier}weight"):
+        load_pytorch_checkpoint(fresh, state)
+    for name, array in official_state(fresh).items():
+        expected = before if name.startswith(classifier) else state
+        np.testing.assert_array_equal(array, expected[name])

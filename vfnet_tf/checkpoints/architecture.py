@@ -18,6 +18,7 @@ _HEADS = (
 #: Start of `_head` -> start of the configs' names
 _CONFIGS = (
     ("VFNet without star", "vfnet_raw"),
+    ("VFNet without refinement", "vfnet_star"),
     ("VFNet (", "vfnet"),
     ("ATSS", "vfl_atss"),
     ("RetinaNet", "vfl_retinanet"),
@@ -91,6 +92,8 @@ def _head(shapes):
         return head
     if head == "VFNet" and "bbox_head.vfnet_cls_dconv.weight" not in shapes:
         head = "VFNet without star convolutions"
+    elif head == "VFNet" and "bbox_head.vfnet_reg_refine.weight" not in shapes:
+        head = "VFNet without refinement"
     return f"{head} ({count} tower convolutions, {first[0]} channels)"
 
 
