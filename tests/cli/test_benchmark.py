@@ -66,3 +66,11 @@ def test_models_are_lines_of_a_table():
     header, rule, line = text.splitlines()
     assert line == "| x | 32.9 | 500 | 2.00 | 4.00 | 8.0 | 1.50 |"
     assert header.count("|") == rule.count("|") == line.count("|")
+
+
+def test_the_forward_pass_that_is_timed_returns_every_output(small_detector):
+    detector = small_detector()
+    images = tf.zeros((1, 64, 96, 3))
+    found = benchmark._forward(tf, detector)(images)
+    assert set(found) == set(detector(images))
+    assert {"class_logits", "boxes", "refined_boxes"} < set(found)

@@ -165,8 +165,7 @@ def _measure(name, options):
     height, width = (800, 1344) if name == "forward" else (320, 320)
     images = tf.random.normal((1, height, width, 3))
     size = f"1x{height}x{width}"
-    # All outputs: a graph that returns some computes nothing for the others.
-    forward = tf.function(lambda x: detector(x, training=False))
+    forward = _forward(tf, detector)
     rows = [timer.row(f"forward {size}", lambda: forward(images)["boxes"].numpy())]
 
     # A trained detector's candidates: the class bias of an untrained one lets none pass.
@@ -191,9 +190,14 @@ def _measure(name, options):
     return [*rows, row, share]
 
 
+def _forward(tf, detector):
+    """A forward pass with all outputs: a graph computes nothing for those left out."""
+    return tf.function(lambda images: detector(images, training=False))
+
+
 def _model(timer, tf, detector, name):
     images = tf.random.normal((1, *MODEL_SIZE, 3))
-    forward = tf.function(lambda x: detector(x, training=False))
+    forward = _forward(tf, detector)
     row = timer.row(name, lambda: forward(images)["boxes"].numpy())
     parameters = sum(
         int(variable.shape.num_elements())
