@@ -85,6 +85,56 @@ def test_gradients_of_groups_are_those_of_each_alone():
         contracts.assert_close_to_max(found[number], expected, 1e-5)
 
 
+@pytest.mark.parametrize("strides", [1, 2])
+def test_a_wide_kernel_is_cut_and_nothing_else_changes(strides):
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(2, 7, 8, 12)).astype("float32")
+    kernel = rng.normal(size=(3, 3, 12, 256)).astype("float32")
+    upstream = rng.normal(size=(2, -(-7 // strides), 8 // strides, 256))
+    padded = np.pad(inputs, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+    def whole(x, k):
+        return tf.nn.conv2d(x, k, strides, "VALID")
+
+    def cut(x, k):
+        return conv2d(x, k, strides=strides)
+
+    expected = to_numpy(whole(padded, kernel))
+    contracts.assert_close_to_max(to_numpy(cut(inputs, kernel)), expected, 1e-6)
+    upstream = upstream.astype("float32")
+    found = contracts.gradients(cut, [inputs, kernel], upstream)
+    expected = contracts.gradients(whole, [padded, kernel], upstream)
+    contracts.assert_close_to_max(found[0], expected[0][:, 1:-1, 1:-1], 1e-5)
+    contracts.assert_close_to_max(found[1], expected[1], 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "filters", "dtype", "convolutions"),
+    [
+        (3, 256, "float32", 4),
+        (3, 384, "float32", 6),
+        (3, 128, "float32", 1),
+        (3, 320, "float32", 1),
+        (1, 256, "float32", 1),
+        (3, 256, "bfloat16", 1),
+    ],
+)
+def test_only_kernels_that_the_cache_suffers_from_are_cut(
+    size, filters, dtype, convolutions
+):
+    import tensorflow as tf
+
+    specs = [
+        tf.TensorSpec((1, 6, 6, 8), dtype),
+        tf.TensorSpec((size, size, 8, filters), dtype),
+    ]
+    graph = tf.function(conv2d).get_concrete_function(*specs).graph
+    kinds = [operation.type for operation in graph.get_operations()]
+    assert kinds.count("Conv2D") == convolutions
+
+
 @pytest.mark.parametrize(
     ("groups", "channels", "blocks"),
     [(32, 4, 4), (32, 32, 32), (64, 8, 16), (2, 3, 1), (6, 10, 1)],

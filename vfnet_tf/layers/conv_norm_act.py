@@ -1,3 +1,5 @@
+import math
+
 import keras
 from keras import ops
 
@@ -5,6 +7,10 @@ from vfnet_tf.layers.deform_conv2d import DeformableConv2D
 from vfnet_tf.layers.frozen_batch_norm import FrozenBatchNorm
 from vfnet_tf.layers.group_norm import GroupNorm
 from vfnet_tf.ops.convolution import conv2d
+
+#: Numbers in the largest kernel that a frozen batch norm is folded into. Larger ones
+#: stand where maps are small: scaling those is the shorter way.
+MAX_FOLDED = 2**19
 
 NORMS = {
     "frozen_batch_norm": FrozenBatchNorm,
@@ -22,7 +28,7 @@ class ConvNormAct(keras.layers.Layer):
 
     Padding is symmetric, `(kernel_size - 1) // 2` on each side, as in PyTorch; at
     stride 2 that differs from Keras's "same". A frozen batch norm is folded into the
-    kernel.
+    kernel unless that is large.
 
     Args:
         filters: int.
@@ -104,7 +110,11 @@ class ConvNormAct(keras.layers.Layer):
     def call(self, inputs, training=None):
         kernel = ops.convert_to_tensor(self.conv.kernel)
         bias = ops.convert_to_tensor(self.conv.bias) if self.use_bias else None
-        is_folded = self.norm == "frozen_batch_norm" and not self.use_bias
+        is_folded = (
+            self.norm == "frozen_batch_norm"
+            and not self.use_bias
+            and math.prod(kernel.shape) <= MAX_FOLDED
+        )
         if is_folded:
             kernel, bias = self.norm_layer.fold(kernel)
         kernel = ops.cast(kernel, self.compute_dtype)
