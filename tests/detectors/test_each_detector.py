@@ -10,6 +10,10 @@ from tests.detectors.test_vfnet import tensors
 
 RIVALS = ("vfnet_raw", "fcos", "atss", "retinanet", "foveabox", "reppoints")
 each_rival = pytest.mark.parametrize("kind", RIVALS)
+#: One of each class, where graphs are traced for seconds; VFNet has such tests itself.
+each_class = pytest.mark.parametrize(
+    "kind", ["fcos", "retinanet", "foveabox", "reppoints"]
+)
 
 
 def confident(detector):
@@ -52,7 +56,7 @@ def test_symbolic_calls_tell_the_outputs(small_detector, small_batch, kind):
         assert keras.backend.standardize_dtype(value.dtype) == spec[name].dtype
 
 
-@each_rival
+@each_class
 def test_detections_are_padded_sorted_and_inside_their_images(
     small_detector, small_batch, kind
 ):
@@ -126,7 +130,7 @@ def test_every_gradient_is_finite_and_without_objects_none_is_missing(
 
 @on_tensorflow
 @each_rival
-@pytest.mark.parametrize("wild", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("wild", [np.inf, np.nan])
 def test_predictions_at_negatives_may_be_anything(
     small_detector, small_batch, kind, wild
 ):
@@ -156,7 +160,7 @@ def test_predictions_at_negatives_may_be_anything(
 
 
 @on_tensorflow
-@each_rival
+@each_class
 def test_a_step_in_a_graph_and_in_mixed_precision_is_near_the_eager_one(
     small_detector, small_batch, kind
 ):
