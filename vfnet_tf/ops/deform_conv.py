@@ -29,7 +29,7 @@ def _runs_under_xla():
 
 
 def _fused_sampling_is_available():
-    """The one backend switch of `ops/`: TensorFlow has a fused bilinear gather."""
+    """A backend switch: TensorFlow has a fused bilinear gather."""
     return keras.backend.backend() == "tensorflow" and not _runs_under_xla()
 
 
