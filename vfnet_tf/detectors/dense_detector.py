@@ -44,6 +44,8 @@ class DenseDetector(keras.Model):
         soft_nms_min_score: soft-NMS drops what falls below this score.
     """
 
+    #: arguments of the subclass's own, parts and plain values, each an attribute
+    config_names = ()
     #: names of the loss parts, in the order they are shown
     loss_names = ("class_loss", "box_loss")
     #: predictions per cell
@@ -429,11 +431,13 @@ class DenseDetector(keras.Model):
         )
 
     def get_config(self):
-        config = keras.Model.get_config(self)
-        for name in ("backbone", "neck", "head", "class_loss"):
-            config[name] = keras.saving.serialize_keras_object(getattr(self, name))
-        config.update({name: getattr(self, name) for name in DETECTION_SETTINGS})
-        return config
+        names = ("backbone", "neck", "head", "class_loss", *self.config_names)
+        parts = {
+            name: keras.saving.serialize_keras_object(getattr(self, name))
+            for name in names
+        }
+        settings = {name: getattr(self, name) for name in DETECTION_SETTINGS}
+        return {**keras.Model.get_config(self), **parts, **settings}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

@@ -40,6 +40,15 @@ class FCOS(DenseDetector):
     loss_names = ("class_loss", "box_loss", "centerness_loss")
     unmasked_losses = (VarifocalLoss,)
     _further_outputs = {"centerness_logits": 1}
+    config_names = (
+        "assigner",
+        "box_coder",
+        "box_loss",
+        "box_loss_weight",
+        "centerness_loss_weight",
+        "point_offset",
+        "min_positives",
+    )
 
     def __init__(
         self,
@@ -103,15 +112,3 @@ class FCOS(DenseDetector):
         losses["box_loss"] *= self.box_loss_weight
         losses["centerness_loss"] *= self.centerness_loss_weight
         return losses, num_positives
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "assigner": keras.saving.serialize_keras_object(self.assigner),
-            "box_coder": keras.saving.serialize_keras_object(self.box_coder),
-            "box_loss": keras.saving.serialize_keras_object(self.box_loss),
-            "box_loss_weight": self.box_loss_weight,
-            "centerness_loss_weight": self.centerness_loss_weight,
-            "point_offset": self.point_offset,
-            "min_positives": self.min_positives,
-        }

@@ -33,6 +33,7 @@ class FoveaBox(DenseDetector):
     point_offset = 0.5
     clip_margin = 1.0
     _further_outputs = {"box_predictions": 4}
+    config_names = ("assigner", "box_coder", "box_loss", "box_loss_weight")
 
     def __init__(
         self,
@@ -99,12 +100,3 @@ class FoveaBox(DenseDetector):
         is_finest = (outputs["strides"] == self.strides[0])[:, None]
         last = ops.max(ops.where(is_finest, outputs["points"], 0.0), axis=0)
         return ops.flip(last + self.strides[0] * (1 - self.point_offset))[None]
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "assigner": keras.saving.serialize_keras_object(self.assigner),
-            "box_coder": keras.saving.serialize_keras_object(self.box_coder),
-            "box_loss": keras.saving.serialize_keras_object(self.box_loss),
-            "box_loss_weight": self.box_loss_weight,
-        }

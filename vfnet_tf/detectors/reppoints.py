@@ -36,6 +36,14 @@ class RepPoints(DenseDetector):
 
     loss_names = ("class_loss", "box_loss", "refined_box_loss")
     _box_names = ("boxes", "refined_boxes")
+    config_names = (
+        "initial_assigner",
+        "assigner",
+        "box_loss",
+        "box_loss_weight",
+        "refined_box_loss_weight",
+        "point_scale",
+    )
 
     def __init__(
         self,
@@ -116,16 +124,3 @@ class RepPoints(DenseDetector):
         is_positive = assignment.is_positive[..., None]
         boxes = ops.where(is_positive, outputs[name], 0.0)
         return ops.sum(self.box_loss.call(assignment.boxes / units, boxes / units))
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "initial_assigner": keras.saving.serialize_keras_object(
-                self.initial_assigner
-            ),
-            "assigner": keras.saving.serialize_keras_object(self.assigner),
-            "box_loss": keras.saving.serialize_keras_object(self.box_loss),
-            "box_loss_weight": self.box_loss_weight,
-            "refined_box_loss_weight": self.refined_box_loss_weight,
-            "point_scale": self.point_scale,
-        }

@@ -32,6 +32,14 @@ class RetinaNet(DenseDetector):
     """
 
     _further_outputs = {"box_predictions": 4}
+    config_names = (
+        "assigner",
+        "box_coder",
+        "box_loss",
+        "box_loss_weight",
+        "octaves",
+        "ratios",
+    )
 
     def __init__(
         self,
@@ -116,14 +124,3 @@ class RetinaNet(DenseDetector):
             "box_loss": self.box_loss_weight * box_loss / num_positives,
         }
         return losses, num_positives
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "assigner": keras.saving.serialize_keras_object(self.assigner),
-            "box_coder": keras.saving.serialize_keras_object(self.box_coder),
-            "box_loss": keras.saving.serialize_keras_object(self.box_loss),
-            "box_loss_weight": self.box_loss_weight,
-            "octaves": self.octaves,
-            "ratios": self.ratios,
-        }

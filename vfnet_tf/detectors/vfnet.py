@@ -45,6 +45,12 @@ class VFNet(DenseDetector):
 
     loss_names = ("class_loss", "box_loss", "refined_box_loss")
     unmasked_losses = (VarifocalLoss,)
+    config_names = (
+        "assigner",
+        "box_loss",
+        "box_loss_weight",
+        "refined_box_loss_weight",
+    )
 
     def __init__(
         self,
@@ -101,12 +107,3 @@ class VFNet(DenseDetector):
         losses = self.box_loss.call(assignment.boxes, boxes)
         total = sum_over_replicas(ops.sum(ious))
         return ops.sum(ious * losses) / ops.maximum(total, 1.0), ious
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "assigner": keras.saving.serialize_keras_object(self.assigner),
-            "box_loss": keras.saving.serialize_keras_object(self.box_loss),
-            "box_loss_weight": self.box_loss_weight,
-            "refined_box_loss_weight": self.refined_box_loss_weight,
-        }
