@@ -92,6 +92,24 @@ def test_points_of_a_regular_grid_make_a_plain_convolution():
 
 
 @pytest.mark.backend
+def test_each_tower_feeds_its_own_predictions():
+    head = small_head()
+    before = head(features())
+    for variable in head.class_tower.variables:
+        variable.assign(0.5 * variable + 0.1)
+    after = head(features())
+    for name in SIZES:
+        same = [
+            np.array_equal(
+                contracts.to_numpy(before[name][level]),
+                contracts.to_numpy(after[name][level]),
+            )
+            for level in LEVELS
+        ]
+        assert same == [name != "class_logits"] * len(LEVELS)
+
+
+@pytest.mark.backend
 def test_a_head_of_zeros_gives_the_prior():
     head = small_head(prior_probability=0.02)
     for variable in head.variables:

@@ -64,7 +64,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("settings", REFUSED, ids=str)
+@pytest.mark.parametrize("settings", REFUSED, ids="-".join)
 def test_bad_combinations_are_refused_on_two_replicas(settings, two_devices):
     with pytest.raises(ValueError, match="Received: "):
         check_settings(make_strategy("mirrored", two_devices), **settings)
