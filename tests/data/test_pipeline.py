@@ -222,6 +222,19 @@ def test_fit_sees_one_epoch_after_another(dataset):
     assert seen == expected[2] + expected[3]
 
 
+def test_fit_goes_on_within_an_epoch(dataset):
+    batches = build(dataset)
+    size, whole = 2, len(batches)
+    expected = [ids(epoch) for epoch in epochs(build(dataset), 3)]
+    batches.epoch_order.resume(1, 2)
+    callbacks = [batches.epoch_order]
+    seen = fit(batches.take(whole - 2), epochs=2, initial_epoch=1, callbacks=callbacks)
+    assert seen == expected[1][2 * size :]
+    # Once: the same epoch from its start afterwards, and the next one.
+    seen = fit(batches, epochs=3, initial_epoch=1, callbacks=callbacks)
+    assert seen == expected[1] + expected[2]
+
+
 def test_evaluation_gives_every_image_once_and_marks_the_rest(dataset):
     batches = build(dataset, training=False, batch_size=3)
     first, second = epochs(batches, 2)

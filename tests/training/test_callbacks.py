@@ -1,4 +1,5 @@
 import csv
+import errno
 import math
 import types
 
@@ -347,19 +348,75 @@ def test_a_state_saved_within_an_epoch_skips_what_it_has_seen(tmp_path, crash):
 
 
 def test_steps_within_a_resumed_epoch_are_counted_from_its_start(tmp_path):
+    # What was learned from is saved at the begin of the next batch.
     killed = make_model()
     saving = ResumableCheckpoint(tmp_path, "loss", "min", save_every_steps=1)
     with pytest.raises(KeyboardInterrupt):
-        fit(killed, saving, Crash(0, 0))
+        fit(killed, saving, Crash(0, 1))
     model = make_model()
     loading = ResumableCheckpoint(tmp_path, "loss", "min", save_every_steps=1)
     assert loading.restore(model) == (0, 1)
     with pytest.raises(KeyboardInterrupt):
-        fit(model, loading, Crash(0, 0), x=X[4:], y=Y[4:])
+        fit(model, loading, Crash(0, 1), x=X[4:], y=Y[4:])
     assert ResumableCheckpoint(tmp_path).restore(make_model()) == (0, 2)
     with pytest.raises(KeyboardInterrupt):  # the whole epoch, from its start
-        fit(model, loading, Crash(0, 0))
+        fit(model, loading, Crash(0, 1))
     assert ResumableCheckpoint(tmp_path).restore(make_model()) == (0, 1)
+
+
+def test_the_mean_loss_of_an_epoch_outlives_a_kill(tmp_path):
+    whole = fit(make_model(), epochs=1)
+    saving = ResumableCheckpoint(tmp_path, "loss", "min", save_every_steps=1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_model(), saving, Crash(0, 2))
+    model = make_model()
+    loading = ResumableCheckpoint(tmp_path, "loss", "min")
+    assert loading.restore(model) == (0, 2)
+    rest = fit(model, loading, epochs=1, x=X[8:], y=Y[8:])
+    assert rest.history["loss"] == whole.history["loss"]
+
+
+def test_a_state_that_cannot_be_read_gives_way_to_the_one_before(tmp_path):
+    checkpoint = ResumableCheckpoint(tmp_path, "loss", "min", keep=3)
+    models = []
+    for epoch in range(4):
+        models.append(make_model())
+        checkpoint.restore(models[-1])
+        fit(models[-1], checkpoint, epochs=epoch + 1, start=epoch)
+    names = [path.name for path in checkpoint.state_paths]
+    assert names == [
+        "last.weights.h5",
+        "last-1.weights.h5",
+        "last-2.weights.h5",
+    ]
+    assert [read_state(path)["epoch"] for path in checkpoint.state_paths] == [4, 3, 2]
+    last, before, _ = checkpoint.state_paths
+    last.write_bytes(last.read_bytes()[:1000])
+    model = make_model()
+    with pytest.warns(UserWarning, match=r"last\.weights\.h5.*last-1\.weights\.h5"):
+        assert checkpoint.restore(model) == (3, 0)
+    assert_same_state(model, models[2])
+    # A kill between the renames leaves no last state.
+    last.unlink()
+    assert checkpoint.restore(make_model()) == (3, 0)
+    before.write_bytes(b"")
+    with pytest.warns(UserWarning, match="after 6 steps"):
+        assert checkpoint.restore(make_model()) == (2, 0)
+
+
+def test_a_full_disk_is_named_and_leaves_the_state_before(tmp_path, monkeypatch):
+    checkpoint = ResumableCheckpoint(tmp_path, "loss", "min")
+    model = make_model()
+    fit(model, checkpoint, epochs=1)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"after 6 steps .*No space left.*MiB.*is whole"):
+        fit(model, checkpoint, epochs=2, start=1)
+    monkeypatch.undo()
+    assert checkpoint.restore(make_model()) == (1, 0)
 
 
 def test_best_is_by_the_monitor_and_survives_a_resume(tmp_path):
@@ -484,7 +541,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"mode": "best"}, {"save_every_steps": 0}], ids=str
+    "arguments", [{"mode": "best"}, {"save_every_steps": 0}, {"keep": 0}], ids=str
 )
 def test_arguments_out_of_range_are_refused(tmp_path, arguments):
     with pytest.raises(ValueError, match="Received: "):

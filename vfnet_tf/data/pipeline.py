@@ -129,6 +129,11 @@ class EpochOrder(keras.callbacks.Callback):
     own count, so that `initial_epoch` replays the right order after a resume, and an
     iterator that was opened and thrown away in between shifts nothing.
 
+    A run that was stopped within an epoch goes on with the rest of it:
+
+        batches.epoch_order.resume(epoch, step)
+        model.fit(batches.take(len(batches) - step), initial_epoch=epoch, ...)
+
     Args:
         start_epoch: int >= 0, the epoch of the first iteration.
     """
@@ -137,6 +142,7 @@ class EpochOrder(keras.callbacks.Callback):
         super().__init__()
         # A table, since a variable would be mirrored if made in a strategy's scope.
         self._table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, 0)
+        self._place = None
         self.next_epoch = start_epoch
 
     @property
@@ -146,17 +152,31 @@ class EpochOrder(keras.callbacks.Callback):
 
     @next_epoch.setter
     def next_epoch(self, epoch):
-        self._table.insert(tf.constant(0, tf.int64), tf.constant(epoch, tf.int64))
+        self._set(epoch, 0)
+
+    def _set(self, epoch, step):
+        keys = tf.constant([0, 1], tf.int64)
+        self._table.insert(keys, tf.constant([epoch, step], tf.int64))
+
+    def resume(self, epoch, step):
+        """Lets `fit` begin that epoch behind its first `step` batches, once."""
+        self._place = (int(epoch), int(step))
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.next_epoch = int(epoch)
+        place, self._place = self._place, None
+        self._set(int(epoch), place[1] if place and place[0] == epoch else 0)
 
     def take(self):
-        """Returns the epoch to play now, int64 `[]`, and moves on; in a graph too."""
-        key = tf.constant(0, tf.int64)
-        epoch = self._table.lookup(key)
-        with tf.control_dependencies([self._table.insert(key, epoch + 1)]):
-            return tf.identity(epoch)
+        """Returns the epoch and its first batch to play now, and moves on; in a graph too.
+
+        Returns:
+            Two int64 `[]`.
+        """
+        keys = tf.constant([0, 1], tf.int64)
+        epoch, step = tf.unstack(self._table.lookup(keys), num=2)
+        following = tf.stack([epoch + 1, tf.constant(0, tf.int64)])
+        with tf.control_dependencies([self._table.insert(keys, following)]):
+            return tuple(tf.ensure_shape(tf.identity(x), []) for x in (epoch, step))
 
 
 @dataclasses.dataclass
@@ -532,7 +552,8 @@ def build_pipeline(
         orders = tf.constant(np.stack([first, *later]))
 
         def rows_of_epoch(_):
-            rows = orders[epoch_order.take() % count]
+            epoch, step = epoch_order.take()
+            rows = orders[epoch % count][step * batch_size :]
             return tf.data.Dataset.from_tensor_slices(tf.cast(rows, "int64"))
 
         batches = tf.data.Dataset.from_tensors(0).flat_map(rows_of_epoch)

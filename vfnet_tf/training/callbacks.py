@@ -11,12 +11,14 @@ import csv
 import json
 import math
 import os
+import shutil
 import time
 import warnings
 from pathlib import Path
 
 import h5py
 import keras
+from keras import ops
 
 # The attribute of an HDF5 file that holds the place in the run, as JSON.
 _STATE = "vfnet_tf_training_state"
@@ -134,7 +136,7 @@ def _inputs_of(batch):
 
 
 def _to_numpy(values):
-    return keras.tree.map_structure(keras.ops.convert_to_numpy, values)
+    return keras.tree.map_structure(ops.convert_to_numpy, values)
 
 
 class HistoryCsv(keras.callbacks.Callback):
@@ -230,16 +232,18 @@ def learning_rate_of_step(optimizer, step):
         rate = rate(step)
     else:
         rate = optimizer.learning_rate
-    return float(keras.ops.convert_to_numpy(rate))
+    return float(ops.convert_to_numpy(rate))
 
 
 class ResumableCheckpoint(keras.callbacks.Callback):
-    """Keeps the last state and the best weights, and brings the last one back.
+    """Keeps the last states and the best weights, and brings the last one back.
 
     `last.weights.h5` holds weights, optimizer and place in the run in one file: at the
-    end of an epoch, or with `save_every_steps` at a step within it. `best.weights.h5`
-    holds the weights of the best epoch alone. Both appear whole or not at all: a kill
-    at any moment leaves the older file. Nothing is saved once the loss is not finite.
+    end of an epoch, or with `save_every_steps` at a step within it, with the means of the
+    metrics so far. `last-1.weights.h5`, ... are the states before it.
+    `best.weights.h5` holds the weights of the best epoch alone. All appear whole or not
+    at all: a kill at any moment leaves the older files. Nothing is saved once the loss is
+    not finite.
 
         checkpoint = ResumableCheckpoint(run_dir)
         epoch, step = checkpoint.restore(model)     # (0, 0) in a new run
@@ -247,19 +251,26 @@ class ResumableCheckpoint(keras.callbacks.Callback):
 
     With the default `save_every_steps=None` step is always 0: an epoch that was cut
     short starts again from the state before it. Otherwise the caller first trains
-    the rest of the epoch, `batches.skip(step)` up to `epochs=epoch + 1`, then goes on.
+    the rest of the epoch, all batches but the first `step`, up to `epochs=epoch + 1`,
+    then goes on.
 
     Args:
-        run_dir: folder of the two files; made if missing.
+        run_dir: folder of the files; made if missing.
         monitor: key of `logs`, "best" is by it. NaN or no such key: no new best.
         mode: `"max"` or `"min"`.
         save_every_steps: int > 0 or None.
+        keep: int > 0, states to keep; one that cannot be read gives way to the one
+            before it.
 
     Raises:
-        ValueError: an unknown `mode` or a `save_every_steps` below 1.
+        ValueError: an unknown `mode`, a `save_every_steps` or `keep` below 1.
+        OSError: in `fit`, when a state cannot be saved; says where and that the one
+            before is whole.
     """
 
-    def __init__(self, run_dir, monitor="val_AP", mode="max", save_every_steps=None):
+    def __init__(
+        self, run_dir, monitor="val_AP", mode="max", save_every_steps=None, keep=2
+    ):
         super().__init__()
         if mode not in ("max", "min"):
             raise ValueError(f"`mode` must be 'max' or 'min'. Received: mode={mode}")
@@ -268,13 +279,17 @@ class ResumableCheckpoint(keras.callbacks.Callback):
                 "`save_every_steps` must be >= 1 or None. "
                 f"Received: save_every_steps={save_every_steps}"
             )
+        if keep < 1:
+            raise ValueError(f"`keep` must be >= 1. Received: keep={keep}")
         self.run_dir = Path(run_dir)
         self.monitor = monitor
         self.mode = mode
         self.save_every_steps = save_every_steps
+        self.keep = keep
         self.best = None
         self.best_epoch = None
         self._resumed = (0, 0)
+        self._resumed_metrics = {}
         self._epoch = self._step = self._offset = 0
 
     @property
@@ -285,8 +300,14 @@ class ResumableCheckpoint(keras.callbacks.Callback):
     def best_path(self):
         return self.run_dir / "best.weights.h5"
 
+    @property
+    def state_paths(self):
+        """Where states may lie, the last one first."""
+        older = [self.run_dir / f"last-{n}.weights.h5" for n in range(1, self.keep)]
+        return [self.last_path, *older]
+
     def restore(self, model):
-        """Loads the last state, if there is one. Call it before `fit`.
+        """Loads the last state that is whole, if there is one. Call it before `fit`.
 
         Args:
             model: built and compiled; as it was when the state was saved.
@@ -296,10 +317,11 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             the state has already learned from. `(0, 0)` without a state.
 
         Raises:
-            ValueError: the model is not compiled or built, the file cannot be read, or
+            ValueError: the model is not compiled or built, no file can be read, or it
                 does not belong to this model or optimizer.
         """
-        if not self.last_path.exists():
+        paths = [path for path in self.state_paths if path.exists()]
+        if not paths:
             return 0, 0
         if not model.built or getattr(model, "optimizer", None) is None:
             raise ValueError(
@@ -307,24 +329,24 @@ class ResumableCheckpoint(keras.callbacks.Callback):
                 f"Received: built={model.built}, "
                 f"optimizer={getattr(model, 'optimizer', None)}"
             )
-        state = read_state(self.last_path)
+        path, state = _read_first(paths)
         optimizer = model.optimizer
         if not optimizer.built:
             # Keras would leave out the state of an optimizer without variables.
             with _scope_of(model):
                 optimizer.build(model.trainable_variables)
-        self._load(model, self.last_path)
+        self._load(model, path)
         # Keras only warns when the state does not fit, and starts with a fresh one.
         found = [type(optimizer).__name__, _steps_of(optimizer)]
         if found != [state["optimizer"], state["iterations"]]:
             raise ValueError(
                 "The optimizer must be the one whose state was saved, with the same "
                 f"trainable variables. Received: {type(optimizer).__name__}, for "
-                f"{state['optimizer']} after {state['iterations']} steps in "
-                f"{self.last_path}"
+                f"{state['optimizer']} after {state['iterations']} steps in {path}"
             )
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self._resumed = (state["epoch"], state["step"])
+        self._resumed_metrics = state.get("metrics", {})
         return self._resumed
 
     def restore_best(self, model):
@@ -358,13 +380,29 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         resumed_epoch, resumed_step = self._resumed
         self._epoch = epoch
         self._step = self._offset = resumed_step if epoch == resumed_epoch else 0
-        self._resumed = (0, 0)
+        if self._offset:
+            _assign_metrics(self.model, self._resumed_metrics)
+        self._resumed, self._resumed_metrics = (0, 0), {}
 
-    def on_train_batch_end(self, batch, logs=None):
-        previous, self._step = self._step, self._offset + batch + 1
+    # At the begin of a batch, where Keras hands over no logs: at its end it would wait
+    # for them at every step.
+    def on_train_batch_begin(self, batch, logs=None):
+        previous, self._step = self._step, self._offset + batch
         every = self.save_every_steps
         if every is not None and self._step // every > previous // every:
-            self._save(logs, self._epoch, self._step)
+            self.save_now()
+
+    def save_now(self):
+        """Saves the state between two steps; for callbacks, in `on_train_batch_begin`.
+
+        Returns:
+            `(epoch, step)` as of `restore`, what has been learned from.
+        """
+        sync_state(self.model)
+        metrics = _read_metrics(self.model)
+        loss = metrics.get("loss", [0.0])[0]
+        self._save({"loss": loss}, self._epoch, self._step, metrics=metrics)
+        return self._epoch, self._step
 
     def on_epoch_end(self, epoch, logs=None):
         value = (logs or {}).get(self.monitor)
@@ -386,7 +424,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             return True
         return value > self.best if self.mode == "max" else value < self.best
 
-    def _save(self, logs, epoch, step, is_best=False):
+    def _save(self, logs, epoch, step, is_best=False, metrics=None):
         if not _is_finite_loss(logs):
             return
         state = {
@@ -397,15 +435,27 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             "best_epoch": self.best_epoch,
             "optimizer": type(self.model.optimizer).__name__,
             "iterations": _steps_of(self.model.optimizer),
+            "metrics": metrics or {},
         }
-        with _replacing(self.last_path) as temporary:
-            self.model.save_weights(temporary)
-            with h5py.File(temporary, "a") as file:
-                file.attrs[_STATE] = json.dumps(state)
-            if is_best:
-                # Before the last state: a kill between the two repeats the epoch.
-                with _replacing(self.best_path) as best:
-                    _copy_without_optimizer(temporary, best)
+        try:
+            with _replacing(self.last_path, self.state_paths) as temporary:
+                self.model.save_weights(temporary)
+                with h5py.File(temporary, "a") as file:
+                    file.attrs[_STATE] = json.dumps(state)
+                if is_best:
+                    # Before the last state: a kill between the two repeats the epoch.
+                    with _replacing(self.best_path) as best:
+                        _copy_without_optimizer(temporary, best)
+        # h5py has both for a full disk, depending on when it notices.
+        except (OSError, RuntimeError) as error:
+            free = shutil.disk_usage(self.run_dir).free / 2**20
+            earlier = "No earlier state has been saved."
+            if self.last_path.exists():
+                earlier = f"The state before, {self.last_path}, is whole."
+            raise OSError(
+                f"The state after {state['iterations']} steps could not be saved in "
+                f"{self.run_dir} ({error}; {free:.0f} MiB are free there). {earlier}"
+            ) from error
 
 
 def read_state(path):
@@ -430,6 +480,47 @@ def read_state(path):
             "A checkpoint must be a whole HDF5 file with a training state. "
             f"Received: path={path} ({error})"
         ) from error
+
+
+def _read_first(paths):
+    """The first state that can be read, `(path, state)`; warns of those that cannot."""
+    problems = []
+    for path in paths:
+        try:
+            state = read_state(path)
+        except ValueError as error:
+            problems.append(error)
+            continue
+        for problem in problems:
+            warnings.warn(
+                f"{problem} Going on from the state before it, {path}, saved after "
+                f"{state['iterations']} steps.",
+                stacklevel=3,
+            )
+        return path, state
+    raise problems[0]
+
+
+def sync_state(model):
+    """Brings the values of a training in progress into the model's variables (JAX)."""
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()
+
+
+def _read_metrics(model):
+    """Values of the variables of a model's metrics, name -> list of floats."""
+    return {
+        metric.name: [float(ops.convert_to_numpy(v)) for v in metric.variables]
+        for metric in model.metrics
+        if all(len(variable.shape) == 0 for variable in metric.variables)
+    }
+
+
+def _assign_metrics(model, values):
+    for metric in model.metrics:
+        found = values.get(metric.name, [])
+        for variable, value in zip(metric.variables, found, strict=False):
+            variable.assign(value)
 
 
 class TerminateOnNaN(keras.callbacks.Callback):
@@ -472,7 +563,7 @@ def _is_finite_loss(logs):
 
 
 def _steps_of(optimizer):
-    return int(keras.ops.convert_to_numpy(optimizer.iterations))
+    return int(ops.convert_to_numpy(optimizer.iterations))
 
 
 def _copy_without_optimizer(source, target):
@@ -485,8 +576,11 @@ def _copy_without_optimizer(source, target):
 
 
 @contextlib.contextmanager
-def _replacing(path):
-    """Yields a path to write to; the file takes the place of `path` at the end."""
+def _replacing(path, places=()):
+    """Yields a path to write to; the file takes the place of `path` at the end.
+
+    What was there moves on to the next of `places`, and so on; the last one goes.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The same ending: Keras insists on `.weights.h5`.
@@ -496,6 +590,20 @@ def _replacing(path):
         with open(temporary, "rb") as file:
             # Before the rename, or a power cut could leave an empty file.
             os.fsync(file.fileno())
+        for new, old in zip(places[:0:-1], places[-2::-1], strict=True):
+            if old.exists():
+                os.replace(old, new)
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder):
+    """Makes renames in a folder last through a power cut, where folders can be opened."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
