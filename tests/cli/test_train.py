@@ -1,10 +1,4 @@
-import json
-import os
-import pathlib
-import signal
-import subprocess
 import sys
-import time
 import types
 
 import numpy as np
@@ -19,6 +13,7 @@ from vfnet_tf.checkpoints.tensors import to_pytorch_layout
 from vfnet_tf.cli import train
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.config import override
+from vfnet_tf.training.preemption import PreemptedError
 
 CONFIG_FILE = """
 from vfnet_tf.config import *
@@ -250,40 +245,13 @@ def test_missing_weights_and_data_are_named(data, capfd):
     assert "nothing" in capfd.readouterr().err
 
 
-def test_a_killed_run_goes_on_where_it_was(data):
-    """kill -9 after the first of three epochs, then the same command again."""
-    command = [sys.executable, "-m", "vfnet_tf.cli", "train"]
-    command += options_of(data, "--epochs", "3", "--no-export")
-    root = pathlib.Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    run_dir = data / "run"
-    process = subprocess.Popen(
-        command, env=environment, cwd=root, stdout=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 240
-    while not (run_dir / "last.weights.h5").exists():
-        assert process.poll() is None, "the run ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = subprocess.run(
-        command, env=environment, cwd=root, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "resuming after epoch" in done.stdout
+def test_a_training_stopped_by_a_signal_has_a_status_of_its_own(
+    data, monkeypatch, capsys
+):
+    def stop(self, **arguments):
+        assert self.save_every_steps == 7
+        raise PreemptedError("SIGTERM: saved")
 
-    once = data / "once"
-    command[command.index(str(run_dir))] = str(once)
-    subprocess.run(command, env=environment, cwd=root, check=True, capture_output=True)
-    interrupted = json.loads((run_dir / "metrics.json").read_text())
-    straight = json.loads((once / "metrics.json").read_text())
-    losses = [_losses(folder / "history.csv") for folder in (run_dir, once)]
-    np.testing.assert_allclose(*losses, rtol=1e-4)
-    assert interrupted["AP"] == pytest.approx(straight["AP"], abs=1e-3)
-
-
-def _losses(path):
-    rows = [line.split(",") for line in path.read_text().splitlines()]
-    column = rows[0].index("loss")
-    return [float(row[column]) for row in rows[1:]]
+    monkeypatch.setattr("vfnet_tf.training.trainer.Trainer.fit", stop)
+    assert main(["train", *options_of(data, "--save-every", "7")]) == 75
+    assert "SIGTERM: saved" in capsys.readouterr().out

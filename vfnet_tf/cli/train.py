@@ -48,6 +48,10 @@ class TrainingOptions:
     """of initial weights, order and flips"""
     evaluate_every: int = 1
     """epochs between two evaluations"""
+    save_every: int = 500
+    """steps within an epoch after which the state is saved, besides at its end"""
+    deterministic: bool = False
+    """the same bits each time on the same machine, somewhat slower"""
     limit: int | None = None
     """use the first so many training images only"""
     skip_bad_images: bool = False
@@ -79,9 +83,11 @@ class TrainOptions(TrainingOptions):
 
 
 def run(options):
-    """Trains as `options` say; returns the exit status."""
-    from vfnet_tf.training import strategies, trainer
+    """Trains as `options` say; returns the exit status, 75 if stopped by SIGTERM."""
+    from vfnet_tf.training import preemption, strategies, trainer
 
+    if options.deterministic:
+        trainer.make_deterministic()
     config = resolve(
         options,
         model__class_loss=options.class_loss,
@@ -101,9 +107,14 @@ def run(options):
         initial_weights=initial_weights,
         evaluate_every=options.evaluate_every,
         jit_compile=options.jit_compile,
+        save_every_steps=options.save_every,
     )
     print(training.describe(), flush=True)
-    metrics = training.fit()
+    try:
+        metrics = training.fit()
+    except preemption.PreemptedError as stop:
+        print(f"\n{stop}", flush=True)
+        return preemption.EXIT_STATUS
     if options.export:
         from vfnet_tf.export.saved_model import export_saved_model
 

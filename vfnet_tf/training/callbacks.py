@@ -10,7 +10,6 @@ import contextlib
 import csv
 import json
 import math
-import os
 import shutil
 import time
 import warnings
@@ -19,6 +18,8 @@ from pathlib import Path
 import h5py
 import keras
 from keras import ops
+
+from vfnet_tf.training.whole_files import replacing
 
 # The attribute of an HDF5 file that holds the place in the run, as JSON.
 _STATE = "vfnet_tf_training_state"
@@ -39,6 +40,8 @@ class CocoEvaluation(keras.callbacks.Callback):
             `evaluate() -> {metric: float}`, such as a `CocoEvaluator`.
         every: int > 0, evaluates every so many epochs, and after the last.
         metrics: the names of those of the evaluator's metrics that go to `logs`.
+        last_epoch: epochs of the whole run, where `fit` is called for a part of it.
+        between_batches: function that is called between two batches, or None.
 
     Attributes:
         last_metrics: the evaluator's whole answer, None before the first.
@@ -53,6 +56,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         evaluator,
         every=1,
         metrics=("AP", "AP50", "AP75", "APs", "APm", "APl"),
+        last_epoch=None,
+        between_batches=None,
     ):
         super().__init__()
         if every < 1:
@@ -61,6 +66,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         self.evaluator = evaluator
         self.every = every
         self.metrics = tuple(metrics)
+        self.last_epoch = last_epoch
+        self.between_batches = between_batches
         self.last_metrics = None
         self._detect = None
 
@@ -70,7 +77,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         super().set_model(model)
 
     def on_epoch_end(self, epoch, logs=None):
-        is_last = epoch + 1 == (self.params or {}).get("epochs")
+        last_epoch = self.last_epoch or (self.params or {}).get("epochs")
+        is_last = epoch + 1 == last_epoch
         found = {}
         if is_last or (epoch + 1) % self.every == 0:
             found = self.evaluate()
@@ -85,6 +93,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         """
         self.evaluator.reset()
         for image_ids, detections in self._detections():
+            if self.between_batches is not None:
+                self.between_batches()
             self.evaluator.update(image_ids, detections)
         self.last_metrics = self.evaluator.evaluate()
         return self.last_metrics
@@ -167,7 +177,7 @@ class HistoryCsv(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         optimizer = self.model.optimizer
-        step = _steps_of(optimizer)
+        step = steps_of(optimizer)
         row = {
             "epoch": epoch + 1,
             "step": step,
@@ -178,7 +188,7 @@ class HistoryCsv(keras.callbacks.Callback):
         self.rows.append(row)
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         with (
-            _replacing(self.path) as temporary,
+            replacing(self.path) as temporary,
             open(temporary, "w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.DictWriter(file, columns, restval=math.nan)
@@ -337,7 +347,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
                 optimizer.build(model.trainable_variables)
         self._load(model, path)
         # Keras only warns when the state does not fit, and starts with a fresh one.
-        found = [type(optimizer).__name__, _steps_of(optimizer)]
+        found = [type(optimizer).__name__, steps_of(optimizer)]
         if found != [state["optimizer"], state["iterations"]]:
             raise ValueError(
                 "The optimizer must be the one whose state was saved, with the same "
@@ -399,7 +409,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             `(epoch, step)` as of `restore`, what has been learned from.
         """
         sync_state(self.model)
-        metrics = _read_metrics(self.model)
+        metrics = read_metrics(self.model)
         loss = metrics.get("loss", [0.0])[0]
         self._save({"loss": loss}, self._epoch, self._step, metrics=metrics)
         return self._epoch, self._step
@@ -434,17 +444,17 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             "best": self.best,
             "best_epoch": self.best_epoch,
             "optimizer": type(self.model.optimizer).__name__,
-            "iterations": _steps_of(self.model.optimizer),
+            "iterations": steps_of(self.model.optimizer),
             "metrics": metrics or {},
         }
         try:
-            with _replacing(self.last_path, self.state_paths) as temporary:
+            with replacing(self.last_path, self.state_paths) as temporary:
                 self.model.save_weights(temporary)
                 with h5py.File(temporary, "a") as file:
                     file.attrs[_STATE] = json.dumps(state)
                 if is_best:
                     # Before the last state: a kill between the two repeats the epoch.
-                    with _replacing(self.best_path) as best:
+                    with replacing(self.best_path) as best:
                         _copy_without_optimizer(temporary, best)
         # h5py has both for a full disk, depending on when it notices.
         except (OSError, RuntimeError) as error:
@@ -507,7 +517,7 @@ def sync_state(model):
         model.jax_state_sync()
 
 
-def _read_metrics(model):
+def read_metrics(model):
     """Values of the variables of a model's metrics, name -> list of floats."""
     return {
         metric.name: [float(ops.convert_to_numpy(v)) for v in metric.variables]
@@ -540,7 +550,7 @@ class TerminateOnNaN(keras.callbacks.Callback):
         if _is_finite_loss(logs):
             return
         optimizer = self.model.optimizer
-        step = _steps_of(optimizer) - 1
+        step = steps_of(optimizer) - 1
         parts = ", ".join(f"{name}={float(value):g}" for name, value in logs.items())
         raise FloatingPointError(
             f"The loss is not finite at batch {batch + 1} of epoch {self._epoch + 1} "
@@ -562,7 +572,8 @@ def _is_finite_loss(logs):
     return math.isfinite(float((logs or {}).get("loss", 0.0)))
 
 
-def _steps_of(optimizer):
+def steps_of(optimizer):
+    """The steps that an optimizer has made, an int."""
     return int(ops.convert_to_numpy(optimizer.iterations))
 
 
@@ -573,37 +584,3 @@ def _copy_without_optimizer(source, target):
                 old.copy(name, new)
         for name, value in old.attrs.items():
             new.attrs[name] = value
-
-
-@contextlib.contextmanager
-def _replacing(path, places=()):
-    """Yields a path to write to; the file takes the place of `path` at the end.
-
-    What was there moves on to the next of `places`, and so on; the last one goes.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The same ending: Keras insists on `.weights.h5`.
-    temporary = path.with_name(f".unfinished-{path.name}")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            # Before the rename, or a power cut could leave an empty file.
-            os.fsync(file.fileno())
-        for new, old in zip(places[:0:-1], places[-2::-1], strict=True):
-            if old.exists():
-                os.replace(old, new)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder):
-    """Makes renames in a folder last through a power cut, where folders can be opened."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -3,15 +3,19 @@ from pathlib import Path
 
 import keras
 
+from vfnet_tf.training.callbacks import read_metrics, replacing, steps_of, sync_state
+
 
 class StepLog(keras.callbacks.Callback):
     """Writes the mean of every training metric over each `every` steps to a csv file.
 
     Keras's own logs are means since the start of the epoch, which hide the course of a
-    warm-up; these are not.
+    warm-up; these are not. The host waits for the device once in `every` steps, and at
+    the end of an epoch.
 
     Args:
-        path: of the file; rows of a resumed run follow the old ones.
+        path: of the file; rows of a resumed run follow the old ones, those of steps that
+            are run again are dropped.
         every: int > 0, steps per row.
 
     Raises:
@@ -24,26 +28,59 @@ class StepLog(keras.callbacks.Callback):
             raise ValueError(f"`every` must be >= 1. Received: every={every}")
         self.path = Path(path)
         self.every = every
-        self._sums = {}
+        self._before = {}  # total and count of each metric when last read
+        self._sums = {}  # the same since the last row
         self._count = 0
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._before = {}
+    def on_train_begin(self, logs=None):
+        if not self.path.exists():
+            return
+        step = steps_of(self.model.optimizer)
+        with self.path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        kept = [row for row in rows if int(row[0]) <= step]
+        if len(kept) < len(rows):
+            with (
+                replacing(self.path) as temporary,
+                temporary.open("w", newline="", encoding="utf-8") as file,
+            ):
+                csv.writer(file).writerows([header, *kept])
 
-    def on_train_batch_end(self, batch, logs=None):
-        for name, mean in (logs or {}).items():
-            # The mean of n steps times n, less the same of n - 1, is the n-th value.
-            total = float(mean) * (batch + 1)
-            value = total - self._before.get(name, 0.0)
-            self._before[name] = total
-            self._sums[name] = self._sums.get(name, 0.0) + value
+    # Keras hands over no logs here, and so does not wait for them.
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 0:
+            # Not empty in an epoch that goes on.
+            self._before = read_metrics(self.model)
+            return
         self._count += 1
+        if self._count == self.every:
+            self._read()
+            self._write()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._count += 1
+        self._read()
         if self._count == self.every:
             self._write()
 
+    def _read(self):
+        sync_state(self.model)
+        now = read_metrics(self.model)
+        for name, values in now.items():
+            before = self._before.get(name, [0.0] * len(values))
+            sums = self._sums.setdefault(name, [0.0] * len(values))
+            for index, value in enumerate(values):
+                sums[index] += value - before[index]
+        self._before = now
+
     def _write(self):
-        row = {name: value / self._count for name, value in self._sums.items()}
-        row = {"step": int(self.model.optimizer.iterations.numpy()), **row}
+        # Mean's variables are the sum and the weight of what it was given.
+        row = {
+            name: sums[0] / sums[1]
+            for name, sums in self._sums.items()
+            if len(sums) == 2 and sums[1]
+        }
+        row = {"step": steps_of(self.model.optimizer), **row}
         is_new = not self.path.exists()
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(row))

@@ -6,12 +6,10 @@ rows see the same images in the same order and start from the same weights where
 they have the same variables.
 """
 
-import contextlib
 import dataclasses
 import gc
 import hashlib
 import json
-import os
 import pathlib
 
 import keras
@@ -21,6 +19,7 @@ from vfnet_tf import builder
 from vfnet_tf import config as configs
 from vfnet_tf.data.coco_classes import COCO_CLASS_NAMES
 from vfnet_tf.training.trainer import Trainer, find_differences, without_weight_file
+from vfnet_tf.training.whole_files import replacing
 
 YES, NO = "✓", ""
 
@@ -534,7 +533,7 @@ class Study:
                 backbone = without_weight_file(base, detector.backbone).model.backbone
         self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / "initial_weights.npz"
-        with _replacing(path) as aside:
+        with replacing(path) as aside:
             np.savez(aside, **arrays)
         common = set.intersection(*paths)
         print(
@@ -586,17 +585,5 @@ def _write_json(path, content):
 
 
 def _write(path, text):
-    with _replacing(path) as aside:
+    with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _replacing(path):
-    """Yields a path to write to; the file takes the place of `path` when it is whole."""
-    # The same ending: numpy appends .npz to any other.
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        yield aside
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

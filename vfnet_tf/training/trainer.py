@@ -20,6 +20,7 @@ from vfnet_tf.training.callbacks import (
     TerminateOnNaN,
 )
 from vfnet_tf.training.optimizers import SGD
+from vfnet_tf.training.preemption import SaveOnSignal
 from vfnet_tf.training.schedules import WarmupStepSchedule, scale_learning_rate
 from vfnet_tf.training.step_log import StepLog
 
@@ -39,6 +40,8 @@ class Trainer:
             `run_dir` holds a state to go on from.
         evaluate_every: epochs between two evaluations.
         jit_compile: as in `keras.Model.compile`; XLA is off unless asked for.
+        save_every_steps: steps within an epoch after which its state is saved, too; None
+            saves at the end of epochs only.
 
     Attributes:
         detector: the `keras.Model`, compiled.
@@ -60,11 +63,13 @@ class Trainer:
         initial_weights=None,
         evaluate_every=1,
         jit_compile=False,
+        save_every_steps=500,
     ):
         self.run_dir = pathlib.Path(run_dir)
         self.train_dataset = train_dataset
         self.val_dataset = val_dataset
         self.evaluate_every = evaluate_every
+        self.save_every_steps = save_every_steps
         self.strategy = strategy or strategies.make_strategy("mirrored")
         training = config.training
         strategies.check_settings(
@@ -172,11 +177,13 @@ class Trainer:
         return "\n".join(lines)
 
     def fit(self, verbose="auto", callbacks=()):
-        """Trains to the end, from the last saved epoch if there is one.
+        """Trains to the end, from the last saved state if there is one.
 
-        `run_dir` then holds `config.json`, `last.weights.h5`, `best.weights.h5` (by
-        validation AP), `history.csv` by epoch, `steps.csv` by 20 steps, `history.png`,
-        `metrics.json` and `samples.png`.
+        SIGTERM saves the state at the next step and raises `PreemptedError`.
+
+        `run_dir` then holds `config.json`, `last.weights.h5` (and the state before it,
+        `last-1.weights.h5`), `best.weights.h5` (by validation AP), `history.csv` by epoch,
+        `steps.csv` by 20 steps, `history.png`, `metrics.json` and `samples.png`.
 
         Args:
             verbose: as in `keras.Model.fit`.
@@ -186,11 +193,16 @@ class Trainer:
             The metrics of the best weights on the validation set, or None without one.
         """
         self._save_config()
-        checkpoint = ResumableCheckpoint(self.run_dir)
-        epoch, _ = checkpoint.restore(self.detector)
-        if epoch:
-            print(f"resuming after epoch {epoch} of {self.config.training.epochs}")
-        history = HistoryCsv(self.run_dir / "history.csv")
+        training = self.config.training
+        monitoring = {} if self.val_dataset else {"monitor": "loss", "mode": "min"}
+        checkpoint = ResumableCheckpoint(
+            self.run_dir, save_every_steps=self.save_every_steps, **monitoring
+        )
+        epoch, step = checkpoint.restore(self.detector)
+        if epoch or step:
+            within = f" and {step} of {self.steps_per_epoch} steps" if step else ""
+            print(f"resuming after epoch {epoch} of {training.epochs}{within}")
+        save_on_signal = SaveOnSignal(checkpoint)
         chain = [
             TerminateOnNaN(),
             self.train_batches.epoch_order,
@@ -202,24 +214,22 @@ class Trainer:
                 self._pipeline(self.config, self.val_dataset, training=False),
                 CocoEvaluator(self.val_dataset),
                 every=self.evaluate_every,
+                last_epoch=training.epochs,
+                between_batches=save_on_signal.check,
             )
             chain.append(evaluation)
-        # Before the state: a run killed in between drops the line and writes it again,
-        # the other way round it would lack one for good.
-        chain.append(history)
-        if self.val_dataset is not None:
-            chain.append(checkpoint)
-        else:
-            chain.append(ResumableCheckpoint(self.run_dir, monitor="loss", mode="min"))
-        if epoch < self.config.training.epochs:
-            self.detector.fit(
-                self.train_batches,
-                epochs=self.config.training.epochs,
-                initial_epoch=epoch,
-                callbacks=[*chain, *callbacks],
-                verbose=verbose,
-                shuffle=False,
-            )
+        # The history before the state: a run killed in between drops the line and writes
+        # it again, the other way round it would lack one for good.
+        history = HistoryCsv(self.run_dir / "history.csv")
+        chain += [history, checkpoint, save_on_signal, *callbacks]
+        with save_on_signal:
+            if step:
+                self.train_batches.epoch_order.resume(epoch, step)
+                rest = self.train_batches.take(self.steps_per_epoch - step)
+                self._fit(rest, epoch, epoch + 1, chain, verbose)
+                epoch += 1
+            if not self.detector.stop_training:
+                self._fit(self.train_batches, epoch, training.epochs, chain, verbose)
         if (self.run_dir / "history.csv").exists():
             visualization.plot_history(
                 self.run_dir / "history.csv", self.run_dir / "history.png"
@@ -242,6 +252,17 @@ class Trainer:
         print(format_table(metrics))
         self.draw_samples()
         return metrics
+
+    def _fit(self, batches, initial_epoch, epochs, callbacks, verbose):
+        if initial_epoch < epochs:
+            self.detector.fit(
+                batches,
+                epochs=epochs,
+                initial_epoch=initial_epoch,
+                callbacks=callbacks,
+                verbose=verbose,
+                shuffle=False,
+            )
 
     def draw_samples(self, count=6, score_threshold=0.3):
         """Draws ground truth beside detections on validation images: `samples.png`."""
@@ -293,8 +314,8 @@ class Trainer:
 
 def find_state(run_dir):
     """The file that a stopped run goes on from, a `Path`; None for a new run."""
-    path = ResumableCheckpoint(run_dir).last_path
-    return path if path.exists() else None
+    paths = ResumableCheckpoint(run_dir).state_paths
+    return next((path for path in paths if path.exists()), None)
 
 
 def _build(config, precision, weights=None):
@@ -325,6 +346,11 @@ def find_differences(old, new, prefix=""):
             yield from find_differences(before, after, f"{prefix}{key}.")
         elif before != after:
             yield f"{prefix}{key}: {before} -> {after}"
+
+
+def make_deterministic():
+    """Lets TensorFlow compute the same bits each time; before the first operation."""
+    tf.config.experimental.enable_op_determinism()
 
 
 def local_devices():

@@ -1,0 +1,78 @@
+import os
+import signal
+import threading
+
+import keras
+import pytest
+
+from tests.training.test_callbacks import STEPS, assert_same_state, fit, make_model
+from vfnet_tf.training.callbacks import ResumableCheckpoint, read_state
+from vfnet_tf.training.preemption import PreemptedError, SaveOnSignal
+
+
+class Terminate(keras.callbacks.Callback):
+    """Sends SIGTERM to this process at the end of a batch, or of an epoch."""
+
+    def __init__(self, epoch, batch=None):
+        super().__init__()
+        self.epoch, self.batch, self.now = epoch, batch, None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.now, batch) == (self.epoch, self.batch):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.batch is None and epoch == self.epoch:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("place", [(1, 0), (1, None), (0, STEPS - 1)])
+def test_sigterm_saves_at_the_next_step_and_nothing_is_lost(tmp_path, place):
+    from tests.training.test_callbacks import X, Y
+
+    whole = make_model()
+    fit(whole)
+    checkpoint = ResumableCheckpoint(tmp_path, "loss", "min")
+    before = signal.getsignal(signal.SIGTERM)
+    with SaveOnSignal(checkpoint) as save_on_signal, pytest.raises(PreemptedError):
+        fit(make_model(), Terminate(*place), checkpoint, save_on_signal)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+    model = make_model()
+    epoch, step = checkpoint.restore(model)
+    assert (epoch, step) == {(1, 0): (1, 1), (1, None): (2, 0)}.get(place, (1, 0))
+    if step:
+        rest = {"x": X[4 * step :], "y": Y[4 * step :]}
+        fit(model, start=epoch, epochs=epoch + 1, **rest)
+        epoch += 1
+    fit(model, start=epoch)
+    assert_same_state(model, whole)
+
+
+def test_the_message_says_where_it_stopped_and_what_to_do(tmp_path):
+    checkpoint = ResumableCheckpoint(tmp_path, "loss", "min")
+    with (
+        SaveOnSignal(checkpoint) as save_on_signal,
+        pytest.raises(
+            PreemptedError, match=r"SIGTERM: saved after 2 steps of epoch 2 "
+        ),
+    ):
+        fit(make_model(), Terminate(1, 1), checkpoint, save_on_signal)
+    assert read_state(checkpoint.last_path)["step"] == 2
+
+
+def test_outside_of_the_main_thread_no_signal_is_heeded(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    entered = []
+
+    def enter():
+        with SaveOnSignal(ResumableCheckpoint(tmp_path)):
+            entered.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert entered == [before]
