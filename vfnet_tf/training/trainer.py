@@ -23,6 +23,7 @@ from vfnet_tf.training.optimizers import SGD
 from vfnet_tf.training.preemption import SaveOnSignal
 from vfnet_tf.training.schedules import WarmupStepSchedule, scale_learning_rate
 from vfnet_tf.training.step_log import StepLog
+from vfnet_tf.training.warm_start import load_run_weights
 
 
 class Trainer:
@@ -35,9 +36,10 @@ class Trainer:
         val_dataset: `DetectionDataset` to evaluate on after each epoch, or None.
         run_dir: folder of everything that the run leaves; see `fit`.
         strategy: `tf.distribute.Strategy`; None for all local GPUs, or the CPU.
-        initial_weights: path of a `.weights.h5` of the same detector to start from, or a
-            function that is given the detector and loads what it likes. Not used if
-            `run_dir` holds a state to go on from.
+        initial_weights: path of a `.weights.h5` of the same detector to start from, which
+            may know other classes (see `load_run_weights`), or a function that is given
+            the detector and loads what it likes. Not used if `run_dir` holds a state to
+            go on from.
         evaluate_every: epochs between two evaluations.
         jit_compile: as in `keras.Model.compile`; XLA is off unless asked for.
         save_every_steps: steps within an epoch after which its state is saved, too; None
@@ -96,11 +98,11 @@ class Trainer:
             initial_weights = None
         load = initial_weights if callable(initial_weights) else None
         with self.strategy.scope():
-            self.detector = _build(
-                config, training.precision, None if load else initial_weights
-            )
+            self.detector = _build(config, training.precision)
             if load is not None:
                 load(self.detector)
+            elif initial_weights is not None:
+                load_run_weights(self.detector, initial_weights, config.class_names)
             self.detector.compile(
                 optimizer=self._optimizer(training), jit_compile=jit_compile
             )
@@ -318,12 +320,12 @@ def find_state(run_dir):
     return next((path for path in paths if path.exists()), None)
 
 
-def _build(config, precision, weights=None):
+def _build(config, precision):
     """A detector of that dtype policy; the global policy stays what it was."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        return builder.build_detector(config, weights=weights)
+        return builder.build_detector(config)
     finally:
         keras.config.set_dtype_policy(policy)
 

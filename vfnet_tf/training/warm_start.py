@@ -1,0 +1,86 @@
+"""Initial weights from another run, whose classes may be others."""
+
+import pathlib
+
+import numpy as np
+from keras import ops
+
+from vfnet_tf import config as configs
+from vfnet_tf.builder import build_detector
+
+
+def load_run_weights(detector, path, class_names=()):
+    """Loads the weights of a run into a detector, which may tell other classes apart.
+
+    With other classes all is loaded but the classifier; of that, the rows of the classes
+    that both know by name. What was left out is printed.
+
+    Args:
+        detector: `DenseDetector`, built.
+        path: of a `.weights.h5`; a `config.json` beside it says what classes it knows.
+        class_names: those of the detector's labels.
+
+    Raises:
+        ValueError: if anything but the classifier differs; the first such is named.
+    """
+    path = pathlib.Path(path)
+    if not (path.parent / "config.json").is_file():
+        detector.load_weights(path)
+        return
+    earlier = configs.load_config(path.parent)
+    is_same = earlier.class_names in ((), tuple(class_names))
+    if is_same and earlier.model.num_classes == detector.num_classes:
+        detector.load_weights(path)
+        return
+    source = build_detector(earlier, weights=path)
+    own, others = detector.weights, source.weights
+    classifier = {id(v) for v in detector.head.class_predictor.weights}
+    # The same architecture makes its variables in the same order.
+    for new, old in zip(own, others, strict=False):
+        is_free = id(new) in classifier
+        if new.name != old.name or (not is_free and new.shape != old.shape):
+            raise ValueError(
+                "Only the classifier may differ from the run that training starts from. "
+                f"Received: {new.path} {tuple(new.shape)} for {old.path} "
+                f"{tuple(old.shape)} in {path}"
+            )
+    if len(own) != len(others):
+        raise ValueError(
+            "The detector must be of the kind that training starts from. Received: "
+            f"{len(own)} variables for {len(others)} in {path}"
+        )
+    for new, old in zip(own, others, strict=True):
+        if id(new) not in classifier:
+            new.assign(old)
+    shared = [
+        (label, earlier.class_names.index(name))
+        for label, name in enumerate(class_names)
+        if name in earlier.class_names
+    ]
+    _copy_rows(detector, source, shared)
+    names = ", ".join(class_names[label] for label, _ in shared)
+    print(
+        f"weights    {path} knows {source.num_classes} classes, this detector "
+        f"{detector.num_classes}: all is loaded but the classifier"
+        + (f", of that the rows of {names}" if shared else "")
+    )
+
+
+def _copy_rows(detector, source, labels):
+    """Copies rows of the classifier, `labels` pairs of own and other label."""
+    own_labels = [own for own, _ in labels]
+    other_labels = [other for _, other in labels]
+    for new, old in zip(
+        detector.head.class_predictor.weights,
+        source.head.class_predictor.weights,
+        strict=True,
+    ):
+        # The classes come last, those of one anchor after those of another.
+        values, rows = (
+            np.array(ops.convert_to_numpy(variable)).reshape(
+                *variable.shape[:-1], -1, model.num_classes
+            )
+            for variable, model in ((new, detector), (old, source))
+        )
+        values[..., own_labels] = rows[..., other_labels]
+        new.assign(values.reshape(new.shape))
