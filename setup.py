@@ -36,6 +36,7 @@ EXTRAS = {
         "jax>=0.6",
         "pytest>=8",
         "safetensors>=0.4",
+        "tensorboard>=2.19",
         "torch==2.13.0",
     ],
 }

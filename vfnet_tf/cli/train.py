@@ -76,6 +76,10 @@ class TrainOptions(TrainingOptions):
     config's"""
     out: pathlib.Path | None = None
     """run directory, runs/CONFIG by default; a stopped run goes on from there"""
+    patience: int | None = None
+    """stop after so many epochs without a better validation AP"""
+    tensorboard: bool = False
+    """write scalars and pictures to OUT/tensorboard (extra tensorboard)"""
     overfit: bool = False
     """evaluate on the training images, to see whether the detector can learn them"""
     export: bool = True
@@ -108,6 +112,8 @@ def run(options):
         evaluate_every=options.evaluate_every,
         jit_compile=options.jit_compile,
         save_every_steps=options.save_every,
+        patience=options.patience,
+        tensorboard=options.tensorboard,
     )
     print(training.describe(), flush=True)
     try:

@@ -18,11 +18,15 @@ from vfnet_tf.training.callbacks import (
     HistoryCsv,
     ResumableCheckpoint,
     TerminateOnNaN,
+    learning_rate_of_step,
+    steps_of,
 )
+from vfnet_tf.training.early_stopping import StopWithoutImprovement
 from vfnet_tf.training.optimizers import SGD
 from vfnet_tf.training.preemption import SaveOnSignal
 from vfnet_tf.training.schedules import WarmupStepSchedule, scale_learning_rate
 from vfnet_tf.training.step_log import StepLog
+from vfnet_tf.training.tensorboard import TensorBoardLog
 from vfnet_tf.training.warm_start import load_run_weights
 
 
@@ -44,6 +48,9 @@ class Trainer:
         jit_compile: as in `keras.Model.compile`; XLA is off unless asked for.
         save_every_steps: steps within an epoch after which its state is saved, too; None
             saves at the end of epochs only.
+        patience: epochs without a better validation AP after which it stops, or None.
+        tensorboard: bool, write scalars and pictures to `run_dir/tensorboard` (extra
+            `tensorboard`).
 
     Attributes:
         detector: the `keras.Model`, compiled.
@@ -66,12 +73,16 @@ class Trainer:
         evaluate_every=1,
         jit_compile=False,
         save_every_steps=500,
+        patience=None,
+        tensorboard=False,
     ):
         self.run_dir = pathlib.Path(run_dir)
         self.train_dataset = train_dataset
         self.val_dataset = val_dataset
         self.evaluate_every = evaluate_every
         self.save_every_steps = save_every_steps
+        self.patience = patience
+        self.tensorboard = tensorboard
         self.strategy = strategy or strategies.make_strategy("mirrored")
         training = config.training
         strategies.check_settings(
@@ -223,7 +234,14 @@ class Trainer:
         # The history before the state: a run killed in between drops the line and writes
         # it again, the other way round it would lack one for good.
         history = HistoryCsv(self.run_dir / "history.csv")
-        chain += [history, checkpoint, save_on_signal, *callbacks]
+        chain += [history, checkpoint]
+        if self.tensorboard:
+            chain.append(self._tensorboard_log())
+        stopper = StopWithoutImprovement(checkpoint, self.patience or training.epochs)
+        # After the state is saved, a signal may end it all.
+        chain += [save_on_signal, stopper, *callbacks]
+        if stopper.is_over(epoch):
+            epoch, step = training.epochs, 0
         with save_on_signal:
             if step:
                 self.train_batches.epoch_order.resume(epoch, step)
@@ -254,6 +272,15 @@ class Trainer:
         print(format_table(metrics))
         self.draw_samples()
         return metrics
+
+    def _tensorboard_log(self):
+        return TensorBoardLog(
+            self.run_dir / "tensorboard",
+            draw=self.draw_samples if self.val_dataset else None,
+            learning_rate=lambda: learning_rate_of_step(
+                self.detector.optimizer, steps_of(self.detector.optimizer) - 1
+            ),
+        )
 
     def _fit(self, batches, initial_epoch, epochs, callbacks, verbose):
         if initial_epoch < epochs:

@@ -1,0 +1,55 @@
+import math
+import pathlib
+
+import keras
+import numpy as np
+from PIL import Image
+
+
+class TensorBoardLog(keras.callbacks.Callback):
+    """Writes the logs of each epoch, the learning rate and pictures for TensorBoard.
+
+    Keras's own callback makes the host wait for the device at every step; this one waits
+    at the end of an epoch.
+
+    Args:
+        folder: of the event files.
+        draw: function that draws detections and returns the path of a PNG, or None; it
+            is called after epochs that were evaluated.
+        learning_rate: function from the steps made to the rate, or None.
+
+    Raises:
+        ImportError: the extra `tensorboard` is not installed; says how to.
+    """
+
+    def __init__(self, folder, draw=None, learning_rate=None):
+        super().__init__()
+        try:
+            import tensorboard  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                "TensorBoard is not installed: pip install 'vfnet_tf[tensorboard]'"
+            ) from error
+        import tensorflow as tf
+
+        self.draw = draw
+        self.learning_rate = learning_rate
+        self._writer = tf.summary.create_file_writer(str(pathlib.Path(folder)))
+
+    def on_epoch_end(self, epoch, logs=None):
+        import tensorflow as tf
+
+        logs = dict(logs or {})
+        if self.learning_rate is not None:
+            logs["learning_rate"] = self.learning_rate()
+        is_evaluated = math.isfinite(logs.get("val_AP", math.nan))
+        with self._writer.as_default(step=epoch + 1):
+            for name, value in logs.items():
+                # Epochs without evaluation have no AP: a gap, not a point.
+                if math.isfinite(value):
+                    tf.summary.scalar(name, float(value))
+            if is_evaluated and self.draw is not None:
+                with Image.open(self.draw()) as picture:
+                    pixels = np.asarray(picture.convert("RGB"))
+                tf.summary.image("truth beside detections", pixels[None])
+        self._writer.flush()
