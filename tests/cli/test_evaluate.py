@@ -116,6 +116,36 @@ def test_views_of_each_image_are_evaluated_and_predict_sees_the_same(augmented, 
     assert plain(data / "val" / "a.jpg").to_coco(10) != expected
 
 
+def test_another_size_than_that_of_training_is_evaluated_and_predicted(
+    run_dir, traced, data, tmp_path
+):
+    size = ["--image-size", "96", "200"]
+    run = ["--checkpoint", str(run_dir), *size]
+    assert main(["evaluate", *run, "--data", str(data), "--limit", "1"]) == 0
+    out = run_dir / "evaluation_val_96x200"
+    results = json.loads((out / "detections.json").read_text())
+    config = override(tiny_run.tiny_config(), data__image_size=(96, 200))
+    predictor = Predictor(tiny_run.shared_detector(), config)
+    expected = predictor(data / "val" / "a.jpg").to_coco(10)
+    assert len(expected) > 5
+    assert results == expected
+    image = str(data / "val" / "a.jpg")
+    out = ["--out", str(tmp_path), "--no-pictures", "--score-threshold", "0.05"]
+    assert main(["predict", image, *run, *out]) == 0
+    content = json.loads((tmp_path / "detections.json").read_text())
+    boxes = [row["bbox"] for row in content["annotations"]]
+    assert boxes == [row["bbox"] for row in expected]
+
+
+def test_one_size_and_views_of_several_do_not_go_together():
+    config = tiny_run.tiny_config()
+    given = options(image_size=(96, 200), tta_sizes=TTA_SIZES)
+    with pytest.raises(ValueError, match="with --tta"):
+        evaluate.at_image_size(config, given)
+    with pytest.raises(ValueError, match=r"Received: image_size=\(200, 96\)"):
+        evaluate.at_image_size(config, options(image_size=(200, 96)))
+
+
 def test_the_official_sizes_are_taken_where_none_are_given():
     config = tiny_run.tiny_config()
     assert evaluate.tta_sizes(options(), config) == ()

@@ -35,6 +35,10 @@ class EvaluateOptions:
     max_canvas_shapes: int | None = None
     """pad to at most so many shapes, as training's own evaluation does (4); by default
     each image to its own multiple of 32, as the official code and predict do"""
+    image_size: tuple[int, int] | None = None
+    """short and long side in pixels that images are resized to fit into (height and width
+    if the config stretches images); by default those of training. The paper's large
+    models are also tested at 1200 1800"""
     tta: bool = False
     """test-time augmentation: one NMS over each image at four sizes, plain and mirrored;
     eight times the work and more, image by image. It costs accuracy where the sizes are
@@ -116,11 +120,14 @@ def _evaluate_checkpoint(options):
 
     detector, config, weights = load_checkpoint(options.checkpoint, options.config)
     print(f"checkpoint {weights}")
+    config = at_image_size(config, options)
     dataset = read_dataset_for(detector, config, options)
     sizes = tta_sizes(options, config)
     out = options.out
     if out is None:
         suffix = "_tta" if sizes else ""
+        if options.image_size is not None:
+            suffix += "_{}x{}".format(*options.image_size)
         out = weights.parent / f"evaluation_{options.split}{suffix}"
     evaluator = CocoEvaluator(dataset, backend=options.backend)
     if sizes:
@@ -257,6 +264,26 @@ def read_batches(dataset, config, batch_size=1, max_canvas_shapes=None):
         training=False,
         pad_last_batch=False,
     )
+
+
+def at_image_size(config, options):
+    """The config with the `image_size` of the options, if they have one.
+
+    Raises:
+        ValueError: for sizes that are none, or together with views of other sizes.
+    """
+    if options.image_size is None:
+        return config
+    from vfnet_tf.config import override
+    from vfnet_tf.data.pipeline import check_image_size
+
+    if options.tta or options.tta_sizes:
+        raise ValueError(
+            "--image-size is for one view of each image, --tta has sizes of its own. "
+            f"Received: --image-size {options.image_size} with --tta"
+        )
+    size = check_image_size(options.image_size, config.data.keep_ratio)
+    return override(config, data__image_size=size)
 
 
 def tta_sizes(options, config):

@@ -31,6 +31,8 @@ class PredictOptions:
     """name or file of a config, for weights without a config.json beside"""
     batch_size: int = 1
     """images at a time; more pays on GPUs"""
+    image_size: tuple[int, int] | None = None
+    """short and long side in pixels, as in `vfnet evaluate`"""
     tta: bool = False
     """test-time augmentation, as in `vfnet evaluate`"""
     tta_sizes: tuple[tuple[int, int], ...] = ()
@@ -46,7 +48,7 @@ class PredictOptions:
 def run(options):
     """Predicts as `options` say; returns the exit status."""
     from vfnet_tf.cli.checkpoint import load_checkpoint
-    from vfnet_tf.cli.evaluate import describe_views, tta_sizes
+    from vfnet_tf.cli.evaluate import at_image_size, describe_views, tta_sizes
     from vfnet_tf.cli.progress import Progress
     from vfnet_tf.predictor import Predictor, expand_source
 
@@ -74,6 +76,7 @@ def run(options):
     print(f"checkpoint {weights}")
     print(f"images     {len(images)}", flush=True)
 
+    config = at_image_size(config, options)
     sizes = tta_sizes(options, config)
     if sizes:
         print(f"views      {describe_views(sizes)}", flush=True)
