@@ -103,8 +103,19 @@ def tiny_model(name="tiny"):
     return keras.Model(inputs, c5, name=name)
 
 
+def _classes(settings):
+    return settings.pop("num_classes", 3)
+
+
 def _fcos(settings):
-    head = DenseHead(3, 32, 1, centerness="box", level_scales=True, name="head")
+    head = DenseHead(
+        _classes(settings),
+        32,
+        1,
+        centerness="box",
+        level_scales=True,
+        name="head",
+    )
     return FCOS, FPN(32, name="fpn"), head, settings
 
 
@@ -120,24 +131,41 @@ def _atss(settings):
 
 def _retinanet(settings):
     neck = FPN(32, extra_from="input", relu_before_extra=False, name="fpn")
-    head = DenseHead(3, 32, 1, norm=None, anchors_per_cell=9, name="head")
+    head = DenseHead(
+        _classes(settings),
+        32,
+        1,
+        norm=None,
+        anchors_per_cell=9,
+        name="head",
+    )
     return RetinaNet, neck, head, settings
 
 
 def _foveabox(settings):
     neck = FPN(32, extra_from="input", relu_before_extra=False, name="fpn")
-    return FoveaBox, neck, DenseHead(3, 32, 1, norm=None, name="head"), settings
+    return (
+        FoveaBox,
+        neck,
+        DenseHead(_classes(settings), 32, 1, norm=None, name="head"),
+        settings,
+    )
 
 
 def _reppoints(settings):
     neck = FPN(
         32, extra_from="input", relu_before_extra=False, norm="group_norm", name="fpn"
     )
-    return RepPoints, neck, RepPointsHead(3, 32, 1, name="head"), settings
+    return (
+        RepPoints,
+        neck,
+        RepPointsHead(_classes(settings), 32, 1, name="head"),
+        settings,
+    )
 
 
 def _vfnet(settings, **switches):
-    head = VFNetHead(3, 32, 1, name="head", **switches)
+    head = VFNetHead(_classes(settings), 32, 1, name="head", **switches)
     return VFNet, FPN(32, name="fpn"), head, settings
 
 
@@ -154,7 +182,7 @@ SMALL = {
 
 
 def build_small(kind, **settings):
-    """A detector of 3 classes and 32 channels, the same weights each time."""
+    """A detector of 32 channels and 3 classes or `num_classes`, always the same weights."""
     keras.utils.set_random_seed(7)
     backbone = KerasBackbone(tiny_model(), ("c3", "c4_bn", "c5"))
     cls, neck, head, settings = SMALL[kind](settings)
