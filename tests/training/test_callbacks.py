@@ -14,7 +14,6 @@ from vfnet_tf.training.callbacks import (
     CocoEvaluation,
     HistoryCsv,
     ResumableCheckpoint,
-    TerminateOnNaN,
     learning_rate_of_step,
     read_history,
     read_state,
@@ -571,20 +570,3 @@ def test_two_replicas_resume_as_one_run(tmp_path, two_devices):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
     for copy in model.trainable_variables[0].value.values:
         np.testing.assert_allclose(copy, whole.trainable_variables[0], rtol=1e-6)
-
-
-# --- TerminateOnNaN
-
-
-def test_the_first_step_without_a_finite_loss_is_named(tmp_path):
-    x = X.copy()
-    x[5] = np.nan  # batch 2 of 3
-    model = make_model()
-    fit(model, epochs=1)
-    message = r"batch 2 of epoch 2 \(optimizer step 4, .* rate 0\.1\).*loss=nan"
-    with pytest.raises(FloatingPointError, match=message):
-        fit(model, TerminateOnNaN(), start=1, x=x)
-
-
-def test_finite_losses_pass():
-    fit(make_model(), TerminateOnNaN(), epochs=2)

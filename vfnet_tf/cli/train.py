@@ -76,6 +76,9 @@ class TrainOptions(TrainingOptions):
     config's"""
     out: pathlib.Path | None = None
     """run directory, runs/CONFIG by default; a stopped run goes on from there"""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """what a loss that is not finite does: stop and say on which images, or leave out
+    the step; both are written to OUT/nonfinite.json"""
     patience: int | None = None
     """stop after so many epochs without a better validation AP"""
     tensorboard: bool = False
@@ -113,6 +116,7 @@ def run(options):
         jit_compile=options.jit_compile,
         save_every_steps=options.save_every,
         patience=options.patience,
+        on_nonfinite=options.on_nonfinite,
         tensorboard=options.tensorboard,
     )
     print(training.describe(), flush=True)

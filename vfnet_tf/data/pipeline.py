@@ -450,8 +450,9 @@ def build_pipeline(
         cache_limit: int, bytes that `cache_decoded` may take.
 
     Returns:
-        `tf.data.Dataset` of batch dicts. A training pipeline has the further attribute
-        `epoch_order`, an `EpochOrder` callback for `fit`.
+        `tf.data.Dataset` of batch dicts. A training pipeline has the further attributes
+        `epoch_order`, an `EpochOrder` callback for `fit`, and `image_ids`, a function from
+        epoch and step to the ids of that batch.
 
     Raises:
         ValueError: for arguments out of range or against each other, an image that
@@ -578,7 +579,13 @@ def build_pipeline(
     )
     batches = batches.with_options(options)
     if training:
+
+        def image_ids(epoch, step):
+            rows = planner.plan(epoch % count)[step * batch_size :][:batch_size]
+            return [int(dataset[index].image_id) for index in rows[:, _RECORD]]
+
         batches.epoch_order = epoch_order
+        batches.image_ids = image_ids
     return batches
 
 

@@ -46,6 +46,9 @@ class DenseDetector(keras.Model):
 
     #: arguments of the subclass's own, parts and plain values, each an attribute
     config_names = ()
+    #: function of the loss parts, called in each training step; it says, as a bool
+    #: scalar, whether they count in the metrics. For callbacks.
+    loss_watch = None
     #: names of the loss parts, in the order they are shown
     loss_names = ("class_loss", "box_loss")
     #: predictions per cell
@@ -175,10 +178,15 @@ class DenseDetector(keras.Model):
         """Sum of `compute_losses`; the parts become metrics."""
         losses, num_positives = self._loss_parts(y_pred, _targets_of(x, y))
         replicas = num_replicas()
-        for name, value in losses.items():
-            # The parts of all replicas add up to the loss; Mean averages replicas.
-            self._part_metrics[name].update_state(value * replicas)
-        self._part_metrics["num_positives"].update_state(num_positives)
+        is_good = None if self.loss_watch is None else self.loss_watch(losses)
+        # The parts of all replicas add up to the loss; Mean averages replicas.
+        values = {name: value * replicas for name, value in losses.items()}
+        for name, value in {**values, "num_positives": num_positives}.items():
+            weight = None
+            if is_good is not None:
+                weight = ops.cast(is_good, "float32")
+                value = ops.where(is_good, value, 0.0)
+            self._part_metrics[name].update_state(value, weight)
         return sum(losses.values())
 
     def compute_losses(self, outputs, targets):

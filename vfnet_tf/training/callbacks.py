@@ -3,7 +3,8 @@
 Their order in `callbacks=[...]` matters, since each reads what the earlier ones have
 put into `logs`:
 
-    TerminateOnNaN, CocoEvaluation, ResumableCheckpoint, HistoryCsv, Keras's own
+    NonFiniteAlarm, EpochOrder, StepLog, CocoEvaluation, HistoryCsv,
+    ResumableCheckpoint, Keras's own
 """
 
 import contextlib
@@ -343,7 +344,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         optimizer = model.optimizer
         if not optimizer.built:
             # Keras would leave out the state of an optimizer without variables.
-            with _scope_of(model):
+            with scope_of(model):
                 optimizer.build(model.trainable_variables)
         self._load(model, path)
         # Keras only warns when the state does not fit, and starts with a fresh one.
@@ -533,36 +534,7 @@ def _assign_metrics(model, values):
             variable.assign(value)
 
 
-class TerminateOnNaN(keras.callbacks.Callback):
-    """Raises at the first step whose loss is not finite, and says where and what.
-
-    Keras's own callback ends `fit` quietly, and the callbacks after it save
-    the broken weights. Put this one first.
-
-    Raises:
-        FloatingPointError: in `fit`; with epoch, step, learning rate and loss parts.
-    """
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        if _is_finite_loss(logs):
-            return
-        optimizer = self.model.optimizer
-        step = steps_of(optimizer) - 1
-        parts = ", ".join(f"{name}={float(value):g}" for name, value in logs.items())
-        raise FloatingPointError(
-            f"The loss is not finite at batch {batch + 1} of epoch {self._epoch + 1} "
-            f"(optimizer step {step}, counted from 0, learning rate "
-            f"{learning_rate_of_step(optimizer, step):g}). Means of this epoch so far: "
-            f"{parts}. Lower the learning rate or lengthen the warm-up; if it happens "
-            "at the first steps, look at the images and boxes of the data. "
-            "Checkpoints saved earlier are whole."
-        )
-
-
-def _scope_of(model):
+def scope_of(model):
     """Where variables of a model are made: its `tf.distribute` strategy, if any."""
     strategy = getattr(model, "distribute_strategy", None)
     return contextlib.nullcontext() if strategy is None else strategy.scope()

@@ -17,11 +17,11 @@ from vfnet_tf.training.callbacks import (
     CocoEvaluation,
     HistoryCsv,
     ResumableCheckpoint,
-    TerminateOnNaN,
     learning_rate_of_step,
     steps_of,
 )
 from vfnet_tf.training.early_stopping import StopWithoutImprovement
+from vfnet_tf.training.nonfinite import NonFiniteAlarm
 from vfnet_tf.training.optimizers import SGD
 from vfnet_tf.training.preemption import SaveOnSignal
 from vfnet_tf.training.schedules import WarmupStepSchedule, scale_learning_rate
@@ -49,6 +49,8 @@ class Trainer:
         save_every_steps: steps within an epoch after which its state is saved, too; None
             saves at the end of epochs only.
         patience: epochs without a better validation AP after which it stops, or None.
+        on_nonfinite: what a loss that is not finite does, `"stop"` or `"skip"`, see
+            `NonFiniteAlarm`; written to `run_dir/nonfinite.json`.
         tensorboard: bool, write scalars and pictures to `run_dir/tensorboard` (extra
             `tensorboard`).
 
@@ -75,6 +77,7 @@ class Trainer:
         save_every_steps=500,
         patience=None,
         tensorboard=False,
+        on_nonfinite="stop",
     ):
         self.run_dir = pathlib.Path(run_dir)
         self.train_dataset = train_dataset
@@ -83,6 +86,7 @@ class Trainer:
         self.save_every_steps = save_every_steps
         self.patience = patience
         self.tensorboard = tensorboard
+        self.on_nonfinite = on_nonfinite
         self.strategy = strategy or strategies.make_strategy("mirrored")
         training = config.training
         strategies.check_settings(
@@ -216,8 +220,13 @@ class Trainer:
             within = f" and {step} of {self.steps_per_epoch} steps" if step else ""
             print(f"resuming after epoch {epoch} of {training.epochs}{within}")
         save_on_signal = SaveOnSignal(checkpoint)
+        alarm = NonFiniteAlarm(
+            self.run_dir / "nonfinite.json",
+            self.on_nonfinite,
+            self.train_batches.image_ids,
+        )
         chain = [
-            TerminateOnNaN(),
+            alarm,
             self.train_batches.epoch_order,
             StepLog(self.run_dir / "steps.csv"),
         ]
@@ -245,6 +254,7 @@ class Trainer:
         with save_on_signal:
             if step:
                 self.train_batches.epoch_order.resume(epoch, step)
+                alarm.begin_at(step)
                 rest = self.train_batches.take(self.steps_per_epoch - step)
                 self._fit(rest, epoch, epoch + 1, chain, verbose)
                 epoch += 1
