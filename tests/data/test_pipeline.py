@@ -282,6 +282,148 @@ def test_scales_are_drawn_by_batch(dataset):
     assert_same(epochs(batches, 9)[8], epochs(build(dataset, scales=scales), 17)[16])
 
 
+RANGE = ((32, 64), (96, 160))
+
+
+@pytest.fixture
+def landscapes(coco):
+    """Twelve landscape images of one size with a box each."""
+    for index in range(12):
+        coco.image(48, 64)
+        coco.box([8, 8, 40, 24], image_id=index + 1)
+    return read_coco(coco.save(), coco.directory)
+
+
+def test_each_image_draws_its_scale_from_a_range(landscapes):
+    batches = build(
+        landscapes, scale_range=((32, 160), (96, 160)), batch_size=3, max_shapes=3
+    )
+    seen = {32: 0, 96: 0}
+    counts = []
+    for epoch in epochs(batches, 25):
+        assert ids(epoch) != list(range(1, 13)) and set(ids(epoch)) == {*range(1, 13)}
+        for batch in epoch:
+            validate_batch(batch)
+            shape = batch["images"].shape[1:3]
+            assert shape in batches.canvas_shapes
+            heights = batch["image_size"][:, 0]
+            assert (batch["image_size"] <= shape).all()
+            for side in seen:
+                seen[side] += (heights == side).sum()
+            counts.append(len(set(heights)))
+    assert max(counts) == 3
+    # 300 draws of 65 numbers: 4.6 for each.
+    assert 1 <= seen[32] < 15 and 1 <= seen[96] < 15
+
+
+def test_a_range_pads_little_and_keeps_to_the_number_of_shapes(dataset):
+    options = {"scale_range": RANGE, "batch_size": 1}
+    areas = {}
+    for max_shapes in (1, 2, 5):
+        batches = build(dataset, max_shapes=max_shapes, **options)
+        assert len(batches.canvas_shapes) <= max_shapes
+        shapes, area = set(), 0
+        for batch in np.concatenate(epochs(batches, 6)):
+            shapes.add(batch["images"].shape[1:3])
+            area += np.prod(batch["images"].shape[1:3])
+        assert shapes <= set(batches.canvas_shapes)
+        areas[max_shapes] = area
+    assert areas[5] < areas[2] < areas[1]
+    one = build(dataset, max_shapes=1, **options)
+    assert one.element_spec["images"].shape == (1, *one.canvas_shapes[0], 3)
+
+
+def test_a_function_is_traced_once_for_each_shape(landscapes):
+    batches = build(landscapes, scale_range=RANGE, max_shapes=3, batch_size=1)
+    traced = []
+
+    @tf.function
+    def step(images):
+        traced.append(tuple(images.shape[1:3]))
+        return tf.reduce_mean(images)
+
+    for batch in [*batches, *batches]:
+        step(batch["images"])
+    assert len(traced) == len(set(traced)) == 3
+    assert sorted(traced) == batches.canvas_shapes
+
+
+def test_all_that_is_drawn_depends_on_seed_and_epoch_alone(dataset):
+    options = {"scale_range": RANGE, "random_crop": 0.5, "cut_out": 0.5, "seed": 3}
+    first = epochs(build(dataset, **options), 3)
+    again = epochs(build(dataset, num_parallel=4, **options), 3)
+    for one, other in zip(first, again, strict=True):
+        assert_same(one, other)
+    resumed = epochs(build(dataset, start_epoch=1, **options), 2)
+    for one, other in zip(first[1:], resumed, strict=True):
+        assert_same(one, other)
+    sizes = [np.concatenate([b["image_size"] for b in epoch]) for epoch in first]
+    assert not np.array_equal(*(np.sort(size, axis=0) for size in sizes[:2]))
+
+
+def test_a_range_leaves_the_number_of_batches_and_one_orientation_in_each(dataset):
+    options = {"scale_range": RANGE, "random_crop": 1.0, "max_shapes": 6}
+    for drop_remainder, expected in ((False, 4), (True, 3)):
+        batches = build(dataset, drop_remainder=drop_remainder, **options)
+        assert int(batches.cardinality()) == expected
+        landscape = {1, 3, 4, 6}
+        for epoch in epochs(batches, 6):
+            assert len(epoch) == expected
+            for batch in epoch:
+                validate_batch(batch)
+                assert len({i in landscape for i in batch["image_id"]}) == 1
+
+
+def test_boxes_stay_on_their_pixels_through_crop_and_scale(coco):
+    pixels = np.zeros((200, 300, 3), "uint8")
+    pixels[40:160, 60:240] = 255
+    for index in range(4):
+        Image.fromarray(pixels).save(coco.image(200, 300), quality=95)
+        coco.box([60, 40, 180, 120], image_id=index + 1)
+    dataset = read_coco(coco.save(), coco.directory)
+    batches = build(
+        dataset,
+        image_size=(128, 192),
+        scale_range=((100, 150), (128, 192)),
+        random_crop=1.0,
+        normalization=IDENTITY,
+    )
+    shapes = set()
+    for batch in np.concatenate(epochs(batches, 3)):
+        for image, boxes, size in zip(
+            batch["images"], batch["boxes"], batch["image_size"], strict=True
+        ):
+            y, x = np.nonzero(image[..., 0] > 127)
+            found = [x.min(), y.min(), x.max() + 1, y.max() + 1]
+            np.testing.assert_allclose(boxes[0], found, atol=1.01)
+            shapes.add(tuple((boxes[0, 2:] - boxes[0, :2]) / size[::-1]))
+    # Uncropped, the box has .6 of either side.
+    assert len(shapes) == 12 and np.max(list(shapes)) > 0.65
+
+
+@pytest.mark.parametrize("cache_decoded", [False, True])
+def test_holes_are_cut_anew_in_every_epoch(landscapes, cache_decoded):
+    options = {"shuffle": False, "flip": 0.0, "normalization": IDENTITY}
+    options["cache_decoded"] = cache_decoded
+    (plain,) = epochs(build(landscapes, **options), 1)
+    first, second = epochs(build(landscapes, cut_out=1.0, **options), 2)
+    for batch, one, other in zip(plain, first, second, strict=True):
+        np.testing.assert_array_equal(batch["boxes"], one["boxes"])
+        for images in (one["images"], other["images"]):
+            is_hole = (images == 0).all(axis=-1) & (batch["images"] > 0).any(axis=-1)
+            assert is_hole.any(axis=(1, 2)).all()
+            np.testing.assert_array_equal(images[~is_hole], batch["images"][~is_hole])
+        assert (one["images"] != other["images"]).any()
+
+
+def test_evaluation_draws_nothing(dataset):
+    options = {"training": False, "image_size": (96, 128)}
+    (plain,) = epochs(build(dataset, **options), 1)
+    options.update(scale_range=RANGE, random_crop=1.0, cut_out=1.0)
+    (epoch,) = epochs(build(dataset, **options), 1)
+    assert_same(plain, epoch)
+
+
 def test_exif_is_applied_with_its_boxes(coco):
     path = coco.image(48, 64)
     pixels = np.zeros((48, 64, 3), "uint8")
@@ -336,6 +478,21 @@ def test_images_without_boxes_give_padding_only(coco):
         ({"max_shapes": 0}, "`max_shapes` must be >= 1"),
         ({"scales": [(32, 64)], "cache_decoded": True}, "`scales` cannot be combined"),
         ({"drop_remainder": True, "batch_size": 8}, "at least one batch"),
+        ({"random_crop": 1.5}, r"`random_crop` must be in \[0, 1\]"),
+        ({"cut_out": -1.0}, r"`cut_out` must be in \[0, 1\]"),
+        ({"scale_range": ((32, 64), (24, 96))}, "the smallest and the largest"),
+        ({"scale_range": ((32, 64),)}, "the smallest and the largest"),
+        ({"scale_range": ((32, 64), (96, 80))}, "short <= long"),
+        ({"scale_range": RANGE, "keep_ratio": False}, "needs `keep_ratio=True`"),
+        ({"scale_range": RANGE, "cache_decoded": True}, "`scale_range` and"),
+        ({"random_crop": 0.5, "cache_decoded": True}, "`scale_range` and"),
+        ({"random_crop": 0.5, "scales": [(32, 64)]}, "cannot be combined with"),
+        ({"scale_range": RANGE, "canvas_shapes": [(96, 96)]}, "cannot be combined"),
+        ({"scale_range": RANGE, "max_shapes": 0}, "`max_shapes` must be >= 1"),
+        (
+            {"scale_range": RANGE, "drop_remainder": True, "batch_size": 8},
+            "at least one batch",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(dataset, options, message):

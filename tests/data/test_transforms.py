@@ -181,6 +181,78 @@ def test_the_same_size_leaves_the_pixels_alone():
     np.testing.assert_array_equal(out["image"], example["image"])
 
 
+def test_a_crop_clips_boxes_and_removes_those_outside():
+    boxes = [[0, 0, 8, 8], [6, 5, 20, 25], [2, 2, 5, 9], [25, 3, 30, 9], [9, 9, 12, 12]]
+    example = make_example(make_pixels(20, 30), boxes)
+    example["labels"] = tf.range(5)
+    out = transforms.crop(4, 5, 12, 16)(example)
+    np.testing.assert_array_equal(out["image"], example["image"][4:16, 5:21])
+    # The third ends at the left edge, the fourth begins beyond the right one.
+    expected = [[0, 0, 3, 4], [1, 1, 15, 12], [4, 5, 7, 8]]
+    np.testing.assert_array_equal(out["boxes"], expected)
+    np.testing.assert_array_equal(out["labels"], [0, 1, 4])
+
+
+def test_a_crop_may_leave_no_box():
+    example = make_example(make_pixels(20, 30), [[0, 0, 5, 5]])
+    crop = tf.function(lambda e, left: transforms.crop(0, left, 20, 20)(e))
+    out = crop(example, tf.constant(5))
+    assert out["boxes"].shape == (0, 4) and out["labels"].shape == (0,)
+    assert crop(example, tf.constant(4))["boxes"].shape == (1, 4)
+
+
+def cut(cut_out, height, width, count):
+    """`count` white images after a cut-out, with seeds of their own."""
+    example = make_example(np.full((height, width, 3), 255, "uint8"))
+    transform = tf.function(cut_out)
+    outs = [transform(example, tf.constant([3, index])) for index in range(count)]
+    for out in outs:
+        np.testing.assert_array_equal(out["boxes"], example["boxes"])
+        assert out["image"].dtype == tf.uint8
+    images = np.stack([out["image"] for out in outs])
+    assert (images == images[..., :1]).all()
+    return images[..., 0]
+
+
+def test_a_hole_begins_at_any_pixel_and_is_cut_off_at_the_edges():
+    images = cut(transforms.cut_out((1, 1), ((3, 2),), 1.0), 4, 5, 300)
+    corners = set()
+    for image in images:
+        y, x = np.argwhere(image == 0)[0]
+        corners.add((int(y), int(x)))
+        expected = np.full((4, 5), 255)
+        # Width comes first in a size, and the corner is the top left one.
+        expected[y : y + 2, x : x + 3] = 0
+        np.testing.assert_array_equal(image, expected)
+    assert corners == {(y, x) for y in range(4) for x in range(5)}
+
+
+def test_the_number_of_holes_has_both_ends_of_its_range():
+    # Two holes of one pixel each coincide once in 480 000 pairs.
+    images = cut(transforms.cut_out((5, 10), ((1, 1),), 1.0), 600, 800, 60)
+    assert set((images == 0).sum(axis=(1, 2)).tolist()) == {5, 6, 7, 8, 9, 10}
+
+
+def test_holes_draw_every_size():
+    sizes = ((1, 4), (4, 1), (2, 2))
+    images = cut(transforms.cut_out((1, 1), sizes, 1.0), 400, 500, 60)
+    found = []
+    for image in images:
+        rows, columns = np.nonzero(image == 0)
+        found.append((int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1))
+    assert set(found) == set(sizes)
+    assert min(found.count(size) for size in sizes) > 8
+
+
+def test_a_cut_out_depends_on_the_seed_alone_and_keeps_to_its_probability():
+    transform = transforms.cut_out(probability=0.5)
+    first, again = cut(transform, 100, 120, 60), cut(transform, 100, 120, 60)
+    np.testing.assert_array_equal(first, again)
+    num_cut = (first == 0).any(axis=(1, 2)).sum()
+    assert 15 < num_cut < 45
+    assert (cut(transforms.cut_out(probability=0.0), 100, 120, 9) == 255).all()
+
+
 def test_a_flip_mirrors_pixels_and_boxes():
     example = make_example(make_pixels(20, 30), [[1, 2, 11, 12], [0, 0, 30, 20]])
     out = transforms.flip_horizontal(1.0)(example, RNG)

@@ -1,7 +1,8 @@
 """From a dataset of records to batches, as a `tf.data.Dataset`.
 
-Which images make a batch, in which order and on which canvas, is planned beforehand with
-numpy; decoding, resizing, flipping and padding then run in TensorFlow's threads.
+Which images make a batch, in which order, cropped and scaled how and on which canvas, is
+planned beforehand with numpy; decoding, resizing, flipping and padding then run in
+TensorFlow's threads.
 A plan depends on the seed and the epoch only, so a resumed run sees what the
 uninterrupted one would have seen.
 """
@@ -15,26 +16,24 @@ import tensorflow as tf
 from vfnet_tf.data import transforms
 from vfnet_tf.data.example import PADDING_IMAGE_ID, PADDING_LABEL
 from vfnet_tf.data.normalization import TORCHVISION
+from vfnet_tf.data.random_sizes import CANVAS_MULTIPLE, RandomSizes, keep_ratio_sizes
 
-# Epochs whose order is planned beforehand; later ones repeat them from the first.
+# Epochs whose order is planned beforehand; later ones repeat them from the first. With
+# crops COCO takes 5.6 MB an epoch, so that the 41 epochs of VFNet-X all differ.
 MAX_ORDERS = 128
-MAX_ORDER_BYTES = 128 * 2**20
+MAX_ORDER_BYTES = 256 * 2**20
 
-# P5 has stride 32; the official code pads to it as well (fact S32).
-CANVAS_MULTIPLE = 32
-
-# Columns of a plan: one row per image of the epoch.
+# Columns of a plan: one row per image of the epoch. The seed takes two, and where images
+# are cropped, (top, left, height, width) follow.
 _RECORD, _IS_REPEAT, _HEIGHT, _WIDTH, _SHORT, _LONG, _SEED = range(7)
+_CROP = 8
 
 
 def _resized_sizes(sizes, image_size, keep_ratio):
     """Sizes after the resize: int `[N, 2]`, equal to `transforms.keep_ratio_size`."""
-    sizes = np.asarray(sizes, "float64").reshape(-1, 2)
     if not keep_ratio:
         return np.tile(np.asarray(image_size, "int64"), (len(sizes), 1))
-    short, long = image_size
-    factor = np.minimum(long / sizes.max(axis=1), short / sizes.min(axis=1))
-    return np.maximum((sizes * factor[:, None] + 0.5).astype("int64"), 1)
+    return keep_ratio_sizes(sizes, *image_size)
 
 
 def check_image_size(image_size, keep_ratio):
@@ -48,6 +47,22 @@ def check_image_size(image_size, keep_ratio):
             f"Received: image_size={image_size}"
         )
     return int(pair[0]), int(pair[1])
+
+
+def _check_scale_range(scale_range, keep_ratio):
+    """Returns the range as ((short, long), (short, long)), or says what is wrong."""
+    if not keep_ratio:
+        raise ValueError(
+            "`scale_range` needs `keep_ratio=True`. "
+            f"Received: scale_range={scale_range}, keep_ratio={keep_ratio}"
+        )
+    pairs = [check_image_size(pair, keep_ratio) for pair in scale_range]
+    if len(pairs) != 2 or np.any(np.less(pairs[1], pairs[0])):
+        raise ValueError(
+            "`scale_range` must be the smallest and the largest (short, long). "
+            f"Received: scale_range={scale_range}"
+        )
+    return tuple(pairs)
 
 
 def _is_landscape(sizes):
@@ -223,9 +238,10 @@ class _Planner:
         return self.training and group.larger is not None
 
     def _count_batches(self):
-        counts = [len(group.records) for group in self.groups]
+        groups = self._draw_groups(np.random.default_rng(0))[0]
+        counts = [len(group.records) for group in groups]
         num_batches = 0
-        for number, group in enumerate(self.groups):
+        for number, group in enumerate(groups):
             full, rest = divmod(counts[number], self.batch_size)
             num_batches += full
             if rest and self._moves_up(group):
@@ -246,13 +262,18 @@ class _Planner:
             return np.resize(others, num_missing)
         return rng.choice(others, num_missing, replace=len(others) < num_missing)
 
+    def _draw_groups(self, rng):
+        """The groups of one epoch, and what `_rows` needs to know of them."""
+        return self.groups, None
+
     def plan(self, epoch):
-        """Returns int64 `[num_batches * B, 8]`, columns as named above, seed last."""
+        """Returns int64 `[num_batches * B, 8 or 12]`, columns as named above."""
         rng = np.random.default_rng([self.seed, epoch])
         size = self.batch_size
-        pools = [group.records for group in self.groups]
+        groups, draws = self._draw_groups(rng)
+        pools = [group.records for group in groups]
         batches, canvases = [], []
-        for number, group in enumerate(self.groups):
+        for number, group in enumerate(groups):
             records = pools[number]
             records = rng.permutation(records) if self.shuffle else records
             is_repeat = np.zeros(len(records), "int64")
@@ -275,13 +296,65 @@ class _Planner:
         if self.shuffle:
             order = rng.permutation(len(batches))
             batches, canvases = batches[order], canvases[order]
+        return self._rows(rng, batches, canvases, draws).astype("int64")
+
+    def _rows(self, rng, batches, canvases, draws):
+        """The plan of `batches`, int `[n, B, 2]`, on `canvases`, `[n, num_scales, 2]`."""
         scale = rng.integers(len(self.scales), size=len(batches))
         canvas = canvases[np.arange(len(batches)), scale]
         per_batch = np.concatenate([canvas, self.scales[scale]], axis=-1)
-        per_batch = np.repeat(per_batch, size, axis=0)
+        per_batch = np.repeat(per_batch, self.batch_size, axis=0)
         rows = batches.reshape(-1, 2)
         seeds = rng.integers(2**31 - 1, size=(len(rows), 2))
-        return np.concatenate([rows, per_batch, seeds], axis=-1).astype("int64")
+        return np.concatenate([rows, per_batch, seeds], axis=-1)
+
+
+class _RandomSizePlanner(_Planner):
+    """Groups the images of each epoch by the canvases that their drawn sizes need.
+
+    Images of like size share a batch, as images of like shape do without a range: the
+    official code pads every batch to its largest image, which for many images in a step
+    is nearly always as large as can be.
+
+    Args:
+        random_sizes: `RandomSizes`.
+        canvases: dict of its `choose_canvases`.
+        others: as of `_Planner`, from `batch_size`.
+    """
+
+    def __init__(self, random_sizes, canvases, *others):
+        self.random_sizes = random_sizes
+        self.canvases = canvases
+        # A group's records are places of the epoch here, until `_rows`.
+        super().__init__([], [], *others)
+
+    def _draw_groups(self, rng):
+        draws = self.random_sizes.draw(rng)
+        groups = []
+        for side, canvases in self.canvases.items():
+            members = np.flatnonzero(self.random_sizes.landscape == side)
+            fits = np.all(draws.sizes[members, None] <= canvases, axis=-1)
+            smallest = np.argmax(fits, axis=1)
+            for number, canvas in enumerate(canvases):
+                is_last = number == len(canvases) - 1
+                groups.append(
+                    _Group(
+                        members[smallest == number],
+                        canvas[None],
+                        larger=None if is_last else len(groups) + 1,
+                        fitting=members,
+                    )
+                )
+        return groups, draws
+
+    def _rows(self, rng, batches, canvases, draws):
+        place, is_repeat = batches.reshape(-1, 2).T
+        canvas = np.repeat(canvases[:, 0], self.batch_size, axis=0)
+        columns = [draws.records[place], is_repeat, canvas, draws.scales[place]]
+        columns.append(rng.integers(2**31 - 1, size=(len(place), 2)))
+        if self.random_sizes.crop_probability > 0:
+            columns.append(draws.crops[place])
+        return np.column_stack(columns)
 
 
 class _RecordTensors:
@@ -404,7 +477,10 @@ def build_pipeline(
     canvas_shapes=None,
     max_shapes=4,
     scales=None,
+    scale_range=None,
     flip=0.5,
+    random_crop=0.0,
+    cut_out=0.0,
     shuffle=None,
     seed=0,
     start_epoch=0,
@@ -437,9 +513,17 @@ def build_pipeline(
             needs 1.
         scales: list of (short, long), one of which is drawn for each batch in place of
             `image_size` (multi-scale training); each has one canvas per orientation.
+        scale_range: ((short, long), (short, long)), smallest and largest: each image is
+            resized to fit into a pair whose numbers are drawn independently from it, in
+            place of `image_size`, and images of like size make a batch; see
+            `RandomSizes`. `max_shapes` holds for both orientations together. Training
+            only.
         flip: float, probability of a horizontal flip; training only.
+        random_crop: float, probability that an image is cropped before it is resized,
+            see `RandomSizes`; training only.
+        cut_out: float, probability of `transforms.cut_out`; training only.
         shuffle: bool; None shuffles in training only.
-        seed: int >= 0, with the epoch it fixes order, fill-up, scales and flips.
+        seed: int >= 0, with the epoch it fixes order, fill-up and all that is drawn.
         start_epoch: int >= 0, the epoch of the first iteration, for a resumed run.
         max_boxes: int, M; None takes the most boxes of an image in the dataset.
         drop_remainder: bool, leave out what does not fill a last batch.
@@ -450,9 +534,10 @@ def build_pipeline(
         cache_limit: int, bytes that `cache_decoded` may take.
 
     Returns:
-        `tf.data.Dataset` of batch dicts. A training pipeline has the further attributes
-        `epoch_order`, an `EpochOrder` callback for `fit`, and `image_ids`, a function from
-        epoch and step to the ids of that batch.
+        `tf.data.Dataset` of batch dicts. Its attribute `canvas_shapes` lists all padded
+        shapes, (height, width); a training pipeline also has `epoch_order`, an
+        `EpochOrder` callback for `fit`, and `image_ids`, a function from epoch and step
+        to the ids of that batch.
 
     Raises:
         ValueError: for arguments out of range or against each other, an image that
@@ -466,8 +551,13 @@ def build_pipeline(
     ):
         if value < lowest:
             raise ValueError(f"`{name}` must be >= {lowest}. Received: {name}={value}")
-    if not 0 <= flip <= 1:
-        raise ValueError(f"`flip` must be in [0, 1]. Received: flip={flip}")
+    for name, value in (
+        ("flip", flip),
+        ("random_crop", random_crop),
+        ("cut_out", cut_out),
+    ):
+        if not 0 <= value <= 1:
+            raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={value}")
     if len(dataset) == 0:
         raise ValueError("`dataset` must hold at least one image. Received: 0 images")
     most_boxes = max(1, *(len(record.boxes) for record in dataset))
@@ -483,18 +573,47 @@ def build_pipeline(
             f"Received: scales={scales}, cache_decoded={cache_decoded}, "
             f"canvas_shapes={canvas_shapes}"
         )
+    has_random_sizes = scale_range is not None or random_crop > 0
+    if has_random_sizes and (
+        cache_decoded or canvas_shapes is not None or scales is not None
+    ):
+        raise ValueError(
+            "`scale_range` and `random_crop` cannot be combined with `cache_decoded`, "
+            "`canvas_shapes` or `scales`. "
+            f"Received: scale_range={scale_range}, random_crop={random_crop}, "
+            f"cache_decoded={cache_decoded}, canvas_shapes={canvas_shapes}, "
+            f"scales={scales}"
+        )
+    if scale_range is not None:
+        scale_range = _check_scale_range(scale_range, keep_ratio)
+    has_random_sizes = has_random_sizes and training
     shuffle = training if shuffle is None else shuffle
     scale_list = [
         check_image_size(size, keep_ratio)
         for size in ([image_size] if scales is None else scales)
     ]
-    groups, shapes = _group(
-        dataset, scale_list, scales is not None, canvas_shapes, max_shapes, keep_ratio
-    )
-    planner = _Planner(
-        groups, scale_list, batch_size, seed, shuffle, training, drop_remainder
-    )
+    order = (batch_size, seed, shuffle, training, drop_remainder)
+    if has_random_sizes:
+        planner, shapes = _plan_random_sizes(
+            dataset,
+            scale_range or scale_list * 2,
+            random_crop,
+            max_shapes,
+            keep_ratio,
+            order,
+        )
+    else:
+        groups, shapes = _group(
+            dataset,
+            scale_list,
+            scales is not None,
+            canvas_shapes,
+            max_shapes,
+            keep_ratio,
+        )
+        planner = _Planner(groups, scale_list, *order)
     if planner.num_batches == 0:
+        groups = planner._draw_groups(np.random.default_rng(0))[0]
         counts = [len(group.records) for group in groups]
         raise ValueError(
             "`drop_remainder=True` must leave at least one batch. "
@@ -504,8 +623,11 @@ def build_pipeline(
     records = _RecordTensors(dataset)
     resize = transforms.resize_keep_ratio if keep_ratio else transforms.resize_exact
 
-    def load(index, size=scale_list[0]):
-        return resize(size[0], size[1])(records.example(index))
+    def load(index, size=scale_list[0], rectangle=None):
+        example = records.example(index)
+        if rectangle is not None:
+            example = transforms.crop(*tf.unstack(rectangle))(example)
+        return resize(size[0], size[1])(example)
 
     load_resized = load
     if cache_decoded:
@@ -519,9 +641,15 @@ def build_pipeline(
             example = load_resized(row[_RECORD])
         else:
             size = tf.cast(row[_SHORT : _LONG + 1], "int32")
-            example = load_resized(row[_RECORD], size)
+            rectangle = None
+            if training and random_crop > 0:
+                rectangle = tf.cast(row[_CROP:], "int32")
+            example = load_resized(row[_RECORD], size, rectangle)
+        rng = tf.cast(row[_SEED : _SEED + 2], "int32")
+        if training and cut_out > 0:
+            own = tf.random.experimental.stateless_fold_in(rng, 1)
+            example = transforms.cut_out(probability=cut_out)(example, own)
         if training and flip > 0:
-            rng = tf.cast(row[_SEED:], "int32")
             example = transforms.flip_horizontal(flip)(example, rng)
         example = transforms.normalize(normalization)(example)
         canvas = tf.cast(row[_HEIGHT : _WIDTH + 1], "int32")
@@ -578,6 +706,7 @@ def build_pipeline(
         tf.data.experimental.AutoShardPolicy.OFF
     )
     batches = batches.with_options(options)
+    batches.canvas_shapes = shapes
     if training:
 
         def image_ids(epoch, step):
@@ -587,6 +716,27 @@ def build_pipeline(
         batches.epoch_order = epoch_order
         batches.image_ids = image_ids
     return batches
+
+
+def _plan_random_sizes(
+    dataset, scale_range, random_crop, max_shapes, keep_ratio, order
+):
+    """A `_RandomSizePlanner` and the sorted list of its canvas shapes."""
+    if max_shapes < 1:
+        raise ValueError(
+            f"`max_shapes` must be >= 1. Received: max_shapes={max_shapes}"
+        )
+    random_sizes = RandomSizes(
+        dataset.sizes,
+        [record.boxes for record in dataset],
+        _is_landscape(dataset.sizes),
+        scale_range,
+        random_crop,
+        keep_ratio,
+    )
+    canvases = random_sizes.choose_canvases(max_shapes)
+    shapes = {tuple(map(int, row)) for rows in canvases.values() for row in rows}
+    return _RandomSizePlanner(random_sizes, canvases, *order), sorted(shapes)
 
 
 def _group(dataset, scales, is_multi_scale, canvas_shapes, max_shapes, keep_ratio):

@@ -7,7 +7,9 @@ transformed in the same way whatever the threads do. Those without chance ignore
 An example passes through in this order; keys beyond those of `data.example` are added:
 
     decode         image uint8 [h, w, 3], boxes, labels, image_id
+    crop
     resize         + scale float32 [2], (y, x) resized / original
+    cut out
     flip
     normalize      image float32
     pad            + image_size float32 [2], (height, width) before padding
@@ -20,6 +22,23 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 _EXIF_ORIENTATION = 0x0112
+
+#: (width, height) in pixels of the holes that VFNet-X's official config draws from.
+CUT_OUT_SIZES = (
+    (4, 4),
+    (4, 8),
+    (8, 4),
+    (8, 8),
+    (16, 8),
+    (8, 16),
+    (16, 16),
+    (16, 32),
+    (32, 16),
+    (32, 32),
+    (32, 48),
+    (48, 32),
+    (48, 48),
+)
 
 
 def decode_image(contents):
@@ -235,6 +254,79 @@ def resize_exact(height, width):
 
     def transform(example, rng=None):
         return _resize(example, tf.stack([height, width]))
+
+    return transform
+
+
+def crop(top, left, height, width):
+    """Makes the transform that keeps a rectangle of an image (fact S31).
+
+    Boxes are clipped to it; those without area in it are removed. Which rectangle, and
+    what becomes of an image that would lose all its boxes, `data.random_sizes` decides.
+
+    Args:
+        top, left: int or int tensor `[]`, pixels, the corner of the rectangle.
+        height, width: int or int tensor `[]`, pixels; the rectangle lies in the image.
+    """
+
+    def transform(example, rng=None):
+        image = example["image"][top : top + height, left : left + width]
+        corner = tf.cast(tf.stack([left, top, left, top]), "float32")
+        limit = tf.cast(tf.stack([width, height, width, height]), "float32")
+        boxes = tf.clip_by_value(example["boxes"] - corner, 0.0, limit)
+        is_kept = tf.reduce_all(boxes[:, 2:] > boxes[:, :2], axis=-1)
+        return {
+            **example,
+            "image": image,
+            "boxes": tf.boolean_mask(boxes, is_kept),
+            "labels": tf.boolean_mask(example["labels"], is_kept),
+        }
+
+    return transform
+
+
+def cut_out(num_holes=(5, 10), sizes=CUT_OUT_SIZES, probability=0.5):
+    """Makes the transform that blackens small rectangles with a probability (fact S31).
+
+    A hole's top left corner is a pixel of the image; what lies beyond the right and the
+    bottom edge is cut off. Boxes stay as they are. It comes before `normalize`: a hole
+    is black, unlike padding, which has the mean colour.
+
+    Args:
+        num_holes: (fewest, most), both possible.
+        sizes: sequence of (width, height) in pixels, one of which each hole draws.
+        probability: float in [0, 1].
+    """
+    fewest, most = num_holes
+    widest, highest = np.max(sizes, axis=0).tolist()
+
+    def transform(example, rng):
+        image = example["image"]
+
+        def draw(index, shape, limit):
+            seed = tf.random.experimental.stateless_fold_in(rng, index)
+            return tf.random.stateless_uniform(shape, seed, 0, limit, "int32")
+
+        def cut():
+            height, width = tf.unstack(tf.shape(image)[:2])
+            count = fewest + draw(1, [], most - fewest + 1)
+            top, left = draw(2, [most], height), draw(3, [most], width)
+            size = tf.gather(tf.constant(sizes), draw(4, [most], len(sizes)))
+            # All pixels of the largest hole, of which those outside a hole are dropped.
+            y, x = tf.range(highest), tf.range(widest)
+            is_in_y = (y < size[:, 1:]) & (y < height - top[:, None])
+            is_in_x = (x < size[:, :1]) & (x < width - left[:, None])
+            is_in = is_in_y[:, :, None] & is_in_x[:, None, :]
+            is_in &= (tf.range(most) < count)[:, None, None]
+            hole, y, x = tf.unstack(tf.cast(tf.where(is_in), "int32"), axis=-1)
+            pixels = tf.stack(
+                [tf.gather(top, hole) + y, tf.gather(left, hole) + x], axis=-1
+            )
+            black = tf.zeros([tf.shape(pixels)[0], 3], image.dtype)
+            return tf.tensor_scatter_nd_update(image, pixels, black)
+
+        is_cut = tf.random.stateless_uniform([], rng) < probability
+        return {**example, "image": tf.cond(is_cut, cut, lambda: image)}
 
     return transform
 
