@@ -1,9 +1,8 @@
 """VFNet Res2Net-101-DCN, multi-scale 2x: the row "R2-101-DCN" of Table 4.
 
 Published AP: 51.1 on COCO val2017, 51.3 on test-dev, tested within 1333x800; 10.3
-images per second on a V100. Recipe: 24 epochs, 16 images per step, short sides of 480
-to 960 in steps of 32 (any whole number in the official recipe), long sides up to 1333,
-flips.
+images per second on a V100. Recipe: 24 epochs, 16 images per step, images within
+1333x480 to 1333x960, the short side a whole number drawn for each, flips.
 """
 
 from vfnet_tf.config import (
@@ -22,6 +21,6 @@ config = Config(
         ),
         deformable_towers=True,
     ),
-    data=DataConfig(scales=tuple((short, 1333) for short in range(480, 961, 32))),
+    data=DataConfig(scale_range=((480, 1333), (960, 1333)), max_canvas_shapes=8),
     training=TrainingConfig(epochs=24, drop_epochs=(16, 22)),
 )

@@ -1,9 +1,8 @@
 """VFNet Res2Net-101, multi-scale 2x: the row "R2-101" of Table 4.
 
 Published AP: 49.2 on COCO val2017, 49.3 on test-dev, tested within 1333x800; 13.0
-images per second on a V100. Recipe: 24 epochs, 16 images per step, short sides of 480
-to 960 in steps of 32 (any whole number in the official recipe), long sides up to 1333,
-flips.
+images per second on a V100. Recipe: 24 epochs, 16 images per step, images within
+1333x480 to 1333x960, the short side a whole number drawn for each, flips.
 """
 
 from vfnet_tf.config import (
@@ -19,6 +18,6 @@ config = Config(
     model=ModelConfig(
         backbone=BackboneConfig(name="res2net101_v1d_26w_4s"),
     ),
-    data=DataConfig(scales=tuple((short, 1333) for short in range(480, 961, 32))),
+    data=DataConfig(scale_range=((480, 1333), (960, 1333)), max_canvas_shapes=8),
     training=TrainingConfig(epochs=24, drop_epochs=(16, 22)),
 )

@@ -1,9 +1,8 @@
 """VFNet ResNet-50-DCN, multi-scale 2x: the row "R-50-DCN" of Table 4.
 
 Published AP: 47.8 on COCO val2017, 48.0 on test-dev, tested within 1333x800; 16.3
-images per second on a V100. Recipe: 24 epochs, 16 images per step, short sides of 480
-to 960 in steps of 32 (any whole number in the official recipe), long sides up to 1333,
-flips.
+images per second on a V100. Recipe: 24 epochs, 16 images per step, images within
+1333x480 to 1333x960, the short side a whole number drawn for each, flips.
 """
 
 from vfnet_tf.config import (
@@ -20,6 +19,6 @@ config = Config(
         backbone=BackboneConfig(deformable=("C3", "C4", "C5")),
         deformable_towers=True,
     ),
-    data=DataConfig(scales=tuple((short, 1333) for short in range(480, 961, 32))),
+    data=DataConfig(scale_range=((480, 1333), (960, 1333)), max_canvas_shapes=8),
     training=TrainingConfig(epochs=24, drop_epochs=(16, 22)),
 )

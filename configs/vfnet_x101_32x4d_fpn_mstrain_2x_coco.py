@@ -1,9 +1,8 @@
 """VFNet ResNeXt-101-32x4d, multi-scale 2x: the row "X-101-32x4d" of Table 4.
 
 Published AP: 47.4 on COCO val2017, 47.6 on test-dev, tested within 1333x800; 13.1
-images per second on a V100. Recipe: 24 epochs, 16 images per step, short sides of 480
-to 960 in steps of 32 (any whole number in the official recipe), long sides up to 1333,
-flips.
+images per second on a V100. Recipe: 24 epochs, 16 images per step, images within
+1333x480 to 1333x960, the short side a whole number drawn for each, flips.
 """
 
 from vfnet_tf.config import (
@@ -19,6 +18,6 @@ config = Config(
     model=ModelConfig(
         backbone=BackboneConfig(name="resnext101_32x4d"),
     ),
-    data=DataConfig(scales=tuple((short, 1333) for short in range(480, 961, 32))),
+    data=DataConfig(scale_range=((480, 1333), (960, 1333)), max_canvas_shapes=8),
     training=TrainingConfig(epochs=24, drop_epochs=(16, 22)),
 )

@@ -4,7 +4,8 @@ Res2Net-101-DCN, PAFPN and a head of four 384-channel convolutions. Published AP
 test-dev: 53.7 within 1333x800 (8.0 images per second on a V100), 55.1 within 1800x1200
 (4.2), with soft-NMS. Official recipe: 41 epochs with random crops, cut-outs and images
 within 750x500 to 2100x1400, then 18 epochs of weight averaging (SWA), 16 images per step.
-Here: the 41 epochs and a grid of scales; crops, cut-outs and averaging are not there yet.
+Here: the 41 epochs; averaging is not there yet. Short and long sides are whole numbers
+drawn for each image, independently.
 """
 
 from vfnet_tf.config import (
@@ -30,12 +31,10 @@ config = Config(
         nms="soft_linear",
     ),
     data=DataConfig(
-        scales=tuple(
-            (short, long)
-            for short in range(500, 1401, 150)
-            for long in range(750, 2101, 225)
-            if short <= long
-        )
+        scale_range=((500, 750), (1400, 2100)),
+        random_crop=0.5,
+        cut_out=0.5,
+        max_canvas_shapes=12,
     ),
     training=TrainingConfig(epochs=41, drop_epochs=(36, 40)),
 )

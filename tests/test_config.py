@@ -24,6 +24,7 @@ SEQUENCES = {
     "class_names": ("cat", "dog"),
     "deformable": ("C3", "C5"),
     "scales": ((320, 640), (480, 960)),
+    "scale_range": ((480, 1333), (960, 1333)),
 }
 
 
@@ -178,3 +179,16 @@ def test_biases_are_trained_as_in_the_official_config(stem, classifier):
     training = load_config(stem).training
     found = [training.bias_lr_multiplier, training.bias_decay_multiplier]
     assert found == biases[f"bbox_head.{classifier}.bias"]
+
+
+def test_multi_scale_configs_draw_from_the_official_ranges():
+    stems = [name for name in list_configs() if "mstrain_2x" in name]
+    assert len(stems) == 10
+    for stem in stems:
+        data = load_config(stem).data
+        assert data.scale_range == ((480, 1333), (960, 1333))
+        assert (data.scales, data.random_crop, data.cut_out) == ((), 0.0, 0.0)
+    data = load_config("vfnetx_r2_101_fpn_mdconv_c3-c5_mstrain_59e_coco").data
+    assert data.scale_range == ((500, 750), (1400, 2100))
+    assert (data.random_crop, data.cut_out, data.flip) == (0.5, 0.5, 0.5)
+    assert (data.scales, data.image_size) == ((), (800, 1333))

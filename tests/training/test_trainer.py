@@ -162,3 +162,32 @@ def test_scales_are_drawn_in_training_only(monkeypatch):
         trainer.Trainer._pipeline(None, config, None, training)
     found = [given["scales"] for given in settings]
     assert found == [[(32, 64), (64, 96)], None, None]
+
+
+def test_a_run_crops_cuts_out_and_draws_from_a_range(datasets, tmp_path):
+    config = override(
+        CONFIG,
+        data__cache_decoded=False,
+        data__scale_range=((48, 64), (64, 96)),
+        data__random_crop=0.5,
+        data__cut_out=0.25,
+        data__max_canvas_shapes=2,
+        training__epochs=1,
+    )
+    trainer = Trainer(config, *datasets, tmp_path / "run")
+    text = trainer.describe()
+    assert (
+        "images     within 64x96 pixels; in training within 48x64 to 64x96, crops at 0.5, "
+        "cut-outs at 0.25\n" in text
+    )
+    shapes = trainer.train_batches.canvas_shapes
+    assert shapes == [(64, 64), (64, 96)]
+    assert "graphs     at most 2, one per padded shape: 64x64, 64x96\n" in text
+    sizes = np.concatenate([batch["image_size"] for batch in trainer.train_batches])
+    assert len(set(sizes[:, 0])) > 2
+    # Validation has one shape of its own, whatever is drawn in training.
+    batches = trainer._pipeline(trainer.config, datasets[1], training=False)
+    assert batches.canvas_shapes == [(64, 96)]
+    assert {
+        tuple(size) for batch in batches for size in batch["image_size"].numpy()
+    } == {(64, 85)}

@@ -157,7 +157,10 @@ class Trainer:
             max_shapes=data.max_canvas_shapes,
             normalization=data.normalization,
             scales=list(data.scales) if training and data.scales else None,
+            scale_range=data.scale_range or None,
             flip=data.flip,
+            random_crop=data.random_crop,
+            cut_out=data.cut_out,
             training=training,
             seed=config.training.seed,
             cache_decoded=data.cache_decoded,
@@ -168,6 +171,7 @@ class Trainer:
         training = self.config.training
         data = self.config.data
         sides = "within" if data.keep_ratio else "stretched to"
+        shapes = self.train_batches.canvas_shapes
         lines = [
             f"model      {self.config.name}: {type(self.detector).__name__} on "
             f"{self.config.model.backbone.name}, {self.config.model.class_loss} loss, "
@@ -179,7 +183,10 @@ class Trainer:
             f"validation {len(self.val_dataset)} images"
             if self.val_dataset
             else "validation none: no AP, no best weights",
-            f"images     {sides} {data.image_size[0]}x{data.image_size[1]} pixels",
+            f"images     {sides} {data.image_size[0]}x{data.image_size[1]} pixels"
+            + _describe_draws(data),
+            f"graphs     at most {len(shapes)}, one per padded shape: "
+            + ", ".join(f"{height}x{width}" for height, width in shapes),
             f"classes    {len(self.config.class_names)}: "
             + ", ".join(self.config.class_names[:10])
             + (", ..." if len(self.config.class_names) > 10 else ""),
@@ -349,6 +356,21 @@ class Trainer:
                     f"to go on with it. Received: run_dir={self.run_dir}"
                 )
         configs.save_config(self.config, path)
+
+
+def _describe_draws(data):
+    """What the sizes of training images are drawn from, to follow the size."""
+    draws = []
+    if data.scales:
+        draws.append(f"one of {len(data.scales)} scales")
+    if data.scale_range:
+        low, high = data.scale_range
+        draws.append(f"within {low[0]}x{low[1]} to {high[0]}x{high[1]}")
+    if data.random_crop:
+        draws.append(f"crops at {data.random_crop:g}")
+    if data.cut_out:
+        draws.append(f"cut-outs at {data.cut_out:g}")
+    return "; in training " + ", ".join(draws) if draws else ""
 
 
 def find_state(run_dir):
