@@ -35,6 +35,17 @@ def test_tensors_and_arrays_give_the_same(normalization):
     np.testing.assert_allclose(graph_out, normalization(image), rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [[3], [4, 3], [2, 4, 3], [2, 2, 4, 3], None])
+def test_the_size_of_an_image_need_not_be_known(shape):
+    image = np.random.default_rng(0).integers(0, 256, shape or (2, 5, 3), "uint8")
+    unknown = shape and [None] * (len(shape) - 1) + [3]
+    spec = tf.TensorSpec(unknown, tf.uint8)
+    graph = tf.function(TORCHVISION.__call__, input_signature=[spec])
+    np.testing.assert_allclose(graph(image), TORCHVISION(image), rtol=1e-6)
+    (out,) = graph.get_concrete_function().outputs
+    assert out.shape.as_list() == unknown if unknown else out.shape.rank is None
+
+
 def test_the_torch_statistics_are_the_same_in_both_scales():
     np.testing.assert_allclose(RGB_255_TORCH.mean, TORCHVISION.mean, rtol=1e-12)
     np.testing.assert_allclose(RGB_255_TORCH.std, TORCHVISION.std, rtol=1e-12)

