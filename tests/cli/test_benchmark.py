@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from vfnet_tf.cli import benchmark
 from vfnet_tf.config import list_configs, load_config
+from vfnet_tf.data.coco import read_coco
 from vfnet_tf.layers import ConvNormAct
 
 
@@ -74,3 +75,28 @@ def test_the_forward_pass_that_is_timed_returns_every_output(small_detector):
     found = benchmark._forward(tf, detector)(images)
     assert set(found) == set(detector(images))
     assert {"class_logits", "boxes", "refined_boxes"} < set(found)
+
+
+def test_the_input_pipeline_is_measured_on_files_of_its_own(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setenv("VFNET_TF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(benchmark, "DATA_IMAGE_SIZE", (48, 64))
+    monkeypatch.setattr(benchmark, "DATA_IMAGES", 6)
+    monkeypatch.setattr(benchmark, "DATA_BATCH", 4)
+    monkeypatch.setattr(benchmark, "DATA_SIZES", ((64, 96), (32, 32)))
+    path = tmp_path / "rows.json"
+    options = benchmark.BenchmarkOptions(
+        only=("data",), repeats=2, in_process=True, json=path
+    )
+    assert benchmark.run(options) == 0
+    rows = json.loads(path.read_text())
+    names = ["input 48x64 to 64x96", "input 48x64 to 32x32"]
+    assert [row["name"] for row in rows] == names
+    assert all(row["images_per_second"] > 0 and row["load"] >= 0 for row in rows)
+    text = capsys.readouterr().out
+    assert all(f"{row['images_per_second']:.1f} images/s" in text for row in rows)
+    # The set is as many JPEGs of the size that the names say.
+    file = benchmark._write_photographs(tmp_path)
+    dataset = read_coco(file, tmp_path)
+    assert len(dataset) == 6 and set(map(tuple, dataset.sizes)) == {(48, 64)}

@@ -10,6 +10,12 @@ from typing import Literal
 
 MEASUREMENTS = ("forward", "small", "train", "layers")
 
+#: Of the input pipeline: (height, width) of the generated JPEGs, their number, images of
+#: a batch and of those prepared at a time, and (height, width) of what is delivered.
+DATA_IMAGE_SIZE = (480, 640)
+DATA_IMAGES, DATA_BATCH, DATA_PARALLEL = 64, 8, 2
+DATA_SIZES = ((800, 1344), (320, 320))
+
 #: Input of the table of all models: (height, width).
 MODEL_SIZE = (800, 1344)
 
@@ -43,10 +49,10 @@ class BenchmarkOptions:
     config: str = "vfnet_r50_fpn_1x_coco"
     """name or file of a config"""
     only: tuple[
-        Literal["forward", "small", "train", "layers", "losses", "model"], ...
+        Literal["forward", "small", "train", "layers", "losses", "model", "data"], ...
     ] = MEASUREMENTS
     """what to measure; losses is the share of assignment and losses in a training step
-    of 2x512x640, model the config's line of --all"""
+    of 2x512x640, model the config's line of --all, data the input pipeline alone"""
     all: bool = False
     """instead, a table of all published models: parameters, operations, forward time
     and memory at 1x800x1344"""
@@ -138,6 +144,12 @@ def format_rows(rows):
         if "ratio" in row:
             lines.append(f"{row['name']:44} {'':>9} {row['ratio']:6.2f}x")
             continue
+        if "images_per_second" in row:
+            lines.append(
+                f"{row['name']:44} {row['images_per_second']:7.1f} images/s, load "
+                f"{row['load']:.1f}"
+            )
+            continue
         lines.append(
             f"{row['name']:44} {row['seconds']:9.4f} {row['in_g']:7.3f} "
             f"{row['peak_gb']:9.2f} GB"
@@ -152,6 +164,8 @@ def _measure(name, options):
     from vfnet_tf import builder
 
     keras.config.set_dtype_policy(options.precision)
+    if name == "data":
+        return _data(options.repeats)
     timer = _Timer(options.repeats)
     if name == "layers":
         return _layers(timer, tf)
@@ -325,6 +339,88 @@ def _layers(timer, tf):
     ]
     ratio = rows[-1]["seconds"] / rows[-2]["seconds"]
     return [*rows, {"name": "  deformable to plain", "ratio": ratio}]
+
+
+def _data(repeats):
+    """Training images per second of the input pipeline, which nothing else slows down.
+
+    The fastest of `repeats` epochs over generated JPEGs, all of whose work is decoding,
+    resizing, flipping, normalising, padding and batching; the files are in the system's
+    cache. With it the load average of the last minute: the pipeline alone makes 2.
+    """
+    import os
+    import tempfile
+
+    from vfnet_tf.data.coco import read_coco
+    from vfnet_tf.data.pipeline import build_pipeline
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = _write_photographs(pathlib.Path(folder))
+        dataset = read_coco(path, folder, check_images="header")
+        for height, width in DATA_SIZES:
+            batches = build_pipeline(
+                dataset,
+                batch_size=DATA_BATCH,
+                image_size=(min(height, width), max(height, width)),
+                canvas_shapes=[(height, width)],
+                training=True,
+                num_parallel=DATA_PARALLEL,
+            )
+            times = []
+            for _ in range(1 + repeats):  # the first one traces and fills buffers
+                start = time.perf_counter()
+                num_images = sum(len(batch["images"]) for batch in batches)
+                times.append(time.perf_counter() - start)
+            source = "x".join(map(str, DATA_IMAGE_SIZE))
+            rows.append(
+                {
+                    "name": f"input {source} to {height}x{width}",
+                    "images_per_second": num_images / min(times[1:]),
+                    "load": os.getloadavg()[0],
+                }
+            )
+    return rows
+
+
+def _write_photographs(directory):
+    """JPEGs with about the detail of photographs, in COCO's format: the path of it."""
+    import json
+
+    import numpy as np
+    from PIL import Image
+
+    height, width = DATA_IMAGE_SIZE
+    images, annotations = [], []
+    for index in range(DATA_IMAGES):
+        rng = np.random.default_rng(index)
+        coarse = rng.integers(0, 256, (height // 8, width // 8, 3)).astype("uint8")
+        image = Image.fromarray(coarse).resize((width, height), Image.BICUBIC)
+        noisy = np.asarray(image) + rng.normal(0, 8, (height, width, 3))
+        image = Image.fromarray(noisy.clip(0, 255).astype("uint8"))
+        image.save(directory / f"{index}.jpg", quality=90)
+        images.append(
+            {
+                "id": index + 1,
+                "file_name": f"{index}.jpg",
+                "height": height,
+                "width": width,
+            }
+        )
+        annotations.append(
+            {
+                "id": index + 1,
+                "image_id": index + 1,
+                "category_id": 1,
+                "bbox": [width // 4, height // 4, width // 2, height // 2],
+                "iscrowd": 0,
+            }
+        )
+    categories = [{"id": 1, "name": "thing"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path = directory / "annotations.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
 
 
 class _Timer:
