@@ -171,6 +171,13 @@ def test_no_image_exceeds_its_bounds_or_its_last_canvas():
         assert (draws.sizes[same] <= sizes.bounds()[same]).all()
 
 
+def test_the_last_canvas_holds_what_no_sample_may_have_shown():
+    # 60 x 80 fits 100000 high, 60 x 300 fits 200000 wide.
+    sizes = make([(60, 80), (60, 300)], ((10, 20), (100_000, 200_000)))
+    canvases = sizes.choose_canvases(1)
+    assert canvases[True].tolist() == [[100_000, 200_000]]
+
+
 def test_one_canvas_is_shared_by_both_orientations():
     sizes = make([(60, 80), (80, 60)], ((40, 60), (60, 90)))
     canvases = sizes.choose_canvases(1)

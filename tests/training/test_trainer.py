@@ -170,7 +170,7 @@ def test_a_run_crops_cuts_out_and_draws_from_a_range(datasets, tmp_path):
         data__cache_decoded=False,
         data__scale_range=((48, 64), (64, 96)),
         data__random_crop=0.5,
-        data__cut_out=0.25,
+        data__cut_out=1.0,
         data__max_canvas_shapes=2,
         training__epochs=1,
     )
@@ -178,13 +178,18 @@ def test_a_run_crops_cuts_out_and_draws_from_a_range(datasets, tmp_path):
     text = trainer.describe()
     assert (
         "images     within 64x96 pixels; in training within 48x64 to 64x96, crops at 0.5, "
-        "cut-outs at 0.25\n" in text
+        "cut-outs at 1\n" in text
     )
     shapes = trainer.train_batches.canvas_shapes
     assert shapes == [(64, 64), (64, 96)]
     assert "graphs     at most 2, one per padded shape: 64x64, 64x96\n" in text
-    sizes = np.concatenate([batch["image_size"] for batch in trainer.train_batches])
-    assert len(set(sizes[:, 0])) > 2
+    batches = list(trainer.train_batches.as_numpy_iterator())
+    height, width = np.concatenate([batch["image_size"] for batch in batches]).T
+    assert len(set(height)) > 2 and np.ptp(height / width) > 0.05
+    black = config.data.normalization(np.zeros(3))
+    for batch in batches:
+        is_black = np.isclose(batch["images"], black, atol=1e-4).all(axis=-1)
+        assert is_black.any(axis=(1, 2)).all()
     # Validation has one shape of its own, whatever is drawn in training.
     batches = trainer._pipeline(trainer.config, datasets[1], training=False)
     assert batches.canvas_shapes == [(64, 96)]
