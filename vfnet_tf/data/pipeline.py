@@ -677,8 +677,10 @@ def build_pipeline(
         # All orders beforehand, so that no thread of the pipeline waits for the GIL.
         first = planner.plan(0).astype("int32")
         count = max(1, min(MAX_ORDERS, MAX_ORDER_BYTES // first.nbytes))
-        later = [planner.plan(epoch).astype("int32") for epoch in range(1, count)]
-        orders = tf.constant(np.stack([first, *later]))
+        orders = np.empty((count, *first.shape), "int32")
+        for epoch in range(count):
+            orders[epoch] = planner.plan(epoch)
+        orders = tf.constant(orders)
 
         def rows_of_epoch(_):
             epoch, step = epoch_order.take()

@@ -8,7 +8,7 @@ An example passes through in this order; keys beyond those of `data.example` are
 
     decode         image uint8 [h, w, 3], boxes, labels, image_id
     crop
-    resize         + scale float32 [2], (y, x) resized / original
+    resize         + scale float32 [2], (y, x) resized / before (after the crop)
     cut out
     flip
     normalize      image float32
