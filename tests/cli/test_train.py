@@ -85,6 +85,13 @@ def test_options_change_the_config(data):
     assert (config.training.precision, config.training.seed) == ("mixed_bfloat16", 3)
 
 
+def test_a_size_takes_the_place_of_the_scales_that_a_config_draws():
+    name = "vfnet_r50_fpn_mstrain_2x_coco"
+    assert train.resolve(train.TrainOptions(config=name)).data.scale_range
+    data = train.resolve(train.TrainOptions(config=name, image_size=(320, 416))).data
+    assert (data.image_size, data.scale_range, data.scales) == ((320, 416), (), ())
+
+
 def test_loss_and_assigner_are_swapped_by_one_option(data, monkeypatch):
     from vfnet_tf.training import trainer
 

@@ -31,7 +31,8 @@ class TrainingOptions:
     batch_size: int | None = None
     """images per step over all replicas; the learning rate is scaled with it"""
     image_size: tuple[int, int] | None = None
-    """short and long side in pixels that images are resized to fit into"""
+    """short and long side in pixels that images are resized to fit into, in place of the
+    config's scales"""
     weights: str | None = None
     """imagenet, none, or a path: the run directory of a detector (or a .weights.h5 in one)
     to start from; a .pth or .safetensors of a detector of the official code, or of a
@@ -159,6 +160,8 @@ def resolve(options, **further):
         "data__image_size": options.image_size,
         **further,
     }
+    if options.image_size is not None:
+        changes.update(data__scales=(), data__scale_range=())
     if options.epochs is not None and options.epochs != config.training.epochs:
         # The drops keep their place in the schedule.
         ratio = options.epochs / config.training.epochs
