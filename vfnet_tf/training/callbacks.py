@@ -37,6 +37,9 @@ class CocoEvaluation(keras.callbacks.Callback):
             `evaluate() -> {metric: float}`, such as a `CocoEvaluator`.
         every: int > 0, evaluates every so many epochs, and after the last.
         metrics: the names of those of the evaluator's metrics that go to `logs`.
+        weights: function that is given the model and returns a context manager, inside
+            of which it has the weights to evaluate at the end of an epoch, such as
+            `ema_weights`. None takes those that it has.
 
     Attributes:
         last_metrics: the evaluator's whole answer, None before the first.
@@ -51,6 +54,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         evaluator,
         every=1,
         metrics=("AP", "AP50", "AP75", "APs", "APm", "APl"),
+        weights=None,
     ):
         super().__init__()
         if every < 1:
@@ -59,6 +63,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         self.evaluator = evaluator
         self.every = every
         self.metrics = tuple(metrics)
+        self.weights = weights or contextlib.nullcontext
         self.last_metrics = None
         self._detect = None
 
@@ -71,7 +76,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         is_last = epoch + 1 == (self.params or {}).get("epochs")
         found = {}
         if is_last or (epoch + 1) % self.every == 0:
-            found = self.evaluate()
+            with self.weights(self.model):
+                found = self.evaluate()
         for name in self.metrics:
             logs[f"val_{name}"] = float(found.get(name, math.nan))
 
@@ -254,12 +260,21 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         monitor: key of `logs`, "best" is by it. NaN or no such key: no new best.
         mode: `"max"` or `"min"`.
         save_every_steps: int > 0 or None.
+        weights: as of `CocoEvaluation`, for the best weights; the last are the model's
+            own.
 
     Raises:
         ValueError: an unknown `mode` or a `save_every_steps` below 1.
     """
 
-    def __init__(self, run_dir, monitor="val_AP", mode="max", save_every_steps=None):
+    def __init__(
+        self,
+        run_dir,
+        monitor="val_AP",
+        mode="max",
+        save_every_steps=None,
+        weights=None,
+    ):
         super().__init__()
         if mode not in ("max", "min"):
             raise ValueError(f"`mode` must be 'max' or 'min'. Received: mode={mode}")
@@ -272,6 +287,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         self.monitor = monitor
         self.mode = mode
         self.save_every_steps = save_every_steps
+        self.weights = weights or contextlib.nullcontext
         self.best = None
         self.best_epoch = None
         self._resumed = (0, 0)
@@ -404,8 +420,33 @@ class ResumableCheckpoint(keras.callbacks.Callback):
                 file.attrs[_STATE] = json.dumps(state)
             if is_best:
                 # Before the last state: a kill between the two repeats the epoch.
-                with _replacing(self.best_path) as best:
-                    _copy_without_optimizer(temporary, best)
+                if self.weights is contextlib.nullcontext:
+                    with _replacing(self.best_path) as best:
+                        _copy_without_optimizer(temporary, best)
+                else:
+                    with self.weights(self.model):
+                        save_without_optimizer(self.model, self.best_path, state)
+
+
+def save_without_optimizer(model, path, state):
+    """Writes a model's weights alone; the file appears whole or not at all.
+
+    Args:
+        model: built; compiled or not.
+        path: of the `.weights.h5`.
+        state: dict of JSON types, for `read_state`.
+    """
+    path = Path(path)
+    whole = path.with_name(f".whole-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model.save_weights(whole)
+        with _replacing(path) as temporary:
+            _copy_without_optimizer(whole, temporary)
+            with h5py.File(temporary, "a") as file:
+                file.attrs[_STATE] = json.dumps(state)
+    finally:
+        whole.unlink(missing_ok=True)
 
 
 def read_state(path):
