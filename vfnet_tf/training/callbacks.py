@@ -176,7 +176,7 @@ class HistoryCsv(keras.callbacks.Callback):
             "epoch": epoch + 1,
             "step": step,
             "seconds": round(time.perf_counter() - self._start, 3),
-            "learning_rate": learning_rate_of_step(optimizer, step - 1),
+            "learning_rate": learning_rate_of_step(optimizer, max(step - 1, 0)),
             **{name: float(value) for name, value in (logs or {}).items()},
         }
         self.rows.append(row)
@@ -490,7 +490,7 @@ class TerminateOnNaN(keras.callbacks.Callback):
         if _is_finite_loss(logs):
             return
         optimizer = self.model.optimizer
-        step = _steps_of(optimizer) - 1
+        step = max(_steps_of(optimizer) - 1, 0)
         parts = ", ".join(f"{name}={float(value):g}" for name, value in logs.items())
         raise FloatingPointError(
             f"The loss is not finite at batch {batch + 1} of epoch {self._epoch + 1} "

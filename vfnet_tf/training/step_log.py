@@ -12,7 +12,8 @@ class StepLog(keras.callbacks.Callback):
 
     Args:
         path: of the file; rows of a resumed run follow the old ones.
-        every: int > 0, steps per row.
+        every: int > 0, batches per row. The column `step` counts the optimizer's updates:
+            fewer where gradients of several batches are accumulated.
 
     Raises:
         ValueError: `every` is not positive.
