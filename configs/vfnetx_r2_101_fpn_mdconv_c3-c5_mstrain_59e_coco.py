@@ -4,8 +4,8 @@ Res2Net-101-DCN, PAFPN and a head of four 384-channel convolutions. Published AP
 test-dev: 53.7 within 1333x800 (8.0 images per second on a V100), 55.1 within 1800x1200
 (4.2), with soft-NMS. Official recipe: 41 epochs with random crops, cut-outs and images
 within 750x500 to 2100x1400, then 18 epochs of weight averaging (SWA), 16 images per step.
-Here: the 41 epochs; averaging is not there yet. Short and long sides are whole numbers
-drawn for each image, independently.
+Here: the 41 epochs, then `vfnet swa RUN_DIR --data DIR --epochs 18`. Short and long sides
+are whole numbers drawn for each image, independently.
 """
 
 from vfnet_tf.config import (

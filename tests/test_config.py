@@ -19,8 +19,10 @@ from vfnet_tf.config import (
 )
 from vfnet_tf.data.normalization import Normalization
 
-#: Values of fields whose default is empty.
-SEQUENCES = {
+#: Values of fields whose default does not show their type.
+TYPED = {
+    "ema_momentum": 0.5,
+    "clip_norm": 35.0,
     "class_names": ("cat", "dog"),
     "deformable": ("C3", "C5"),
     "scales": ((320, 640), (480, 960)),
@@ -33,7 +35,9 @@ def off_default(kind):
     values = {}
     for field in dataclasses.fields(kind):
         default = field.default
-        if isinstance(default, Normalization):
+        if field.name in TYPED:
+            values[field.name] = TYPED[field.name]
+        elif isinstance(default, Normalization):
             values[field.name] = Normalization((1, 2, 3), (4, 5, 6), "bgr")
         elif dataclasses.is_dataclass(default):
             values[field.name] = off_default(type(default))
@@ -43,8 +47,6 @@ def off_default(kind):
             values[field.name] = default + 1
         elif isinstance(default, str) or default is None:
             values[field.name] = "other"
-        elif field.name in SEQUENCES:
-            values[field.name] = SEQUENCES[field.name]
         else:
             values[field.name] = tuple(item + 1 for item in default) or (3, 9)
     return kind(**values)
@@ -108,6 +110,13 @@ def test_an_unknown_config_lists_the_known_ones(tmp_path):
         load_config("vfnet_r51")
     with pytest.raises(ValueError, match="config.json"):
         load_config(tmp_path)
+
+
+def test_a_whole_number_may_stand_for_an_optional_float():
+    clip_norm = override(Config(), training__clip_norm=35).training.clip_norm
+    assert clip_norm == 35.0 and isinstance(clip_norm, float)
+    with pytest.raises(ValueError, match="clip_norm=True"):
+        override(Config(), training__clip_norm=True)
 
 
 def test_overrides_reach_nested_fields_and_leave_the_original():

@@ -50,6 +50,35 @@ def shared_detector():
     return tiny_detector(tiny_config())
 
 
+class LineDetector(keras.Model):
+    """Learns the number of boxes from an image's mean pixel; detects one box."""
+
+    backbone = None
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1, kernel_initializer="ones")
+        self.dense.build((None, 3))
+        self.built = True
+
+    def call(self, inputs, training=None):
+        return self.dense(keras.ops.mean(inputs["images"], axis=(1, 2)))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
+        numbers = keras.ops.sum(keras.ops.cast(x["labels"] >= 0, "float32"), axis=1)
+        errors = keras.ops.cast(y_pred[:, 0], "float32") - numbers
+        return keras.ops.mean(keras.ops.square(errors))
+
+    def detect(self, images, image_size, scale):
+        count = keras.ops.shape(images)[0]
+        return {
+            "boxes": keras.ops.zeros((count, 1, 4)) + image_size[0, 0],
+            "scores": keras.ops.zeros((count, 1)) + 0.5,
+            "labels": keras.ops.zeros((count, 1), "int32"),
+            "num_detections": keras.ops.ones((count,), "int32"),
+        }
+
+
 class PlainDetector:
     """Finds the whole image, its mean as the score; for what needs no network."""
 

@@ -141,6 +141,20 @@ class TrainingConfig:
             of VFNet, 1 and 1 those of the other detectors (fact S34).
         seed: int, of the initialisers, the order of images and their flips.
         precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
+        scale_learning_rate: whether the rate is scaled with the batch, all
+            `accumulate_steps` of it, or `base_learning_rate` taken as it is.
+        schedule: `"step"`, warm-up and drops, or `"cosine_cycles"`, from the full rate
+            towards 1 % of it in each epoch, without warm-up (fact S36).
+        accumulate_steps: batches whose gradients are averaged for one update. Warm-up
+            and drops count updates. Each batch's loss is divided by its own number of
+            positives: the mean over batches weighs an object in a crowded one less than
+            one large batch would. One device only.
+        clip_norm: largest global norm of the gradient, summed over replicas; None, as
+            officially, for no clipping.
+        ema_momentum: of a moving average of the weights, such as 0.999, which is what is
+            evaluated and kept as the best; None for none.
+        swa: the mean of the weights at the ends of all epochs is what is evaluated and
+            kept as the best: the official phase after the training (`vfnet swa`).
     """
 
     epochs: int = 12
@@ -157,6 +171,12 @@ class TrainingConfig:
     bias_decay_multiplier: float = 0.0
     seed: int = 0
     precision: str = "float32"
+    scale_learning_rate: bool = True
+    schedule: str = "step"
+    accumulate_steps: int = 1
+    clip_norm: float | None = None
+    ema_momentum: float | None = None
+    swa: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +247,8 @@ def _checked(value, hint, name):
                 return None
             if kind is not type(None) and isinstance(value, kind):
                 return value
+            if kind is float and isinstance(value, int) and not isinstance(value, bool):
+                return float(value)
     if isinstance(hint, type):
         if hint is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)

@@ -39,7 +39,7 @@ def test_no_command_and_an_unknown_one_are_mistakes(capsys):
     assert cli.main(["trian"]) == 2
     error = capsys.readouterr().err
     assert error == (
-        "error: the command must be one of train, study, evaluate, oracle, predict, "
+        "error: the command must be one of train, study, swa, evaluate, oracle, predict, "
         "export, convert, benchmark. Received: trian\n"
     )
 

@@ -73,8 +73,15 @@ def test_options_change_the_config(data):
         optimizer="adamw",
         precision="mixed_bfloat16",
         seed=3,
+        scale_learning_rate=False,
+        accumulate_steps=4,
+        clip_norm=35.0,
+        ema=0.999,
     )
     config = train.resolve(options)
+    training = config.training
+    assert (training.scale_learning_rate, training.accumulate_steps) == (False, 4)
+    assert (training.clip_norm, training.ema_momentum) == (35.0, 0.999)
     assert config.model.backbone.name == "keras:ResNet50"
     assert config.data.normalization.channel_order == "bgr"
     assert config.training.batch_size == 2

@@ -7,6 +7,7 @@ import pytest
 from tests import contracts
 from tests.detectors.test_dense_detector import NUM_POINTS, on_tensorflow
 from tests.detectors.test_vfnet import tensors
+from vfnet_tf.training.optimizers import SGD
 
 RIVALS = ("vfnet_raw", "fcos", "atss", "retinanet", "foveabox", "reppoints")
 each_rival = pytest.mark.parametrize("kind", RIVALS)
@@ -213,3 +214,48 @@ def test_keras_and_weights_files_give_the_same_bits(
         for model in (detector, loaded)
     ]
     assert losses[0] == losses[1]
+
+
+def with_policy(policy, build):
+    """What `build` makes under a global dtype policy, which stays what it was."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        return build()
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize(
+    "kind", ["vfnet", "fcos", "retinanet", "foveabox", "reppoints"]
+)
+def test_half_precision_ends_at_the_head(kind, small_detector, small_batch):
+    detector = with_policy("mixed_float16", lambda: small_detector(kind))
+    assert detector.backbone.layers[1].compute_dtype == "float16"
+    outputs = detector(small_batch["images"])
+    tensors = {**outputs, **detector.compute_losses(outputs, small_batch)}
+    for name, tensor in tensors.items():
+        assert keras.backend.standardize_dtype(tensor.dtype) == "float32", name
+        assert np.isfinite(keras.ops.convert_to_numpy(tensor)).all(), name
+
+
+@pytest.mark.slow
+@on_tensorflow
+def test_half_precision_learns_as_float32_does(small_detector, small_batch):
+    losses = {}
+    for policy in ("float32", "mixed_bfloat16", "mixed_float16"):
+        detector = with_policy(policy, small_detector)
+        optimizer = SGD(0.01)
+        detector.compile(optimizer, jit_compile=False, run_eagerly=True)
+        is_scaled = isinstance(detector.optimizer, keras.optimizers.LossScaleOptimizer)
+        assert is_scaled == (policy == "mixed_float16")
+        losses[policy] = [
+            float(detector.train_on_batch(small_batch, return_dict=True)["loss"])
+            for _ in range(3)
+        ]
+        assert int(keras.ops.convert_to_numpy(optimizer.iterations)) == 3
+    expected = np.asarray(losses["float32"])
+    # The mean over the steps so far: it falls by less than a step does.
+    assert expected[0] - expected[2] > 0.05
+    np.testing.assert_allclose(losses["mixed_bfloat16"], expected, rtol=2e-3)
+    np.testing.assert_allclose(losses["mixed_float16"], expected, rtol=5e-4)

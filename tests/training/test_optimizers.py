@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from vfnet_tf.training.optimizers import SGD, is_bias
+from vfnet_tf.training.optimizers import SGD, AdamW, clip_by_global_norm, is_bias
+from vfnet_tf.training.schedules import WarmupStepSchedule
 
 pytestmark = pytest.mark.backend
 
@@ -174,6 +175,7 @@ def test_config_round_trip_keeps_every_argument():
         "bias_decay_multiplier": 0.25,
         "name": "other",
         "clipnorm": 7.0,
+        "summed_clipnorm": 8.0,
     }
     first = SGD(**config)
     saved = keras.saving.serialize_keras_object(first)
@@ -203,7 +205,13 @@ def test_works_in_fit_and_saves_its_velocity(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "argument", ["weight_decay", "bias_lr_multiplier", "bias_decay_multiplier"]
+    "argument",
+    [
+        "weight_decay",
+        "bias_lr_multiplier",
+        "bias_decay_multiplier",
+        "summed_clipnorm",
+    ],
 )
 def test_negative_arguments_are_refused(argument):
     with pytest.raises(ValueError, match=f"Received: {argument}=-1"):
@@ -242,3 +250,135 @@ def test_two_replicas_step_as_one_with_the_summed_gradient(two_devices):
     for expected, variable in zip(single, mirrored, strict=True):
         for copy in variable.value.values:
             np.testing.assert_allclose(copy.numpy(), expected.numpy(), rtol=1e-6)
+
+
+def test_gradients_are_scaled_together_by_hand():
+    # A norm of 13: 3, 4 and 12.
+    gradients = [
+        ops.convert_to_tensor([3.0, 4.0]),
+        None,
+        ops.convert_to_tensor([[12.0]]),
+    ]
+    first, none, second = clip_by_global_norm(gradients, 6.5)
+    np.testing.assert_allclose(ops.convert_to_numpy(first), [1.5, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(ops.convert_to_numpy(second), [[6.0]], rtol=1e-6)
+    assert none is None
+    first, _, second = clip_by_global_norm(gradients, 14.0)
+    np.testing.assert_array_equal(ops.convert_to_numpy(first), [3.0, 4.0])
+    np.testing.assert_array_equal(ops.convert_to_numpy(second), [[12.0]])
+
+
+def test_the_decay_is_added_to_the_clipped_gradient():
+    kernel = make_variable([4.0], "conv/kernel")
+    optimizer = SGD(1.0, momentum=0.0, weight_decay=0.5, summed_clipnorm=1.0)
+    optimizer.apply([ops.full((1,), 10.0)], [kernel])
+    np.testing.assert_allclose(ops.convert_to_numpy(kernel), [4.0 - 1.0 - 0.5 * 4.0])
+
+
+def uneven_gradients(replica):
+    """Gradients of two variables over three steps, from opposite to much larger."""
+    steps = [([3.0, 4.0], [1.0]), ([0.1, -0.2], [0.05]), ([-30.0, 4.0], [2.0])]
+    shares = [(0.9, 0.1), (-1.0, 2.0), (3.0, -2.0)]
+    return [
+        [np.float32(share[replica]) * np.asarray(g, "float32") for g in gradients]
+        for gradients, share in zip(steps, shares, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+def test_two_replicas_clip_the_sum_as_one_device_does(kind, two_devices):
+    import tensorflow as tf
+
+    from vfnet_tf.training.strategies import check_settings, make_strategy
+
+    def variables():
+        return [make_variable([1.0, -1.0], "a/kernel"), make_variable([2.0], "a/bias")]
+
+    def one_device(clip):
+        single = variables()
+        optimizer = kind(0.1, weight_decay=0.01, summed_clipnorm=clip)
+        for ours, theirs in zip(uneven_gradients(0), uneven_gradients(1), strict=True):
+            pairs = zip(ours, theirs, strict=True)
+            optimizer.apply([tf.constant(a + b) for a, b in pairs], single)
+        return [variable.numpy() for variable in single]
+
+    strategy = make_strategy("mirrored", two_devices)
+    with strategy.scope():
+        mirrored = variables()
+        optimizer = kind(0.1, weight_decay=0.01, summed_clipnorm=1.0)
+        optimizer.build(mirrored)
+    check_settings(strategy, optimizer=optimizer)
+
+    @tf.function
+    def step(number):
+        def replica_step():
+            context = tf.distribute.get_replica_context()
+            is_first = context.replica_id_in_sync_group == 0
+            pairs = zip(*(uneven_gradients(i)[number] for i in (0, 1)), strict=True)
+            optimizer.apply([tf.where(is_first, *pair) for pair in pairs], mirrored)
+
+        strategy.run(replica_step)
+
+    for number in range(3):
+        step(number)
+    expected = one_device(1.0)
+    assert np.abs(one_device(None)[0] - expected[0]).max() > 1e-2
+    for found, value in zip(mirrored, expected, strict=True):
+        for copy in found.value.values:
+            np.testing.assert_allclose(copy.numpy(), value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+def test_accumulated_batches_step_as_one_of_their_mean(kind):
+    """With momentum, decay, clipping, a schedule and a moving average."""
+
+    def make(**more):
+        schedule = WarmupStepSchedule(0.1, 2, 0.5, boundaries=[3])
+        settings = {"weight_decay": 0.01, "summed_clipnorm": 2.0}
+        settings.update(use_ema=True, ema_momentum=0.5)
+        return kind(schedule, **settings, **more)
+
+    def start():
+        return [make_variable([1.0, -1.0], "a/kernel"), make_variable([2.0], "a/bias")]
+
+    rng = np.random.default_rng(0)
+    batches = rng.normal(0, 3, (5, 3, 2)).astype("float32")
+    single, one = start(), make()
+    several, accumulating = start(), make(gradient_accumulation_steps=3)
+    for batch in batches:
+        for gradient in batch:
+            pair = [
+                ops.convert_to_tensor(gradient),
+                ops.convert_to_tensor(gradient[:1]),
+            ]
+            accumulating.apply(pair, several)
+        mean = batch.mean(axis=0)
+        one.apply(
+            [ops.convert_to_tensor(mean), ops.convert_to_tensor(mean[:1])], single
+        )
+        averages = zip(
+            [*single, *one._model_variables_moving_average],
+            [*several, *accumulating._model_variables_moving_average],
+            strict=True,
+        )
+        for expected, found in averages:
+            expected, found = map(ops.convert_to_numpy, (expected, found))
+            np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
+    assert int(ops.convert_to_numpy(accumulating.iterations)) == 5
+    rates = [float(ops.convert_to_numpy(o.learning_rate)) for o in (one, accumulating)]
+    np.testing.assert_allclose(rates, 0.01, rtol=1e-6)
+
+
+def test_adamw_without_clipping_is_that_of_keras():
+    ours = make_variable([1.0, -2.0], "a/kernel")
+    theirs = make_variable([1.0, -2.0], "a/kernel")
+    first = AdamW(0.1, weight_decay=0.1)
+    second = keras.optimizers.AdamW(0.1, weight_decay=0.1)
+    for gradient in ([3.0, -1.0], [0.5, 2.0]):
+        first.apply([ops.convert_to_tensor(gradient)], [ours])
+        second.apply([ops.convert_to_tensor(gradient)], [theirs])
+    ours, theirs = ops.convert_to_numpy(ours), ops.convert_to_numpy(theirs)
+    np.testing.assert_array_equal(ours, theirs)
+    saved = keras.saving.serialize_keras_object(AdamW(0.1, summed_clipnorm=3.0))
+    loaded = keras.saving.deserialize_keras_object(saved)
+    assert isinstance(loaded, AdamW) and loaded.summed_clipnorm == 3.0

@@ -6,7 +6,11 @@ import pytest
 from keras import ops
 
 from vfnet_tf.training.optimizers import SGD
-from vfnet_tf.training.schedules import WarmupStepSchedule, scale_learning_rate
+from vfnet_tf.training.schedules import (
+    CosineCycles,
+    WarmupStepSchedule,
+    scale_learning_rate,
+)
 
 pytestmark = pytest.mark.backend
 
@@ -83,6 +87,46 @@ def test_config_round_trip_keeps_every_argument():
 def test_arguments_out_of_range_are_refused(argument, value):
     with pytest.raises(ValueError, match=f"Received: {argument}="):
         WarmupStepSchedule(**{"base_lr": 0.01, argument: value})
+
+
+@pytest.mark.parametrize("curve", ["iters50_epochs12", "iters37_epochs18"])
+def test_cycles_equal_the_official_curve_at_every_iteration(curve):
+    with np.load(GOLDEN) as curves:
+        expected = curves[f"swa_cyclic_{curve}"]
+    schedule = CosineCycles(0.01, cycle_steps=int(curve[5:7]))
+    found = ops.convert_to_numpy(schedule(np.arange(len(expected))))
+    # The cosine falls to 1 % of the rate: relative to the rate, not to its own end.
+    np.testing.assert_allclose(found, expected[:, 0], rtol=0, atol=0.01 * 2e-7)
+    np.testing.assert_allclose(2 * found, expected[:, 1], rtol=0, atol=0.02 * 2e-7)
+
+
+def test_values_of_cycles_by_hand():
+    schedule = CosineCycles(1.0, cycle_steps=4, final_ratio=0.2)
+    # cos 0, 45, 90, 135 degrees, and again from the start.
+    expected = [1.0, 0.6 + 0.4 * 0.5**0.5, 0.6, 0.6 - 0.4 * 0.5**0.5, 1.0]
+    found = ops.convert_to_numpy(schedule(np.arange(5)))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    # An epoch of 2.5 updates: the second begins at update 2.5, so first with 3.
+    found = ops.convert_to_numpy(CosineCycles(1.0, 2.5, 0.0)(np.array([2, 3, 5])))
+    expected = [0.5 * (1 + np.cos(0.8 * np.pi)), 0.5 * (1 + np.cos(0.2 * np.pi)), 1.0]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_cycles_come_back_from_their_config():
+    config = {"base_lr": 0.5, "cycle_steps": 7, "final_ratio": 0.25, "name": "other"}
+    saved = keras.saving.serialize_keras_object(SGD(CosineCycles(**config)))
+    schedule = keras.saving.deserialize_keras_object(saved)._learning_rate
+    assert isinstance(schedule, CosineCycles)
+    assert schedule.get_config() == config
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("base_lr", 0.0), ("cycle_steps", 0), ("final_ratio", 1.5), ("final_ratio", -0.1)],
+)
+def test_arguments_of_cycles_out_of_range_are_refused(argument, value):
+    with pytest.raises(ValueError, match=f"Received: {argument}="):
+        CosineCycles(**{"base_lr": 0.01, "cycle_steps": 5, argument: value})
 
 
 def test_the_rate_is_proportional_to_the_batch():

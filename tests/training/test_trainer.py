@@ -1,10 +1,13 @@
 import csv
 import json
 
+import h5py
+import keras
 import numpy as np
 import pytest
 
-from vfnet_tf import builder
+from tests.tiny_run import LineDetector
+from vfnet_tf import builder, visualization
 from vfnet_tf.config import (
     BackboneConfig,
     Config,
@@ -16,6 +19,9 @@ from vfnet_tf.config import (
 )
 from vfnet_tf.data.coco import find_coco_splits, read_coco
 from vfnet_tf.data.synthetic import make_synthetic_dataset
+from vfnet_tf.training import trainer as trainer_module
+from vfnet_tf.training.callbacks import read_history, read_state
+from vfnet_tf.training.schedules import CosineCycles
 from vfnet_tf.training.strategies import make_strategy
 from vfnet_tf.training.trainer import Trainer
 
@@ -196,3 +202,207 @@ def test_a_run_crops_cuts_out_and_draws_from_a_range(datasets, tmp_path):
     assert {
         tuple(size) for batch in batches for size in batch["image_size"].numpy()
     } == {(64, 85)}
+
+
+@pytest.fixture
+def quick(datasets, tmp_path, monkeypatch):
+    """Makes a `Trainer` of a `LineDetector`: all but the detector is as in a real run."""
+
+    def build(config, precision):
+        policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(precision)
+        detector = LineDetector()
+        keras.config.set_dtype_policy(policy)
+        return detector
+
+    def resolve(config, backbone):
+        return config
+
+    def make(name="run", val=True, strategy="mirrored", **changes):
+        changes = {f"training__{key}": value for key, value in changes.items()}
+        return Trainer(
+            override(CONFIG, data__flip=0.0, **changes),
+            datasets[0],
+            datasets[1] if val else None,
+            tmp_path / name,
+            make_strategy(strategy),
+        )
+
+    monkeypatch.setattr(trainer_module, "_build", build)
+    monkeypatch.setattr(trainer_module, "without_weight_file", resolve)
+    monkeypatch.setattr(Trainer, "draw_samples", lambda self: None)
+    monkeypatch.setattr(visualization, "plot_history", lambda *paths: None)
+    return make
+
+
+class Ends(keras.callbacks.Callback):
+    """The weights at the end of each epoch; stops as a kill would at `kill`."""
+
+    def __init__(self, kill=None):
+        super().__init__()
+        self.weights, self.kill = [], kill
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.weights.append(self.model.get_weights())
+        if epoch == self.kill:
+            raise KeyboardInterrupt
+
+
+def all_arrays(path):
+    """Every dataset of an HDF5 file, by name."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: (
+                found.update({name: item[()]}) if hasattr(item, "dtype") else None
+            )
+        )
+    return found
+
+
+def assert_same_state(first, second):
+    """Both runs have the same weights and the same optimizer, bit by bit."""
+    for name in ("last.weights.h5", "best.weights.h5"):
+        ours, theirs = all_arrays(first / name), all_arrays(second / name)
+        assert list(ours) == list(theirs)
+        for key, value in ours.items():
+            np.testing.assert_array_equal(value, theirs[key], err_msg=f"{name} {key}")
+
+
+SWA = {"schedule": "cosine_cycles", "swa": True, "epochs": 3, "warmup_steps": 0}
+
+
+def test_an_swa_phase_ends_with_the_mean_of_its_epochs_as_the_best(quick):
+    ends = Ends()
+    trainer = quick(**SWA)
+    assert (
+        "down to 1 % of it in each epoch, weights averaged over" in trainer.describe()
+    )
+    schedule = trainer.detector.optimizer._learning_rate
+    assert isinstance(schedule, CosineCycles)
+    assert (schedule.base_lr, schedule.cycle_steps) == (0.0025, 2)
+    trainer.fit(verbose=0, callbacks=[ends])
+    for found, *values in zip(
+        trainer.detector.get_weights(), *ends.weights, strict=True
+    ):
+        assert np.ptp(values, axis=0).max() > 1e-4
+        np.testing.assert_allclose(found, np.mean(values, axis=0), rtol=1e-6)
+    rows = read_history(trainer.run_dir / "history.csv")
+    assert [row["averaged_epochs"] for row in rows] == [1, 2, 3]
+    # The second of two steps: half of the way down the cosine.
+    assert rows[0]["learning_rate"] == pytest.approx(0.0025 * (1 + 0.01) / 2)
+    assert read_state(trainer.run_dir / "best.weights.h5")["best_epoch"] == 3
+
+
+@pytest.mark.parametrize("changes", [SWA, {"ema_momentum": 0.5, "epochs": 3}], ids=str)
+def test_a_killed_run_keeps_its_average_bit_by_bit(quick, changes):
+    whole = quick("whole", **changes)
+    whole.fit(verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        quick("killed", **changes).fit(verbose=0, callbacks=[Ends(kill=1)])
+    killed = quick("killed", **changes)
+    killed.fit(verbose=0)
+    assert_same_state(whole.run_dir, killed.run_dir)
+    for ours, theirs in zip(
+        whole.detector.get_weights(), killed.detector.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_best_weights_of_a_run_with_a_moving_average_are_averaged(quick):
+    raw, ends = quick("raw", val=False, epochs=1), Ends()
+    raw.fit(verbose=0, callbacks=[ends])
+    trainer, own_ends = quick(val=False, epochs=1, ema_momentum=0.5), Ends()
+    assert "weights averaged with momentum 0.5" in trainer.describe()
+    trainer.fit(verbose=0, callbacks=[own_ends])
+    # After two steps (w1 + w2) / 2, and w2 is what training goes on from.
+    for own, other in zip(own_ends.weights[0], ends.weights[0], strict=True):
+        np.testing.assert_array_equal(own, other)
+    best, last = (
+        all_arrays(trainer.run_dir / f"{name}.weights.h5") for name in ("best", "last")
+    )
+    key = next(key for key in best if key.endswith("vars/0"))
+    assert np.abs(best[key] - last[key]).max() > 1e-5
+    np.testing.assert_array_equal(last[key], ends.weights[0][0])
+    averages = [value for name, value in last.items() if name.startswith("optimizer")]
+    assert any(
+        value.shape == best[key].shape and (value == best[key]).all()
+        for value in averages
+    )
+
+
+def test_accumulated_batches_train_as_one_large_batch(quick):
+    settings = {"warmup_steps": 3, "clip_norm": 1.0, "drop_epochs": (1.0,), "epochs": 3}
+    large = quick("large", False, "one_device", batch_size=8, **settings)
+    large.fit(verbose=0)
+    small = quick(
+        "small", False, "one_device", batch_size=2, accumulate_steps=4, **settings
+    )
+    assert small.learning_rate == large.learning_rate == pytest.approx(0.005)
+    text = small.describe()
+    assert "an update every 4 batches: effective batch 8" in text
+    assert "scaled to 8)" in text and "gradient norm 1 at most" in text
+    small.fit(verbose=0)
+    for ours, theirs in zip(
+        small.detector.get_weights(), large.detector.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    for name in ("step", "learning_rate"):
+        columns = [
+            [row[name] for row in read_history(run.run_dir / "history.csv")]
+            for run in (small, large)
+        ]
+        np.testing.assert_allclose(*columns, rtol=1e-6)
+
+
+def test_a_run_stopped_between_two_updates_goes_on_bit_by_bit(quick):
+    # Four batches an epoch and three to an update: some are waiting at each end.
+    changes = {"batch_size": 2, "accumulate_steps": 3, "epochs": 3}
+    changes.update(val=False, strategy="one_device", ema_momentum=0.5)
+    quick("whole", **changes).fit(verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        quick("killed", **changes).fit(verbose=0, callbacks=[Ends(kill=1)])
+    killed = quick("killed", **changes)
+    killed.fit(verbose=0)
+    assert_same_state(killed.run_dir.parent / "whole", killed.run_dir)
+
+
+def test_half_precision_scales_the_loss_and_a_stopped_run_goes_on(quick):
+    changes = {"precision": "mixed_float16", "epochs": 3, "ema_momentum": 0.5}
+    changes["val"] = False
+    whole = quick("whole", **changes)
+    assert isinstance(whole.detector.optimizer, keras.optimizers.LossScaleOptimizer)
+    whole.fit(verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        quick("killed", **changes).fit(verbose=0, callbacks=[Ends(kill=1)])
+    killed = quick("killed", **changes)
+    killed.fit(verbose=0)
+    assert_same_state(whole.run_dir, killed.run_dir)
+    optimizer = whole.detector.optimizer
+    rows = read_history(whole.run_dir / "history.csv")
+    # The gradients of some steps overflow until the scale has come down: they are no
+    # updates, and neither the history nor the schedule counts them.
+    scale = float(optimizer.dynamic_scale.numpy())
+    assert rows[-1]["step"] == 6 + np.log2(scale / 2.0**15) > 0
+    rate = optimizer.inner_optimizer._learning_rate(rows[-1]["step"] - 1)
+    assert rows[-1]["learning_rate"] == pytest.approx(float(rate))
+
+
+def test_the_learning_rate_is_taken_as_it_is_if_asked_for(quick):
+    trainer = quick(scale_learning_rate=False)
+    assert trainer.learning_rate == 0.01
+    assert "rate 0.01 (as given, not scaled to 4 images)" in trainer.describe()
+
+
+@pytest.mark.parametrize(
+    ("changes", "received"),
+    [
+        ({"schedule": "poly"}, "schedule=poly"),
+        ({"swa": True, "ema_momentum": 0.9}, "swa=True with ema_momentum=0.9"),
+        ({"accumulate_steps": 0}, "accumulate_steps=0"),
+        ({"accumulate_steps": 2}, "accumulate_steps=2 with MirroredStrategy"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(quick, changes, received):
+    with pytest.raises(ValueError, match=f"Received: {received}"):
+        quick(**changes)

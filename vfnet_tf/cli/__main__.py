@@ -14,6 +14,7 @@ import vfnet_tf
 COMMANDS = {
     "train": ("vfnet_tf.cli.train", "train a detector, leave a run directory"),
     "study": ("vfnet_tf.cli.study", "train the rows of one of the paper's tables"),
+    "swa": ("vfnet_tf.cli.swa", "average the weights of a run, or train on for it"),
     "evaluate": (
         "vfnet_tf.cli.evaluate",
         "COCO metrics of a detector or of results",

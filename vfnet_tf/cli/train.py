@@ -40,6 +40,16 @@ class TrainingOptions:
     backbone. By default ImageNet weights where they can be had (extra hub), else none"""
     learning_rate: float | None = None
     """for 16 images per step; scaled linearly with the batch size"""
+    scale_learning_rate: bool = True
+    """scale the rate with the images per update; otherwise it is taken as it is"""
+    accumulate_steps: int | None = None
+    """batches whose gradients are averaged for one update, with --strategy one_device;
+    the rate is scaled with their images"""
+    clip_norm: float | None = None
+    """largest norm of the gradient, of all variables and summed over replicas"""
+    ema: float | None = None
+    """momentum of a moving average of the weights, such as 0.999; it is what is evaluated
+    and kept as the best"""
     optimizer: Literal["sgd", "adamw"] | None = None
     """sgd, the official one, or adamw, which gets further in a few hundred steps but
     wants a smaller learning rate (0.002 for 16 images)"""
@@ -154,6 +164,10 @@ def resolve(options, **further):
         "training__epochs": options.epochs,
         "training__batch_size": options.batch_size,
         "training__base_learning_rate": options.learning_rate,
+        "training__scale_learning_rate": None if options.scale_learning_rate else False,
+        "training__accumulate_steps": options.accumulate_steps,
+        "training__clip_norm": options.clip_norm,
+        "training__ema_momentum": options.ema,
         "training__optimizer": options.optimizer,
         "training__precision": options.precision,
         "training__seed": options.seed,

@@ -43,6 +43,9 @@ class CocoEvaluation(keras.callbacks.Callback):
         metrics: the names of those of the evaluator's metrics that go to `logs`.
         last_epoch: epochs of the whole run, where `fit` is called for a part of it.
         between_batches: function that is called between two batches, or None.
+        weights: function that is given the model and returns a context manager, inside
+            of which it has the weights to evaluate at the end of an epoch, such as
+            `ema_weights`. None takes those that it has.
 
     Attributes:
         last_metrics: the evaluator's whole answer, None before the first.
@@ -59,6 +62,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         metrics=("AP", "AP50", "AP75", "APs", "APm", "APl"),
         last_epoch=None,
         between_batches=None,
+        weights=None,
     ):
         super().__init__()
         if every < 1:
@@ -69,6 +73,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         self.metrics = tuple(metrics)
         self.last_epoch = last_epoch
         self.between_batches = between_batches
+        self.weights = weights or contextlib.nullcontext
         self.last_metrics = None
         self._detect = None
 
@@ -82,7 +87,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         is_last = epoch + 1 == last_epoch
         found = {}
         if is_last or (epoch + 1) % self.every == 0:
-            found = self.evaluate()
+            with self.weights(self.model):
+                found = self.evaluate()
         for name in self.metrics:
             logs[f"val_{name}"] = float(found.get(name, math.nan))
 
@@ -183,7 +189,7 @@ class HistoryCsv(keras.callbacks.Callback):
             "epoch": epoch + 1,
             "step": step,
             "seconds": round(time.perf_counter() - self._start, 3),
-            "learning_rate": learning_rate_of_step(optimizer, step - 1),
+            "learning_rate": learning_rate_of_step(optimizer, max(step - 1, 0)),
             **{name: float(value) for name, value in (logs or {}).items()},
         }
         self.rows.append(row)
@@ -272,6 +278,8 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         save_every_steps: int > 0 or None.
         keep: int > 0, states to keep; one that cannot be read gives way to the one
             before it.
+        weights: as of `CocoEvaluation`, for the best weights; the last are the model's
+            own.
 
     Raises:
         ValueError: an unknown `mode`, a `save_every_steps` or `keep` below 1.
@@ -280,7 +288,13 @@ class ResumableCheckpoint(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, run_dir, monitor="val_AP", mode="max", save_every_steps=None, keep=2
+        self,
+        run_dir,
+        monitor="val_AP",
+        mode="max",
+        save_every_steps=None,
+        keep=2,
+        weights=None,
     ):
         super().__init__()
         if mode not in ("max", "min"):
@@ -297,6 +311,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         self.mode = mode
         self.save_every_steps = save_every_steps
         self.keep = keep
+        self.weights = weights or contextlib.nullcontext
         self.best = None
         self.best_epoch = None
         self._resumed = (0, 0)
@@ -455,8 +470,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
                     file.attrs[_STATE] = json.dumps(state)
                 if is_best:
                     # Before the last state: a kill between the two repeats the epoch.
-                    with replacing(self.best_path) as best:
-                        _copy_without_optimizer(temporary, best)
+                    self._save_best(temporary, state)
         # h5py has both for a full disk, depending on when it notices.
         except (OSError, RuntimeError) as error:
             free = shutil.disk_usage(self.run_dir).free / 2**20
@@ -467,6 +481,35 @@ class ResumableCheckpoint(keras.callbacks.Callback):
                 f"The state after {state['iterations']} steps could not be saved in "
                 f"{self.run_dir} ({error}; {free:.0f} MiB are free there). {earlier}"
             ) from error
+
+    def _save_best(self, last, state):
+        if self.weights is contextlib.nullcontext:
+            with replacing(self.best_path) as best:
+                _copy_without_optimizer(last, best)
+        else:
+            with self.weights(self.model):
+                save_without_optimizer(self.model, self.best_path, state)
+
+
+def save_without_optimizer(model, path, state):
+    """Writes a model's weights alone; the file appears whole or not at all.
+
+    Args:
+        model: built; compiled or not.
+        path: of the `.weights.h5`.
+        state: dict of JSON types, for `read_state`.
+    """
+    path = Path(path)
+    whole = path.with_name(f".whole-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model.save_weights(whole)
+        with replacing(path) as temporary:
+            _copy_without_optimizer(whole, temporary)
+            with h5py.File(temporary, "a") as file:
+                file.attrs[_STATE] = json.dumps(state)
+    finally:
+        whole.unlink(missing_ok=True)
 
 
 def read_state(path):

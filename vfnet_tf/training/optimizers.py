@@ -1,4 +1,4 @@
-"""Stochastic gradient descent with PyTorch's arithmetic."""
+"""Stochastic gradient descent with PyTorch's arithmetic, AdamW, and what both share."""
 
 import contextlib
 
@@ -6,8 +6,80 @@ import keras
 from keras import ops
 
 
+class _Updates:
+    """Before an optimizer of Keras: clipping over replicas, and a count of updates.
+
+    Keras clips each replica's gradient before the sum over replicas, `summed_clipnorm`
+    the sum: any number of replicas take the same step. With
+    `gradient_accumulation_steps` Keras's schedules and moving average count batches
+    (3.15); here they count updates.
+    """
+
+    def __init__(self, *args, summed_clipnorm=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        if summed_clipnorm is not None and summed_clipnorm <= 0:
+            raise ValueError(
+                "`summed_clipnorm` must be > 0 or None. "
+                f"Received: summed_clipnorm={summed_clipnorm}"
+            )
+        self.summed_clipnorm = summed_clipnorm
+
+    def _clip_gradients(self, grads):
+        grads = super()._clip_gradients(grads)
+        if keras.backend.backend() == "tensorflow":
+            return grads  # not summed yet
+        return self._clip_sum(grads)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        # Of the TensorFlow backend alone, just before the update.
+        grads_and_vars = super()._all_reduce_sum_gradients(grads_and_vars)
+        if not grads_and_vars:
+            return grads_and_vars
+        gradients, variables = zip(*grads_and_vars, strict=True)
+        return list(zip(self._clip_sum(gradients), variables, strict=True))
+
+    def _clip_sum(self, gradients):
+        if self.summed_clipnorm is None:
+            return gradients
+        return clip_by_global_norm(gradients, self.summed_clipnorm)
+
+    def _get_current_learning_rate(self):
+        rate = self._learning_rate
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            return rate(self.iterations)
+        return super()._get_current_learning_rate()
+
+    def _update_model_variables_moving_average(self, trainable_variables):
+        # The first update copies the weights.
+        momentum = ops.where(self.iterations > 0, self.ema_momentum, 0.0)
+        if self.gradient_accumulation_steps:
+            is_update = (self._iterations + 1) % self.gradient_accumulation_steps == 0
+            momentum = ops.where(is_update, momentum, 1.0)
+        averages = self._model_variables_moving_average
+        for variable, average in zip(trainable_variables, averages, strict=True):
+            if average is not None:
+                own = ops.cast(momentum, variable.dtype)
+                average.assign(own * average + (1 - own) * variable)
+
+    def get_config(self):
+        return {**super().get_config(), "summed_clipnorm": self.summed_clipnorm}
+
+
 @keras.saving.register_keras_serializable("vfnet_tf")
-class SGD(keras.optimizers.SGD):
+class AdamW(_Updates, keras.optimizers.AdamW):
+    """`keras.optimizers.AdamW` with `summed_clipnorm`.
+
+    Args:
+        *args, **kwargs: of `keras.optimizers.AdamW`.
+        summed_clipnorm: as of `SGD`.
+
+    Raises:
+        ValueError: `summed_clipnorm` is not positive.
+    """
+
+
+@keras.saving.register_keras_serializable("vfnet_tf")
+class SGD(_Updates, keras.optimizers.SGD):
     """`torch.optim.SGD`, with the bias rule of the official VFNet configs.
 
         g = gradient + weight_decay * w
@@ -35,10 +107,13 @@ class SGD(keras.optimizers.SGD):
         bias_decay_multiplier: float >= 0, times the weight decay of biases.
         **kwargs: of `keras.optimizers.Optimizer`. `clipnorm` and
             `global_clipnorm` see each replica's gradient alone, before the
-            sum over replicas.
+            sum over replicas. And `summed_clipnorm`, float > 0 or None: the largest
+            L2 norm of the gradient of all variables together, summed over replicas,
+            before weight decay; a longer one is scaled down to it.
 
     Raises:
-        ValueError: a decay or a multiplier is negative.
+        ValueError: a decay or a multiplier is negative, or `summed_clipnorm` is not
+            positive.
     """
 
     def __init__(
@@ -132,6 +207,29 @@ class SGD(keras.optimizers.SGD):
             "bias_decay_multiplier": self.bias_decay_multiplier,
         }
         return {**super().get_config(), **own}
+
+
+def clip_by_global_norm(gradients, limit):
+    """Scales gradients down together so that their common L2 norm is `limit` at most.
+
+    Args:
+        gradients: sequence of float tensors of any shapes; None for no gradient.
+        limit: float > 0.
+
+    Returns:
+        list of the same; each times `limit / max(norm, limit)`.
+    """
+    squares = [
+        ops.sum(ops.square(ops.cast(gradient, "float32")))
+        for gradient in gradients
+        if gradient is not None
+    ]
+    norm = ops.sqrt(sum(squares))
+    factor = limit / ops.maximum(norm, limit)
+    return [
+        None if gradient is None else gradient * ops.cast(factor, gradient.dtype)
+        for gradient in gradients
+    ]
 
 
 def is_bias(path):

@@ -1,5 +1,7 @@
 """Learning rates by step."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -88,6 +90,70 @@ class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
             "warmup_ratio": self.warmup_ratio,
             "boundaries": list(self.boundaries),
             "factor": self.factor,
+            "name": self.name,
+        }
+
+
+@keras.saving.register_keras_serializable("vfnet_tf")
+class CosineCycles(keras.optimizers.schedules.LearningRateSchedule):
+    """Half a cosine from the full rate down, again and again: that of weight averaging.
+
+        rate(t) = end + (base_lr - end) * (1 + cos(pi * u)) / 2
+        end     = base_lr * final_ratio
+        u       = t / cycle_steps, less its whole part
+
+    There is no way up and no warm-up: each cycle begins at `base_lr` at once, and its
+    last step comes close to `end`. Source: the official SWA phase, a cycle an epoch,
+    over the iterations (fact S36).
+
+    Args:
+        base_lr: float > 0, the rate of the first step of a cycle.
+        cycle_steps: number >= 1. With a fraction, as of an epoch whose batches are
+            accumulated, cycle e begins at the first step from `e * cycle_steps`.
+        final_ratio: float in [0, 1], of the rate that a cycle falls towards.
+        name: str.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(self, base_lr, cycle_steps, final_ratio=0.01, name="CosineCycles"):
+        super().__init__()
+        if base_lr <= 0:
+            raise ValueError(f"`base_lr` must be > 0. Received: base_lr={base_lr}")
+        if cycle_steps < 1:
+            raise ValueError(
+                f"`cycle_steps` must be >= 1. Received: cycle_steps={cycle_steps}"
+            )
+        if not 0 <= final_ratio <= 1:
+            raise ValueError(
+                f"`final_ratio` must be in [0, 1]. Received: final_ratio={final_ratio}"
+            )
+        self.base_lr = base_lr
+        self.cycle_steps = cycle_steps
+        self.final_ratio = final_ratio
+        self.name = name
+
+    def __call__(self, step):
+        """The rate of a step.
+
+        Args:
+            step: integer scalar or array, counted from 0.
+
+        Returns:
+            float32 of the same shape.
+        """
+        # float32 counts steps exactly up to 2**24.
+        step = ops.cast(step, "float32")
+        progress = ops.mod(step, float(self.cycle_steps)) / self.cycle_steps
+        end = self.base_lr * self.final_ratio
+        return end + (self.base_lr - end) * 0.5 * (1.0 + ops.cos(math.pi * progress))
+
+    def get_config(self):
+        return {
+            "base_lr": self.base_lr,
+            "cycle_steps": self.cycle_steps,
+            "final_ratio": self.final_ratio,
             "name": self.name,
         }
 

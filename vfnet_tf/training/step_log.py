@@ -16,7 +16,8 @@ class StepLog(keras.callbacks.Callback):
     Args:
         path: of the file; rows of a resumed run follow the old ones, those of steps that
             are run again are dropped.
-        every: int > 0, steps per row.
+        every: int > 0, batches per row. The column `step` counts the optimizer's updates:
+            fewer where gradients of several batches are accumulated.
 
     Raises:
         ValueError: `every` is not positive.

@@ -77,10 +77,12 @@ def check_settings(
     steps_per_execution=1,
     dtype_policy=None,
     optimizer=None,
+    accumulate_steps=1,
 ):
     """Refuses what would fail, or train otherwise than asked, on several replicas.
 
-    With one replica everything is accepted, `MirroredStrategy` or not.
+    With one replica everything is accepted, `MirroredStrategy` or not, but for
+    `accumulate_steps`.
 
     Args:
         strategy: `tf.distribute.Strategy`.
@@ -89,6 +91,7 @@ def check_settings(
         steps_per_execution: int, as in `compile`.
         dtype_policy: str, a `keras.DTypePolicy`, or None for the global policy.
         optimizer: `keras.optimizers.Optimizer` or None.
+        accumulate_steps: int, batches per update.
 
     Raises:
         ValueError: a combination that does not work; says what to do instead.
@@ -98,6 +101,16 @@ def check_settings(
         raise ValueError(
             f"The batch must be a positive multiple of the {replicas} replicas, that "
             f"each may have the same share. Received: batch_size={batch_size}"
+        )
+    # Keras 3.15 accumulates in a condition, where no strategy may join its replicas:
+    # RuntimeError at the first step, with one replica too.
+    if accumulate_steps > 1 and not isinstance(
+        strategy, tf.distribute.OneDeviceStrategy
+    ):
+        raise ValueError(
+            "Gradients are accumulated on one device only: choose the strategy "
+            f"one_device. Received: accumulate_steps={accumulate_steps} with "
+            f"{type(strategy).__name__}"
         )
     if replicas == 1:
         return

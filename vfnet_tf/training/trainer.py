@@ -21,11 +21,17 @@ from vfnet_tf.training.callbacks import (
     steps_of,
 )
 from vfnet_tf.training.early_stopping import StopWithoutImprovement
+from vfnet_tf.training.ema import ema_weights
 from vfnet_tf.training.nonfinite import NonFiniteAlarm
-from vfnet_tf.training.optimizers import SGD
+from vfnet_tf.training.optimizers import SGD, AdamW
 from vfnet_tf.training.preemption import SaveOnSignal
-from vfnet_tf.training.schedules import WarmupStepSchedule, scale_learning_rate
+from vfnet_tf.training.schedules import (
+    CosineCycles,
+    WarmupStepSchedule,
+    scale_learning_rate,
+)
 from vfnet_tf.training.step_log import StepLog
+from vfnet_tf.training.swa import StochasticWeightAveraging
 from vfnet_tf.training.tensorboard import TensorBoardLog
 from vfnet_tf.training.warm_start import load_run_weights
 
@@ -58,6 +64,7 @@ class Trainer:
         detector: the `keras.Model`, compiled.
         config: the resolved config, as saved in `run_dir/config.json`.
         learning_rate: the scaled learning rate.
+        effective_batch_size: images per update of the weights.
 
     Raises:
         ValueError: for settings that do not go together, or a `run_dir` that holds a
@@ -94,7 +101,9 @@ class Trainer:
             batch_size=training.batch_size,
             jit_compile=jit_compile,
             dtype_policy=training.precision,
+            accumulate_steps=training.accumulate_steps,
         )
+        _check_averaging(training)
         keras.utils.set_random_seed(training.seed)
         config = configs.override(
             config,
@@ -104,11 +113,14 @@ class Trainer:
         )
         self.train_batches = self._pipeline(config, train_dataset, training=True)
         self.steps_per_epoch = int(self.train_batches.cardinality())
-        self.learning_rate = scale_learning_rate(
-            training.base_learning_rate,
-            training.base_batch_size,
-            batch=training.batch_size,
-        )
+        self.effective_batch_size = training.batch_size * training.accumulate_steps
+        self.learning_rate = training.base_learning_rate
+        if training.scale_learning_rate:
+            self.learning_rate = scale_learning_rate(
+                training.base_learning_rate,
+                training.base_batch_size,
+                batch=self.effective_batch_size,
+            )
         if find_state(self.run_dir) is not None:
             initial_weights = None
         load = initial_weights if callable(initial_weights) else None
@@ -123,25 +135,44 @@ class Trainer:
             )
         self.config = without_weight_file(config, self.detector.backbone)
 
-    def _optimizer(self, training):
-        drops = [round(epoch * self.steps_per_epoch) for epoch in training.drop_epochs]
-        schedule = WarmupStepSchedule(
-            self.learning_rate,
-            warmup_steps=training.warmup_steps,
-            warmup_ratio=training.warmup_ratio,
-            boundaries=drops,
+    def _schedule(self, training):
+        updates_per_epoch = self.steps_per_epoch / training.accumulate_steps
+        if training.schedule == "cosine_cycles":
+            return CosineCycles(self.learning_rate, max(updates_per_epoch, 1))
+        if training.schedule == "step":
+            return WarmupStepSchedule(
+                self.learning_rate,
+                warmup_steps=training.warmup_steps,
+                warmup_ratio=training.warmup_ratio,
+                boundaries=[
+                    round(epoch * updates_per_epoch) for epoch in training.drop_epochs
+                ],
+            )
+        raise ValueError(
+            "`schedule` must be 'step' or 'cosine_cycles'. "
+            f"Received: schedule={training.schedule}"
         )
-        decay = training.weight_decay
+
+    def _optimizer(self, training):
+        schedule = self._schedule(training)
+        settings = {
+            "weight_decay": training.weight_decay,
+            "summed_clipnorm": training.clip_norm,
+        }
+        if training.accumulate_steps > 1:
+            settings["gradient_accumulation_steps"] = training.accumulate_steps
+        if training.ema_momentum is not None:
+            settings.update(use_ema=True, ema_momentum=training.ema_momentum)
         if training.optimizer == "sgd":
             return SGD(
                 schedule,
                 momentum=training.momentum,
-                weight_decay=decay,
                 bias_lr_multiplier=training.bias_lr_multiplier,
                 bias_decay_multiplier=training.bias_decay_multiplier,
+                **settings,
             )
         if training.optimizer == "adamw":
-            return keras.optimizers.AdamW(schedule, weight_decay=decay)
+            return AdamW(schedule, **settings)
         raise ValueError(
             "`optimizer` must be 'sgd' or 'adamw'. "
             f"Received: optimizer={training.optimizer}"
@@ -190,15 +221,40 @@ class Trainer:
             f"classes    {len(self.config.class_names)}: "
             + ", ".join(self.config.class_names[:10])
             + (", ..." if len(self.config.class_names) > 10 else ""),
-            f"learning   rate {self.learning_rate:g} ({training.base_learning_rate:g} "
-            f"for {training.base_batch_size} images per step, scaled to "
-            f"{training.batch_size}), the first {training.warmup_steps} steps warm up, "
-            f"x0.1 after epochs {', '.join(map(str, training.drop_epochs)) or 'none'}",
+            f"learning   {self._describe_learning()}",
             f"run        {self.run_dir}",
             "The loss may rise during the warm-up: the IoUs that the class loss is to "
             "learn grow with the boxes.",
         ]
         return "\n".join(lines)
+
+    def _describe_learning(self):
+        training = self.config.training
+        text = f"rate {self.learning_rate:g} "
+        if training.scale_learning_rate:
+            text += (
+                f"({training.base_learning_rate:g} for {training.base_batch_size} images "
+                f"per step, scaled to {self.effective_batch_size})"
+            )
+        else:
+            text += f"(as given, not scaled to {self.effective_batch_size} images)"
+        if training.accumulate_steps > 1:
+            text += (
+                f", an update every {training.accumulate_steps} batches: effective batch "
+                f"{self.effective_batch_size}"
+            )
+        if training.schedule == "cosine_cycles":
+            text += ", down to 1 % of it in each epoch"
+        else:
+            text += (
+                f", the first {training.warmup_steps} steps warm up, x0.1 after epochs "
+                f"{', '.join(map(str, training.drop_epochs)) or 'none'}"
+            )
+        if training.clip_norm is not None:
+            text += f", gradient norm {training.clip_norm:g} at most"
+        if training.ema_momentum is not None:
+            text += f", weights averaged with momentum {training.ema_momentum:g}"
+        return text + (", weights averaged over epochs" if training.swa else "")
 
     def fit(self, verbose="auto", callbacks=()):
         """Trains to the end, from the last saved state if there is one.
@@ -218,9 +274,24 @@ class Trainer:
         """
         self._save_config()
         training = self.config.training
-        monitoring = {} if self.val_dataset else {"monitor": "loss", "mode": "min"}
+        average, averaging = None, []
+        if training.swa:
+            averaging = [
+                StochasticWeightAveraging(
+                    self.run_dir / "swa.weights.h5", self.train_batches
+                )
+            ]
+            average = averaging[0].averaged
+        elif training.ema_momentum is not None:
+            average = ema_weights
+        monitor, mode = "val_AP", "max"
+        if self.val_dataset is None:
+            monitor, mode = "loss", "min"
+        if training.swa:
+            # The newest mean, as published, and not the one that fits validation best.
+            monitor, mode = "averaged_epochs", "max"
         checkpoint = ResumableCheckpoint(
-            self.run_dir, save_every_steps=self.save_every_steps, **monitoring
+            self.run_dir, monitor, mode, self.save_every_steps, weights=average
         )
         epoch, step = checkpoint.restore(self.detector)
         if epoch or step:
@@ -236,6 +307,7 @@ class Trainer:
             alarm,
             self.train_batches.epoch_order,
             StepLog(self.run_dir / "steps.csv"),
+            *averaging,
         ]
         evaluation = None
         if self.val_dataset is not None:
@@ -245,6 +317,7 @@ class Trainer:
                 every=self.evaluate_every,
                 last_epoch=training.epochs,
                 between_batches=save_on_signal.check,
+                weights=average,
             )
             chain.append(evaluation)
         # The history before the state: a run killed in between drops the line and writes
@@ -272,6 +345,8 @@ class Trainer:
                 self.run_dir / "history.csv", self.run_dir / "history.png"
             )
         if evaluation is None:
+            if training.swa:
+                checkpoint.restore_best(self.detector)
             return None
         if checkpoint.best_path.exists():
             best_epoch, _ = checkpoint.restore_best(self.detector)
@@ -371,6 +446,19 @@ def _describe_draws(data):
     if data.cut_out:
         draws.append(f"cut-outs at {data.cut_out:g}")
     return "; in training " + ", ".join(draws) if draws else ""
+
+
+def _check_averaging(training):
+    if training.accumulate_steps < 1:
+        raise ValueError(
+            "`accumulate_steps` must be >= 1. "
+            f"Received: accumulate_steps={training.accumulate_steps}"
+        )
+    if training.swa and training.ema_momentum is not None:
+        raise ValueError(
+            "One average at a time: `swa` or `ema_momentum`. Received: swa=True with "
+            f"ema_momentum={training.ema_momentum}"
+        )
 
 
 def find_state(run_dir):

@@ -1,0 +1,45 @@
+"""The exponential moving average of the weights that Keras's optimizers keep."""
+
+import contextlib
+
+import keras
+
+
+@contextlib.contextmanager
+def ema_weights(model):
+    """Inside, the model has the averaged weights; afterwards its own, bit by bit.
+
+    `keras.callbacks.SwapEMAWeights` exchanges them by adding and subtracting, which
+    rounds (TensorFlow): each evaluation would change the training a little. What is no
+    trainable variable, such as the statistics of batch norms, stays as it is.
+
+    Args:
+        model: compiled with an optimizer that has `use_ema=True`.
+
+    Raises:
+        ValueError: the optimizer keeps no average.
+    """
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if not optimizer.use_ema:
+        raise ValueError(
+            "The optimizer must keep an average (`use_ema=True`). "
+            f"Received: {optimizer.name} with use_ema={optimizer.use_ema}"
+        )
+    # The average is zero before the first update.
+    has_average = int(keras.ops.convert_to_numpy(optimizer.iterations)) > 0
+    if has_average:
+        _exchange(optimizer)
+    try:
+        yield
+    finally:
+        if has_average:
+            _exchange(optimizer)
+
+
+def _exchange(optimizer):
+    averages = optimizer._model_variables_moving_average
+    for variable, average in zip(optimizer._trainable_variables, averages, strict=True):
+        if average is not None:
+            value = keras.ops.convert_to_numpy(variable).copy()
+            variable.assign(average)
+            average.assign(value)
