@@ -17,6 +17,7 @@ from pathlib import Path
 
 import h5py
 import keras
+import numpy as np
 
 # The attribute of an HDF5 file that holds the place in the run, as JSON.
 _STATE = "vfnet_tf_training_state"
@@ -27,12 +28,14 @@ class CocoEvaluation(keras.callbacks.Callback):
 
     `logs` then hold `val_AP`, `val_AP50`, ... for every callback after this one. An
     epoch that is not evaluated has NaN there, so that the keys are always the same.
-    With several replicas each detects on its share of a batch.
+    With several replicas each detects on its share of a batch; with several workers
+    each then has the detections of all, and comes to the same metrics.
 
     Args:
         batches: iterable of batch dicts with `images [B, H, W, 3]`, `image_size
             [B, 2]`, `scale [B, 2]` and `image_id [B]`; with several replicas
-            a `tf.data.Dataset`.
+            a `tf.data.Dataset`, with several workers one of the shares of this one, see
+            `strategies.shares_of`.
         evaluator: object with `reset()`, `update(image_ids, detections)` and
             `evaluate() -> {metric: float}`, such as a `CocoEvaluator`.
         every: int > 0, evaluates every so many epochs, and after the last.
@@ -97,17 +100,28 @@ class CocoEvaluation(keras.callbacks.Callback):
 
         if keras.backend.backend() != "tensorflow":
             for batch in self.batches:
-                yield _to_numpy(batch["image_id"]), _to_numpy(detect(batch))
+                # The pipeline's tensors are TensorFlow's.
+                batch = {name: np.asarray(value) for name, value in batch.items()}
+                yield batch["image_id"], _to_numpy(detect(batch))
             return
 
         import tensorflow as tf
 
+        from vfnet_tf.training import loop, strategies
+
         strategy = self.model.distribute_strategy
         replicas = strategy.num_replicas_in_sync if strategy else 1
+        is_cluster = len(strategies.cluster_of(strategy).addresses) > 1
         if self._detect is None:
             # One graph for each shape of a batch; kept over the epochs.
             if replicas == 1:
                 self._detect = tf.function(detect)
+            elif is_cluster:
+                self._detect = tf.function(
+                    lambda b: loop.gather(
+                        strategy, (b["image_id"], strategy.run(detect, args=(b,)))
+                    )
+                )
             else:
                 self._detect = tf.function(lambda b: strategy.run(detect, args=(b,)))
         if replicas == 1:
@@ -115,8 +129,12 @@ class CocoEvaluation(keras.callbacks.Callback):
                 batch = _inputs_of(batch)
                 yield _to_numpy(batch["image_id"]), _to_numpy(self._detect(batch))
             return
-        shares = strategy.experimental_distribute_dataset(self.batches.map(_inputs_of))
-        for batch in shares:
+        inputs = self.batches.map(_inputs_of)
+        if is_cluster:
+            for batch in strategy.distribute_datasets_from_function(lambda _: inputs):
+                yield _to_numpy(self._detect(batch))
+            return
+        for batch in strategy.experimental_distribute_dataset(inputs):
             detections = self._detect(batch)
             ids = strategy.experimental_local_results(batch["image_id"])
             local = {
@@ -448,6 +466,8 @@ class TerminateOnNaN(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if _is_finite_loss(logs):
             return
+        # On JAX the state of an epoch is not with the model until it is asked for.
+        getattr(self.model, "jax_state_sync", lambda: None)()
         optimizer = self.model.optimizer
         step = _steps_of(optimizer) - 1
         parts = ", ".join(f"{name}={float(value):g}" for name, value in logs.items())

@@ -43,6 +43,8 @@ class StepLog(keras.callbacks.Callback):
 
     def _write(self):
         row = {name: value / self._count for name, value in self._sums.items()}
+        # On JAX the state of an epoch is not with the model until it is asked for.
+        getattr(self.model, "jax_state_sync", lambda: None)()
         row = {"step": int(self.model.optimizer.iterations.numpy()), **row}
         is_new = not self.path.exists()
         with self.path.open("a", newline="", encoding="utf-8") as file:
