@@ -12,7 +12,7 @@ from vfnet_tf import config as configs
 from vfnet_tf.data.pipeline import build_pipeline
 from vfnet_tf.data.transforms import load_image
 from vfnet_tf.evaluation.coco import CocoEvaluator, format_table, save_metrics
-from vfnet_tf.training import strategies
+from vfnet_tf.training import loop, strategies
 from vfnet_tf.training.callbacks import (
     CocoEvaluation,
     HistoryCsv,
@@ -33,12 +33,14 @@ class Trainer:
         train_dataset: `DetectionDataset` to learn from.
         val_dataset: `DetectionDataset` to evaluate on after each epoch, or None.
         run_dir: folder of everything that the run leaves; see `fit`.
-        strategy: `tf.distribute.Strategy`; None for all local GPUs, or the CPU.
+        strategy: as of `strategies.make_strategy`; None for all local GPUs, or the CPU.
+            With several workers all of them share `run_dir`, and the chief writes to it.
         initial_weights: path of a `.weights.h5` of the same detector to start from, or a
             function that is given the detector and loads what it likes. Not used if
             `run_dir` holds a state to go on from.
         evaluate_every: epochs between two evaluations.
-        jit_compile: as in `keras.Model.compile`; XLA is off unless asked for.
+        jit_compile: as in `keras.Model.compile`; XLA is off unless asked for, or with
+            the JAX backend, which would go step by step through Python.
 
     Attributes:
         detector: the `keras.Model`, compiled.
@@ -73,6 +75,15 @@ class Trainer:
             jit_compile=jit_compile,
             dtype_policy=training.precision,
         )
+        self.cluster = strategies.cluster_of(self.strategy)
+        is_jax = keras.backend.backend() == "jax"
+        if is_jax and len(self.cluster.addresses) > 1:
+            raise ValueError(
+                "With JAX a run trains in one process, on all of its devices; for several "
+                "see docs/scaling.md. Received: "
+                f"{len(self.cluster.addresses)} processes"
+            )
+        self._shares = strategies.shares_of(self.strategy)
         keras.utils.set_random_seed(training.seed)
         config = configs.override(
             config,
@@ -80,8 +91,11 @@ class Trainer:
             class_names=train_dataset.class_names,
             category_ids=train_dataset.category_ids,
         )
-        self.train_batches = self._pipeline(config, train_dataset, training=True)
-        self.steps_per_epoch = int(self.train_batches.cardinality())
+        self.train_batches = self._pipeline(
+            config, train_dataset, training=True, shares=self._shares
+        )
+        shares = len(self._shares["replicas"])
+        self.steps_per_epoch = int(self.train_batches.cardinality()) // shares
         self.learning_rate = scale_learning_rate(
             training.base_learning_rate,
             training.base_batch_size,
@@ -97,7 +111,8 @@ class Trainer:
             if load is not None:
                 load(self.detector)
             self.detector.compile(
-                optimizer=self._optimizer(training), jit_compile=jit_compile
+                optimizer=self._optimizer(training),
+                jit_compile=jit_compile or is_jax,
             )
         self.config = without_weight_file(config, self.detector.backbone)
 
@@ -125,7 +140,7 @@ class Trainer:
             f"Received: optimizer={training.optimizer}"
         )
 
-    def _pipeline(self, config, dataset, training):
+    def _pipeline(self, config, dataset, training, shares=None):
         data = config.data
         return build_pipeline(
             dataset,
@@ -139,6 +154,7 @@ class Trainer:
             training=training,
             seed=config.training.seed,
             cache_decoded=data.cache_decoded,
+            **(shares or {}),
         )
 
     def describe(self):
@@ -152,6 +168,11 @@ class Trainer:
             f"{self.detector.count_params() / 1e6:.1f} M parameters, "
             f"{training.precision}",
             f"strategy   {strategies.describe(self.strategy, training.batch_size)}",
+            *(
+                [f"cluster    {self.cluster}"]
+                if len(self.cluster.addresses) > 1
+                else []
+            ),
             f"train      {len(self.train_dataset)} images, {self.steps_per_epoch} steps "
             f"per epoch, {training.epochs} epochs",
             f"validation {len(self.val_dataset)} images"
@@ -185,42 +206,48 @@ class Trainer:
         Returns:
             The metrics of the best weights on the validation set, or None without one.
         """
-        self._save_config()
+        is_chief = self.cluster.is_chief
+        if is_chief:
+            self._save_config()
         checkpoint = ResumableCheckpoint(self.run_dir)
         epoch, _ = checkpoint.restore(self.detector)
-        if epoch:
+        loop.check_same_everywhere(
+            self.strategy, finished_epochs=epoch, steps_per_epoch=self.steps_per_epoch
+        )
+        if epoch and is_chief:
             print(f"resuming after epoch {epoch} of {self.config.training.epochs}")
         history = HistoryCsv(self.run_dir / "history.csv")
-        chain = [
-            TerminateOnNaN(),
-            self.train_batches.epoch_order,
-            StepLog(self.run_dir / "steps.csv"),
-        ]
+        chain = [TerminateOnNaN(), self.train_batches.epoch_order]
+        if is_chief:
+            chain.append(StepLog(self.run_dir / "steps.csv"))
         evaluation = None
         if self.val_dataset is not None:
             evaluation = CocoEvaluation(
-                self._pipeline(self.config, self.val_dataset, training=False),
+                self._pipeline(
+                    self.config, self.val_dataset, training=False, shares=self._shares
+                ),
                 CocoEvaluator(self.val_dataset),
                 every=self.evaluate_every,
             )
             chain.append(evaluation)
         # Before the state: a run killed in between drops the line and writes it again,
         # the other way round it would lack one for good.
-        chain.append(history)
-        if self.val_dataset is not None:
-            chain.append(checkpoint)
+        if self.val_dataset is None:
+            saving = ResumableCheckpoint(self.run_dir, monitor="loss", mode="min")
         else:
-            chain.append(ResumableCheckpoint(self.run_dir, monitor="loss", mode="min"))
+            saving = checkpoint
+        if is_chief:
+            chain += [history, saving]
         if epoch < self.config.training.epochs:
-            self.detector.fit(
-                self.train_batches,
+            self._fit(
                 epochs=self.config.training.epochs,
                 initial_epoch=epoch,
                 callbacks=[*chain, *callbacks],
                 verbose=verbose,
-                shuffle=False,
             )
-        if (self.run_dir / "history.csv").exists():
+        # The others wait here until the chief has written the best weights.
+        loop.check_same_everywhere(self.strategy, epochs=self.config.training.epochs)
+        if is_chief and (self.run_dir / "history.csv").exists():
             visualization.plot_history(
                 self.run_dir / "history.csv", self.run_dir / "history.png"
             )
@@ -228,7 +255,8 @@ class Trainer:
             return None
         if checkpoint.best_path.exists():
             best_epoch, _ = checkpoint.restore_best(self.detector)
-            print(f"best weights: after epoch {best_epoch}")
+            if is_chief:
+                print(f"best weights: after epoch {best_epoch}")
         if self.config.training.precision != "float32":
             # What is evaluated, drawn and exported computes as every command that loads
             # the run will.
@@ -237,22 +265,36 @@ class Trainer:
                 self.detector = _build(self.config, "float32")
                 self.detector.set_weights(weights)
         evaluation.set_model(self.detector)
-        metrics = evaluation.evaluate()
-        save_metrics(self.run_dir / "metrics.json", metrics)
-        print(format_table(metrics))
-        self.draw_samples()
+        with loop.explaining_lost_workers():
+            metrics = evaluation.evaluate()
+        if is_chief:
+            save_metrics(self.run_dir / "metrics.json", metrics)
+            print(format_table(metrics))
+            self.draw_samples()
         return metrics
+
+    def _fit(self, **options):
+        """Keras's `fit`, or what stands for it where that does not work."""
+        if isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            loop.fit(self.detector, self.train_batches, **options)
+        elif isinstance(self.strategy, tf.distribute.Strategy):
+            self.detector.fit(self.train_batches, shuffle=False, **options)
+        else:
+            # Keras asks for the distribution in force when batches are sent to devices.
+            with self.strategy.scope():
+                self.detector.fit(self.train_batches, shuffle=False, **options)
 
     def draw_samples(self, count=6, score_threshold=0.3):
         """Draws ground truth beside detections on validation images: `samples.png`."""
         dataset = self.val_dataset.subset(min(count, len(self.val_dataset)))
         found = {}
         for batch in self._pipeline(self.config, dataset, training=False):
+            batch = {name: np.asarray(value) for name, value in batch.items()}
             detections = self.detector.detect(
                 batch["images"], batch["image_size"], batch["scale"]
             )
             values = {key: np.asarray(value) for key, value in detections.items()}
-            for row, image_id in enumerate(np.asarray(batch["image_id"])):
+            for row, image_id in enumerate(batch["image_id"]):
                 if image_id >= 0:
                     found[int(image_id)] = {k: v[row] for k, v in values.items()}
         pictures = []
@@ -328,5 +370,7 @@ def find_differences(old, new, prefix=""):
 
 
 def local_devices():
-    """Names of the devices that TensorFlow sees, for the start of a run."""
+    """Names of the devices that the backend sees, for the start of a run."""
+    if keras.backend.backend() != "tensorflow":
+        return ", ".join(keras.distribution.list_devices())
     return ", ".join(device.name for device in tf.config.list_logical_devices())
