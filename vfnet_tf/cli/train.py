@@ -113,7 +113,11 @@ def run(options):
     metrics = training.fit()
     if not training.cluster.is_chief:
         return 0
-    if options.export:
+    if options.export and options.strategy == "data_parallel":
+        print(
+            f"SavedModel none: KERAS_BACKEND=tensorflow vfnet export {run_dir} makes it"
+        )
+    elif options.export:
         from vfnet_tf.export.saved_model import export_saved_model
 
         path = run_dir / "saved_model"
