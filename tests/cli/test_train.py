@@ -62,6 +62,13 @@ def test_training_ends_with_a_saved_model_and_says_the_ap(data, capfd):
         assert text in said
 
 
+def test_several_workers_need_a_cluster(data, monkeypatch, capsys):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    status = main(["train", *options_of(data, "--strategy", "multi_worker")])
+    assert status == 2
+    assert "TF_CONFIG must list the workers" in capsys.readouterr().err
+
+
 def test_options_change_the_config(data):
     options = train.TrainOptions(
         config=str(data / "tiny.py"),

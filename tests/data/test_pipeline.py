@@ -245,6 +245,37 @@ def test_evaluation_gives_every_image_once_and_marks_the_rest(dataset):
     assert len(found) == 3 * len(first) > 7
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_processes_share_each_batch_without_overlap_or_loss(dataset, training):
+    # Four replicas in two processes; the last batches are filled up.
+    settings = {"training": training, "batch_size": 4, "seed": 3}
+    whole = epochs(build(dataset, **settings), 2)
+    shares = [
+        epochs(build(dataset, replicas=rows, num_replicas=4, **settings), 2)
+        for rows in (range(0, 2), range(2, 4))
+    ]
+    for epoch, expected in enumerate(whole):
+        first, second = (share[epoch] for share in shares)
+        assert len(first) == len(second) == 2 * len(expected)
+        joined = [
+            {
+                name: np.concatenate([batch[name] for batch in batches])
+                for name in batches[0]
+            }
+            for batches in zip(
+                first[::2], first[1::2], second[::2], second[1::2], strict=True
+            )
+        ]
+        assert_same(joined, expected)
+
+
+def test_a_share_knows_how_many_batches_it_has(dataset):
+    share = build(dataset, batch_size=4, replicas=range(1, 3), num_replicas=4)
+    whole = build(dataset, batch_size=4)
+    assert share.cardinality() == 2 * whole.cardinality()
+    assert len(list(share)) == share.cardinality()
+
+
 def test_evaluation_can_end_in_smaller_batches(dataset):
     batches = build(dataset, training=False, batch_size=3, pad_last_batch=False)
     (epoch,) = epochs(batches, 1)
@@ -495,6 +526,9 @@ def test_images_without_boxes_give_padding_only(coco):
             {"scale_range": RANGE, "drop_remainder": True, "batch_size": 8},
             "at least one batch",
         ),
+        ({"batch_size": 3, "num_replicas": 2}, "a multiple of `num_replicas`"),
+        ({"num_replicas": 2, "replicas": range(2, 3)}, "`replicas` must hold"),
+        ({"num_replicas": 2, "pad_last_batch": False}, "shares of one size"),
     ],
 )
 def test_bad_arguments_are_refused(dataset, options, message):

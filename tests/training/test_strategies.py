@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -10,9 +12,13 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from vfnet_tf.training.strategies import (
+    Cluster,
     check_settings,
+    cluster_of,
     describe,
     make_strategy,
+    read_cluster,
+    shares_of,
 )
 
 
@@ -46,11 +52,61 @@ def test_description_shows_devices_replicas_and_the_share_of_each(two_devices):
         ({"devices": []}, r"devices=\[\]"),
         ({"devices": ["CPU:7"]}, "CPU:7"),
         ({"devices": ["CPU:0", "/cpu:0"]}, "CPU:0"),
+        ({"name": "data_parallel"}, "name=data_parallel, backend=tensorflow"),
+        ({"name": "multi_worker", "devices": ["CPU:0"]}, r"devices=\['CPU:0'\]"),
     ],
 )
 def test_unknown_names_and_devices_are_refused(arguments, received):
     with pytest.raises(ValueError, match=f"Received: .*{received}"):
         make_strategy(**arguments)
+
+
+def tf_config(jobs, kind="worker", index=0):
+    return json.dumps({"cluster": jobs, "task": {"type": kind, "index": index}})
+
+
+def test_a_cluster_lists_the_chief_first():
+    jobs = {"worker": ["b:1", "c:2"], "chief": ["a:1"]}
+    cluster = read_cluster(tf_config(jobs, "worker", 1))
+    assert cluster == Cluster(("a:1", "b:1", "c:2"), 2)
+    assert not cluster.is_chief
+    assert str(cluster) == "worker, 3 of 3: a:1, b:1, c:2"
+    assert read_cluster(tf_config(jobs, "chief")).is_chief
+
+
+def test_without_a_chief_the_first_worker_is_it():
+    cluster = read_cluster(tf_config({"worker": ["b:1", "c:2"]}))
+    assert cluster.is_chief
+    assert str(cluster) == "chief, 1 of 2: b:1, c:2"
+
+
+MALFORMED = [
+    "",
+    "{",
+    "[]",
+    json.dumps({"cluster": {"worker": ["a:1"]}}),
+    tf_config({"worker": ["a"]}),
+    tf_config({"worker": ["a:99999"]}),
+    tf_config({"worker": ["a:1", "a:1"]}),
+    tf_config({"worker": ["a:1"]}, index=1),
+    tf_config({"worker": ["a:1"]}, kind="chief"),
+    tf_config({"worker": ["a:1"], "chief": ["b:1", "c:1"]}),
+    tf_config({"worker": ["a:1"], "ps": ["b:1"]}),
+    tf_config({"worker": ["a:1"], "evaluator": ["b:1"]}, kind="evaluator"),
+]
+
+
+@pytest.mark.parametrize("text", MALFORMED)
+def test_a_cluster_that_makes_no_sense_is_refused_before_it_is_made(text, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match="TF_CONFIG must list the workers.*Received: "):
+        make_strategy("multi_worker")
+
+
+def test_without_a_cluster_one_process_feeds_all(two_devices):
+    strategy = make_strategy("mirrored", two_devices)
+    assert cluster_of(strategy).is_chief
+    assert shares_of(strategy) == {"replicas": range(1), "num_replicas": 1}
 
 
 REFUSED = [

@@ -38,6 +38,11 @@ def run(options):
     from vfnet_tf.training import strategies, trainer
     from vfnet_tf.training.study import Study, find_rows
 
+    if options.strategy == "multi_worker":
+        raise ValueError(
+            "A study trains on one host: choose mirrored, or train its rows one by one "
+            f"with `vfnet train`. Received: strategy={options.strategy}"
+        )
     find_rows(options.table, options.rows)  # a wrong name is told before data is read
     out = options.out or pathlib.Path("runs") / f"study_{options.table}"
     base = resolve(options)

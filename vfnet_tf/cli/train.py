@@ -19,8 +19,12 @@ class TrainingOptions:
     backbone: str | None = None
     """resnet18, resnet34, resnet50, resnet101 or keras:MODEL of keras.applications;
     by default the config's"""
-    strategy: Literal["one_device", "mirrored"] = "mirrored"
-    """one_device, or mirrored over all local GPUs (or the CPU)"""
+    strategy: Literal["one_device", "mirrored", "multi_worker", "data_parallel"] = (
+        "mirrored"
+    )
+    """one_device; mirrored over all local GPUs (or the CPU); multi_worker over the hosts
+    in TF_CONFIG; or data_parallel over the devices of JAX (KERAS_BACKEND=jax). See
+    docs/scaling.md"""
     config: str | None = None
     """name or file of a config; by default vfnet_r50_fpn_1x_coco, and without --data
     vfnet_r50_synthetic"""
@@ -111,6 +115,9 @@ def run(options):
         model__class_loss=options.class_loss,
         model__assigner=options.assigner,
     )
+    if options.strategy == "multi_worker":
+        # Before it is there: TensorFlow waits until all of them have started.
+        print(f"cluster    {strategies.read_cluster()}", flush=True)
     strategy = strategies.make_strategy(options.strategy)
     print(f"devices    {trainer.local_devices()}")
     train_dataset, val_dataset = read_data(options, strategy, options.overfit)
@@ -136,7 +143,13 @@ def run(options):
     except preemption.PreemptedError as stop:
         print(f"\n{stop}", flush=True)
         return preemption.EXIT_STATUS
-    if options.export:
+    if not training.cluster.is_chief:
+        return 0
+    if options.export and options.strategy == "data_parallel":
+        print(
+            f"SavedModel none: KERAS_BACKEND=tensorflow vfnet export {run_dir} makes it"
+        )
+    elif options.export:
         from vfnet_tf.export.saved_model import export_saved_model
 
         path = run_dir / "saved_model"
@@ -202,6 +215,7 @@ def read_data(options, strategy, overfit=False):
     """
     from vfnet_tf.data import synthetic
     from vfnet_tf.data.coco import find_coco_splits, read_coco
+    from vfnet_tf.training.strategies import num_replicas
 
     if options.data is None:
         directory = synthetic.make_synthetic_dataset()
@@ -220,7 +234,7 @@ def read_data(options, strategy, overfit=False):
     train = read_coco(*splits["train"], **reading)
     if options.limit is not None:
         train = train.subset(min(options.limit, len(train)))
-    if len(train) < strategy.num_replicas_in_sync:
+    if len(train) < num_replicas(strategy):
         raise ValueError(
             "There must be at least one training image per replica. Received: "
             f"{len(train)} images"

@@ -490,6 +490,8 @@ def build_pipeline(
     num_parallel=2,
     cache_decoded=False,
     cache_limit=4 * 2**30,
+    replicas=range(1),
+    num_replicas=1,
 ):
     """Builds the batches of a dataset; see `data.example` for what a batch holds.
 
@@ -532,6 +534,11 @@ def build_pipeline(
         cache_decoded: bool, keep all resized images in memory as bytes: much faster
             for small sets. They are decoded when the pipeline is built.
         cache_limit: int, bytes that `cache_decoded` may take.
+        replicas: range of int, those of the `num_replicas` that this pipeline feeds. It
+            gives the share of each, one after the other, then those of the next batch.
+            Pipelines of one seed that feed different replicas share each batch without
+            overlap, and each decodes its own images only.
+        num_replicas: int >= 1, what divides a batch; `batch_size` is a multiple.
 
     Returns:
         `tf.data.Dataset` of batch dicts. Its attribute `canvas_shapes` lists all padded
@@ -587,6 +594,12 @@ def build_pipeline(
     if scale_range is not None:
         scale_range = _check_scale_range(scale_range, keep_ratio)
     has_random_sizes = has_random_sizes and training
+    _check_replicas(replicas, num_replicas, batch_size)
+    if num_replicas > 1 and not pad_last_batch:
+        raise ValueError(
+            "Replicas need shares of one size: leave `pad_last_batch` True. "
+            f"Received: pad_last_batch={pad_last_batch}, num_replicas={num_replicas}"
+        )
     shuffle = training if shuffle is None else shuffle
     scale_list = [
         check_image_size(size, keep_ratio)
@@ -672,30 +685,37 @@ def build_pipeline(
             "image_id": image_id,
         }
 
+    share = batch_size // num_replicas
+
+    def plan(epoch):
+        rows = planner.plan(epoch)
+        by_replica = rows.reshape(-1, num_replicas, share * rows.shape[1])
+        return by_replica[:, list(replicas)].reshape(-1, rows.shape[1])
+
     epoch_order = EpochOrder(start_epoch)
     if training:
         # All orders beforehand, so that no thread of the pipeline waits for the GIL.
-        first = planner.plan(0).astype("int32")
+        first = plan(0).astype("int32")
         count = max(1, min(MAX_ORDERS, MAX_ORDER_BYTES // first.nbytes))
         orders = np.empty((count, *first.shape), "int32")
         for epoch in range(count):
-            orders[epoch] = planner.plan(epoch)
+            orders[epoch] = plan(epoch)
         orders = tf.constant(orders)
 
         def rows_of_epoch(_):
             epoch, step = epoch_order.take()
-            rows = orders[epoch % count][step * batch_size :]
+            rows = orders[epoch % count][step * share * len(replicas) :]
             return tf.data.Dataset.from_tensor_slices(tf.cast(rows, "int64"))
 
         batches = tf.data.Dataset.from_tensors(0).flat_map(rows_of_epoch)
     else:
-        batches = tf.data.Dataset.from_tensor_slices(planner.plan(start_epoch))
+        batches = tf.data.Dataset.from_tensor_slices(plan(start_epoch))
     batches = batches.map(prepare, num_parallel_calls=num_parallel, deterministic=True)
-    batches = batches.batch(batch_size, drop_remainder=True)
+    batches = batches.batch(share, drop_remainder=True)
     if not training and not pad_last_batch:
         batches = batches.map(_trim)
     batches = batches.apply(
-        tf.data.experimental.assert_cardinality(planner.num_batches)
+        tf.data.experimental.assert_cardinality(planner.num_batches * len(replicas))
     )
     batches = batches.prefetch(2)
     options = tf.data.Options()
@@ -739,6 +759,19 @@ def _plan_random_sizes(
     canvases = random_sizes.choose_canvases(max_shapes)
     shapes = {tuple(map(int, row)) for rows in canvases.values() for row in rows}
     return _RandomSizePlanner(random_sizes, canvases, *order), sorted(shapes)
+
+
+def _check_replicas(replicas, num_replicas, batch_size):
+    if num_replicas < 1 or batch_size % num_replicas:
+        raise ValueError(
+            "`batch_size` must be a multiple of `num_replicas`, which is >= 1. "
+            f"Received: batch_size={batch_size}, num_replicas={num_replicas}"
+        )
+    if not len(replicas) or min(replicas) < 0 or max(replicas) >= num_replicas:
+        raise ValueError(
+            "`replicas` must hold some of 0 .. num_replicas - 1. "
+            f"Received: replicas={replicas}, num_replicas={num_replicas}"
+        )
 
 
 def _group(dataset, scales, is_multi_scale, canvas_shapes, max_shapes, keep_ratio):

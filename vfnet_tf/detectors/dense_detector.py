@@ -265,6 +265,8 @@ class DenseDetector(keras.Model):
         images, image_size, scale = _view_tensors(images, image_size, scale)
         if keras.backend.backend() == "tensorflow" and not overrides:
             return self._in_graph(self._detect, images, image_size, scale)
+        if keras.backend.backend() == "jax" and not overrides:
+            return self._compiled(self._detect, images, image_size, scale)
         return self._detect(images, image_size, scale, **overrides)
 
     def detect_augmented(self, views, **overrides):
@@ -428,6 +430,22 @@ class DenseDetector(keras.Model):
             ]
             self._graphs[name] = tf.function(method, signature)
         return self._graphs[name](*arguments)
+
+    def _compiled(self, method, *arguments):
+        """`method(*arguments)` compiled by JAX for each size; op by op takes minutes."""
+        import jax
+
+        name = method.__name__
+        if name not in self._graphs:
+
+            def call(values, arguments):
+                mapping = zip(self.variables, values, strict=True)
+                with keras.StatelessScope(state_mapping=mapping):
+                    return method(*arguments)
+
+            self._graphs[name] = jax.jit(call)
+        values = [variable.value for variable in self.variables]
+        return self._graphs[name](values, arguments)
 
     def predict_step(self, data, **kwargs):
         """`model.predict` gives detections; batch dicts bring their sizes along."""

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import h5py
 import keras
+import numpy as np
 from keras import ops
 
 from vfnet_tf.training.whole_files import replacing
@@ -31,12 +32,14 @@ class CocoEvaluation(keras.callbacks.Callback):
 
     `logs` then hold `val_AP`, `val_AP50`, ... for every callback after this one. An
     epoch that is not evaluated has NaN there, so that the keys are always the same.
-    With several replicas each detects on its share of a batch.
+    With several replicas each detects on its share of a batch; with several workers
+    each then has the detections of all, and comes to the same metrics.
 
     Args:
         batches: iterable of batch dicts with `images [B, H, W, 3]`, `image_size
             [B, 2]`, `scale [B, 2]` and `image_id [B]`; with several replicas
-            a `tf.data.Dataset`.
+            a `tf.data.Dataset`, with several workers one of the shares of this one, see
+            `strategies.shares_of`.
         evaluator: object with `reset()`, `update(image_ids, detections)` and
             `evaluate() -> {metric: float}`, such as a `CocoEvaluator`.
         every: int > 0, evaluates every so many epochs, and after the last.
@@ -116,17 +119,28 @@ class CocoEvaluation(keras.callbacks.Callback):
 
         if keras.backend.backend() != "tensorflow":
             for batch in self.batches:
-                yield _to_numpy(batch["image_id"]), _to_numpy(detect(batch))
+                # The pipeline's tensors are TensorFlow's.
+                batch = {name: np.asarray(value) for name, value in batch.items()}
+                yield batch["image_id"], _to_numpy(detect(batch))
             return
 
         import tensorflow as tf
 
+        from vfnet_tf.training import loop, strategies
+
         strategy = self.model.distribute_strategy
         replicas = strategy.num_replicas_in_sync if strategy else 1
+        is_cluster = len(strategies.cluster_of(strategy).addresses) > 1
         if self._detect is None:
             # One graph for each shape of a batch; kept over the epochs.
             if replicas == 1:
                 self._detect = tf.function(detect)
+            elif is_cluster:
+                self._detect = tf.function(
+                    lambda b: loop.gather(
+                        strategy, (b["image_id"], strategy.run(detect, args=(b,)))
+                    )
+                )
             else:
                 self._detect = tf.function(lambda b: strategy.run(detect, args=(b,)))
         if replicas == 1:
@@ -134,8 +148,12 @@ class CocoEvaluation(keras.callbacks.Callback):
                 batch = _inputs_of(batch)
                 yield _to_numpy(batch["image_id"]), _to_numpy(self._detect(batch))
             return
-        shares = strategy.experimental_distribute_dataset(self.batches.map(_inputs_of))
-        for batch in shares:
+        inputs = self.batches.map(_inputs_of)
+        if is_cluster:
+            for batch in strategy.distribute_datasets_from_function(lambda _: inputs):
+                yield _to_numpy(self._detect(batch))
+            return
+        for batch in strategy.experimental_distribute_dataset(inputs):
             detections = self._detect(batch)
             ids = strategy.experimental_local_results(batch["image_id"])
             local = {
@@ -280,6 +298,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             before it.
         weights: as of `CocoEvaluation`, for the best weights; the last are the model's
             own.
+        writes: bool; False for a worker that is not the chief, which keeps count only.
 
     Raises:
         ValueError: an unknown `mode`, a `save_every_steps` or `keep` below 1.
@@ -295,6 +314,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         save_every_steps=None,
         keep=2,
         weights=None,
+        writes=True,
     ):
         super().__init__()
         if mode not in ("max", "min"):
@@ -311,6 +331,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         self.mode = mode
         self.save_every_steps = save_every_steps
         self.keep = keep
+        self.writes = writes
         self.weights = weights or contextlib.nullcontext
         self.best = None
         self.best_epoch = None
@@ -418,14 +439,18 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         if every is not None and self._step // every > previous // every:
             self.save_now()
 
-    def save_now(self):
+    def save_now(self, reads_metrics=True):
         """Saves the state between two steps; for callbacks, in `on_train_batch_begin`.
+
+        Args:
+            reads_metrics: bool, save the means of the metrics so far. Reading them is
+                something that all workers must do together.
 
         Returns:
             `(epoch, step)` as of `restore`, what has been learned from.
         """
         sync_state(self.model)
-        metrics = read_metrics(self.model)
+        metrics = read_metrics(self.model) if reads_metrics else {}
         loss = metrics.get("loss", [0.0])[0]
         self._save({"loss": loss}, self._epoch, self._step, metrics=metrics)
         return self._epoch, self._step
@@ -451,7 +476,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         return value > self.best if self.mode == "max" else value < self.best
 
     def _save(self, logs, epoch, step, is_best=False, metrics=None):
-        if not _is_finite_loss(logs):
+        if not self.writes or not _is_finite_loss(logs):
             return
         state = {
             "epoch": epoch,

@@ -34,6 +34,7 @@ class NonFiniteAlarm(keras.callbacks.Callback):
         action: `"stop"` or `"skip"`.
         image_ids: function from epoch and step, both from 0, to the ids of the images.
         every: int > 0.
+        writes: bool; False for a worker that is not the chief.
 
     Raises:
         ValueError: an unknown `action`, `every` below 1; in `fit`, `"skip"` with an
@@ -41,7 +42,7 @@ class NonFiniteAlarm(keras.callbacks.Callback):
         FloatingPointError: in `fit`, with epoch, step, images and loss parts.
     """
 
-    def __init__(self, path, action="stop", image_ids=None, every=20):
+    def __init__(self, path, action="stop", image_ids=None, every=20, writes=True):
         super().__init__()
         if action not in ACTIONS:
             raise ValueError(
@@ -53,6 +54,7 @@ class NonFiniteAlarm(keras.callbacks.Callback):
         self.action = action
         self.image_ids = image_ids
         self.every = every
+        self.writes = writes
         self._epoch = 0
         self._offset = 0
         self._is_watching = False
@@ -164,7 +166,8 @@ class NonFiniteAlarm(keras.callbacks.Callback):
             more = (
                 f" {number} steps were left out." if number > 1 else " It was left out."
             )
-            print(f"\n{what}{more}", flush=True)
+            if self.writes:
+                print(f"\n{what}{more}", flush=True)
             self._mend_mean_loss()
             return
         raise FloatingPointError(
@@ -174,6 +177,8 @@ class NonFiniteAlarm(keras.callbacks.Callback):
         )
 
     def _write(self, entry):
+        if not self.writes:
+            return
         entries = []
         if self.path.exists():
             entries = json.loads(self.path.read_text(encoding="utf-8"))

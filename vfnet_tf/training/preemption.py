@@ -27,15 +27,18 @@ class SaveOnSignal(keras.callbacks.Callback):
         checkpoint: `ResumableCheckpoint`.
         signals: what to heed while it is entered; SIGTERM is what cluster managers send
             some seconds before they kill. Outside of the main thread none is heeded.
+        is_alone: bool; False for one of several workers, which may be the only one that
+            is told to stop: the state then lacks the means of the metrics so far.
 
     Raises:
         PreemptedError: in `fit`.
     """
 
-    def __init__(self, checkpoint, signals=(signal.SIGTERM,)):
+    def __init__(self, checkpoint, signals=(signal.SIGTERM,), is_alone=True):
         super().__init__()
         self.checkpoint = checkpoint
         self.signals = tuple(signals)
+        self.is_alone = is_alone
         self.received = None
         self._handlers = contextlib.ExitStack()
 
@@ -54,7 +57,12 @@ class SaveOnSignal(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.received:
-            epoch, step = self.checkpoint.save_now()
+            epoch, step = self.checkpoint.save_now(reads_metrics=self.is_alone)
+            if not self.checkpoint.writes:
+                raise PreemptedError(
+                    f"{self.received}: stopped. The chief keeps the state, in "
+                    f"{self.checkpoint.last_path}."
+                )
             raise PreemptedError(
                 f"{self.received}: saved after {step} steps of epoch {epoch + 1} in "
                 f"{self.checkpoint.last_path}. The same command goes on from there."

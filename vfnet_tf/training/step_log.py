@@ -18,23 +18,25 @@ class StepLog(keras.callbacks.Callback):
             are run again are dropped.
         every: int > 0, batches per row. The column `step` counts the optimizer's updates:
             fewer where gradients of several batches are accumulated.
+        writes: bool; False for a worker that is not the chief. All must read together.
 
     Raises:
         ValueError: `every` is not positive.
     """
 
-    def __init__(self, path, every=20):
+    def __init__(self, path, every=20, writes=True):
         super().__init__()
         if every < 1:
             raise ValueError(f"`every` must be >= 1. Received: every={every}")
         self.path = Path(path)
         self.every = every
+        self.writes = writes
         self._before = {}  # total and count of each metric when last read
         self._sums = {}  # the same since the last row
         self._count = 0
 
     def on_train_begin(self, logs=None):
-        if not self.path.exists():
+        if not self.writes or not self.path.exists():
             return
         step = steps_of(self.model.optimizer)
         with self.path.open(newline="", encoding="utf-8") as file:
@@ -82,10 +84,12 @@ class StepLog(keras.callbacks.Callback):
             if len(sums) == 2 and sums[1]
         }
         row = {"step": steps_of(self.model.optimizer), **row}
+        self._sums, self._count = {}, 0
+        if not self.writes:
+            return
         is_new = not self.path.exists()
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(row))
             if is_new:
                 writer.writeheader()
             writer.writerow({name: f"{value:.6g}" for name, value in row.items()})
-        self._sums, self._count = {}, 0

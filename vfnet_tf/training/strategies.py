@@ -1,11 +1,23 @@
-"""Where a model trains: one device, or a mirror of it on each (`tf.distribute`)."""
+"""Where a model trains: one device, or a mirror of it on each, on one or more hosts.
 
+Replicas are copies of the model, each with its share of the batch; workers are processes
+with one or more replicas each. The first worker is the chief, which writes the files.
+"""
+
+import dataclasses
 import functools
+import json
+import os
 
 import keras
 import tensorflow as tf
 
-STRATEGIES = ("one_device", "mirrored")
+STRATEGIES = ("one_device", "mirrored", "multi_worker", "data_parallel")
+
+_TF_CONFIG_EXAMPLE = (
+    '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
+    '"task": {"type": "worker", "index": 0}}'
+)
 
 
 def make_strategy(name="mirrored", devices=None):
@@ -13,19 +25,38 @@ def make_strategy(name="mirrored", devices=None):
 
     Args:
         name: `"one_device"`, the first device; `"mirrored"`, a copy of the model on
-            every device, each with its share of the batch.
-        devices: TensorFlow device names such as `["GPU:0", "GPU:1"]`; the default is
-            all GPUs that TensorFlow sees, or else the CPU.
+            every device, each with its share of the batch; `"multi_worker"`, the same
+            over the processes that the environment variable `TF_CONFIG` lists, before
+            any other operation of TensorFlow; `"data_parallel"`, all devices that JAX
+            sees, with the JAX backend.
+        devices: TensorFlow device names such as `["GPU:0", "GPU:1"]`, of `"one_device"`
+            and `"mirrored"` only; the default is all GPUs that TensorFlow sees, or else
+            the CPU.
 
     Returns:
-        `tf.distribute.Strategy`; for the same devices the same mirrored one.
+        `tf.distribute.Strategy`, for the same devices the same mirrored one; or
+        `keras.distribution.DataParallel`.
 
     Raises:
-        ValueError: an unknown name, no device, a device that does not exist, or twice
-            the same.
+        ValueError: an unknown name, one that the Keras backend does not have, no
+            device, a device that does not exist, or twice the same; a `TF_CONFIG` that
+            is missing or malformed.
     """
     if name not in STRATEGIES:
         raise ValueError(f"`name` must be one of {STRATEGIES}. Received: name={name}")
+    backend = "jax" if name == "data_parallel" else "tensorflow"
+    if keras.backend.backend() != backend:
+        raise ValueError(
+            f"This strategy needs KERAS_BACKEND={backend}; with jax there is "
+            "data_parallel, with tensorflow one_device, mirrored and multi_worker. "
+            f"Received: name={name}, backend={keras.backend.backend()}"
+        )
+    if name in ("multi_worker", "data_parallel"):
+        if devices is not None:
+            raise ValueError(
+                f"`devices` cannot be chosen for {name}. Received: devices={devices}"
+            )
+        return _multi_worker_strategy() if name == "multi_worker" else _data_parallel()
     found = [device.name for device in tf.config.list_logical_devices()]
     if devices is None:
         gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
@@ -50,18 +81,141 @@ def _mirrored_strategy(devices):
     return tf.distribute.MirroredStrategy([f"/device:{name}" for name in devices])
 
 
+def _multi_worker_strategy():
+    read_cluster()  # TensorFlow would read a malformed one as a cluster of one.
+    # Workers that stop sending heartbeats for 10 s, TensorFlow's default, are taken for
+    # dead, and the collectives of the others end in an error.
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _data_parallel():
+    # The pipeline is TensorFlow's; the memory of the GPUs is for JAX.
+    tf.config.set_visible_devices([], "GPU")
+    # Each process builds its own share of a batch.
+    return keras.distribution.DataParallel(auto_shard_dataset=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Who trains together, and which of them this process is.
+
+    Attributes:
+        addresses: tuple of `"host:port"`, the chief's first; one without a cluster.
+        index: int, which of them this process is.
+    """
+
+    addresses: tuple[str, ...] = ("localhost",)
+    index: int = 0
+
+    @property
+    def is_chief(self):
+        return self.index == 0
+
+    def __str__(self):
+        role = "chief" if self.is_chief else "worker"
+        return f"{role}, {self.index + 1} of {len(self.addresses)}: " + ", ".join(
+            self.addresses
+        )
+
+
+def read_cluster(text=None):
+    """Reads `TF_CONFIG`.
+
+    Args:
+        text: JSON; None takes the environment variable.
+
+    Returns:
+        A `Cluster`.
+
+    Raises:
+        ValueError: it is missing, no JSON, lists other tasks than a chief and workers,
+            an address twice or without a port, or does not say which task this is.
+    """
+    text = os.environ.get("TF_CONFIG") if text is None else text
+    rule = (
+        "TF_CONFIG must list the workers and say which one this is, as in "
+        f"{_TF_CONFIG_EXAMPLE}."
+    )
+    if not text:
+        raise ValueError(f"{rule} Received: nothing")
+    try:
+        content = json.loads(text)
+        jobs, task = content["cluster"], content["task"]
+        chiefs, workers = list(jobs.get("chief", [])), list(jobs.get("worker", []))
+        kind, index = task["type"], int(task["index"])
+        ports = [int(address.rpartition(":")[2]) for address in (*chiefs, *workers)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{rule} Received: {text} ({type(error).__name__}: {error})"
+        ) from None
+    addresses = (*chiefs, *workers)
+    own = {"chief": chiefs, "worker": workers}.get(kind, [])
+    if (
+        set(jobs) - {"chief", "worker"}
+        or len(chiefs) > 1
+        or len(set(addresses)) < len(addresses)
+        or not all(0 < port < 2**16 for port in ports)
+        or not 0 <= index < len(own)
+    ):
+        raise ValueError(
+            f"{rule} At most one chief, other tasks than workers are not used, and no "
+            f"address comes twice. Received: {text}"
+        )
+    return Cluster(addresses, index + (len(chiefs) if kind == "worker" else 0))
+
+
+def cluster_of(strategy):
+    """The processes of a strategy, a `Cluster`; one without other processes."""
+    if isinstance(strategy, keras.distribution.DataParallel):
+        count = strategy.num_processes
+        names = tuple(f"process {number}" for number in range(count))
+        return Cluster(names, strategy.data_shard_id) if count > 1 else Cluster()
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return read_cluster()
+    return Cluster()
+
+
+def num_replicas(strategy):
+    """Replicas over all processes, int."""
+    if isinstance(strategy, keras.distribution.DataParallel):
+        return strategy.num_model_replicas
+    return strategy.num_replicas_in_sync
+
+
+def shares_of(strategy):
+    """How the batches of a process are cut: `replicas` and `num_replicas` as a dict.
+
+    Keras itself cuts the batch of one process; what several processes feed is cut by
+    `data.pipeline.build_pipeline`, which takes the dict.
+    """
+    cluster = cluster_of(strategy)
+    if len(cluster.addresses) == 1:
+        return {"replicas": range(1), "num_replicas": 1}
+    if isinstance(strategy, keras.distribution.DataParallel):
+        local, replicas = 1, len(cluster.addresses)
+    else:
+        replicas = num_replicas(strategy)
+        local = replicas // len(cluster.addresses)
+    first = cluster.index * local
+    return {"replicas": range(first, first + local), "num_replicas": replicas}
+
+
 def describe(strategy, batch_size=None):
     """Says in one line what a strategy trains on.
 
     Args:
-        strategy: `tf.distribute.Strategy`.
+        strategy: as of `make_strategy`.
         batch_size: int, images per step over all replicas, or None.
 
     Returns:
         str such as `"MirroredStrategy on GPU:0, GPU:1: 2 replicas, batch 8 = 2 x 4"`.
     """
-    devices = ", ".join(map(_short_name, strategy.extended.worker_devices))
-    replicas = strategy.num_replicas_in_sync
+    if isinstance(strategy, keras.distribution.DataParallel):
+        names = strategy.device_mesh.devices.flatten()
+    else:
+        names = strategy.extended.worker_devices
+    devices = ", ".join(map(_short_name, names))
+    replicas = num_replicas(strategy)
     text = f"{type(strategy).__name__} on {devices}: {replicas} replica"
     text += "" if replicas == 1 else "s"
     if batch_size is not None:
@@ -85,7 +239,7 @@ def check_settings(
     `accumulate_steps`.
 
     Args:
-        strategy: `tf.distribute.Strategy`.
+        strategy: as of `make_strategy`.
         batch_size: int, images per step over all replicas, or None.
         jit_compile: bool or `"auto"`, as in `compile`.
         steps_per_execution: int, as in `compile`.
@@ -96,7 +250,7 @@ def check_settings(
     Raises:
         ValueError: a combination that does not work; says what to do instead.
     """
-    replicas = strategy.num_replicas_in_sync
+    replicas = num_replicas(strategy)
     if batch_size is not None and (batch_size < 1 or batch_size % replicas):
         raise ValueError(
             f"The batch must be a positive multiple of the {replicas} replicas, that "
@@ -112,7 +266,8 @@ def check_settings(
             f"one_device. Received: accumulate_steps={accumulate_steps} with "
             f"{type(strategy).__name__}"
         )
-    if replicas == 1:
+    if replicas == 1 or isinstance(strategy, keras.distribution.DataParallel):
+        # JAX compiles one program for the whole batch: nothing is per replica.
         return
     # TF 2.21, Keras 3.15: both end in InvalidArgumentError at the first step.
     if jit_compile is True:

@@ -12,7 +12,7 @@ from vfnet_tf import config as configs
 from vfnet_tf.data.pipeline import build_pipeline
 from vfnet_tf.data.transforms import load_image
 from vfnet_tf.evaluation.coco import CocoEvaluator, format_table, save_metrics
-from vfnet_tf.training import strategies
+from vfnet_tf.training import loop, strategies
 from vfnet_tf.training.callbacks import (
     CocoEvaluation,
     HistoryCsv,
@@ -45,13 +45,15 @@ class Trainer:
         train_dataset: `DetectionDataset` to learn from.
         val_dataset: `DetectionDataset` to evaluate on after each epoch, or None.
         run_dir: folder of everything that the run leaves; see `fit`.
-        strategy: `tf.distribute.Strategy`; None for all local GPUs, or the CPU.
+        strategy: as of `strategies.make_strategy`; None for all local GPUs, or the CPU.
+            With several workers all of them share `run_dir`, and the chief writes to it.
         initial_weights: path of a `.weights.h5` of the same detector to start from, which
             may know other classes (see `load_run_weights`), or a function that is given
             the detector and loads what it likes. Not used if `run_dir` holds a state to
             go on from.
         evaluate_every: epochs between two evaluations.
-        jit_compile: as in `keras.Model.compile`; XLA is off unless asked for.
+        jit_compile: as in `keras.Model.compile`; XLA is off unless asked for, or with
+            the JAX backend, which would go step by step through Python.
         save_every_steps: steps within an epoch after which its state is saved, too; None
             saves at the end of epochs only.
         patience: epochs without a better validation AP after which it stops, or None.
@@ -104,6 +106,20 @@ class Trainer:
             accumulate_steps=training.accumulate_steps,
         )
         _check_averaging(training)
+        self.cluster = strategies.cluster_of(self.strategy)
+        is_jax = keras.backend.backend() == "jax"
+        if is_jax and len(self.cluster.addresses) > 1:
+            raise ValueError(
+                "With JAX a run trains in one process, on all of its devices; for several "
+                "see docs/scaling.md. Received: "
+                f"{len(self.cluster.addresses)} processes"
+            )
+        self._shares = strategies.shares_of(self.strategy)
+        if training.swa and len(self.cluster.addresses) > 1:
+            raise ValueError(
+                "Weights are averaged over epochs in one process. Received: swa=True with "
+                f"{len(self.cluster.addresses)} processes"
+            )
         keras.utils.set_random_seed(training.seed)
         config = configs.override(
             config,
@@ -111,8 +127,11 @@ class Trainer:
             class_names=train_dataset.class_names,
             category_ids=train_dataset.category_ids,
         )
-        self.train_batches = self._pipeline(config, train_dataset, training=True)
-        self.steps_per_epoch = int(self.train_batches.cardinality())
+        self.train_batches = self._pipeline(
+            config, train_dataset, training=True, shares=self._shares
+        )
+        shares = len(self._shares["replicas"])
+        self.steps_per_epoch = int(self.train_batches.cardinality()) // shares
         self.effective_batch_size = training.batch_size * training.accumulate_steps
         self.learning_rate = training.base_learning_rate
         if training.scale_learning_rate:
@@ -131,7 +150,8 @@ class Trainer:
             elif initial_weights is not None:
                 load_run_weights(self.detector, initial_weights, config.class_names)
             self.detector.compile(
-                optimizer=self._optimizer(training), jit_compile=jit_compile
+                optimizer=self._optimizer(training),
+                jit_compile=jit_compile or is_jax,
             )
         self.config = without_weight_file(config, self.detector.backbone)
 
@@ -178,7 +198,7 @@ class Trainer:
             f"Received: optimizer={training.optimizer}"
         )
 
-    def _pipeline(self, config, dataset, training):
+    def _pipeline(self, config, dataset, training, shares=None):
         data = config.data
         return build_pipeline(
             dataset,
@@ -195,6 +215,7 @@ class Trainer:
             training=training,
             seed=config.training.seed,
             cache_decoded=data.cache_decoded,
+            **(shares or {}),
         )
 
     def describe(self):
@@ -209,6 +230,11 @@ class Trainer:
             f"{self.detector.count_params() / 1e6:.1f} M parameters, "
             f"{training.precision}",
             f"strategy   {strategies.describe(self.strategy, training.batch_size)}",
+            *(
+                [f"cluster    {self.cluster}"]
+                if len(self.cluster.addresses) > 1
+                else []
+            ),
             f"train      {len(self.train_dataset)} images, {self.steps_per_epoch} steps "
             f"per epoch, {training.epochs} epochs",
             f"validation {len(self.val_dataset)} images"
@@ -272,8 +298,10 @@ class Trainer:
         Returns:
             The metrics of the best weights on the validation set, or None without one.
         """
-        self._save_config()
         training = self.config.training
+        is_chief = self.cluster.is_chief
+        if is_chief:
+            self._save_config()
         average, averaging = None, []
         if training.swa:
             averaging = [
@@ -291,28 +319,44 @@ class Trainer:
             # The newest mean, as published, and not the one that fits validation best.
             monitor, mode = "averaged_epochs", "max"
         checkpoint = ResumableCheckpoint(
-            self.run_dir, monitor, mode, self.save_every_steps, weights=average
+            self.run_dir,
+            monitor,
+            mode,
+            self.save_every_steps,
+            weights=average,
+            writes=is_chief,
         )
         epoch, step = checkpoint.restore(self.detector)
-        if epoch or step:
+        loop.check_same_everywhere(
+            self.strategy,
+            finished_epochs=epoch,
+            finished_steps=step,
+            steps_per_epoch=self.steps_per_epoch,
+        )
+        if is_chief and (epoch or step):
             within = f" and {step} of {self.steps_per_epoch} steps" if step else ""
             print(f"resuming after epoch {epoch} of {training.epochs}{within}")
-        save_on_signal = SaveOnSignal(checkpoint)
+        save_on_signal = SaveOnSignal(
+            checkpoint, is_alone=len(self.cluster.addresses) == 1
+        )
         alarm = NonFiniteAlarm(
             self.run_dir / "nonfinite.json",
             self.on_nonfinite,
             self.train_batches.image_ids,
+            writes=is_chief,
         )
         chain = [
             alarm,
             self.train_batches.epoch_order,
-            StepLog(self.run_dir / "steps.csv"),
+            StepLog(self.run_dir / "steps.csv", writes=is_chief),
             *averaging,
         ]
         evaluation = None
         if self.val_dataset is not None:
             evaluation = CocoEvaluation(
-                self._pipeline(self.config, self.val_dataset, training=False),
+                self._pipeline(
+                    self.config, self.val_dataset, training=False, shares=self._shares
+                ),
                 CocoEvaluator(self.val_dataset),
                 every=self.evaluate_every,
                 last_epoch=training.epochs,
@@ -322,9 +366,10 @@ class Trainer:
             chain.append(evaluation)
         # The history before the state: a run killed in between drops the line and writes
         # it again, the other way round it would lack one for good.
-        history = HistoryCsv(self.run_dir / "history.csv")
-        chain += [history, checkpoint]
-        if self.tensorboard:
+        if is_chief:
+            chain.append(HistoryCsv(self.run_dir / "history.csv"))
+        chain.append(checkpoint)
+        if self.tensorboard and is_chief:
             chain.append(self._tensorboard_log())
         stopper = StopWithoutImprovement(checkpoint, self.patience or training.epochs)
         # After the state is saved, a signal may end it all.
@@ -335,12 +380,15 @@ class Trainer:
             if step:
                 self.train_batches.epoch_order.resume(epoch, step)
                 alarm.begin_at(step)
-                rest = self.train_batches.take(self.steps_per_epoch - step)
+                shares = len(self._shares["replicas"])
+                rest = self.train_batches.take((self.steps_per_epoch - step) * shares)
                 self._fit(rest, epoch, epoch + 1, chain, verbose)
                 epoch += 1
             if not self.detector.stop_training:
                 self._fit(self.train_batches, epoch, training.epochs, chain, verbose)
-        if (self.run_dir / "history.csv").exists():
+        # The others wait here until the chief has written the best weights.
+        loop.check_same_everywhere(self.strategy, epochs=training.epochs)
+        if is_chief and (self.run_dir / "history.csv").exists():
             visualization.plot_history(
                 self.run_dir / "history.csv", self.run_dir / "history.png"
             )
@@ -350,7 +398,8 @@ class Trainer:
             return None
         if checkpoint.best_path.exists():
             best_epoch, _ = checkpoint.restore_best(self.detector)
-            print(f"best weights: after epoch {best_epoch}")
+            if is_chief:
+                print(f"best weights: after epoch {best_epoch}")
         if self.config.training.precision != "float32":
             # What is evaluated, drawn and exported computes as every command that loads
             # the run will.
@@ -359,10 +408,12 @@ class Trainer:
                 self.detector = _build(self.config, "float32")
                 self.detector.set_weights(weights)
         evaluation.set_model(self.detector)
-        metrics = evaluation.evaluate()
-        save_metrics(self.run_dir / "metrics.json", metrics)
-        print(format_table(metrics))
-        self.draw_samples()
+        with loop.explaining_lost_workers():
+            metrics = evaluation.evaluate()
+        if is_chief:
+            save_metrics(self.run_dir / "metrics.json", metrics)
+            print(format_table(metrics))
+            self.draw_samples()
         return metrics
 
     def _tensorboard_log(self):
@@ -375,26 +426,35 @@ class Trainer:
         )
 
     def _fit(self, batches, initial_epoch, epochs, callbacks, verbose):
-        if initial_epoch < epochs:
-            self.detector.fit(
-                batches,
-                epochs=epochs,
-                initial_epoch=initial_epoch,
-                callbacks=callbacks,
-                verbose=verbose,
-                shuffle=False,
-            )
+        """Keras's `fit`, or what stands for it where that does not work."""
+        if initial_epoch >= epochs:
+            return
+        options = {
+            "epochs": epochs,
+            "initial_epoch": initial_epoch,
+            "callbacks": callbacks,
+            "verbose": verbose,
+        }
+        if isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            loop.fit(self.detector, batches, **options)
+        elif isinstance(self.strategy, tf.distribute.Strategy):
+            self.detector.fit(batches, shuffle=False, **options)
+        else:
+            # Keras asks for the distribution in force when batches are sent to devices.
+            with self.strategy.scope():
+                self.detector.fit(batches, shuffle=False, **options)
 
     def draw_samples(self, count=6, score_threshold=0.3):
         """Draws ground truth beside detections on validation images: `samples.png`."""
         dataset = self.val_dataset.subset(min(count, len(self.val_dataset)))
         found = {}
         for batch in self._pipeline(self.config, dataset, training=False):
+            batch = {name: np.asarray(value) for name, value in batch.items()}
             detections = self.detector.detect(
                 batch["images"], batch["image_size"], batch["scale"]
             )
             values = {key: np.asarray(value) for key, value in detections.items()}
-            for row, image_id in enumerate(np.asarray(batch["image_id"])):
+            for row, image_id in enumerate(batch["image_id"]):
                 if image_id >= 0:
                     found[int(image_id)] = {k: v[row] for k, v in values.items()}
         pictures = []
@@ -503,5 +563,7 @@ def make_deterministic():
 
 
 def local_devices():
-    """Names of the devices that TensorFlow sees, for the start of a run."""
+    """Names of the devices that the backend sees, for the start of a run."""
+    if keras.backend.backend() != "tensorflow":
+        return ", ".join(keras.distribution.list_devices())
     return ", ".join(device.name for device in tf.config.list_logical_devices())

@@ -1,0 +1,154 @@
+"""One global batch on 1, 2 and 4 replicas, on 2 processes and on 2 devices of JAX."""
+
+import contextlib
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("tf.distribute needs TensorFlow", allow_module_level=True)
+
+SCRIPT = pathlib.Path(__file__).parent / "replica_steps.py"
+WAYS = ("2 replicas", "4 replicas", "worker 0", "worker 1", "2 devices of JAX")
+
+
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What each way of `replica_steps.py` left, and how its process ended.
+
+    All at once: each has seconds in which it only waits.
+    """
+    directory = tmp_path_factory.mktemp("steps")
+    ports = free_ports(2)
+    commands = {
+        "replicas": ("mirrored", 1, 2),
+        "more": ("mirrored", 4),
+        "jax": ("jax", 2),
+        "worker0": ("worker", 0, *ports),
+        "worker1": ("worker", 1, *ports),
+    }
+    root = str(SCRIPT.parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""}
+    processes, ended = {}, {}
+    try:
+        for name, arguments in commands.items():
+            command = [sys.executable, SCRIPT, directory / name, *map(str, arguments)]
+            with open(directory / f"{name}.log", "w") as log:
+                processes[name] = subprocess.Popen(
+                    command, env=environment, stdout=log, stderr=subprocess.STDOUT
+                )
+        deadline = time.monotonic() + 400
+        while len(ended) < len(processes) and time.monotonic() < deadline:
+            for name, process in processes.items():
+                if name not in ended and process.poll() is not None:
+                    ended[name] = (process.returncode, time.monotonic())
+            time.sleep(0.1)
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+    for name, process in processes.items():
+        expected = -9 if name == "worker1" else 0
+        log = (directory / f"{name}.log").read_text()
+        assert process.returncode == expected, f"{name}: {log[-3000:]}"
+    found = {"lag": ended["worker0"][1] - ended["worker1"][1]}
+    files = {
+        "1 replica": "replicas1",
+        "2 replicas": "replicas2",
+        "4 replicas": "more4",
+        "worker 0": "worker0",
+        "worker 1": "worker1",
+        "2 devices of JAX": "jax",
+    }
+    for way, file in files.items():
+        with np.load(directory / f"{file}.npz") as arrays:
+            found[way] = dict(arrays)
+    found["logs"] = {name: (directory / f"{name}.log").read_text() for name in commands}
+    return found
+
+
+def keys(results, kind):
+    found = [key for key in results["1 replica"] if key.startswith(f"{kind}/")]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_losses_of_three_steps_are_those_of_one_replica(results, way):
+    one, several = results["1 replica"], results[way]
+    names = {key.rpartition("/")[2] for key in keys(results, "logs")}
+    assert names >= {"loss", "class_loss", "box_loss", "refined_box_loss"}
+    assert len(keys(results, "logs")) == 3 * len(names)
+    assert one["logs/0/num_positives"] > 0
+    for key in keys(results, "logs"):
+        np.testing.assert_allclose(several[key], one[key], rtol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["gradient", "weight"])
+def test_gradients_and_weights_are_those_of_one_replica(results, way, kind):
+    # Relative to the largest value of a tensor: single elements are differences of
+    # larger sums, whose order is not that of one replica. A tensor below a millionth of
+    # the largest one is such a difference as a whole (a level that no box reaches).
+    one, several = results["1 replica"], results[way]
+    largest = max(np.abs(one[key]).max() for key in keys(results, kind))
+    for key in keys(results, kind):
+        limit = 1e-5 * max(np.abs(one[key]).max(), 1e-6 * largest)
+        np.testing.assert_allclose(several[key], one[key], 0, limit, err_msg=key)
+
+
+def test_both_workers_have_the_same_weights(results):
+    for key in keys(results, "weight"):
+        np.testing.assert_array_equal(
+            results["worker 0"][key], results["worker 1"][key]
+        )
+
+
+def test_the_description_counts_the_replicas_of_all(results):
+    for way in ("worker 0", "2 devices of JAX"):
+        assert "2 replicas, batch 4 = 2 x 2" in str(results[way]["description"])
+    assert results["2 devices of JAX"]["devices"] == 2
+
+
+def test_the_chief_alone_shows_progress(results):
+    assert "Epoch 3/3" in results["logs"]["worker0"]
+    assert "Epoch" not in results["logs"]["worker1"]
+    assert results["worker 1"]["history"] == results["worker 0"]["history"] == 3
+
+
+@pytest.mark.parametrize("way", ["worker 0", "worker 1"])
+def test_every_worker_sees_the_detections_of_each_image_once(results, way):
+    # The eighth is padding, which an evaluator leaves out by its id.
+    expected = [[i, i] for i in [*range(7), -1]]
+    np.testing.assert_allclose(results[way]["evaluated"], expected)
+
+
+@pytest.mark.parametrize("way", ["worker 0", "worker 1"])
+def test_workers_that_differ_are_told_so(results, way):
+    message = str(results[way]["refused"])
+    assert "share the run directory" in message
+    assert "finished_epochs=[0, 1], by worker" in message
+
+
+def test_a_killed_worker_stops_the_other_within_a_minute(results):
+    message = str(results["worker 0"]["lost"])
+    assert "Another worker is gone" in message
+    assert "same command" in message
+    # docs/scaling.md: 10 s without a heartbeat, checked every few seconds.
+    assert results["worker 0"]["seconds"] < 60
+    assert results["lag"] < 60  # until its process had ended, too
