@@ -11,7 +11,7 @@ from tests.golden import make_weights
 from tests.training.test_callbacks import X, fit, make_model
 from vfnet_tf.detectors import VFNet
 from vfnet_tf.training.nonfinite import NonFiniteAlarm
-from vfnet_tf.training.optimizers import SGD
+from vfnet_tf.training.optimizers import SGD, AdamW
 
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="it looks in TensorFlow's graph"
@@ -53,11 +53,13 @@ class Fragile(VFNet):
         return losses, num_positives
 
 
-def make_detector():
+def make_detector(optimizer=None, run_eagerly=True):
     detector = build_small("vfnet_raw")
     detector.__class__ = Fragile
     # Without a graph, which takes seconds to trace.
-    detector.compile(optimizer=SGD(0.01), run_eagerly=True)
+    detector.compile(
+        optimizer=optimizer or SGD(0.01), run_eagerly=run_eagerly, jit_compile=False
+    )
     return detector
 
 
@@ -94,6 +96,60 @@ def test_the_step_is_counted_from_the_begin_of_an_epoch_that_goes_on(tmp_path):
     alarm.begin_at(6)
     with pytest.raises(FloatingPointError, match=r"step 9 of epoch 1 .*\[8, 7\]"):
         train(make_detector(), batches_of(bad=[2]), alarm)
+
+
+OPTIMIZERS = {
+    "sgd": lambda: SGD(0.01, momentum=0.9, weight_decay=0.1),
+    "adamw": lambda: AdamW(0.01, weight_decay=0.1),
+}
+
+
+@on_tensorflow
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_that_is_left_out_changes_nothing(tmp_path, capsys, optimizer):
+    skipping, without = (make_detector(OPTIMIZERS[optimizer]()) for _ in range(2))
+    path = tmp_path / "nonfinite.json"
+    alarm = NonFiniteAlarm(path, "skip", image_ids)
+    # At the end: the steps of AdamW before it are the same.
+    history = train(skipping, batches_of(bad=[3]), alarm).history
+    plain = train(without, batches_of().take(3)).history
+    for ours, theirs in zip(skipping.weights, without.weights, strict=True):
+        np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
+    slots = [model.optimizer.variables[2:] for model in (skipping, without)]
+    for ours, theirs in zip(*slots, strict=True):
+        np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
+    assert int(skipping.optimizer.iterations.numpy()) == 4
+    for name, (value,) in plain.items():
+        assert history[name][0] == pytest.approx(value, rel=1e-6), name
+    assert "images [3, 7]" in capsys.readouterr().out
+    (entry,) = json.loads(path.read_text())
+    assert (entry["epoch"], entry["step"], entry["steps_not_finite"]) == (1, 4, 1)
+
+
+@on_tensorflow
+def test_replicas_leave_out_a_step_together(tmp_path, two_devices):
+    from vfnet_tf.training.strategies import make_strategy
+
+    found = []
+    for devices in (two_devices[:1], two_devices):
+        with make_strategy("mirrored", devices).scope():
+            detector = make_detector(OPTIMIZERS["sgd"](), run_eagerly=False)
+        # The mark is seen by the second replica alone.
+        alarm = NonFiniteAlarm(tmp_path / f"{len(devices)}.json", "skip", image_ids)
+        train(detector, batches_of(bad=[0]), alarm)
+        found.append([to_numpy(variable) for variable in detector.weights])
+    for one, two in zip(*found, strict=True):
+        assert np.isfinite(one).all()
+        np.testing.assert_allclose(one, two, atol=1e-5 * max(1, np.abs(one).max()))
+    entries = [json.loads((tmp_path / f"{n}.json").read_text()) for n in (1, 2)]
+    assert entries[0] == entries[1]
+
+
+@on_tensorflow
+def test_only_our_optimizers_can_leave_out_a_step(tmp_path):
+    detector = make_detector(keras.optimizers.SGD(0.1))
+    with pytest.raises(ValueError, match="Received: SGD"):
+        train(detector, batches_of(), NonFiniteAlarm(tmp_path / "a.json", "skip"))
 
 
 @on_tensorflow

@@ -1,6 +1,7 @@
 """Losses that are not finite: where, on which images, and whether training goes on."""
 
 import json
+import math
 import pathlib
 
 import keras
@@ -128,6 +129,9 @@ class NonFiniteAlarm(keras.callbacks.Callback):
         if self._is_watching:
             self._look()
             self._offset = 0
+            # Taken before the mean was mended.
+            if logs and not math.isfinite(logs["loss"]):
+                logs["loss"] = sum(float(logs[name]) for name in self._names)
         elif not keras.ops.isfinite((logs or {}).get("loss", 0.0)):
             raise FloatingPointError(
                 f"The mean loss of epoch {epoch + 1} is not finite: {logs}. Lower the "

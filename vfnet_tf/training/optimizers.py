@@ -13,7 +13,13 @@ class _Updates:
     the sum: any number of replicas take the same step. With
     `gradient_accumulation_steps` Keras's schedules and moving average count batches
     (3.15); here they count updates.
+
+    Attributes:
+        update_when: TensorFlow variable, bool: a step while it is False changes no
+            weight and no slot, but counts. None, the default, means always.
     """
+
+    update_when = None
 
     def __init__(self, *args, summed_clipnorm=None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -37,6 +43,37 @@ class _Updates:
             return grads_and_vars
         gradients, variables = zip(*grads_and_vars, strict=True)
         return list(zip(self._clip_sum(gradients), variables, strict=True))
+
+    def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
+        # Of the TensorFlow backend alone.
+        if self.update_when is None:
+            return super()._distributed_tf_update_step(
+                distribution, grads_and_vars, learning_rate
+            )
+        import tensorflow as tf
+
+        def update(variable, gradient, learning_rate):
+            def step():
+                self.update_step(gradient, variable, learning_rate)
+                return True
+
+            # One condition each: the gradient of all variables at once would be kept.
+            tf.cond(self.update_when, step, lambda: False)
+
+        for gradient, variable in grads_and_vars:
+            distribution.extended.update(
+                variable, update, args=(gradient, learning_rate), group=False
+            )
+
+    def _apply_weight_decay(self, variables):
+        decay = self.weight_decay
+        if self.update_when is None or decay is None:
+            return super()._apply_weight_decay(variables)
+        self.weight_decay = decay * ops.cast(self.update_when, "float32")
+        try:
+            super()._apply_weight_decay(variables)
+        finally:
+            self.weight_decay = decay
 
     def _clip_sum(self, gradients):
         if self.summed_clipnorm is None:
