@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+# Tests of one file share what is slow to make; much of their time is tracing, which
+# takes one core. `make test WORKERS=1` runs them one after the other.
+WORKERS ?= 2
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile
 # 3: TensorFlow's start-up notes would drown the summary of the tests.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
@@ -36,9 +40,9 @@ test: ALSO := and not slow
 test-all: SELECTION := slow or not slow
 test-all: ALSO :=
 test test-all: $(VENV)/.installed-dev
-	KERAS_BACKEND=tensorflow $(PYTEST) -m "$(SELECTION)" $(ARGS)
-	KERAS_BACKEND=jax $(PYTEST) -m "backend $(ALSO)" $(ARGS)
-	KERAS_BACKEND=torch $(PYTEST) -m "backend $(ALSO)" $(ARGS)
+	KERAS_BACKEND=tensorflow $(PYTEST) $(SIDE_BY_SIDE) -m "$(SELECTION)" $(ARGS)
+	KERAS_BACKEND=jax $(PYTEST) $(SIDE_BY_SIDE) -m "backend $(ALSO)" $(ARGS)
+	KERAS_BACKEND=torch $(PYTEST) $(SIDE_BY_SIDE) -m "backend $(ALSO)" $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -35,6 +35,7 @@ EXTRAS = {
         "huggingface_hub>=0.23",
         "jax>=0.6",
         "pytest>=8",
+        "pytest-xdist>=3.6",
         "safetensors>=0.4",
         "tensorboard>=2.19",
         "torch==2.13.0",
