@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 # Tests of one file share what is slow to make; much of their time is tracing, which
-# takes one core. `make test WORKERS=1` runs them one after the other.
+# takes one core. `make test WORKERS=0` runs them one after the other.
 WORKERS ?= 2
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile
 # 3: TensorFlow's start-up notes would drown the summary of the tests.

@@ -276,3 +276,18 @@ def test_a_training_stopped_by_a_signal_has_a_status_of_its_own(
     monkeypatch.setattr("vfnet_tf.training.trainer.Trainer.fit", stop)
     assert main(["train", *options_of(data, "--save-every", "7")]) == 75
     assert "SIGTERM: saved" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_all_and_leaves_nothing(data, capsys):
+    assert main(["train", *options_of(data, "--dry-run")]) == 0
+    said = capsys.readouterr().out
+    assert "model      tiny_file: VFNet" in said
+    assert "in 8 images" in said and "by class" in said
+    assert "batches        2 of 4 x 64 x 96 x 3" in said
+    assert "memory     about 0." in said
+    assert not (data / "run").exists()
+
+
+def test_the_cpu_is_divided_before_tensorflow_computes(data, capfd):
+    assert main(["train", *options_of(data, "--cpu-replicas", "3")]) == 2
+    assert "before TensorFlow computes anything" in capfd.readouterr().err

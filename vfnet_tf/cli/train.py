@@ -98,6 +98,10 @@ class TrainOptions(TrainingOptions):
     """stop after so many epochs without a better validation AP"""
     tensorboard: bool = False
     """write scalars and pictures to OUT/tensorboard (extra tensorboard)"""
+    cpu_replicas: int | None = None
+    """divide the CPU into so many devices and mirror over them, to try out replicas"""
+    dry_run: bool = False
+    """say what would be trained on what and how much memory it takes, and end"""
     overfit: bool = False
     """evaluate on the training images, to see whether the detector can learn them"""
     export: bool = True
@@ -118,7 +122,8 @@ def run(options):
     if options.strategy == "multi_worker":
         # Before it is there: TensorFlow waits until all of them have started.
         print(f"cluster    {strategies.read_cluster()}", flush=True)
-    strategy = strategies.make_strategy(options.strategy)
+    devices = options.cpu_replicas and strategies.split_cpu(options.cpu_replicas)
+    strategy = strategies.make_strategy(options.strategy, devices)
     print(f"devices    {trainer.local_devices()}")
     train_dataset, val_dataset = read_data(options, strategy, options.overfit)
     run_dir = options.out or pathlib.Path("runs") / config.name
@@ -138,6 +143,9 @@ def run(options):
         tensorboard=options.tensorboard,
     )
     print(training.describe(), flush=True)
+    if options.dry_run:
+        print(training.preview())
+        return 0
     try:
         metrics = training.fit()
     except preemption.PreemptedError as stop:

@@ -543,8 +543,9 @@ def build_pipeline(
     Returns:
         `tf.data.Dataset` of batch dicts. Its attribute `canvas_shapes` lists all padded
         shapes, (height, width); a training pipeline also has `epoch_order`, an
-        `EpochOrder` callback for `fit`, and `image_ids`, a function from epoch and step
-        to the ids of that batch.
+        `EpochOrder` callback for `fit`, and the functions `image_ids`, from epoch and
+        step to the ids of that batch, and `shapes_of_epoch`, from epoch to the padded
+        shape of each step.
 
     Raises:
         ValueError: for arguments out of range or against each other, an image that
@@ -735,8 +736,13 @@ def build_pipeline(
             rows = planner.plan(epoch % count)[step * batch_size :][:batch_size]
             return [int(dataset[index].image_id) for index in rows[:, _RECORD]]
 
+        def shapes_of_epoch(epoch):
+            rows = planner.plan(epoch % count)[::batch_size, _HEIGHT : _WIDTH + 1]
+            return [(int(height), int(width)) for height, width in rows]
+
         batches.epoch_order = epoch_order
         batches.image_ids = image_ids
+        batches.shapes_of_epoch = shapes_of_epoch
     return batches
 
 

@@ -73,6 +73,33 @@ def make_strategy(name="mirrored", devices=None):
     return _mirrored_strategy(tuple(devices))
 
 
+def split_cpu(number):
+    """Makes several logical devices of the CPU, to try out replicas without GPUs.
+
+    Args:
+        number: int > 0.
+
+    Returns:
+        Their names, for `make_strategy`.
+
+    Raises:
+        ValueError: `number` is below 1, or TensorFlow has begun to compute.
+    """
+    if number < 1:
+        raise ValueError(f"The CPU has one device at least. Received: {number}")
+    devices = [tf.config.LogicalDeviceConfiguration()] * number
+    try:
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0], devices
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            "The CPU must be divided before TensorFlow computes anything. "
+            f"Received: {number} devices"
+        ) from error
+    return [f"CPU:{index}" for index in range(number)]
+
+
 @functools.lru_cache
 def _mirrored_strategy(devices):
     # TF 2.21 numbers the all-reduces of every MirroredStrategy from the same start, so

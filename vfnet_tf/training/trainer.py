@@ -25,6 +25,12 @@ from vfnet_tf.training.ema import ema_weights
 from vfnet_tf.training.nonfinite import NonFiniteAlarm
 from vfnet_tf.training.optimizers import SGD, AdamW
 from vfnet_tf.training.preemption import SaveOnSignal
+from vfnet_tf.training.preview import (
+    describe_batches,
+    describe_data,
+    describe_memory,
+    estimate_step_memory,
+)
 from vfnet_tf.training.schedules import (
     CosineCycles,
     WarmupStepSchedule,
@@ -253,6 +259,26 @@ class Trainer:
             "learn grow with the boxes.",
         ]
         return "\n".join(lines)
+
+    def preview(self):
+        """Data, batches and memory of a run that is not started: text."""
+        training = self.config.training
+        shapes = self.train_batches.shapes_of_epoch(0)
+        replicas = strategies.num_replicas(self.strategy)
+        largest = max(shapes, key=lambda shape: shape[0] * shape[1])
+        memory = estimate_step_memory(
+            self.detector,
+            (training.batch_size // replicas, *largest),
+            slots={"sgd": 1, "adamw": 2}[training.optimizer],
+        )
+        return "\n".join(
+            [
+                describe_data(self.train_dataset),
+                describe_batches(shapes, training.batch_size),
+                describe_memory(memory)
+                + (f", on each of {replicas} devices" if replicas > 1 else ""),
+            ]
+        )
 
     def _describe_learning(self):
         training = self.config.training
