@@ -403,6 +403,19 @@ def test_a_state_that_cannot_be_read_gives_way_to_the_one_before(tmp_path):
         assert checkpoint.restore(make_model()) == (2, 0)
 
 
+def test_the_weights_of_the_last_epochs_are_kept(tmp_path):
+    checkpoint = ResumableCheckpoint(tmp_path, "loss", "min", keep_epochs=2)
+    models = make_model(), make_model()
+    fit(models[0], checkpoint, epochs=4)
+    kept = sorted(path.name for path in tmp_path.glob("epoch-*"))
+    assert kept == ["epoch-003.weights.h5", "epoch-004.weights.h5"]
+    fit(models[1], epochs=3)
+    model = make_model()
+    model.load_weights(tmp_path / kept[0])
+    for ours, theirs in zip(model.weights, models[1].weights, strict=True):
+        np.testing.assert_array_equal(*map(ops.convert_to_numpy, (ours, theirs)))
+
+
 def test_a_full_disk_is_named_and_leaves_the_state_before(tmp_path, monkeypatch):
     checkpoint = ResumableCheckpoint(tmp_path, "loss", "min")
     model = make_model()
@@ -540,7 +553,9 @@ def test_a_truncated_checkpoint_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"mode": "best"}, {"save_every_steps": 0}, {"keep": 0}], ids=str
+    "arguments",
+    [{"mode": "best"}, {"save_every_steps": 0}, {"keep": 0}, {"keep_epochs": -1}],
+    ids=str,
 )
 def test_arguments_out_of_range_are_refused(tmp_path, arguments):
     with pytest.raises(ValueError, match="Received: "):

@@ -65,6 +65,8 @@ class TrainingOptions:
     """epochs between two evaluations"""
     save_every: int = 500
     """steps within an epoch after which the state is saved, besides at its end"""
+    keep_epochs: int = 0
+    """keep the weights of so many last epochs, e.g. for `vfnet swa`"""
     deterministic: bool = False
     """the same bits each time on the same machine, somewhat slower"""
     limit: int | None = None
@@ -140,6 +142,7 @@ def run(options):
         save_every_steps=options.save_every,
         patience=options.patience,
         on_nonfinite=options.on_nonfinite,
+        keep_epochs=options.keep_epochs,
         tensorboard=options.tensorboard,
     )
     print(training.describe(), flush=True)

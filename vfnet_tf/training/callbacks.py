@@ -299,9 +299,12 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         weights: as of `CocoEvaluation`, for the best weights; the last are the model's
             own.
         writes: bool; False for a worker that is not the chief, which keeps count only.
+        keep_epochs: int >= 0, weights at the end of so many last epochs to keep, too, in
+            `epoch-001.weights.h5`, ...
 
     Raises:
-        ValueError: an unknown `mode`, a `save_every_steps` or `keep` below 1.
+        ValueError: an unknown `mode`, a `save_every_steps` or `keep` below 1,
+            a `keep_epochs` below 0.
         OSError: in `fit`, when a state cannot be saved; says where and that the one
             before is whole.
     """
@@ -315,6 +318,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         keep=2,
         weights=None,
         writes=True,
+        keep_epochs=0,
     ):
         super().__init__()
         if mode not in ("max", "min"):
@@ -326,12 +330,17 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             )
         if keep < 1:
             raise ValueError(f"`keep` must be >= 1. Received: keep={keep}")
+        if keep_epochs < 0:
+            raise ValueError(
+                f"`keep_epochs` must be >= 0. Received: keep_epochs={keep_epochs}"
+            )
         self.run_dir = Path(run_dir)
         self.monitor = monitor
         self.mode = mode
         self.save_every_steps = save_every_steps
         self.keep = keep
         self.writes = writes
+        self.keep_epochs = keep_epochs
         self.weights = weights or contextlib.nullcontext
         self.best = None
         self.best_epoch = None
@@ -496,6 +505,8 @@ class ResumableCheckpoint(keras.callbacks.Callback):
                 if is_best:
                     # Before the last state: a kill between the two repeats the epoch.
                     self._save_best(temporary, state)
+                if step == 0 and self.keep_epochs:
+                    self._keep_epoch(temporary, epoch)
         # h5py has both for a full disk, depending on when it notices.
         except (OSError, RuntimeError) as error:
             free = shutil.disk_usage(self.run_dir).free / 2**20
@@ -506,6 +517,13 @@ class ResumableCheckpoint(keras.callbacks.Callback):
                 f"The state after {state['iterations']} steps could not be saved in "
                 f"{self.run_dir} ({error}; {free:.0f} MiB are free there). {earlier}"
             ) from error
+
+    def _keep_epoch(self, last, epoch):
+        with replacing(self.run_dir / f"epoch-{epoch:03d}.weights.h5") as path:
+            _copy_without_optimizer(last, path)
+        kept = sorted(self.run_dir.glob("epoch-*.weights.h5"))
+        for path in kept[: -self.keep_epochs]:
+            path.unlink()
 
     def _save_best(self, last, state):
         if self.weights is contextlib.nullcontext:

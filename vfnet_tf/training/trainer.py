@@ -65,6 +65,7 @@ class Trainer:
         patience: epochs without a better validation AP after which it stops, or None.
         on_nonfinite: what a loss that is not finite does, `"stop"` or `"skip"`, see
             `NonFiniteAlarm`; written to `run_dir/nonfinite.json`.
+        keep_epochs: last epochs whose weights are kept as `epoch-001.weights.h5`, ...
         tensorboard: bool, write scalars and pictures to `run_dir/tensorboard` (extra
             `tensorboard`).
 
@@ -93,6 +94,7 @@ class Trainer:
         patience=None,
         tensorboard=False,
         on_nonfinite="stop",
+        keep_epochs=0,
     ):
         self.run_dir = pathlib.Path(run_dir)
         self.train_dataset = train_dataset
@@ -102,6 +104,7 @@ class Trainer:
         self.patience = patience
         self.tensorboard = tensorboard
         self.on_nonfinite = on_nonfinite
+        self.keep_epochs = keep_epochs
         self.strategy = strategy or strategies.make_strategy("mirrored")
         training = config.training
         strategies.check_settings(
@@ -351,6 +354,7 @@ class Trainer:
             self.save_every_steps,
             weights=average,
             writes=is_chief,
+            keep_epochs=self.keep_epochs,
         )
         epoch, step = checkpoint.restore(self.detector)
         loop.check_same_everywhere(
