@@ -64,6 +64,16 @@ def test_the_message_says_where_it_stopped_and_what_to_do(tmp_path):
     assert read_state(checkpoint.last_path)["step"] == 2
 
 
+def test_a_signal_during_the_last_evaluation_is_not_lost(tmp_path):
+    checkpoint = ResumableCheckpoint(tmp_path, "loss", "min")
+    with (
+        SaveOnSignal(checkpoint) as save_on_signal,
+        pytest.raises(PreemptedError, match="at the end of an epoch"),
+    ):
+        fit(make_model(), Terminate(3), checkpoint, save_on_signal, epochs=4)
+    assert read_state(checkpoint.last_path)["epoch"] == 4
+
+
 def test_outside_of_the_main_thread_no_signal_is_heeded(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     entered = []
