@@ -1,6 +1,7 @@
 import json
 
 import keras
+import pytest
 import tensorflow as tf
 
 from vfnet_tf.cli import benchmark
@@ -100,3 +101,11 @@ def test_the_input_pipeline_is_measured_on_files_of_its_own(
     file = benchmark._write_photographs(tmp_path)
     dataset = read_coco(file, tmp_path)
     assert len(dataset) == 6 and set(map(tuple, dataset.sizes)) == {(48, 64)}
+
+
+def test_the_evaluation_is_measured_on_detections_of_its_own():
+    pytest.importorskip("faster_coco_eval")
+    rows = benchmark._evaluation(num_images=30)
+    assert [row["name"] for row in rows] == ["update, 30 images", "evaluate"]
+    assert all(row["seconds"] > 0 and row["grown_mb"] >= 0 for row in rows)
+    assert "evaluate" in benchmark.format_rows(rows)
