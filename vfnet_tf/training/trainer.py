@@ -328,9 +328,64 @@ class Trainer:
             The metrics of the best weights on the validation set, or None without one.
         """
         training = self.config.training
-        is_chief = self.cluster.is_chief
-        if is_chief:
+        if self.cluster.is_chief:
             self._save_config()
+        checkpoint, averaging = self._checkpoint()
+        epoch, step = checkpoint.restore(self.detector)
+        loop.check_same_everywhere(
+            self.strategy,
+            finished_epochs=epoch,
+            finished_steps=step,
+            steps_per_epoch=self.steps_per_epoch,
+        )
+        if self.cluster.is_chief and (epoch or step):
+            within = f" and {step} of {self.steps_per_epoch} steps" if step else ""
+            print(f"resuming after epoch {epoch} of {training.epochs}{within}")
+        save_on_signal = SaveOnSignal(
+            checkpoint, is_alone=len(self.cluster.addresses) == 1
+        )
+        evaluation = self._evaluation(checkpoint, save_on_signal)
+        alarm = NonFiniteAlarm(
+            self.run_dir / "nonfinite.json",
+            self.on_nonfinite,
+            self.train_batches.image_ids,
+            writes=self.cluster.is_chief,
+        )
+        stopper = StopWithoutImprovement(checkpoint, self.patience or training.epochs)
+        chain = [
+            alarm,
+            self.train_batches.epoch_order,
+            StepLog(self.run_dir / "steps.csv", writes=self.cluster.is_chief),
+            *averaging,
+            *([] if evaluation is None else [evaluation]),
+            *self._logs(),
+            # After the history: a run killed in between drops the line and writes it
+            # again, the other way round it would lack one for good.
+            checkpoint,
+            # After the state is saved, a signal may end it all.
+            save_on_signal,
+            stopper,
+            *callbacks,
+        ]
+        if stopper.is_over(epoch):
+            epoch, step = training.epochs, 0
+        with save_on_signal:
+            if step:
+                self.train_batches.epoch_order.resume(epoch, step)
+                alarm.begin_at(step)
+                shares = len(self._shares["replicas"])
+                rest = self.train_batches.take((self.steps_per_epoch - step) * shares)
+                self._fit(rest, epoch, epoch + 1, chain, verbose)
+                epoch += 1
+            if not self.detector.stop_training:
+                self._fit(self.train_batches, epoch, training.epochs, chain, verbose)
+        # The others wait here until the chief has written the best weights.
+        loop.check_same_everywhere(self.strategy, epochs=training.epochs)
+        return self._finish(checkpoint, evaluation)
+
+    def _checkpoint(self):
+        """The checkpoint of the run, and the callbacks that average its weights."""
+        training = self.config.training
         average, averaging = None, []
         if training.swa:
             averaging = [
@@ -353,77 +408,42 @@ class Trainer:
             mode,
             self.save_every_steps,
             weights=average,
-            writes=is_chief,
+            writes=self.cluster.is_chief,
             keep_epochs=self.keep_epochs,
         )
-        epoch, step = checkpoint.restore(self.detector)
-        loop.check_same_everywhere(
-            self.strategy,
-            finished_epochs=epoch,
-            finished_steps=step,
-            steps_per_epoch=self.steps_per_epoch,
+        return checkpoint, averaging
+
+    def _evaluation(self, checkpoint, save_on_signal):
+        """The evaluation of the weights that the checkpoint may keep; None without data."""
+        if self.val_dataset is None:
+            return None
+        return CocoEvaluation(
+            self._pipeline(
+                self.config, self.val_dataset, training=False, shares=self._shares
+            ),
+            CocoEvaluator(self.val_dataset),
+            every=self.evaluate_every,
+            last_epoch=self.config.training.epochs,
+            between_batches=save_on_signal.check,
+            weights=checkpoint.weights,
         )
-        if is_chief and (epoch or step):
-            within = f" and {step} of {self.steps_per_epoch} steps" if step else ""
-            print(f"resuming after epoch {epoch} of {training.epochs}{within}")
-        save_on_signal = SaveOnSignal(
-            checkpoint, is_alone=len(self.cluster.addresses) == 1
-        )
-        alarm = NonFiniteAlarm(
-            self.run_dir / "nonfinite.json",
-            self.on_nonfinite,
-            self.train_batches.image_ids,
-            writes=is_chief,
-        )
-        chain = [
-            alarm,
-            self.train_batches.epoch_order,
-            StepLog(self.run_dir / "steps.csv", writes=is_chief),
-            *averaging,
-        ]
-        evaluation = None
-        if self.val_dataset is not None:
-            evaluation = CocoEvaluation(
-                self._pipeline(
-                    self.config, self.val_dataset, training=False, shares=self._shares
-                ),
-                CocoEvaluator(self.val_dataset),
-                every=self.evaluate_every,
-                last_epoch=training.epochs,
-                between_batches=save_on_signal.check,
-                weights=average,
-            )
-            chain.append(evaluation)
-        # The history before the state: a run killed in between drops the line and writes
-        # it again, the other way round it would lack one for good.
-        if is_chief:
-            chain.append(HistoryCsv(self.run_dir / "history.csv"))
-        chain.append(checkpoint)
-        if self.tensorboard and is_chief:
-            chain.append(self._tensorboard_log())
-        stopper = StopWithoutImprovement(checkpoint, self.patience or training.epochs)
-        # After the state is saved, a signal may end it all.
-        chain += [save_on_signal, stopper, *callbacks]
-        if stopper.is_over(epoch):
-            epoch, step = training.epochs, 0
-        with save_on_signal:
-            if step:
-                self.train_batches.epoch_order.resume(epoch, step)
-                alarm.begin_at(step)
-                shares = len(self._shares["replicas"])
-                rest = self.train_batches.take((self.steps_per_epoch - step) * shares)
-                self._fit(rest, epoch, epoch + 1, chain, verbose)
-                epoch += 1
-            if not self.detector.stop_training:
-                self._fit(self.train_batches, epoch, training.epochs, chain, verbose)
-        # The others wait here until the chief has written the best weights.
-        loop.check_same_everywhere(self.strategy, epochs=training.epochs)
+
+    def _logs(self):
+        """What the chief writes down at the end of an epoch."""
+        if not self.cluster.is_chief:
+            return []
+        logs = [HistoryCsv(self.run_dir / "history.csv")]
+        return [*logs, self._tensorboard_log()] if self.tensorboard else logs
+
+    def _finish(self, checkpoint, evaluation):
+        """Loads the best weights, evaluates and draws; returns the metrics or None."""
+        is_chief = self.cluster.is_chief
         if is_chief and (self.run_dir / "history.csv").exists():
             visualization.plot_history(
                 self.run_dir / "history.csv", self.run_dir / "history.png"
             )
         if evaluation is None:
-            if training.swa:
+            if self.config.training.swa:
                 checkpoint.restore_best(self.detector)
             return None
         if checkpoint.best_path.exists():
