@@ -37,6 +37,12 @@ def test_values_by_hand():
     np.testing.assert_allclose(found, [0.5, 0.6, 0.07, 0.1, 0.1, 0.01], rtol=1e-6)
 
 
+def test_two_drops_at_one_step_count_twice():
+    # Epochs of one step: both drops of a short schedule fall on the same one.
+    schedule = WarmupStepSchedule(1.0, 0, boundaries=[5, 5], factor=0.1)
+    np.testing.assert_allclose([schedule(4), schedule(5)], [1.0, 0.01], rtol=1e-6)
+
+
 def test_without_warmup_or_boundaries_it_is_constant():
     schedule = WarmupStepSchedule(0.25, warmup_steps=0)
     np.testing.assert_array_equal(ops.convert_to_numpy(schedule(np.arange(3))), 0.25)
@@ -79,7 +85,7 @@ def test_config_round_trip_keeps_every_argument():
         ("warmup_steps", -1),
         ("warmup_ratio", 0.0),
         ("warmup_ratio", 1.5),
-        ("boundaries", [5, 5]),
+        ("boundaries", [5, 3]),
         ("boundaries", [-1, 5]),
         ("factor", 0.0),
     ],

@@ -22,7 +22,7 @@ class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
         base_lr: float > 0, the rate after the warm-up.
         warmup_steps: int >= 0; 0 is no warm-up.
         warmup_ratio: float in (0, 1], where the warm-up starts.
-        boundaries: increasing ints >= 0, the first steps (counted from 0) at a
+        boundaries: ints >= 0 in order, the first steps (counted from 0) at a
             lower rate. Epoch e begins at step `e * steps_per_epoch`.
         factor: float in (0, 1], of each drop.
         name: str.
@@ -53,9 +53,9 @@ class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
                 "`warmup_ratio` must be in (0, 1]. "
                 f"Received: warmup_ratio={warmup_ratio}"
             )
-        if boundaries != sorted(set(boundaries)) or min(boundaries, default=0) < 0:
+        if boundaries != sorted(boundaries) or min(boundaries, default=0) < 0:
             raise ValueError(
-                "`boundaries` must be increasing steps >= 0. "
+                "`boundaries` must be steps >= 0 in order. "
                 f"Received: boundaries={boundaries}"
             )
         if not 0 < factor <= 1:

@@ -608,8 +608,14 @@ def find_differences(old, new, prefix=""):
 
 
 def make_deterministic():
-    """Lets TensorFlow compute the same bits each time; before the first operation."""
+    """Lets TensorFlow compute the same bits each time; before the first operation.
+
+    One thread within each operation: oneDNN divides a convolution's work by the threads
+    that it finds free, and its sums round accordingly (TF 2.21: now and then the last bit
+    of a gradient differed, on BCCD after one step).
+    """
     tf.config.experimental.enable_op_determinism()
+    tf.config.threading.set_intra_op_parallelism_threads(1)
 
 
 def local_devices():
