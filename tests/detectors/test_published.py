@@ -160,7 +160,7 @@ def test_the_published_configs_differ_as_their_names_say():
         deformable = ("C3", "C4", "C5") if "mdconv" in stem else ()
         assert model.backbone.deformable == deformable
         assert model.deformable_towers == ("mdconv" in stem)
-        assert bool(config.data.scales) == ("mstrain" in stem)
+        assert bool(config.data.scale_range) == ("mstrain" in stem)
         epochs = 12 if "_1x_" in stem else 24 if "_2x_" in stem else 41
         assert training.epochs == epochs
         assert (model.neck == "pafpn") == stem.startswith("vfnetx")
