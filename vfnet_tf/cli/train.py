@@ -68,7 +68,8 @@ class TrainingOptions:
     keep_epochs: int = 0
     """keep the weights of so many last epochs, e.g. for `vfnet swa`"""
     deterministic: bool = False
-    """the same bits each time on the same machine; on a CPU at a fraction of the speed"""
+    """TensorFlow's deterministic operations, one thread within each: on a CPU at a
+    fraction of the speed"""
     limit: int | None = None
     """use the first so many training images only"""
     skip_bad_images: bool = False

@@ -608,7 +608,7 @@ def find_differences(old, new, prefix=""):
 
 
 def make_deterministic():
-    """Lets TensorFlow compute the same bits each time; before the first operation.
+    """Takes TensorFlow's deterministic operations; before the first operation.
 
     One thread within each operation: oneDNN divides a convolution's work by the threads
     that it finds free, and its sums round accordingly (TF 2.21: now and then the last bit
