@@ -27,6 +27,7 @@ FLOORS = {
     "priors": 1,
     "box_coders": 1,
     "visualization": 1,
+    "web_page": 1,
     "data": 1,
     "evaluation": 1,
     "backbones": 2,
