@@ -1,4 +1,4 @@
-"""Self-contained web pages for reports: one file, no script, nothing loaded from elsewhere."""
+"""Self-contained web pages for reports: one file without scripts or links elsewhere."""
 
 import base64
 import html
@@ -63,7 +63,8 @@ class WebPage:
         text = html.escape
         names = [heading for heading, _, _ in self.sections]
         links = "".join(
-            f'<a href="#s{number}">{text(name)}</a>' for number, name in enumerate(names)
+            f'<a href="#s{number}">{text(name)}</a>'
+            for number, name in enumerate(names)
         )
         body = "".join(
             f'<section id="s{number}"><h2>{text(heading)}</h2>'

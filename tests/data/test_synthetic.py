@@ -75,7 +75,7 @@ def test_no_object_is_covered_by_more_than_four_tenths():
     num_overlaps = 0
     for index in range(200):
         rng = np.random.default_rng(index)
-        placed = synthetic._place(rng, (64, 64), owner, [400])
+        placed = synthetic._place(rng, "shapes", (64, 64), owner, [400])
         if placed is not None:
             _, where, _, _, mask = placed
             covered = np.count_nonzero(owner[where][mask] == 0)
@@ -129,6 +129,40 @@ def test_a_folder_with_other_content_is_refused_and_untouched(tmp_path):
 def test_a_set_of_other_arguments_is_refused(made):
     with pytest.raises(ValueError, match="'num_train': 21.*Received.*'num_train': 20"):
         make_synthetic_dataset(made, num_train=21, num_val=5)
+
+
+def test_look_alikes_have_each_shape_with_each_texture(tmp_path):
+    arguments = {"num_train": 40, "num_val": 1, "image_size": (64, 96)}
+    directory = make_synthetic_dataset(tmp_path, kind="look_alikes", **arguments)
+    file, image_dir = find_coco_splits(directory)["train"]
+    dataset = read_coco(file, image_dir, strict=True)
+    assert dataset.class_names == synthetic.class_names("look_alikes")
+    assert {"ringed disc", "dotted disc", "striped star"} < set(dataset.class_names)
+    assert {label for record in dataset for label in record.labels} == set(range(16))
+    assert json.loads((directory / "synthetic.json").read_text())["kind"]
+    with pytest.raises(ValueError, match="must be absent, empty"):
+        make_synthetic_dataset(directory, **arguments)
+
+
+def test_the_colour_of_look_alikes_says_nothing():
+    """Every disc of the first kind is red, of the second one in three."""
+
+    def share_of_red(kind):
+        is_red = []
+        for index in range(200):
+            rng = np.random.default_rng(index)
+            placed = synthetic._place(rng, kind, (64, 64), np.full((64, 64), -1), [])
+            if placed is not None and placed[0] == 0:
+                is_red.append(placed[3].reshape(-1, 3).mean(0).argmax() == 0)
+        return np.mean(is_red)
+
+    assert share_of_red("shapes") == 1.0
+    assert share_of_red("look_alikes") < 0.6
+
+
+def test_an_unknown_kind_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'look_alikes'.*Received: kind=animals"):
+        make_synthetic_dataset(tmp_path / "set", kind="animals")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 Textured shapes of a few classes lie on a greyish background with gradients, clutter and
 noise. Shape, texture and colour all tell the class, so that a detector trained from
 scratch for a few minutes learns it; sizes from 8 pixels to half the image, overlap and
-cut-off objects keep the task from being trivial.
+cut-off objects keep the task from being trivial. For studies that need classes as hard
+to tell apart as those of COCO there is a second kind, `look_alikes`: each shape with
+each texture in any colour, sixteen classes.
 """
 
 import colorsys
@@ -22,15 +24,36 @@ from vfnet_tf.data.cache import cache_directory
 # Raised whenever the same arguments give other bytes, so that no stale copy is used.
 VERSION = 1
 CLASS_NAMES = ("disc", "square", "triangle", "star")
+#: kind -> the (shape, texture) of each class; textures are named for the shape that has
+#: them in the first kind, where colour tells the class too.
+KINDS = {
+    "shapes": tuple((shape, shape) for shape in CLASS_NAMES),
+    "look_alikes": tuple(
+        (shape, texture) for shape in CLASS_NAMES for texture in CLASS_NAMES
+    ),
+}
 NUM_TRAIN = 400
 NUM_VAL = 100
 IMAGE_SIZE = (256, 320)
 MIN_SIDE = 8
 
+_TEXTURE_NAMES = {
+    "disc": "ringed",
+    "square": "checked",
+    "triangle": "striped",
+    "star": "dotted",
+}
 _HUES = {"disc": 0.0, "square": 0.6, "triangle": 0.35, "star": 0.14}
 _MAX_OBJECTS = 6
 _MIN_VISIBLE = 0.6
 _MANIFEST = "synthetic.json"
+
+
+def class_names(kind="shapes"):
+    """The classes of a kind of set, a tuple of str; index = label."""
+    if kind == "shapes":
+        return CLASS_NAMES
+    return tuple(f"{_TEXTURE_NAMES[texture]} {shape}" for shape, texture in KINDS[kind])
 
 
 def _signed_distance(name, u, v):
@@ -63,7 +86,7 @@ def _signed_distance(name, u, v):
 
 
 def _texture(name, u, v, phase):
-    """Brightness in [0, 1] of the texture that a class tends to have."""
+    """Brightness in [0, 1] of the texture that is named for a shape."""
     if name == "disc":  # Rings around the centre.
         return 0.5 + 0.5 * np.cos(9.0 * np.hypot(u, v) + phase)
     if name == "square":  # A checkerboard.
@@ -152,11 +175,12 @@ def _draw_side(rng, image_size):
     return float(np.exp(rng.uniform(math.log(low), math.log(high))))
 
 
-def _place(rng, image_size, owner, areas):
+def _place(rng, kind, image_size, owner, areas):
     """Tries one object.
 
     Args:
         rng: numpy generator.
+        kind: key of `KINDS`.
         image_size: (height, width).
         owner: int `[H, W]`, the object on top at each pixel, -1 for none.
         areas: list of the pixel counts of the objects so far.
@@ -165,8 +189,8 @@ def _place(rng, image_size, owner, areas):
         (label, where, alpha, color `[h, w, 3]`, mask), or None if it does not fit.
     """
     height, width = image_size
-    label = int(rng.integers(len(CLASS_NAMES)))
-    name = CLASS_NAMES[label]
+    label = int(rng.integers(len(KINDS[kind])))
+    shape, texture = KINDS[kind][label]
     radius = _draw_side(rng, image_size) / 2
     # Up to about a seventh of an object may lie beyond the border.
     margin = 0.7 * radius
@@ -176,12 +200,15 @@ def _place(rng, image_size, owner, areas):
     )
     angle = rng.uniform(-math.pi / 9, math.pi / 9)
     phase, depth = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 0.45)
-    hue = (_HUES[name] + rng.normal(0, 0.02)) % 1.0
+    if kind == "shapes":
+        hue = (_HUES[shape] + rng.normal(0, 0.02)) % 1.0
+    else:
+        hue = rng.random()
     saturation, value = rng.uniform(0.65, 1.0), rng.uniform(0.7, 1.0)
     light = rng.uniform(-0.25, 0.25)
     where, dx, dy = _patch(center, radius + 1, image_size)
     u, v = _rotate(dx / radius, dy / radius, angle)
-    alpha = np.clip(0.5 - _signed_distance(name, u, v) * radius, 0, 1)
+    alpha = np.clip(0.5 - _signed_distance(shape, u, v) * radius, 0, 1)
     mask = alpha > 0.5
     if not mask.any() or min(_extent(mask)[2:]) < MIN_SIDE:
         return None
@@ -191,7 +218,7 @@ def _place(rng, image_size, owner, areas):
             visible = np.count_nonzero(owner == index) - count
             if visible < _MIN_VISIBLE * areas[index]:
                 return None
-    brightness = 1.0 - depth * _texture(name, u, v, phase) + light * u
+    brightness = 1.0 - depth * _texture(texture, u, v, phase) + light * u
     base = 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value))
     return label, where, alpha, brightness[..., None] * base, mask
 
@@ -203,12 +230,13 @@ def _extent(mask):
     return [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
 
 
-def draw_scene(rng, image_size=IMAGE_SIZE):
+def draw_scene(rng, image_size=IMAGE_SIZE, kind="shapes"):
     """Draws one image.
 
     Args:
         rng: `numpy.random.Generator`.
         image_size: (height, width) in pixels, at least 32 each.
+        kind: key of `KINDS`.
 
     Returns:
         (image uint8 `[H, W, 3]` RGB, list of `(label, [x, y, width, height], area)`):
@@ -222,7 +250,7 @@ def draw_scene(rng, image_size=IMAGE_SIZE):
     for _ in range(30):
         if len(objects) == num_objects:
             break
-        placed = _place(rng, image_size, owner, areas)
+        placed = _place(rng, kind, image_size, owner, areas)
         if placed is None:
             continue
         label, where, alpha, color, mask = placed
@@ -236,7 +264,7 @@ def draw_scene(rng, image_size=IMAGE_SIZE):
     return np.clip(np.rint(image), 0, 255).astype("uint8"), objects
 
 
-def _write_split(root, split, number, count, image_size, seed):
+def _write_split(root, split, number, count, image_size, seed, kind):
     """Writes the images of one split and its annotation file."""
     (root / split).mkdir()
     (root / "annotations").mkdir(exist_ok=True)
@@ -245,7 +273,7 @@ def _write_split(root, split, number, count, image_size, seed):
     for index in range(count):
         # Each image has its own generator: more images leave the first ones as is.
         rng = np.random.default_rng([seed, number, index])
-        pixels, objects = draw_scene(rng, image_size)
+        pixels, objects = draw_scene(rng, image_size, kind)
         name = f"{index + 1:06d}.jpg"
         Image.fromarray(pixels).save(root / split / name, quality=92)
         images.append(
@@ -265,7 +293,7 @@ def _write_split(root, split, number, count, image_size, seed):
             )
     categories = [
         {"id": label + 1, "name": name, "supercategory": "shape"}
-        for label, name in enumerate(CLASS_NAMES)
+        for label, name in enumerate(class_names(kind))
     ]
     content = {
         "info": {"description": f"vfnet_tf synthetic shapes, version {VERSION}"},
@@ -278,11 +306,17 @@ def _write_split(root, split, number, count, image_size, seed):
 
 
 def default_synthetic_directory(
-    num_train=NUM_TRAIN, num_val=NUM_VAL, image_size=IMAGE_SIZE, seed=0
+    num_train=NUM_TRAIN,
+    num_val=NUM_VAL,
+    image_size=IMAGE_SIZE,
+    seed=0,
+    kind="shapes",
 ):
     """Returns the folder in the cache that a set with these arguments has, a `Path`."""
     height, width = image_size
     name = f"v{VERSION}-{num_train}-{num_val}-{height}x{width}-seed{seed}"
+    if kind != "shapes":
+        name = f"{kind}-{name}"
     return cache_directory() / "synthetic" / name
 
 
@@ -292,6 +326,7 @@ def make_synthetic_dataset(
     num_val=NUM_VAL,
     image_size=IMAGE_SIZE,
     seed=0,
+    kind="shapes",
 ):
     """Makes the set in a folder, or finds it there from an earlier call.
 
@@ -304,6 +339,8 @@ def make_synthetic_dataset(
         num_val: int >= 1, images in `val/`.
         image_size: (height, width) in pixels, at least 64 each.
         seed: int >= 0.
+        kind: `"shapes"`, four classes that are easily told apart, or `"look_alikes"`,
+            sixteen that are not.
 
     Returns:
         `Path` of the folder, laid out as `data.coco.find_coco_splits` expects.
@@ -311,6 +348,8 @@ def make_synthetic_dataset(
     Raises:
         ValueError: for an argument out of range, or a folder that holds other things.
     """
+    if kind not in KINDS:
+        raise ValueError(f"`kind` must be one of {list(KINDS)}. Received: kind={kind}")
     image_size = tuple(int(side) for side in image_size)
     for name, value, lowest in (
         ("num_train", num_train, 1),
@@ -327,8 +366,12 @@ def make_synthetic_dataset(
         "image_size": list(image_size),
         "seed": seed,
     }
+    if kind != "shapes":
+        manifest["kind"] = kind
     if directory is None:
-        directory = default_synthetic_directory(num_train, num_val, image_size, seed)
+        directory = default_synthetic_directory(
+            num_train, num_val, image_size, seed, kind
+        )
     directory = pathlib.Path(directory).expanduser()
     if _is_made(directory, manifest):
         return directory
@@ -340,7 +383,7 @@ def make_synthetic_dataset(
         for number, (split, count) in enumerate(
             (("train", num_train), ("val", num_val))
         ):
-            _write_split(aside, split, number, count, image_size, seed)
+            _write_split(aside, split, number, count, image_size, seed, kind)
         (aside / _MANIFEST).write_text(json.dumps(manifest))
         aside.chmod(0o755)  # mkdtemp keeps others out.
         try:
