@@ -207,7 +207,7 @@ def test_a_litert_file_is_measured_without_tensorflow(tmp_path, capsys):
     path.write_bytes(converter.convert())
     options = benchmark.BenchmarkOptions(export=path, export_threads=(1,), repeats=1)
     assert benchmark.run(options) == 0
-    assert "tensorflow" not in latency._COLD_START_LITERT
+    assert "tensorflow" not in latency._COLD_START_FILE + latency._OPEN_LITERT
     header, rule, line = capsys.readouterr().out.strip().splitlines()
     assert header.startswith("| model.tflite |")
     assert header.count("|") == rule.count("|") == line.count("|")

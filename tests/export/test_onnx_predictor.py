@@ -49,6 +49,23 @@ def images(tmp_path_factory):
     return folder
 
 
+def test_the_benchmark_measures_a_file_in_a_process_of_its_own(exported, capsys):
+    from vfnet_tf.cli import benchmark
+
+    options = benchmark.BenchmarkOptions(
+        export=exported["raw.onnx"],
+        export_batches=(1, 2),
+        export_threads=(1,),
+        repeats=1,
+    )
+    assert benchmark.run(options) == 0
+    header, rule, *lines = capsys.readouterr().out.strip().splitlines()
+    assert header.startswith("| raw.onnx | images | threads |")
+    assert [line.split("|")[2:4] for line in lines] == [[" 1 ", " 1 "], [" 2 ", " 1 "]]
+    for line in (rule, *lines):
+        assert line.count("|") == header.count("|")
+
+
 @pytest.mark.parametrize("name", ["raw.onnx", "nms.onnx"])
 def test_predictions_of_files_are_those_of_keras(exported, images, name):
     report = verify_onnx(

@@ -68,8 +68,8 @@ class BenchmarkOptions:
     """instead, a table of all published models: parameters, operations, forward time
     and memory at 1x800x1344"""
     export: pathlib.Path | None = None
-    """instead, an exported detector stage by stage: a SavedModel's directory or a
-    .tflite file"""
+    """instead, an exported detector: a SavedModel's directory, stage by stage, or an
+    .onnx or .tflite file"""
     export_batches: tuple[int, ...] = (1, 8)
     """--export: numbers of images"""
     export_threads: tuple[int, ...] = (1, 2)

@@ -6,6 +6,7 @@ the latter all functions take turns, one call each, round after round, so that w
 the machine does slows all of them alike; a ratio is the median of those of each round.
 """
 
+import itertools
 import json
 import os
 import pathlib
@@ -70,24 +71,20 @@ with open(answer, "w", encoding="utf-8") as file:
     json.dump(rows, file)
 """
 
-_COLD_START_LITERT = """
+# Likewise for a file that another runtime than TensorFlow runs.
+_COLD_START_FILE = """
 import json, sys, time
 
-started, path, threads, calls, answer = sys.argv[1:]
+started, path, threads, batch, calls, answer = sys.argv[1:]
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-imported = time.time()
-interpreter = Interpreter(path, num_threads=int(threads))
-raw = interpreter.get_signature_runner("raw")
-loaded = time.time()
-shape = raw.get_input_details()["images"]["shape"]
+%s
 images = np.random.default_rng(0).normal(size=shape).astype("float32")
-raw(images=images)
+call(images)
 answered = time.time()
 times = []
 for _ in range(int(calls)):
     start = time.perf_counter()
-    raw(images=images)
+    call(images)
     times.append(time.perf_counter() - start)
 rows = {
     "import": imported - float(started),
@@ -101,13 +98,33 @@ with open(answer, "w", encoding="utf-8") as file:
     json.dump(rows, file)
 """
 
+_OPEN_LITERT = """
+from ai_edge_litert.interpreter import Interpreter
+imported = time.time()
+raw = Interpreter(path, num_threads=int(threads)).get_signature_runner("raw")
+loaded = time.time()
+shape = raw.get_input_details()["images"]["shape"]
+call = lambda images: raw(images=images)
+"""
+
+_OPEN_ONNX = """
+from vfnet_tf.export.onnx_predictor import OnnxDetector
+imported = time.time()
+model = OnnxDetector(path, int(threads))
+loaded = time.time()
+canvas = [-(-side // 32) * 32 for side in model.metadata["image_size"]]
+shape = (int(batch), *canvas, 3)
+call = model.detect if model.metadata["has_nms"] else model.raw
+"""
+
 
 def measure(path, batches, threads, repeats):
     """Measures an export; prints each line as it is known.
 
     Args:
-        path: directory of a SavedModel by `export_saved_model`, or a `.tflite` file by
-            `export_litert`, which takes one image at a time and has no stages.
+        path: directory of a SavedModel by `export_saved_model`, or a file by
+            `export_litert` (`.tflite`, one image at a time) or `export_onnx` (`.onnx`),
+            which have no stages: the network alone, with NMS if the file has it.
         batches: numbers of images.
         threads: numbers of threads.
         repeats: int, see `ROUNDS`.
@@ -120,7 +137,9 @@ def measure(path, batches, threads, repeats):
     """
     path = pathlib.Path(path)
     if path.suffix == ".tflite":
-        return _measure_litert(path, threads, repeats)
+        return _measure_file(path, _OPEN_LITERT, (1,), threads, repeats)
+    if path.suffix == ".onnx":
+        return _measure_file(path, _OPEN_ONNX, batches, threads, repeats)
     from vfnet_tf.export.saved_model import read_metadata
 
     source = source_size(read_metadata(path))
@@ -160,12 +179,22 @@ def _write_files(folder, size, count):
     return [str(path) for path in paths]
 
 
+def _environment():
+    """Of a process on the CPU that finds this package, installed or not."""
+    places = [os.environ.get("PYTHONPATH"), str(pathlib.Path(__file__).parents[2])]
+    return {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "PYTHONPATH": os.pathsep.join(filter(None, places)),
+    }
+
+
 def _run_code(code, arguments, folder):
     """Runs Python code in a fresh process that knows when it was started."""
     process = subprocess.run(
         [sys.executable, "-c", _PEAK_GB + code, str(time.time()), *map(str, arguments)],
         cwd=folder,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+        env=_environment(),
         capture_output=True,
         text=True,
     )
@@ -195,27 +224,28 @@ def _cold_start(directory, files, threads, calls):
         return json.loads(answer.read_text(encoding="utf-8"))
 
 
-def _measure_litert(path, threads, repeats):
-    calls = repeats * ROUNDS[1]
-    rows = []
+def _measure_file(path, opening, batches, threads, repeats):
     print(
-        f"| {path.name} | threads | network, ms: p50 / p95 | cold start, s | peak, GB "
-        "| load |\n|---|---|---|---|---|---|",
+        f"| {path.name} | images | threads | network, ms: p50 / p95 | cold start, s "
+        "| peak, GB | load |\n|---|---|---|---|---|---|---|",
         flush=True,
     )
-    for count in threads:
+    rows = []
+    for batch, count in itertools.product(batches, threads):
         before = load_average()
         with tempfile.TemporaryDirectory() as folder:
             answer = pathlib.Path(folder) / "answer.json"
-            arguments = [path.resolve(), count, calls, answer]
-            _run_code(_COLD_START_LITERT, arguments, folder)
+            calls = repeats * ROUNDS.get(batch, 1)
+            arguments = [path.resolve(), count, batch, calls, answer]
+            _run_code(_COLD_START_FILE % opening, arguments, folder)
             row = json.loads(answer.read_text(encoding="utf-8"))
-        row.update(batch=1, threads=count, megabytes=path.stat().st_size / 1e6)
+        row.update(batch=batch, threads=count, megabytes=path.stat().st_size / 1e6)
         row.update(load_before=before, load_after=load_average())
         rows.append(row)
         print(
-            f"| {row['megabytes']:.1f} MB | {count} | {_times(row['network'])} "
-            f"| {row['cold start']:.2f} | {row['peak_gb']:.2f} | {_loads(row)} |",
+            f"| {row['megabytes']:.1f} MB | {batch} | {count} "
+            f"| {_times(row['network'])} | {row['cold start']:.2f} "
+            f"| {row['peak_gb']:.2f} | {_loads(row)} |",
             flush=True,
         )
     return rows
@@ -235,7 +265,7 @@ def _stages_in_fresh_process(directory, files, threads, rounds):
             [*command, json.dumps(request), str(answer)],
             check=True,
             stdout=subprocess.DEVNULL,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+            env=_environment(),
         )
         return json.loads(answer.read_text(encoding="utf-8"))
 
