@@ -35,6 +35,8 @@ EXTRAS = {
     # tensorflow-datasets imports importlib_resources without requiring it.
     "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],
     "torch": ["torch>=2.6"],
+    # The data.yaml of YOLO data.
+    "yolo": ["pyyaml>=6.0"],
     # Two backends beside TensorFlow run the portable tests. The exact torch is a build
     # for the CPU where a local index offers one; any release since 2.6 passes.
     "test": [
@@ -47,6 +49,7 @@ EXTRAS = {
         "onnxruntime>=1.20",
         "pytest>=8",
         "pytest-xdist>=3.6",
+        "pyyaml>=6.0",
         "safetensors>=0.4",
         "selenium>=4.25",
         "tensorboard>=2.19",
