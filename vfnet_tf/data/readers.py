@@ -80,8 +80,8 @@ class Splits(collections.abc.Mapping):
             return self[next(iter(self))]
         if split not in self:
             raise ValueError(
-                f"The data must have the split {split!r} (--split). "
-                f"Received: {self.description}"
+                f"The data must have the split {split!r}. Received: {self.description} "
+                "(--split)"
             )
         return self[split]
 

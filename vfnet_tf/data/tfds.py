@@ -59,13 +59,24 @@ def find_tfds_splits(name, progress=None):
         ) from error
     builder = tfds.builder_from_directory(directory)
     features = builder.info.features
-    objects = getattr(features.get("objects"), "feature", None) or {}
-    has_names = hasattr(objects.get("label") if objects else None, "names")
+    objects = features["objects"] if "objects" in features else None
+    # Of a sequence of dicts; anything else has no feature by name.
+    objects = getattr(objects, "feature", {})
+    objects = dict(objects.items()) if hasattr(objects, "items") else {}
+    has_names = hasattr(objects.get("label"), "names")
     if "image" not in features or "bbox" not in objects or not has_names:
         raise ValueError(
             "The features must have `image`, `objects/bbox` and the class label "
             f"`objects/label`. Received: {str(directory)!r} with {list(features)}, "
             f"objects with {list(objects)}"
+        )
+    # Old releases have no other format, and None is for one that nobody knows.
+    bbox_format = getattr(objects["bbox"], "bbox_format", "REL_YXYX")
+    bbox_format = getattr(bbox_format, "name", bbox_format)
+    if bbox_format != "REL_YXYX":
+        raise ValueError(
+            "`objects/bbox` must be (ymin, xmin, ymax, xmax) in parts of the sides. "
+            f"Received: {bbox_format} in {str(directory)!r}"
         )
     found = {}
     for own, split in _SPLITS.items():
@@ -115,7 +126,7 @@ def _prepared_directory(name):
         return _newest_version(folder / configs[0])
     if configs:
         raise ValueError(
-            "The dataset has several configs, name one as NAME/CONFIG: "
+            "The dataset has configs, name one as NAME/CONFIG: "
             f"{', '.join(configs)}. Received: tfds:{name}"
         )
     raise ValueError(
@@ -219,4 +230,6 @@ def _add_example(content, example, file, number):
             is_crowd=is_crowd,
             # Areas of masks, as whole numbers: 0 says nothing.
             area=area if area > 0 else None,
+            # Each is an object of its own, also one with the box of another.
+            annotation_id=len(content.content["annotations"]) + 1,
         )
