@@ -12,6 +12,8 @@ import re
 import shutil
 import tempfile
 
+import numpy as np
+
 from vfnet_tf.data.cache import cache_directory
 from vfnet_tf.data.coco import inspect_image
 from vfnet_tf.data.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
@@ -200,12 +202,11 @@ def _write_images(builder, own, folder, progress):
 def _add_example(content, example, file, number):
     header = inspect_image(str(file), full=False)
     height, width = header.height, header.width
-    # Results for COCO's server go by COCO's ids.
-    image_id = example.get("image/id", number)
-    image_id = int(image_id) if getattr(image_id, "dtype", "").kind in "iu" else number
+    # Results for COCO's server go by COCO's ids; other datasets have texts there.
+    image_id = example.get("image/id")
     image_id = content.add_image(
         file.name,
-        image_id=image_id,
+        image_id=int(image_id) if isinstance(image_id, np.integer) else number,
         size=None if header.error else (height, width),
         error=header.error or None,
     )
