@@ -124,10 +124,9 @@ def test_what_is_lost_is_said(coco, tmp_path):
     assert yolo.losses[2].startswith("1 images are turned by their EXIF orientation")
     assert "1 dropped, box has a width or height <= 0" in yolo.summaries[0]
     assert (tmp_path / "yolo/labels/train/0.txt").read_text().count("\n") == 1
-    content = convert_dataset(splits, "coco", tmp_path / "coco")
-    content = json.loads(
-        (tmp_path / "coco/annotations/instances_train.json").read_text()
-    )
+    convert_dataset(splits, "coco", tmp_path / "out")
+    file = tmp_path / "out/annotations/instances_train.json"
+    content = json.loads(file.read_text())
     assert content["annotations"] == [
         {"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 2, 3, 4], "iscrowd": 0}
         | {"area": 12},

@@ -60,10 +60,9 @@ def find_tfds_splits(name, progress=None):
             "Reading tfds: needs TensorFlow Datasets: pip install 'vfnet_tf[tfds]'"
         ) from error
     builder = tfds.builder_from_directory(directory)
-    features = builder.info.features
-    objects = features["objects"] if "objects" in features else None
+    features = dict(builder.info.features.items())
     # Of a sequence of dicts; anything else has no feature by name.
-    objects = getattr(objects, "feature", {})
+    objects = getattr(features.get("objects"), "feature", {})
     objects = dict(objects.items()) if hasattr(objects, "items") else {}
     has_names = hasattr(objects.get("label"), "names")
     if "image" not in features or "bbox" not in objects or not has_names:
