@@ -98,13 +98,17 @@ def test_any_format_becomes_any_other(source, tmp_path, first, second):
     assert sorted(by_name(read(splits, "val"))) == ["val_1.jpg"]
 
 
-def test_rounding_of_pascal_voc_by_hand(source, tmp_path):
-    made = convert_dataset(find_splits(source), "voc", tmp_path / "out")
-    assert made.losses == ["1 boxes moved by rounding to whole pixels"]
-    text = (tmp_path / "out" / "Annotations" / "0.xml").read_text()
-    # x 1.25 to 21.375, y 2.5 to 32.833: pixels 2 to 21 and 3 to 33.
-    for line in ("xmin>2<", "ymin>3<", "xmax>21<", "ymax>33<", "a &amp; b &lt;c&gt;"):
-        assert line in text
+def test_rounding_of_pascal_voc_by_hand(coco, tmp_path):
+    coco.image()
+    coco.box([1.25, 2.5, 20.125, 30.333])
+    coco.box([11.5, 4, 1, 4])  # both corners round to 12
+    coco.box([63.6, 5, 5, 5])  # 0.4 pixels are left of it
+    coco.box([5, 6, 7, 8])
+    made = convert_dataset(find_splits(coco.save()), "voc", tmp_path / "out")
+    assert made.losses == ["3 boxes moved by rounding to whole pixels"]
+    (record,) = read(find_splits(tmp_path / "out"), "train")
+    expected = [[1, 2, 21, 33], [12, 4, 13, 8], [63, 5, 64, 10], [5, 6, 12, 14]]
+    assert record.boxes.tolist() == expected
 
 
 def test_what_is_lost_is_said(coco, tmp_path):
