@@ -35,6 +35,8 @@ EXTRAS = {
     # tensorflow-datasets imports importlib_resources without requiring it.
     "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],
     "torch": ["torch>=2.6"],
+    # The data.yaml of YOLO data.
+    "yolo": ["pyyaml>=6.0"],
     # Two backends beside TensorFlow run the portable tests. The exact torch is a build
     # for the CPU where a local index offers one; any release since 2.6 passes.
     "test": [
@@ -42,14 +44,17 @@ EXTRAS = {
         "faster-coco-eval>=1.6",
         "flask>=3.1",
         "huggingface_hub>=0.23",
+        "importlib_resources",
         "jax>=0.6",
         "onnx>=1.17",
         "onnxruntime>=1.20",
         "pytest>=8",
         "pytest-xdist>=3.6",
+        "pyyaml>=6.0",
         "safetensors>=0.4",
         "selenium>=4.25",
         "tensorboard>=2.19",
+        "tensorflow-datasets>=4.9.7",
         "tensorflow-serving-api>=2.20",
         "torch==2.13.0",
     ],

@@ -193,6 +193,8 @@ def test_imports_in_functions_and_under_the_backend_switch_do_not_run_at_import(
             "tensorflow_serving",
             {"vfnet_tf/export/client.py", "vfnet_tf/export/tf_serving.py"},
         ),
+        ("tensorflow_datasets", {"vfnet_tf/data/tfds.py"}),
+        ("yaml", {"vfnet_tf/data/yolo.py"}),
         ("tensorflow_addons", set()),
         ("keras_cv", set()),
         ("cv2", set()),
@@ -264,7 +266,13 @@ def test_the_package_has_no_assert_and_prints_nothing_below_the_commands():
 
 def test_setup_requires_what_the_package_imports():
     distributions = {"PIL": "pillow"}
-    optional = {"torch", "faster_coco_eval", "tensorflow_datasets", "tensorboard"}
+    optional = {
+        "torch",
+        "faster_coco_eval",
+        "tensorflow_datasets",
+        "tensorboard",
+        "yaml",
+    }
     optional |= {"safetensors", "huggingface_hub", "jax", "onnx", "onnxruntime"}
     optional |= {"ai_edge_litert", "tensorflow_serving", "grpc", "flask", "werkzeug"}
     optional |= {"google"}  # protobuf, which TensorFlow requires

@@ -414,4 +414,4 @@ def test_images_are_stretched_where_the_config_says_so(plain):
 
 
 def test_a_folder_offers_the_formats_that_the_reader_takes():
-    assert set(predictors.IMAGE_SUFFIXES) == coco._IMAGE_SUFFIXES
+    assert set(predictors.IMAGE_SUFFIXES) == coco.IMAGE_SUFFIXES

@@ -24,6 +24,10 @@ COMMANDS = {
     "export": ("vfnet_tf.cli.export", "write a SavedModel: image bytes to detections"),
     "demo": ("vfnet_tf.cli.demo", "open a page: drop an image, see the boxes"),
     "convert": ("vfnet_tf.cli.convert", "official PyTorch checkpoints in, and out"),
+    "convert-data": (
+        "vfnet_tf.cli.convert_data",
+        "COCO, Pascal VOC, YOLO, CSV and TFDS data to another format",
+    ),
     "benchmark": ("vfnet_tf.cli.benchmark", "measure time and memory on this machine"),
 }
 

@@ -20,10 +20,11 @@ class EvaluateOptions:
     model: pathlib.Path | None = None
     """.tflite file of `vfnet export --format litert`, run on the CPU in place of a
     checkpoint; images are fitted into its size"""
-    data: pathlib.Path | None = None
-    """folder with annotations/instances_SPLIT*.json and images, or such a json file"""
+    data: str | None = None
+    """folder or file in COCO, Pascal VOC, YOLO or CSV format, or tfds:NAME, as vfnet
+    train takes it, or one COCO json"""
     split: Literal["train", "val", "test"] = "val"
-    """which annotation file of the folder"""
+    """which part of the data"""
     images: pathlib.Path | None = None
     """folder of the images, where it is not found beside the annotations"""
     results: pathlib.Path | None = None
@@ -93,11 +94,10 @@ def check_data(options):
     """Refuses a `limit` below 1 and `data` that is not there, before anything is loaded."""
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit must be >= 1. Received: --limit {options.limit}")
-    if options.data is not None and not options.data.exists():
-        raise ValueError(
-            "--data must be an existing folder or json file. "
-            f"Received: --data {options.data}"
-        )
+    if options.data is not None:
+        from vfnet_tf.data.readers import find_format
+
+        find_format(options.data)
 
 
 def _evaluate_results(options):
@@ -113,9 +113,7 @@ def _evaluate_results(options):
             "--results needs --data, the annotations that it is measured by. Received: "
             f"--results {options.results}"
         )
-    annotations = options.data
-    if annotations.is_dir():
-        annotations, _ = _find_split(options.data, options.split)
+    annotations, _ = _find_split(options.data, options.split)
     metrics = evaluate_results(annotations, options.results, backend=options.backend)
     print(f"results     {options.results}\nannotations {annotations}\n")
     _report(metrics, options.out)
@@ -220,16 +218,14 @@ def read_dataset(options, class_names=None):
     from vfnet_tf.data.coco import read_coco
     from vfnet_tf.data.synthetic import make_synthetic_dataset
 
-    data, image_dir = options.data, options.images
+    data = options.data
     if data is None:
         data = make_synthetic_dataset()
         print(f"data       none given (--data): the generated images in {data}")
-    if data.is_dir():
-        data, found_dir = _find_split(data, options.split)
-        image_dir = image_dir or found_dir
+    annotations, image_dir = _find_split(data, options.split)
     dataset = read_coco(
-        data,
-        image_dir,
+        annotations,
+        options.images or image_dir,
         class_names=class_names,
         skip_bad_images=options.skip_bad_images,
         training=False,
@@ -250,21 +246,20 @@ def read_dataset_for(detector, config, options):
     if dataset.num_classes != detector.num_classes:
         raise ValueError(
             f"The data must have the {detector.num_classes} classes of the detector. "
-            f"Received: {dataset.num_classes} classes in {dataset.annotation_file}"
+            f"Received: {dataset.num_classes} classes in "
+            f"{dataset.report.annotation_file}"
         )
     return dataset
 
 
-def _find_split(directory, split):
-    from vfnet_tf.data.coco import find_coco_splits
+def _find_split(data, split):
+    """(annotation file, image folder) of a split, with a line on the data's format."""
+    from vfnet_tf.cli.progress import Progress
+    from vfnet_tf.data.readers import find_splits
 
-    splits = find_coco_splits(directory)
-    if split not in splits:
-        raise ValueError(
-            f"The data must have the split {split!r}. Received: {directory} with "
-            f"{', '.join(splits)} (--split)"
-        )
-    return splits[split]
+    splits = find_splits(data, Progress)
+    print(f"format     {splits.description}")
+    return splits.locate(split)
 
 
 def detect_dataset(

@@ -19,10 +19,11 @@ class OracleOptions:
 
     checkpoint: pathlib.Path
     """run directory (its best weights), .weights.h5, or .pth of the official code"""
-    data: pathlib.Path | None = None
-    """folder with annotations/instances_SPLIT*.json and images, or such a json file"""
+    data: str | None = None
+    """folder or file in COCO, Pascal VOC, YOLO or CSV format, or tfds:NAME, as vfnet
+    train takes it, or one COCO json"""
     split: Literal["train", "val", "test"] = "val"
-    """which annotation file of the folder"""
+    """which part of the data"""
     images: pathlib.Path | None = None
     """folder of the images, where it is not found beside the annotations"""
     out: pathlib.Path | None = None
@@ -123,7 +124,7 @@ def write_numbers(path, config, weights, dataset, columns, metrics):
     numbers = {
         "config": config.name,
         "weights": str(weights),
-        "annotations": str(dataset.annotation_file),
+        "annotations": str(dataset.report.annotation_file),
         "num_images": len(dataset),
         "columns": [
             {

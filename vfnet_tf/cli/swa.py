@@ -29,9 +29,9 @@ class SwaOptions:
     checkpoints: tuple[pathlib.Path, ...] = ()
     """.weights.h5 files of the run's detector to average, each counted the same; by
     default all epoch-*.weights.h5 in the run directory"""
-    data: pathlib.Path | None = None
-    """folder with annotations/instances_train*.json, ..._val*.json and images; without
-    it the generated images"""
+    data: str | None = None
+    """folder or file in COCO, Pascal VOC, YOLO or CSV format, or tfds:NAME, as vfnet
+    train takes it; without it the generated images"""
     out: pathlib.Path | None = None
     """directory of the averaged weights, RUN_DIR/swa by default"""
     learning_rate: float | None = None

@@ -28,8 +28,9 @@ class TrainingOptions:
     config: str | None = None
     """name or file of a config; by default vfnet_r50_fpn_1x_coco, and without --data
     vfnet_r50_synthetic"""
-    data: pathlib.Path | None = None
-    """folder with annotations/instances_train*.json, ..._val*.json and images"""
+    data: str | None = None
+    """folder or file in COCO, Pascal VOC, YOLO or CSV format, or tfds:NAME: docs/data.md;
+    coco:, voc:, yolo: or csv: before it says which, where that is not found out"""
     epochs: int | None = None
     """passes over the training images"""
     batch_size: int | None = None
@@ -82,7 +83,7 @@ class TrainingOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainOptions(TrainingOptions):
-    """Train a detector on COCO-format data.
+    """Train a detector on labelled images.
 
     Without --data it trains on generated images, to try everything out.
     """
@@ -225,8 +226,10 @@ def read_data(options, strategy, overfit=False):
     Returns:
         Two `DetectionDataset`; None in place of the second if there is none.
     """
+    from vfnet_tf.cli.progress import Progress
     from vfnet_tf.data import synthetic
-    from vfnet_tf.data.coco import find_coco_splits, read_coco
+    from vfnet_tf.data.coco import read_coco
+    from vfnet_tf.data.readers import find_splits
     from vfnet_tf.training.strategies import num_replicas
 
     if options.data is None:
@@ -234,13 +237,14 @@ def read_data(options, strategy, overfit=False):
         print(
             f"data       none given (--data): training on generated images in {directory}"
         )
+        splits = find_splits(directory)
     else:
-        directory = options.data
-    splits = find_coco_splits(directory)
+        splits = find_splits(options.data, Progress)
+        print(f"format     {splits.description}")
     if "train" not in splits:
         raise ValueError(
-            "The data must have a training split, annotations/instances_train*.json. "
-            f"Received: {directory} with {sorted(splits)}"
+            "The data must have a training split, such as annotations/"
+            f"instances_train*.json. Received: {splits.description}"
         )
     reading = {"skip_bad_images": options.skip_bad_images}
     train = read_coco(*splits["train"], **reading)

@@ -1,5 +1,7 @@
 """Reads detection datasets in the COCO format: a json file beside a folder of images.
 
+Other formats come here too: `readers` turns them into such a file first.
+
 Everything that can be wrong with such a dataset is found here, before the first step
 of a training, and is reported with the file and the annotation that it concerns:
 bad boxes are dropped and counted, bad images stop the reading with their names.
@@ -36,6 +38,13 @@ DUPLICATE = "annotation is repeated"
 TINY = "box is narrower or lower than 1 pixel"
 OTHER_CLASS = "class is not among those asked for"
 SKIPPED_IMAGE = "image was skipped"
+
+# Keys of a json that another format was turned into (`coco_content`): where a thing
+# comes from, why an image cannot be used, and what is not among the annotations.
+SOURCE_KEY = "vfnet_source"
+ERROR_KEY = "vfnet_error"
+DROPPED_KEY = "vfnet_dropped"
+
 # These follow from rules or wishes; the others are mistakes, which `strict` refuses.
 _NO_MISTAKE = frozenset({TINY, OTHER_CLASS, SKIPPED_IMAGE})
 
@@ -44,8 +53,9 @@ _MAX_EXAMPLES = 3
 _EXIF_ORIENTATION = 0x0112
 _TENSORFLOW_FORMATS = frozenset({"JPEG", "MPO", "PNG"})
 _PIL_FORMATS = frozenset({"BMP", "TIFF", "WEBP"})
-_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+#: what a split is called in files and folders -> what it is called here
+SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,7 +92,7 @@ class ReadReport:
     """What a reader found, dropped and kept.
 
     Attributes:
-        annotation_file: str.
+        annotation_file: str, or what it was made from, where that is another format.
         num_images: int, images that the file lists.
         num_annotations: int, annotations that the file lists.
         dropped: dict reason -> number of boxes dropped for it.
@@ -313,7 +323,7 @@ def inspect_image(path, full=True):
     return ImageHeader(height, width, orientation, not is_native)
 
 
-def _inspect_images(paths, image_dir, full):
+def inspect_images(paths, image_dir, full):
     """`inspect_image` for many files in threads; good results are remembered on disk.
 
     Returns:
@@ -472,6 +482,11 @@ def _split_of(annotation_file):
     return match.groups() if match else ("", "")
 
 
+def split_of(annotation_file):
+    """The split that a file is named for, `val` for instances_val2017.json, or None."""
+    return SPLITS.get(_split_of(annotation_file)[1])
+
+
 def _image_dir_candidates(annotation_file, root=None):
     """Folders that may hold the images of an annotation file, best first."""
     parent = pathlib.Path(annotation_file).absolute().parent
@@ -494,7 +509,7 @@ def _find_image_dir(annotation_file, file_name, root=None):
     for folder in existing:
         with os.scandir(folder) as entries:
             if any(
-                os.path.splitext(entry.name)[1].lower() in _IMAGE_SUFFIXES
+                os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
                 for entry in entries
             ):
                 return folder
@@ -511,6 +526,25 @@ def _first_file_name(annotation_file):
         head = file.read(1 << 20).decode("utf-8", "replace")
     match = re.search(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', head)
     return json.loads(match.group(1)) if match else None
+
+
+def find_annotation_files(root):
+    """Annotation files of a folder, named as `find_coco_splits` says.
+
+    Args:
+        root: `Path` of the folder.
+
+    Returns:
+        dict split -> list of `Path`, empty if the folder is none of COCO's.
+    """
+    pattern = re.compile(r"(?:instances_)?(train|valid|val|test)(?:\d{4})?\.json")
+    found = collections.defaultdict(list)
+    for folder in (root / "annotations", root):
+        for path in sorted(folder.glob("*.json")):
+            match = pattern.fullmatch(path.name)
+            if match:
+                found[SPLITS[match.group(1)]].append(path)
+    return found
 
 
 def find_coco_splits(directory):
@@ -537,13 +571,7 @@ def find_coco_splits(directory):
         raise ValueError(
             f"`directory` must be an existing folder. Received: directory={str(root)!r}"
         )
-    pattern = re.compile(r"(?:instances_)?(train|valid|val|test)(?:\d{4})?\.json")
-    found = collections.defaultdict(list)
-    for folder in (root / "annotations", root):
-        for path in sorted(folder.glob("*.json")):
-            match = pattern.fullmatch(path.name)
-            if match:
-                found[_SPLITS[match.group(1)]].append(path)
+    found = find_annotation_files(root)
     if not found:
         present = sorted(path.name for path in root.iterdir())[:_MAX_LISTED]
         raise ValueError(
@@ -596,7 +624,7 @@ def _list_images(content, image_dir, level):
             for image in content["images"]
             if image.get("file_name") in paths and _stated_size(image) is None
         ]
-    headers = _inspect_images(needed, image_dir, full=level == "full")
+    headers = inspect_images(needed, image_dir, full=level == "full")
     good, bad, first_name = {}, [], {}
     for index, image in enumerate(content["images"]):
         name, image_id = image.get("file_name"), image.get("id")
@@ -611,6 +639,9 @@ def _list_images(content, image_dir, level):
             bad.append((name, f"has id {image_id}, as {first_name[image_id]} has"))
             continue
         first_name[image_id] = name
+        if image.get(ERROR_KEY):
+            bad.append((name, image[ERROR_KEY]))
+            continue
         size = _stated_size(image)
         if size == ():
             size_found = (image.get("height"), image.get("width"))
@@ -637,7 +668,7 @@ def _list_images(content, image_dir, level):
     return good, bad
 
 
-def _clip_box(bbox, area, height, width):
+def clip_box(bbox, area, height, width):
     """Turns a COCO box into `(x1, y1, x2, y2)` inside the image.
 
     Returns:
@@ -678,6 +709,8 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
         if reason not in _NO_MISTAKE:
             mistakes.append(f"{text}: {reason}")
 
+    for reason, text in content.get(DROPPED_KEY, ()):
+        drop(reason, text)
     for index, annotation in enumerate(content["annotations"]):
         annotation_id = annotation.get("id")
         name = f"annotations[{index}]"
@@ -685,6 +718,7 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
             name = f"annotation {annotation_id}"
         else:
             annotation_id = -1
+        name = annotation.get(SOURCE_KEY, name)
         image_id = annotation.get("image_id")
         category_id, bbox = annotation.get("category_id"), annotation.get("bbox")
         if annotation_id >= 0:
@@ -719,7 +753,7 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
         if annotation.get("iscrowd") or annotation.get("ignore"):
             crowds[image_key] += 1
             continue
-        box, reason, is_clipped = _clip_box(
+        box, reason, is_clipped = clip_box(
             bbox, annotation.get("area"), header.height, header.width
         )
         if box is None:
@@ -795,11 +829,12 @@ def read_coco(
     annotation_file = os.fspath(annotation_file)
     keep_empty = (not training) if keep_empty is None else keep_empty
     content = _load_json(annotation_file, training)
-    names, category_ids, found = _read_categories(content, class_names, annotation_file)
+    shown = content.get(SOURCE_KEY, annotation_file)
+    names, category_ids, found = _read_categories(content, class_names, shown)
     if not content["images"]:
         raise ValueError(
             "The annotation file must list at least one image. "
-            f"Received: images=[] in {annotation_file!r}"
+            f"Received: images=[] in {shown!r}"
         )
     if image_dir is None:
         name = content["images"][0].get("file_name")
@@ -812,15 +847,15 @@ def read_coco(
     image_dir = os.fspath(image_dir)
 
     report = ReadReport(
-        annotation_file,
+        shown,
         num_images=len(content["images"]),
-        num_annotations=len(content["annotations"]),
+        num_annotations=len(content["annotations"] + content.get(DROPPED_KEY, [])),
         keep_empty=keep_empty,
     )
     good, bad = _list_images(content, image_dir, levels[check_images])
     if bad and not skip_bad_images:
         raise ValueError(
-            f"All images of {annotation_file!r} must be readable in {image_dir!r}; "
+            f"All images of {shown!r} must be readable in {image_dir!r}; "
             "repair or remove the bad ones, or go on without them by "
             "skip_bad_images=True (--skip-bad-images). Received: "
             f"{len(bad)} bad of {report.num_images} images:"
@@ -836,7 +871,7 @@ def read_coco(
     )
     if mistakes and strict:
         raise ValueError(
-            f"All annotations of {annotation_file!r} must be valid (strict=True). "
+            f"All annotations of {shown!r} must be valid (strict=True). "
             f"Received: {len(mistakes)} bad annotations:" + _listed(mistakes)
         )
     report.num_crowd = sum(crowds.values())

@@ -1,0 +1,67 @@
+"""`vfnet convert-data`: labelled images from one format to another."""
+
+import dataclasses
+import pathlib
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertDataOptions:
+    """Write a dataset in another format: COCO, Pascal VOC, YOLO or CSV.
+
+    vfnet convert-data VOCdevkit/VOC2007 --to coco --out voc2007_coco
+
+    All splits are converted. Bad boxes are left out and said, as in training. What the
+    new format does not have is said too. docs/data.md describes the formats.
+    """
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    """as vfnet train --data takes it: folder, file or tfds:NAME; it is not changed"""
+    to: Literal["coco", "voc", "yolo", "csv"]
+    """the format to write"""
+    out: pathlib.Path
+    """folder to write, absent or empty"""
+    images: Literal["copy", "link"] = "copy"
+    """copy the images, or make symbolic links to them"""
+    skip_bad_images: bool = False
+    """go on without unreadable images, and list them, instead of stopping"""
+    debug: bool = False
+    """show the stack trace of an error"""
+
+
+def run(options):
+    """Converts as `options` say; returns the exit status."""
+    from vfnet_tf.cli.progress import Progress
+    from vfnet_tf.data.conversion import convert_dataset
+    from vfnet_tf.data.readers import find_splits
+
+    splits = find_splits(options.source, Progress)
+    print(f"format     {splits.description}", flush=True)
+    conversion = convert_dataset(
+        splits,
+        options.to,
+        options.out,
+        link=options.images == "link",
+        skip_bad_images=options.skip_bad_images,
+        progress=Progress,
+    )
+    for summary in conversion.summaries:
+        print(f"read       {summary}")
+    for loss in conversion.losses:
+        print(f"lost       {loss}")
+    print(
+        f"written    {options.out}: {options.to}, {conversion.num_images} images, "
+        f"{conversion.num_boxes} boxes"
+    )
+    return 0
+
+
+def main(arguments=None):
+    """Entry point of `scripts/convert_data.py` and `vfnet convert-data`."""
+    return run(tyro.cli(ConvertDataOptions, args=arguments))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

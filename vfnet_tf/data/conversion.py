@@ -1,0 +1,238 @@
+"""Writes a dataset of any format that `readers` opens in another one."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import numpy as np
+
+from vfnet_tf.data.coco import clip_box, read_coco
+from vfnet_tf.data.coco_content import CocoContent
+from vfnet_tf.data.csv_file import write_csv
+from vfnet_tf.data.labelled_image import LabelledImage
+from vfnet_tf.data.voc import write_voc
+from vfnet_tf.data.yolo import write_yolo
+
+# As COCO's own files round, and one more.
+_DECIMALS = 3
+
+
+def _write_coco(out, split, images, class_names, category_ids):
+    content = CocoContent(class_names, category_ids)
+    for image in images:
+        content.add_image(
+            image.name, image_id=image.image_id, size=(image.height, image.width)
+        )
+        for (x1, y1, x2, y2), label, is_crowd in image.objects():
+            bbox = [round(value, _DECIMALS) for value in (x1, y1, x2 - x1, y2 - y1)]
+            area = round(bbox[2] * bbox[3], _DECIMALS)
+            content.add_box(image.image_id, label, bbox, is_crowd=is_crowd, area=area)
+    (out / "annotations").mkdir(exist_ok=True)
+    content.write(out / "annotations" / f"instances_{split}.json")
+
+
+#: format -> (folder of the images of a split, function that writes the labels, what the
+#: number that it returns means; None where it returns nothing)
+_WRITERS = {
+    "coco": ("{split}", _write_coco, None),
+    "voc": ("JPEGImages", write_voc, "{} boxes moved by rounding to whole pixels"),
+    "yolo": (
+        "images/{split}",
+        write_yolo,
+        "{} crowd regions left out, YOLO cannot mark them",
+    ),
+    "csv": ("images", write_csv, None),
+}
+TARGETS = tuple(_WRITERS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What `convert_dataset` did.
+
+    Attributes:
+        summaries: list of str, what was read, one of each split.
+        losses: list of str, what the new format does not have.
+        num_images: int.
+        num_boxes: int, crowd regions not counted.
+    """
+
+    summaries: list
+    losses: list
+    num_images: int
+    num_boxes: int
+
+
+def convert_dataset(
+    splits, target, out, *, link=False, skip_bad_images=False, progress=None
+):
+    """Writes all splits of a dataset in another format; the source stays as it is.
+
+    Bad boxes are dropped and boxes clipped as in training, images without boxes stay.
+    Images are called as before; where two have one name, its split or a number is added.
+
+    Args:
+        splits: `Splits` of `readers.find_splits`.
+        target: str, one of `TARGETS`.
+        out: str or path, a folder that is absent or empty. It is complete or absent.
+        link: bool, make symbolic links to the images in place of copies.
+        skip_bad_images: bool, leave out images that cannot be used.
+        progress: as of `data.tfds.find_tfds_splits`, told of images that are placed.
+
+    Returns:
+        `Conversion`.
+
+    Raises:
+        ValueError: if `out` holds something, the target is unknown, or the data is bad.
+    """
+    if target not in TARGETS:
+        raise ValueError(
+            f"The format must be one of {', '.join(TARGETS)}. Received: {target!r}"
+        )
+    out = pathlib.Path(out).expanduser().absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(
+            f"The target must be a folder that is absent or empty. Received: {out}"
+        )
+    read, names, losses = {}, None, []
+    for split in splits:
+        annotation_file, image_dir = splits[split]
+        dataset = read_coco(
+            annotation_file,
+            image_dir,
+            class_names=names,
+            skip_bad_images=skip_bad_images,
+            training=False,
+        )
+        names = dataset.class_names
+        read[split] = dataset
+    images, num_masks = _labelled_images(read)
+    num_turned = sum(
+        record.orientation > 1 for dataset in read.values() for record in dataset
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    folder, write, loss = _WRITERS[target]
+    num_lost = 0
+    try:
+        total = sum(map(len, images.values()))
+        shown = None if progress is None else progress(total)
+        for split, entries in images.items():
+            place = aside / folder.format(split=split)
+            place.mkdir(parents=True, exist_ok=True)
+            for image in entries:
+                _place_image(image.path, place / image.name, link)
+                if shown is not None:
+                    shown.add(1)
+            if target == "coco":
+                write(aside, split, entries, names, _category_ids(read[split]))
+            else:
+                num_lost += write(aside, split, entries, names)
+        if shown is not None:
+            shown.close()
+        aside.chmod(0o755)  # mkdtemp keeps others out.
+        if out.exists():
+            out.rmdir()
+        os.rename(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    if num_masks:
+        losses.append(f"{num_masks} masks, and the areas that they had")
+    if num_lost:
+        losses.append(loss.format(num_lost))
+    if num_turned:
+        losses.append(
+            f"{num_turned} images are turned by their EXIF orientation, the boxes are of "
+            "the upright image: read them with a program that turns them"
+        )
+    return Conversion(
+        [dataset.summary() for dataset in read.values()],
+        losses,
+        total,
+        sum(dataset.num_boxes for dataset in read.values()),
+    )
+
+
+def _category_ids(dataset):
+    """Those of the source, or from 1 where it counts from 0, as many programs must."""
+    ids = dataset.category_ids
+    return ids if min(ids) >= 1 else range(1, len(ids) + 1)
+
+
+def _place_image(source, target, link):
+    if link:
+        target.symlink_to(os.path.abspath(source))
+    else:
+        shutil.copyfile(source, target)
+
+
+def _labelled_images(read):
+    """Joins records with the crowd regions, which only the annotation files have.
+
+    Args:
+        read: dict split -> `DetectionDataset`.
+
+    Returns:
+        (dict split -> list of `LabelledImage`, number of annotations with a mask).
+    """
+    found, taken, num_masks = {}, set(), 0
+    for split, dataset in read.items():
+        with open(dataset.annotation_file, encoding="utf-8") as file:
+            annotations = json.load(file).get("annotations", [])
+        num_masks += sum(bool(a.get("segmentation")) for a in annotations)
+        crowds = _crowd_regions(annotations, dataset)
+        entries = found[split] = []
+        for record in dataset:
+            boxes, labels = crowds.get(record.image_id, ([], []))
+            is_crowd = np.arange(len(record.boxes) + len(boxes)) >= len(record.boxes)
+            rows = [*record.boxes.tolist(), *boxes]
+            entries.append(
+                LabelledImage(
+                    path=record.path,
+                    name=_free_name(record.path, split, taken),
+                    image_id=record.image_id,
+                    height=record.height,
+                    width=record.width,
+                    boxes=np.asarray(rows, "float64").reshape(-1, 4),
+                    labels=np.asarray([*record.labels.tolist(), *labels], "int64"),
+                    is_crowd=is_crowd,
+                )
+            )
+    return found, num_masks
+
+
+def _crowd_regions(annotations, dataset):
+    """Dict image id -> (boxes, labels) of the crowd regions that lie in their image."""
+    records = {record.image_id: record for record in dataset}
+    labels = {value: label for label, value in enumerate(dataset.category_ids)}
+    found = {}
+    for annotation in annotations:
+        if not (annotation.get("iscrowd") or annotation.get("ignore")):
+            continue
+        record = records.get(annotation.get("image_id"))
+        label = labels.get(annotation.get("category_id"))
+        if record is None or label is None:
+            continue
+        box, _, _ = clip_box(annotation.get("bbox"), None, record.height, record.width)
+        if box is not None:
+            boxes, row_labels = found.setdefault(record.image_id, ([], []))
+            boxes.append(box.tolist())
+            row_labels.append(label)
+    return found
+
+
+def _free_name(path, split, taken):
+    """A file name whose stem is not taken yet, also where case does not count."""
+    stem, suffix = os.path.splitext(os.path.basename(path))
+    candidates = [stem, f"{split}_{stem}"]
+    number = 2
+    while candidates[0].lower() in taken:
+        candidates.pop(0)
+        if not candidates:
+            candidates.append(f"{split}_{stem}_{number}")
+            number += 1
+    taken.add(candidates[0].lower())
+    return candidates[0] + suffix

@@ -1,0 +1,243 @@
+"""CSV: a line an object, `split,image,x1,y1,x2,y2,label`.
+
+Corners are pixels of the upright image, 0 at its left and upper edge and its width and
+height at the others.
+"""
+
+import csv
+import functools
+import pathlib
+
+from vfnet_tf.data.coco import BAD_BOX, SPLITS, UNKNOWN_CATEGORY
+from vfnet_tf.data.coco_content import CocoContent, read_class_names
+
+COLUMNS = ("split", "image", "x1", "y1", "x2", "y2", "label", "crowd")
+# Of TensorFlow's older tools and their like.
+_ALIASES = {
+    "filename": "image",
+    "xmin": "x1",
+    "ymin": "y1",
+    "xmax": "x2",
+    "ymax": "y2",
+    "class": "label",
+}
+_NEEDED = frozenset(COLUMNS) - {"split", "crowd"}
+_HEADERLESS = ("image", "x1", "y1", "x2", "y2", "label")
+_CORNERS = ("x1", "y1", "x2", "y2")
+_SPLITS = {**SPLITS, "validation": "val"}
+
+# A thousandth of a pixel.
+_DECIMALS = 3
+
+
+def is_csv(directory):
+    """Whether a folder has csv files that `find_csv_splits` can read; cheap."""
+    return bool(_split_files(pathlib.Path(directory)))
+
+
+def find_csv_splits(path):
+    """Finds the splits of a CSV file, or of a folder of CSV files.
+
+    The first line names the columns, in any order: `image` (or `filename`; relative to
+    the file, or to `images/` beside it), `x1, y1, x2, y2` (or `xmin, ymin, xmax, ymax`),
+    `label` (or `class`), and if there are such `split` (train, val or test; without it
+    all is the training split), `crowd` (1: kept out of training, ignored in evaluation),
+    `width` and `height` (of the image, checked). Without names there must be six columns,
+    `image,x1,y1,x2,y2,label`. An image whose corners and label are empty has no objects.
+    Classes are those of `classes.txt` beside the file, else all labels in alphabetical
+    order.
+
+    Args:
+        path: str or path of the file, or of a folder with one such file, with
+            `train.csv`, `val.csv`, `test.csv`, or with one file in each of `train/`,
+            `valid/`, `test/`.
+
+    Returns:
+        dict split -> function that returns (annotation file, image folder), both str;
+        the file, a COCO json, is written into the cache by the call.
+
+    Raises:
+        ValueError: if there is no such file, or it is not one of the format.
+    """
+    path = pathlib.Path(path).expanduser().absolute()
+    files = {"": path} if path.is_file() else _split_files(path)
+    if not files:
+        raise ValueError(
+            "There must be a CSV file with the columns "
+            f"{', '.join(_HEADERLESS)}. Received: {str(path)!r}"
+        )
+    tables = {}
+    for split, file in files.items():
+        for row in _read_rows(file):
+            named = split or row.get("split", "train")
+            if named not in _SPLITS:
+                raise ValueError(
+                    f"`split` must be one of {', '.join(_SPLITS)}. Received: {named!r} "
+                    f"in {file} line {row['line']}"
+                )
+            tables.setdefault(_SPLITS[named], (file, []))[1].append(row)
+    names = read_class_names(path if path.is_dir() else path.parent)
+    if names is None:
+        rows = [row for _, rows in tables.values() for row in rows]
+        names = sorted({row["label"] for row in rows if row.get("label")})
+    return {
+        split: functools.partial(_write_split, split, *tables[split], names)
+        for split in ("train", "val", "test")
+        if split in tables
+    }
+
+
+def write_csv(out, split, images, class_names):
+    """Appends one split to `annotations.csv`, boxes to a thousandth of a pixel.
+
+    Args:
+        out: `Path`, the folder that has `images/`.
+        split: str.
+        images: list of `LabelledImage` with distinct names over all splits.
+        class_names: sequence of str, index = label.
+
+    Returns:
+        int, 0: nothing is left out.
+    """
+    path = out / "annotations.csv"
+    is_new = not path.exists()
+    with open(path, "a", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if is_new:
+            writer.writerow(COLUMNS)
+        for image in images:
+            name = f"images/{image.name}"
+            if not len(image.boxes):
+                writer.writerow([split, name, "", "", "", "", "", ""])
+            for box, label, is_crowd in image.objects():
+                corners = [f"{v:.{_DECIMALS}f}".rstrip("0").rstrip(".") for v in box]
+                label = class_names[label]
+                writer.writerow([split, name, *corners, label, int(is_crowd)])
+    (out / "classes.txt").write_text("\n".join(class_names) + "\n", encoding="utf-8")
+    return 0
+
+
+def _columns(first):
+    """The column names of a file by its first line; None if it is not of the format."""
+    texts = [text.strip().lower() for text in first]
+    names = [_ALIASES.get(text, text) for text in texts]
+    if set(names) >= _NEEDED and len(set(names)) == len(names):
+        return names
+    corners = texts[1:5]
+    if len(texts) == 6 and (not any(corners) or all(map(_is_number, corners))):
+        return list(_HEADERLESS)
+    return None
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _split_files(root):
+    """Dict split -> csv file of a folder, or "" -> the only one."""
+    found = {}
+    for name, split in _SPLITS.items():
+        inside = sorted((root / name).glob("*.csv"))
+        for path in (root / f"{name}.csv", *(inside if len(inside) == 1 else ())):
+            if split not in found and _has_columns(path):
+                found[split] = path
+    if not found:
+        files = [path for path in root.glob("*.csv") if _has_columns(path)]
+        if len(files) == 1:
+            found[""] = files[0]
+    return found
+
+
+def _has_columns(path):
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return _columns(next(csv.reader(file), [])) is not None
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+
+
+def _read_rows(path):
+    """All lines as dicts column -> text, with `line` and, if it is wrong, `error`."""
+    rows = []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            first = next(reader, [])
+            names = _columns(first)
+            if names is None:
+                raise ValueError(
+                    "A CSV file must begin with a line that names the columns "
+                    f"{', '.join(_HEADERLESS)} (and split, crowd, width, height), "
+                    "separated by commas, or have those six without names. Received: "
+                    f"{str(path)!r}, which begins with {first}"
+                )
+            if names == list(_HEADERLESS) and _is_headerless(first):
+                rows.append(_row(names, first, 1))
+            rows += [_row(names, texts, reader.line_num) for texts in reader if texts]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"The file must be CSV in UTF-8 ({error}). Received: {str(path)!r}"
+        ) from error
+    return rows
+
+
+def _is_headerless(first):
+    return not any(text.strip().lower() in ("x1", "xmin") for text in first)
+
+
+def _row(names, texts, line):
+    row = {name: text.strip() for name, text in zip(names, texts, strict=False)}
+    row["line"] = line
+    if len(texts) != len(names):
+        row["error"] = f"line has not {len(names)} columns"
+    elif not row["image"]:
+        row["error"] = "line names no image"
+    return row
+
+
+def _stated_size(row):
+    """(height, width) of the columns of that name, None without them."""
+    try:
+        return int(row["height"]), int(row["width"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _write_split(split, path, rows, names):
+    root = path.parent
+    first = next((row["image"] for row in rows if "error" not in row), "")
+    if not (root / first).is_file() and (root / "images" / first).is_file():
+        root = root / "images"
+    content = CocoContent(names, source=f"{path} ({split})")
+    labels = {name: label for label, name in enumerate(names)}
+    image_ids = {}
+    for row in rows:
+        source = f"{path.name} line {row['line']}"
+        if "error" in row:
+            content.drop(row["error"], source)
+            continue
+        image = row["image"]
+        if image not in image_ids:
+            image_ids[image] = content.add_image(image, size=_stated_size(row))
+        corners = [row[corner] for corner in _CORNERS]
+        if not any(corners) and not row["label"]:
+            continue
+        if row["label"] not in labels:
+            content.drop(UNKNOWN_CATEGORY, f"{source} ({row['label']!r})")
+            continue
+        if not all(map(_is_number, corners)):
+            content.drop(BAD_BOX, f"{source} ({', '.join(corners)})")
+            continue
+        x1, y1, x2, y2 = map(float, corners)
+        content.add_box(
+            image_ids[image],
+            labels[row["label"]],
+            [x1, y1, x2 - x1, y2 - y1],
+            source=source,
+            is_crowd=row.get("crowd", "").lower() in ("1", "true"),
+        )
+    return content.write_to_cache(split), str(root)

@@ -1,0 +1,39 @@
+"""An image with its boxes as all writers of formats take it."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelledImage:
+    """One image on its way into another format.
+
+    Attributes:
+        path: str, the image file to copy or link.
+        name: str, its name in the new folder.
+        image_id: int, the id in the annotation file that it comes from.
+        height: int, pixels, with the EXIF orientation applied.
+        width: int, pixels, likewise.
+        boxes: float64 `[R, 4]`, `(x1, y1, x2, y2)` in pixels, inside the image.
+        labels: int `[R]`.
+        is_crowd: bool `[R]`.
+    """
+
+    path: str
+    name: str
+    image_id: int
+    height: int
+    width: int
+    boxes: np.ndarray
+    labels: np.ndarray
+    is_crowd: np.ndarray
+
+    def objects(self):
+        """Yields `(box, label, is crowd)`, the box a list of four floats."""
+        yield from zip(
+            self.boxes.tolist(),
+            self.labels.tolist(),
+            self.is_crowd.tolist(),
+            strict=True,
+        )

@@ -1,0 +1,166 @@
+"""Opens labelled images in any format: finds out which, and turns it into COCO's.
+
+`read_coco` reads what comes out, with the same checks for all formats.
+"""
+
+import collections.abc
+import os
+import pathlib
+import re
+
+from vfnet_tf.data.coco import find_annotation_files, find_coco_splits, split_of
+from vfnet_tf.data.csv_file import find_csv_splits, is_csv
+from vfnet_tf.data.tfds import find_tfds_splits
+from vfnet_tf.data.voc import find_voc_splits, is_voc
+from vfnet_tf.data.yolo import find_yolo_splits, is_yolo
+
+#: format -> what a line about it says; in the order in which a folder is tried
+FORMATS = {
+    "coco": "COCO json",
+    "yolo": "YOLO txt",
+    "voc": "Pascal VOC xml",
+    "csv": "CSV",
+    "tfds": "TensorFlow Datasets",
+}
+_SUFFIXES = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".csv": "csv"}
+_IN_FOLDER = {
+    "coco": lambda root: bool(find_annotation_files(root)),
+    "yolo": is_yolo,
+    "voc": is_voc,
+    "csv": is_csv,
+}
+_PREFIXED = re.compile(rf"({'|'.join(FORMATS)}):(.+)")
+
+
+class Splits(collections.abc.Mapping):
+    """The splits of a dataset: a mapping to what `read_coco` reads.
+
+    A value is `(annotation file, image folder)`, of which the folder may be None where
+    it has to be looked for. In another format than COCO's, the file is written when the
+    value is looked up: look up only what is needed.
+
+    Args:
+        kind: str, key of `FORMATS`; the attribute `format`.
+        description: str, one line that says what was found.
+        parts: dict split -> value, or function that makes it.
+        is_file: bool, whether the data is a single COCO json.
+    """
+
+    def __init__(self, kind, description, parts, is_file=False):
+        self.format = kind
+        self.description = description
+        self._parts = parts
+        self._is_file = is_file
+
+    def __getitem__(self, split):
+        part = self._parts[split]
+        if callable(part):
+            part = self._parts[split] = part()
+        return part
+
+    def __iter__(self):
+        return iter(self._parts)
+
+    def __contains__(self, split):
+        return split in self._parts
+
+    def __len__(self):
+        return len(self._parts)
+
+    def locate(self, split):
+        """The value of a split; of a single COCO json that of the file, whatever it is.
+
+        Args:
+            split: str, train, val or test.
+
+        Raises:
+            ValueError: if there is no such split.
+        """
+        if self._is_file:
+            return self[next(iter(self))]
+        if split not in self:
+            raise ValueError(
+                f"The data must have the split {split!r}. Received: {self.description} "
+                "(--split)"
+            )
+        return self[split]
+
+
+def find_format(data):
+    """Finds out in which format a dataset is.
+
+    Args:
+        data: str or path: a folder, a file (.json, .yaml, .csv), or either after a
+            prefix that names the format, `coco:`, `voc:`, `yolo:`, `csv:`; or
+            `tfds:NAME[/CONFIG]`.
+
+    Returns:
+        (format, str path or name without prefix, list of formats that a folder could
+        be as well).
+
+    Raises:
+        ValueError: if there is no such folder or file, or none of the formats in it.
+    """
+    data = os.fspath(data)
+    match = _PREFIXED.fullmatch(data)
+    kind, name = match.groups() if match else (None, data)
+    if kind == "tfds":
+        return kind, name, []
+    path = pathlib.Path(name).expanduser()
+    if not path.exists():
+        raise ValueError(
+            "--data must be an existing folder or file, or tfds:NAME. "
+            f"Received: --data {data}"
+        )
+    if kind is not None:
+        return kind, str(path), []
+    if path.is_dir():
+        kinds = [kind for kind, is_kind in _IN_FOLDER.items() if is_kind(path)]
+    else:
+        kinds = [_SUFFIXES[path.suffix]] if path.suffix in _SUFFIXES else []
+    if kinds:
+        return kinds[0], str(path), kinds[1:]
+    present = sorted(os.listdir(path))[:20] if path.is_dir() else path.name
+    raise ValueError(
+        "--data must be in one of the formats of docs/data.md: COCO (annotations/"
+        "instances_{train,val,test}[year].json), YOLO (a data.yaml with names and train "
+        "or val), Pascal VOC (xml files in Annotations/, in train/, valid/, test/ or "
+        "beside the images), CSV (with the columns image,x1,y1,x2,y2,label), or "
+        f"tfds:NAME. Received: --data {data}, which holds {present}"
+    )
+
+
+def find_splits(data, progress=None):
+    """Finds the splits of a dataset in any format.
+
+    Args:
+        data: as of `find_format`.
+        progress: as of `find_tfds_splits`.
+
+    Returns:
+        `Splits`.
+
+    Raises:
+        ValueError: if there is no dataset, or it is not as its format wants it.
+        ImportError: the extra of the format is not installed.
+    """
+    kind, name, others = find_format(data)
+    is_file = kind == "coco" and os.path.isfile(name)
+    if is_file:
+        parts = {split_of(name) or "train": (name, None)}
+    elif kind == "tfds":
+        parts = find_tfds_splits(name, progress)
+    else:
+        find = {
+            "coco": find_coco_splits,
+            "yolo": find_yolo_splits,
+            "voc": find_voc_splits,
+            "csv": find_csv_splits,
+        }[kind]
+        parts = find(name)
+    shown = f"tfds:{name}" if kind == "tfds" else name
+    description = f"{FORMATS[kind]}, {shown}: {', '.join(parts)}"
+    if others:
+        forced = ", ".join(f"{other}:{name}" for other in others)
+        description += f" (it could be read as {forced} too)"
+    return Splits(kind, description, parts, is_file)
