@@ -193,6 +193,7 @@ def test_imports_in_functions_and_under_the_backend_switch_do_not_run_at_import(
             "tensorflow_serving",
             {"vfnet_tf/export/client.py", "vfnet_tf/export/tf_serving.py"},
         ),
+        ("keras_hub", {"vfnet_tf/backbones/kerashub.py"}),
         ("tensorflow_addons", set()),
         ("keras_cv", set()),
         ("cv2", set()),
@@ -267,6 +268,7 @@ def test_setup_requires_what_the_package_imports():
     optional = {"torch", "faster_coco_eval", "tensorflow_datasets", "tensorboard"}
     optional |= {"safetensors", "huggingface_hub", "jax", "onnx", "onnxruntime"}
     optional |= {"ai_edge_litert", "tensorflow_serving", "grpc", "flask", "werkzeug"}
+    optional |= {"keras_hub"}
     optional |= {"google"}  # protobuf, which TensorFlow requires
     imported = set()
     for path, _, module in package_modules():
