@@ -25,6 +25,8 @@ EXTRAS = {
     # ImageNet weights: downloaded, verified and cached.
     "hub": ["huggingface_hub>=0.23", "safetensors>=0.4"],
     "jax": ["jax>=0.6"],
+    # Backbones of KerasHub; brings tensorflow-text.
+    "kerashub": ["keras-hub>=0.32"],
     # Runs .tflite files; TensorFlow's converter writes them.
     "litert": ["ai-edge-litert>=2.1"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
@@ -46,6 +48,7 @@ EXTRAS = {
         "huggingface_hub>=0.23",
         "importlib_resources",
         "jax>=0.6",
+        "keras-hub>=0.32",
         "onnx>=1.17",
         "onnxruntime>=1.20",
         "pytest>=8",

@@ -2,19 +2,22 @@ import keras
 import numpy as np
 import pytest
 
-from tests.contracts import to_numpy
+from tests.contracts import assert_close_to_max, randomise, to_numpy
 from vfnet_tf.assigners import ATSSAssigner, FCOSAssigner
 from vfnet_tf.backbones import KerasBackbone
+from vfnet_tf.backbones.stages import stage_ends
 from vfnet_tf.box_coders import DistanceCoder
 from vfnet_tf.builder import (
+    APPLICATIONS,
     BACKBONES,
+    _include_second_scaling,
     build_backbone,
     build_detector,
     load_layer_weights,
     normalization_for,
 )
 from vfnet_tf.config import BackboneConfig, Config, ModelConfig, override, save_config
-from vfnet_tf.data.normalization import CAFFE_BGR, RGB_255_TORCH, TORCHVISION
+from vfnet_tf.data.normalization import TORCHVISION
 from vfnet_tf.detectors import FCOS, FoveaBox, RepPoints, RetinaNet
 from vfnet_tf.layers import FrozenBatchNorm
 from vfnet_tf.losses import FocalLoss, QualityFocalLoss, VarifocalLoss
@@ -168,7 +171,8 @@ def test_weights_and_run_directories_bring_a_detector_back(tmp_path):
         ),
         ({"model__class_loss": "softmax"}, "class_loss=softmax"),
         ({"model__backbone__name": "resnet19"}, "backbone=resnet19"),
-        ({"model__backbone__name": "keras:VGG16"}, "keras:VGG16"),
+        ({"model__backbone__name": "keras:InceptionV3"}, "keras:InceptionV3"),
+        ({"model__backbone__name": "keras:Nothing"}, "ConvNeXtTiny.*keras:Nothing"),
         ({"model__backbone__norm": "no_norm"}, "norm=no_norm"),
         ({"model__nms": "softer"}, "nms='softer'"),
     ],
@@ -273,19 +277,194 @@ def test_files_that_hold_no_arrays_are_refused(tmp_path):
     with pytest.raises(ValueError, match="existing file"):
         load_layer_weights(tiny(), tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("not an archive")
-    with pytest.raises(ValueError, match="must be an .npz file"):
+    with pytest.raises(ValueError, match="must be an .npz file or an .h5 file"):
         load_layer_weights(tiny(), tmp_path / "text.npz")
+    (tmp_path / "text.h5").write_text("not HDF5")
+    with pytest.raises(ValueError, match="text.h5"):
+        load_layer_weights(tiny(), tmp_path / "text.h5")
     np.save(tmp_path / "array.npy", np.zeros(3))
-    with pytest.raises(ValueError, match="must be an .npz file"):
+    with pytest.raises(ValueError, match="must be an .npz file or an .h5 file"):
         load_layer_weights(tiny(), tmp_path / "array.npy")
+
+
+@pytest.mark.parametrize("name", ["own.weights.h5", "whole_model.h5"])
+def test_files_by_keras_are_loaded_whole_or_refused(tmp_path, name):
+    source, model = randomise(tiny()), tiny()
+    if name.endswith(".weights.h5"):
+        source.save_weights(tmp_path / name)
+    else:  # the older format, in which keras.applications are published
+        source.save(tmp_path / name)
+    assert load_layer_weights(model, tmp_path / name) == []
+    for new, old in zip(model.weights, source.weights, strict=True):
+        np.testing.assert_array_equal(*to_numpy([new, old]))
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(7)])
+    with pytest.raises(ValueError, match=f"without its classifier.*{name}"):
+        load_layer_weights(other, tmp_path / name)
+
+
+#: One small model of each family: layers that end C2, C3, C4 and C5 (None where the layer
+#: has no name of its own), and the module with the family's `preprocess_input`.
+FAMILIES = {
+    "ResNet50": (
+        "resnet",
+        (
+            "conv2_block3_out",
+            "conv3_block4_out",
+            "conv4_block6_out",
+            "conv5_block3_out",
+        ),
+    ),
+    "ResNet50V2": (
+        "resnet_v2",
+        ("conv2_block2_out", "conv3_block3_out", "conv4_block5_out", "post_relu"),
+    ),
+    "DenseNet121": ("densenet", ("pool2_conv", "pool3_conv", "pool4_conv", "relu")),
+    "EfficientNetB0": (
+        "efficientnet",
+        tuple(f"block{stage}a_expand_activation" for stage in (3, 4, 6))
+        + ("top_activation",),
+    ),
+    "EfficientNetV2B0": (
+        "efficientnet_v2",
+        (
+            "block2b_add",
+            "block4a_expand_activation",
+            "block6a_expand_activation",
+            "top_activation",
+        ),
+    ),
+    "MobileNet": (
+        "mobilenet",
+        tuple(f"conv_pw_{number}_relu" for number in (3, 5, 11, 13)),
+    ),
+    "MobileNetV2": (
+        "mobilenet_v2",
+        tuple(f"block_{number}_expand_relu" for number in (3, 6, 13)) + ("out_relu",),
+    ),
+    "MobileNetV3Small": ("mobilenet_v3", None),
+    "ConvNeXtTiny": ("convnext", None),
+    "Xception": ("xception", None),
+    "VGG16": (
+        "vgg16",
+        ("block3_conv3", "block4_conv3", "block5_conv3", "block5_pool"),
+    ),
+}
+QUICK = ("MobileNet", "MobileNetV3Small")
+FAMILY_CASES = [
+    pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+    for name in FAMILIES
+]
+
+
+def make_application(name):
+    return getattr(keras.applications, name)(
+        weights=None, include_top=False, input_shape=(None, None, 3)
+    )
+
+
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_a_family_gets_pixels_as_its_own_preprocessing_gives_them(name, tmp_path):
+    module, ends = FAMILIES[name]
+    model = make_application(name)
+    found = stage_ends(model)
+    if ends is not None:
+        names = [x._keras_history.operation.name for x in found.values()]
+        assert names == list(ends)
+    model.save_weights(tmp_path / "model.weights.h5")
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 64, 96, 3), "uint8")
+    preprocess = getattr(keras.applications, module).preprocess_input
+    expected = keras.Model(model.inputs, [found[stride] for stride in (8, 16, 32)])(
+        [preprocess(pixels.astype("float32"))], training=False
+    )
+    backbone = build_backbone(
+        BackboneConfig(f"keras:{name}", weights=str(tmp_path / "model.weights.h5"))
+    )
+    images = normalization_for(f"keras:{name}")(pixels)
+    maps = to_numpy(backbone(images, training=name in DETERMINISTIC))
+    assert [maps[level].shape[1:3] for level in maps] == [(8, 12), (4, 6), (2, 3)]
+    for level, value in zip(maps, expected, strict=True):
+        assert_close_to_max(maps[level], to_numpy(value), 2e-5)
+
+
+#: Without dropout the maps are the same in training: norms are frozen.
+DETERMINISTIC = ("ResNet50", "ResNet50V2", "DenseNet121", "MobileNet", "ConvNeXtTiny")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(APPLICATIONS) - set(FAMILIES)))
+def test_every_other_listed_model_has_maps_of_the_three_strides(name):
+    assert {8, 16, 32} <= set(stage_ends(make_application(name)))
 
 
 def test_normalisations_are_those_that_the_weights_expect():
     assert normalization_for("resnet50") == TORCHVISION
-    assert normalization_for("keras:ResNet50") == CAFFE_BGR
-    assert normalization_for("keras:DenseNet169") == RGB_255_TORCH
-    with pytest.raises(ValueError, match="MobileNetV2"):
-        normalization_for("keras:MobileNetV2")
+    with pytest.raises(ValueError, match="InceptionV3 is not known.*VGG16"):
+        normalization_for("keras:InceptionV3")
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 3, 3), "uint8")
+    for name, (module, _) in FAMILIES.items():
+        preprocess = getattr(keras.applications, module).preprocess_input
+        np.testing.assert_allclose(
+            normalization_for(f"keras:{name}")(pixels),
+            preprocess(pixels.astype("float32")),
+            rtol=1e-5,
+            atol=2e-5,
+            err_msg=name,
+        )
+
+
+def test_stages_of_a_keras_model_are_frozen_up_to_the_number_asked_for():
+    for stages, last in ((1, "conv_pw_3"), (2, "conv_pw_5"), (0, None)):
+        config = BackboneConfig("keras:MobileNet", frozen_stages=stages)
+        backbone = build_backbone(config)
+        frozen = [
+            layer.name
+            for layer in backbone.layers
+            if layer.weights and not layer.trainable_variables
+        ]
+        assert (frozen[-1] if frozen else None) == last
+
+
+def test_what_keras_downloads_takes_its_second_scaling_along():
+    inputs = keras.Input((None, None, 3))
+    scaling = keras.layers.Normalization(name="normalization")
+    x = scaling(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, x)
+    mean, deviation = (
+        np.float32([0.485, 0.456, 0.406]),
+        np.float32([0.229, 0.224, 0.225]),
+    )
+    for variance, expected in ((deviation, deviation), (np.ones(3), np.ones(3))):
+        scaling.set_weights([mean, np.float32(variance), np.int32(0)])
+        _include_second_scaling(model)
+        scaling.finalize_state()
+        found = to_numpy(model(np.full((1, 1, 1, 3), 51.0, "float32")))
+        np.testing.assert_allclose(found[0, 0, 0], (0.2 - mean) / expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_weights_that_keras_downloads_give_its_own_model(monkeypatch, tmp_path):
+    model = make_application("EfficientNetB0")
+    normalization = model.get_layer(index=2)
+    normalization.set_weights(
+        [
+            np.float32([0.485, 0.456, 0.406]),
+            np.float32([0.229, 0.224, 0.225]),
+            np.int32(0),
+        ]
+    )
+    model.save_weights(tmp_path / "downloaded.weights.h5")
+    monkeypatch.setattr(
+        "keras.src.utils.file_utils.get_file",
+        lambda *arguments, **settings: str(tmp_path / "downloaded.weights.h5"),
+    )
+    reference = keras.applications.EfficientNetB0(include_top=False)
+    assert len(reference.layers) == len(model.layers) + 1
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 64, 64, 3)).astype("float32")
+    backbone = build_backbone(
+        BackboneConfig("keras:EfficientNetB0", weights="pretrained")
+    )
+    expected = to_numpy(reference([pixels], training=False))
+    assert_close_to_max(to_numpy(backbone(pixels))["C5"], expected, 1e-4)
 
 
 def test_frozen_norms_of_keras_models_keep_their_layers_names():

@@ -195,6 +195,7 @@ def test_imports_in_functions_and_under_the_backend_switch_do_not_run_at_import(
         ),
         ("tensorflow_datasets", {"vfnet_tf/data/tfds.py"}),
         ("yaml", {"vfnet_tf/data/yolo.py"}),
+        ("keras_hub", {"vfnet_tf/backbones/kerashub.py"}),
         ("tensorflow_addons", set()),
         ("keras_cv", set()),
         ("cv2", set()),
@@ -275,6 +276,7 @@ def test_setup_requires_what_the_package_imports():
     }
     optional |= {"safetensors", "huggingface_hub", "jax", "onnx", "onnxruntime"}
     optional |= {"ai_edge_litert", "tensorflow_serving", "grpc", "flask", "werkzeug"}
+    optional |= {"keras_hub"}
     optional |= {"google"}  # protobuf, which TensorFlow requires
     imported = set()
     for path, _, module in package_modules():

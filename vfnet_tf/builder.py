@@ -6,11 +6,17 @@ import keras
 import numpy as np
 
 from vfnet_tf.assigners import ATSSAssigner, FCOSAssigner
-from vfnet_tf.backbones import KerasBackbone, Res2Net, ResNet
-from vfnet_tf.backbones.keras_backbone import APPLICATION_LAYERS
+from vfnet_tf.backbones import KerasBackbone, Res2Net, ResNet, kerashub
+from vfnet_tf.backbones.stages import stage_ends
 from vfnet_tf.box_coders import DeltaCoder
-from vfnet_tf.config import load_config
-from vfnet_tf.data.normalization import CAFFE_BGR, RGB_255_TORCH, TORCHVISION
+from vfnet_tf.config import PRETRAINED, load_config
+from vfnet_tf.data.normalization import (
+    CAFFE_BGR,
+    IDENTITY,
+    MINUS_ONE_TO_ONE,
+    RGB_255_TORCH,
+    TORCHVISION,
+)
 from vfnet_tf.detectors import FCOS, FoveaBox, RepPoints, RetinaNet, VFNet
 from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
 from vfnet_tf.heads import DenseHead, RepPointsHead, VFNetHead
@@ -38,24 +44,30 @@ NECKS = {"fpn": FPN, "pafpn": PAFPN}
 #: Assigners of detectors that learn from one point in each cell.
 POINT_ASSIGNERS = {"atss": ATSSAssigner, "fcos": FCOSAssigner}
 
-#: What the ImageNet weights of `keras.applications` models expect, by model name.
-APPLICATION_NORMALIZATIONS = {
-    "ResNet50": CAFFE_BGR,
-    "ResNet101": CAFFE_BGR,
-    "DenseNet121": RGB_255_TORCH,
-    "DenseNet169": RGB_255_TORCH,
-}
-
-#: Last layer of the stem and the first stage of `keras.applications` models.
-APPLICATION_FIRST_STAGE = {
-    "ResNet50": "conv2_block3_out",
-    "ResNet101": "conv2_block3_out",
-    "DenseNet121": "pool2_pool",
-    "DenseNet169": "pool2_pool",
+#: The models of `keras.applications` that have maps of the strides 8, 16 and 32, and what
+#: their weights expect. `IDENTITY`: they take pixels and scale them themselves. Not here:
+#: Inception's convolutions do not pad, so that sizes do not halve; NASNet's cells read
+#: the last two maps, so that no single one stands for a stage.
+APPLICATIONS = {
+    **dict.fromkeys(("ResNet50", "ResNet101", "ResNet152"), CAFFE_BGR),
+    **dict.fromkeys(("VGG16", "VGG19"), CAFFE_BGR),
+    **dict.fromkeys(("ResNet50V2", "ResNet101V2", "ResNet152V2"), MINUS_ONE_TO_ONE),
+    **dict.fromkeys(("MobileNet", "MobileNetV2", "Xception"), MINUS_ONE_TO_ONE),
+    **dict.fromkeys(("DenseNet121", "DenseNet169", "DenseNet201"), RGB_255_TORCH),
+    **dict.fromkeys((f"EfficientNetB{number}" for number in range(8)), IDENTITY),
+    **dict.fromkeys(
+        (f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")),
+        IDENTITY,
+    ),
+    **dict.fromkeys(("MobileNetV3Small", "MobileNetV3Large"), IDENTITY),
+    **dict.fromkeys(
+        (f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
+        IDENTITY,
+    ),
 }
 
 #: How the names of the norms end that are the last of a residual branch.
-APPLICATION_LAST_NORMS = {"ResNet50": "_3_bn", "ResNet101": "_3_bn"}
+APPLICATION_LAST_NORMS = dict.fromkeys(("ResNet50", "ResNet101", "ResNet152"), "_3_bn")
 
 
 def build_detector(config, weights=None):
@@ -218,12 +230,27 @@ def build_backbone(config):
     initialisers, and their batch norms train.
     """
     kind, _, name = config.name.partition(":")
+    if kind in ("keras", "kerashub") and config.deformable:
+        raise ValueError(
+            "`deformable` works for our own backbones only. "
+            f"Received: deformable={config.deformable} for {config.name}"
+        )
     if kind == "keras":
-        return _build_application(name, config)
+        model = _make_application(name, pretrained=config.weights == PRETRAINED)
+        return _build_foreign(model, config, APPLICATION_LAST_NORMS.get(name))
+    if kind == "kerashub":
+        if config.architecture is None:
+            model = kerashub.load_preset(
+                name, load_weights=config.weights == PRETRAINED
+            )
+        else:
+            model = kerashub.load_architecture(config.architecture)
+        return _build_foreign(model, config)
     if config.name not in BACKBONES:
         raise ValueError(
-            f"`backbone` must be one of {sorted(BACKBONES)} or 'keras:MODEL' with one of "
-            f"{sorted(APPLICATION_LAYERS)}. Received: backbone={config.name}"
+            f"`backbone` must be one of {sorted(BACKBONES)}, 'keras:MODEL' with one of "
+            f"{sorted(APPLICATIONS)}, or 'kerashub:PRESET'. "
+            f"Received: backbone={config.name}"
         )
     return BACKBONES[config.name](
         norm=config.norm,
@@ -232,66 +259,108 @@ def build_backbone(config):
     )
 
 
-def _build_application(name, config):
-    if config.deformable:
+def _make_application(name, pretrained):
+    """A model of `keras.applications`, with the ImageNet weights that Keras downloads."""
+    if name not in APPLICATIONS:
         raise ValueError(
-            "`deformable` works for our own backbones only. "
-            f"Received: deformable={config.deformable} for keras:{name}"
-        )
-    if name not in APPLICATION_LAYERS:
-        raise ValueError(
-            f"The known `keras.applications` backbones are {sorted(APPLICATION_LAYERS)}; "
+            f"The known `keras.applications` backbones are {sorted(APPLICATIONS)}; "
             "give any other one to `KerasBackbone` with its layer names. "
             f"Received: keras:{name}"
         )
-    model = getattr(keras.applications, name)(
-        weights=None, include_top=False, input_shape=(None, None, 3)
-    )
+    settings = {"include_top": False, "input_shape": (None, None, 3)}
+    make = getattr(keras.applications, name)
+    model = make(weights=None, **settings)
+    if pretrained:
+        # Copied: with weights Keras makes an EfficientNet of other layers than without,
+        # and a run is rebuilt without.
+        model.set_weights(make(weights="imagenet", **settings).get_weights())
+    return model
+
+
+def _build_foreign(model, config, last_norm=None):
+    """A `KerasBackbone` of a model from elsewhere, with the weights of a file."""
     trainable_norms = "" if config.norm == "batch_norm" else None
-    frozen_until = None
-    if config.weights is not None:
+    if config.weights not in (None, PRETRAINED):
         without = load_layer_weights(model, config.weights)
-        _initialise(model, without, APPLICATION_LAST_NORMS.get(name))
+        _initialise(model, without, last_norm)
         if config.norm != "batch_norm":
             trainable_norms = _common_prefix(without)
+    _include_second_scaling(model)
     if config.trainable_norms != "auto":
         trainable_norms = config.trainable_norms
+    frozen_until = None
     if config.frozen_stages > 0:
-        frozen_until = APPLICATION_FIRST_STAGE.get(name)
-    return KerasBackbone(
-        model,
-        APPLICATION_LAYERS[name],
-        frozen_until=frozen_until,
-        trainable_norms=trainable_norms,
+        end = stage_ends(model).get(2 << config.frozen_stages)
+        if end is not None:
+            frozen_until = end._keras_history.operation.name
+    backbone = KerasBackbone(
+        model, frozen_until=frozen_until, trainable_norms=trainable_norms
     )
+    sides = backbone.inputs[0].shape[1:3]
+    if None not in sides:
+        raise ValueError(
+            "A backbone must take images of any size: they are padded to one of several. "
+            f"Received: {config.name}, which takes {sides[0]}x{sides[1]} only"
+        )
+    return backbone
+
+
+def _include_second_scaling(model):
+    """Makes an EfficientNet with ImageNet weights normalise as those weights expect.
+
+    The first EfficientNets divide by the square root of the standard deviation, stored as
+    the variance of a `Normalization`, and Keras lets a second layer divide by it again if
+    it loads the weights itself; that layer has none, and is missing otherwise. Dividing
+    once by the whole is the same.
+    """
+    deviation = np.array([0.229, 0.224, 0.225])
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization) and layer.weights:
+            stored = keras.ops.convert_to_numpy(layer.adapt_variance)
+            if stored.shape == (3,) and np.allclose(stored, deviation, atol=1e-4):
+                layer.adapt_variance.assign(deviation**2)
 
 
 def load_layer_weights(model, path):
-    """Loads an `.npz` with the keys `layer/variable` into a Keras model.
+    """Loads a file of weights into a Keras model.
 
     Args:
         model: a Keras model with unique layer names.
-        path: of the file; float16 arrays are widened.
+        path: of an `.npz` with the keys `layer/variable`, whose float16 arrays are
+            widened, and which may leave out layers; or of an `.h5` by Keras for the very
+            same model: `.weights.h5`, or one of those that `keras.applications` downloads.
 
     Returns:
         Names of the layers with weights that the file has nothing for, in order.
 
     Raises:
-        ValueError: if the file is no `.npz`, has a tensor that fits nowhere, or has
-            only some of a layer's tensors; nothing is loaded then.
+        ValueError: if the file cannot be read or is of another model; if an `.npz` has a
+            tensor that fits nowhere, or only some of a layer's tensors, in which case
+            nothing is loaded.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise ValueError(f"`weights` must be an existing file. Received: {path}")
+    if path.suffix == ".h5":
+        try:
+            model.load_weights(path)
+        except Exception as error:  # h5py's, or Keras's of several classes
+            raise ValueError(
+                f"`weights` must be of {model.name} without its classifier. "
+                f"Received: {path}: {error}"
+            ) from error
+        return []
     try:
         arrays = np.load(path, allow_pickle=False)
         tensors = {key: arrays[key] for key in arrays.files}
     except (ValueError, OSError, AttributeError) as error:
-        raise ValueError(f"`weights` must be an .npz file. Received: {path}") from error
+        raise ValueError(
+            f"`weights` must be an .npz file or an .h5 file. Received: {path}"
+        ) from error
     variables = {
         f"{layer.name}/{variable.name}": variable
         for layer in model.layers
-        for variable in layer.variables
+        for variable in layer.weights
     }
     loaded = {key.split("/")[0] for key in tensors}
     problems = [f"no such variable: {key}" for key in tensors if key not in variables]
@@ -314,7 +383,7 @@ def load_layer_weights(model, path):
     return [
         layer.name
         for layer in model.layers
-        if layer.variables and layer.name not in loaded
+        if layer.weights and layer.name not in loaded
     ]
 
 
@@ -349,20 +418,23 @@ def _common_prefix(names):
 
 
 def normalization_for(backbone_name):
-    """The normalisation that a backbone's ImageNet weights expect.
+    """The normalisation that a backbone's pretrained weights expect.
 
     Args:
         backbone_name: as in `BackboneConfig.name`.
 
     Raises:
         ValueError: if it is not known for that Keras model.
+        ImportError: for a preset of KerasHub, if KerasHub is not installed.
     """
     kind, _, name = backbone_name.partition(":")
+    if kind == "kerashub":
+        return kerashub.preset_normalization(name)
     if kind != "keras":
         return TORCHVISION
-    if name not in APPLICATION_NORMALIZATIONS:
+    if name not in APPLICATIONS:
         raise ValueError(
             f"The normalisation of {name} is not known: set it in the config. "
-            f"Known: {sorted(APPLICATION_NORMALIZATIONS)}"
+            f"Known: {sorted(APPLICATIONS)}"
         )
-    return APPLICATION_NORMALIZATIONS[name]
+    return APPLICATIONS[name]

@@ -9,6 +9,9 @@ import typing
 
 from vfnet_tf.data.normalization import Normalization
 
+#: `BackboneConfig.weights` that come with a model from elsewhere.
+PRETRAINED = "pretrained"
+
 
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig:
@@ -16,17 +19,22 @@ class BackboneConfig:
 
     Attributes:
         name: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"`,
-            `"resnext101_32x4d"`, `"resnext101_64x4d"`, `"res2net101_v1d_26w_4s"`, or
-            `"keras:MODEL"`, a model of `keras.applications`.
+            `"resnext101_32x4d"`, `"resnext101_64x4d"`, `"res2net101_v1d_26w_4s"`;
+            `"keras:MODEL"`, a model of `keras.applications`; or `"kerashub:PRESET"`, a
+            preset of KerasHub or its directory.
         norm: `"frozen_batch_norm"` for pretrained weights, `"batch_norm"` from scratch.
         frozen_stages: stages without gradients, see `ResNet`; for Keras models 1 freezes
-            up to the end of C2 where that is known, 0 nothing.
-        weights: path of an `.npz` with weights by `layer/variable` (Keras models), or
-            None.
+            up to the end of C2 if there is one (see `backbones.stages`), 2 of C3, and so
+            on, 0 nothing.
+        weights: of Keras models: `"pretrained"`, those of a preset of KerasHub or those
+            that `keras.applications` downloads; path of a file, see
+            `builder.load_layer_weights`; or None.
         trainable_norms: of a Keras model: prefix of the names of the batch norms that
             use the batch's statistics in training, None for none; `"auto"` means those
             that `weights` has nothing for, and with `norm="batch_norm"` all.
         deformable: levels whose 3x3 convolutions are deformable, see `ResNet`.
+        architecture: what KerasHub's backbone is made of, as Keras serialises it: a run
+            keeps it, to be rebuilt where the preset is absent. None reads the preset.
     """
 
     name: str = "resnet50"
@@ -35,6 +43,7 @@ class BackboneConfig:
     weights: str | None = None
     trainable_norms: str | None = "auto"
     deformable: tuple[str, ...] = ()
+    architecture: dict | None = None
 
 
 @dataclasses.dataclass(frozen=True)

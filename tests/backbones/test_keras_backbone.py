@@ -7,7 +7,6 @@ import pytest
 from tests.conftest import tiny_model
 from tests.contracts import assert_close_to_max, evaluate, randomise, to_numpy
 from vfnet_tf.backbones import KerasBackbone
-from vfnet_tf.backbones.keras_backbone import APPLICATION_LAYERS
 
 LAYERS = ("c3", "c4_bn", "c5")
 IMAGE = np.random.default_rng(0).normal(size=(2, 64, 96, 3)).astype("float32")
@@ -32,29 +31,19 @@ def test_it_gives_the_maps_of_the_named_layers():
     }
 
 
-def test_an_object_with_pyramid_outputs_needs_no_names():
+@pytest.mark.parametrize("has_pyramid", [True, False])
+def test_a_model_whose_stages_can_be_found_needs_no_names(has_pyramid):
     model = randomise(tiny_model())
-    model.pyramid_outputs = {
-        level: model.get_layer(name).output
-        for level, name in zip(("P3", "P4", "P5"), LAYERS, strict=True)
-    }
+    if has_pyramid:
+        model.pyramid_outputs = {
+            level: model.get_layer(name).output
+            for level, name in zip(("P3", "P4", "P5"), LAYERS, strict=True)
+        }
     backbone = KerasBackbone(model)
     found = to_numpy(backbone(IMAGE))
     for level, expected in zip(("C3", "C4", "C5"), maps_of(model, LAYERS), strict=True):
         assert_close_to_max(found[level], expected, 1e-5)
     assert list(backbone.pyramid_outputs) == ["P3", "P4", "P5"]
-
-
-@pytest.mark.parametrize("name", ["ResNet50", "DenseNet121", "MobileNetV2"])
-def test_models_of_keras_applications_plug_in_by_name(name):
-    model = getattr(keras.applications, name)(
-        weights=None, include_top=False, input_shape=(None, None, 3)
-    )
-    backbone = KerasBackbone(model, APPLICATION_LAYERS[name])
-    spec = backbone(keras.KerasTensor((1, 64, 96, 3)))
-    sizes = [tuple(spec[level].shape[1:3]) for level in ("C3", "C4", "C5")]
-    assert sizes == [(8, 12), (4, 6), (2, 3)]
-    assert not any("moving" in v.name for v in backbone.trainable_variables)
 
 
 def conv_norm_model(use_bias=True, activation=None, scale=True, branches=False):
@@ -123,11 +112,9 @@ def test_norms_with_the_prefix_learn_from_the_batch():
 
 
 def test_models_that_give_no_pyramid_are_refused():
-    with pytest.raises(ValueError, match="pyramid_outputs.*model=tiny"):
-        KerasBackbone(tiny_model())
     model = tiny_model()
-    model.pyramid_outputs = {"P3": model.output}
-    with pytest.raises(ValueError, match="P3, P4 and P5"):
+    model.pyramid_outputs = {"P3": model.get_layer("c3").output}
+    with pytest.raises(ValueError, match=r"model=tiny with maps of the strides \[8\]"):
         KerasBackbone(model)
     with pytest.raises(ValueError, match="three, for C3, C4 and C5"):
         KerasBackbone(tiny_model(), ("c3", "c5"))
@@ -156,5 +143,44 @@ def test_a_saved_model_gives_the_same_bits(tmp_path):
 
 def test_a_model_without_the_attribute_but_with_a_namesake_is_no_backbone():
     impostor = types.SimpleNamespace(name="impostor", inputs=[])
-    with pytest.raises(ValueError, match="model=impostor"):
+    with pytest.raises(ValueError, match="of impostor"):
         KerasBackbone(impostor)
+
+
+def test_norms_within_a_layer_keep_all_that_they_have():
+    inputs = keras.Input((None, None, 3))
+    layers = [keras.layers.Conv2D(8, 8, 8), keras.layers.BatchNormalization()]
+    x = keras.Sequential(layers, name="c3")(inputs)
+    x = keras.layers.Conv2D(8, 2, 2, name="c4")(x)
+    x = keras.layers.Conv2D(8, 2, 2, name="c5")(x)
+    model = keras.Model(inputs, x)
+    for norms, count in ((None, 2), ("", 4)):
+        backbone = KerasBackbone(model, trainable_norms=norms)
+        backbone(IMAGE + 1.0, training=True)
+        nested = backbone.get_layer("c3")
+        assert len(nested.trainable_variables) == count
+        moved = np.any(to_numpy(nested.layers[-1].moving_mean))
+        assert moved == (norms == "")
+
+
+@pytest.mark.backend
+def test_layers_that_scale_pixels_take_the_stored_scale_along():
+    inputs = keras.Input((None, None, 3))
+    scaling = keras.layers.Normalization(name="scaling")
+    x = scaling(inputs)
+    x = keras.layers.Conv2D(4, 8, 8, name="c3")(x)
+    x = keras.layers.Conv2D(4, 2, 2, name="c4")(x)
+    x = keras.layers.Conv2D(4, 2, 2, name="c5")(x)
+    model = keras.Model(inputs, x)
+    scaling.set_weights([np.float32([1, 2, 3]), np.float32([4, 9, 16]), np.int32(0)])
+    scaling.finalize_state()
+    backbone = KerasBackbone(model)
+    expected = maps_of(model, ("c3", "c4", "c5"))
+    for found, value in zip(evaluate(backbone, IMAGE).values(), expected, strict=True):
+        assert_close_to_max(found, value, 1e-5)
+
+
+def test_a_norm_that_became_part_of_its_convolution_still_ends_what_is_frozen():
+    backbone = KerasBackbone(conv_norm_model(), ("n3", "c4", "c5"), frozen_until="n3")
+    assert not backbone.get_layer("c3").trainable_variables
+    assert backbone.get_layer("c4").trainable_variables

@@ -255,8 +255,99 @@ def test_files_of_pytorch_are_not_for_keras_backbones(data, backbone_file):
         backbone="keras:ResNet50",
         weights=str(backbone_file),
     )
-    with pytest.raises(ValueError, match=r"keras: backbone\. Received"):
+    with pytest.raises(ValueError, match=r"kerashub: backbone\. Received"):
         train.with_weights(train.resolve(options), options, data / "run")
+
+
+def foreign_weights(data, backbone, weights, run_dir="run"):
+    """`with_weights` for a backbone of keras.applications or KerasHub."""
+    from vfnet_tf.config import Config
+
+    options = train.TrainOptions(backbone=backbone, weights=weights)
+    config = override(
+        Config(),
+        model__backbone__name=backbone,
+        model__backbone__trainable_norms="auto",
+    )
+    return config, *train.with_weights(config, options, data / run_dir)
+
+
+@pytest.fixture
+def keras_download(monkeypatch):
+    """What `keras.applications.MobileNet` does when it is asked for ImageNet weights."""
+    import keras
+
+    def make(weights, include_top):
+        assert (weights, include_top) == ("imagenet", False)
+        make.calls += 1
+        if make.error is not None:
+            raise make.error
+
+    make.calls, make.error = 0, None
+    monkeypatch.setattr(keras.applications, "MobileNet", make)
+    return make
+
+
+@pytest.mark.parametrize("weights", [None, "imagenet"])
+def test_imagenet_weights_of_keras_applications_are_its_own(
+    data, keras_download, weights, capsys
+):
+    _, config, load = foreign_weights(data, "keras:MobileNet", weights)
+    assert (config.model.backbone.weights, load) == ("pretrained", None)
+    assert config.model.backbone.norm == "frozen_batch_norm"
+    assert keras_download.calls == 1
+    assert "those of keras.applications" in capsys.readouterr().out
+
+
+def test_without_a_network_keras_applications_start_from_scratch_or_fail(
+    data, keras_download, capsys
+):
+    keras_download.error = Exception("URL fetch failure")
+    _, config, load = foreign_weights(data, "keras:MobileNet", None)
+    backbone = config.model.backbone
+    assert (backbone.weights, backbone.norm, load) == (None, "batch_norm", None)
+    said = capsys.readouterr().out
+    assert "URL fetch failure" in said and "from scratch" in said
+    with pytest.raises(ValueError, match="--weights imagenet: .*URL fetch failure"):
+        foreign_weights(data, "keras:MobileNet", "imagenet")
+
+
+def test_a_preset_brings_its_own_weights(data, capsys):
+    _, config, load = foreign_weights(data, "kerashub:DIR", None)
+    assert (config.model.backbone.weights, load) == ("pretrained", None)
+    assert "those of the preset" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="bring their own weights.*kerashub:DIR"):
+        foreign_weights(data, "kerashub:DIR", "imagenet")
+    _, config, _ = foreign_weights(data, "kerashub:DIR", "none")
+    backbone = config.model.backbone
+    assert (backbone.weights, backbone.norm) == (None, "batch_norm")
+
+
+def test_a_file_of_a_keras_model_is_told_from_one_of_a_detector(data):
+    h5py = pytest.importorskip("h5py")
+    for name, group in (("model", "layers"), ("detector", "head")):
+        with h5py.File(data / f"{name}.weights.h5", "w") as file:
+            file.create_group(group)
+    path = str(data / "model.weights.h5")
+    _, config, load = foreign_weights(data, "keras:MobileNet", path)
+    assert (config.model.backbone.weights, load) == (path, None)
+    path = data / "detector.weights.h5"
+    _, config, load = foreign_weights(data, "keras:MobileNet", str(path))
+    assert (config.model.backbone.weights, load) == (None, path)
+
+
+def test_a_resumed_run_of_a_foreign_backbone_keeps_what_it_began_with(
+    data, keras_download
+):
+    from vfnet_tf.config import save_config
+
+    scratch = foreign_weights(data, "keras:MobileNet", "none")[1]
+    (data / "run").mkdir()
+    save_config(scratch, data / "run" / "config.json")
+    (data / "run" / "last.weights.h5").touch()
+    _, config, _ = foreign_weights(data, "keras:MobileNet", None)
+    assert config.model.backbone == scratch.model.backbone
+    assert keras_download.calls == 0
 
 
 def test_missing_weights_and_data_are_named(data, capfd):

@@ -1,17 +1,9 @@
 import keras
 
+from vfnet_tf.backbones.stages import stage_ends
 from vfnet_tf.layers import FoldedConv2D, FrozenBatchNorm
 
-#: Layers of `keras.applications` models that end C3, C4 and C5, by model name.
-APPLICATION_LAYERS = {
-    "ResNet50": ("conv3_block4_out", "conv4_block6_out", "conv5_block3_out"),
-    "ResNet101": ("conv3_block4_out", "conv4_block23_out", "conv5_block3_out"),
-    "DenseNet121": ("pool3_conv", "pool4_conv", "relu"),
-    "DenseNet169": ("pool3_conv", "pool4_conv", "relu"),
-    "MobileNetV2": ("block_6_expand_relu", "block_13_expand_relu", "out_relu"),
-}
-
-_LEVELS = ("C3", "C4", "C5")
+_LEVELS = {"C3": 8, "C4": 16, "C5": 32}  # strides
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -22,20 +14,21 @@ class KerasBackbone(keras.Model):
 
     Args:
         model: a functional Keras model. Its own preprocessing is not applied: give the
-            pipeline the normalisation that the model's weights expect.
+            pipeline the normalisation that the model's weights expect. (Layers of the
+            model that scale pixels are applied, of course.)
         layer_names: names of the layers that end C3, C4 and C5 (strides 8, 16, 32).
-            None takes `model.pyramid_outputs["P3"]`, `"P4"`, `"P5"` (the convention of
-            KerasHub's backbones).
+            None finds them, see `stage_ends`.
         frozen_until: name of the last layer without gradients: it and the layers before
             it are frozen. None freezes nothing.
         trainable_norms: prefix of the names of the batch norms that use the batch's
             statistics in training; `""` means all, None none. The others keep their
-            stored statistics, while gamma and beta are trained.
+            stored statistics, while gamma and beta are trained; those within another
+            layer keep gamma and beta too.
 
     Input: float `[B, H, W, 3]` as `model` expects it. Output: dict `"C3"`, `"C4"`, `"C5"`.
 
     Raises:
-        ValueError: if the model has neither such layers nor `pyramid_outputs`.
+        ValueError: if the model has no such layers.
     """
 
     def __init__(
@@ -59,15 +52,17 @@ class KerasBackbone(keras.Model):
         self.layer_names = None if layer_names is None else tuple(layer_names)
         self.frozen_until = frozen_until
         self.trainable_norms = trainable_norms
-        names = [layer.name for layer in self.layers]
+        # Of the model as it came: a norm that became a part of its convolution counts.
+        names = [operation.name for operation in pyramid.operations]
         if frozen_until is not None and frozen_until not in names:
             raise ValueError(
                 "`frozen_until` must be a layer of the model before C5. "
                 f"Received: frozen_until={frozen_until}"
             )
         if frozen_until is not None:
-            for layer in self.layers[: names.index(frozen_until) + 1]:
-                layer.trainable = False
+            frozen = set(names[: names.index(frozen_until) + 1])
+            for layer in self.layers:
+                layer.trainable = layer.name not in frozen and layer.trainable
 
     @property
     def pyramid_outputs(self):
@@ -93,23 +88,25 @@ class KerasBackbone(keras.Model):
 
 
 def _pyramid(model, layer_names):
-    if layer_names is not None:
-        if len(layer_names) != len(_LEVELS):
+    """The maps that end C3, C4 and C5, a dict by level."""
+    if layer_names is None:
+        ends = stage_ends(model)
+        if any(stride not in ends for stride in _LEVELS.values()):
             raise ValueError(
-                "`layer_names` must be three, for C3, C4 and C5. "
-                f"Received: layer_names={layer_names}"
+                "The model must have maps of the strides 8, 16 and 32: as "
+                "`pyramid_outputs`, or such that all later layers are computed from "
+                "them; or `layer_names` must name them. Received: "
+                f"model={model.name} with maps of the strides {sorted(ends)}"
             )
-        return {
-            level: model.get_layer(name).output
-            for level, name in zip(_LEVELS, layer_names, strict=True)
-        }
-    pyramid = getattr(model, "pyramid_outputs", None)
-    if pyramid is None or any(level not in pyramid for level in ("P3", "P4", "P5")):
+        maps = [ends[stride] for stride in _LEVELS.values()]
+    elif len(layer_names) != len(_LEVELS):
         raise ValueError(
-            "The model must have `pyramid_outputs` with P3, P4 and P5, or `layer_names` "
-            f"must name the layers that end C3, C4 and C5. Received: model={model.name}"
+            "`layer_names` must be three, for C3, C4 and C5. "
+            f"Received: layer_names={layer_names}"
         )
-    return {level: pyramid[level.replace("C", "P")] for level in _LEVELS}
+    else:
+        maps = [model.get_layer(name).output for name in layer_names]
+    return dict(zip(_LEVELS, maps, strict=True))
 
 
 def _with_frozen_norms(model, trainable_norms):
@@ -157,6 +154,11 @@ def _with_frozen_norms(model, trainable_norms):
         elif isinstance(own, FrozenBatchNorm):
             weights = _all_four(layer)
         own.set_weights(weights)
+        for inner in own._flatten_layers():
+            if isinstance(inner, keras.layers.Normalization):
+                inner.finalize_state()  # what it computes with is a copy
+            elif inner is not own and is_frozen_norm(inner):
+                inner.trainable = False
     return cloned
 
 

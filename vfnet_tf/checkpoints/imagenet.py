@@ -60,6 +60,26 @@ def find_imagenet_weights(backbone):
         ) from error
 
 
+def fetch_application_weights(backbone):
+    """Lets Keras download the ImageNet weights of a model, if they are not in its cache.
+
+    Args:
+        backbone: name as in `BackboneConfig.name`, `"keras:MODEL"`.
+
+    Raises:
+        WeightsUnavailableError: if they cannot be had.
+    """
+    import keras
+
+    name = backbone.removeprefix("keras:")
+    try:
+        getattr(keras.applications, name)(weights="imagenet", include_top=False)
+    except Exception as error:  # Keras raises a plain one where a download fails
+        raise WeightsUnavailableError(
+            f"Keras cannot download those of {backbone}: {error}"
+        ) from error
+
+
 def _reason(error, hub):
     """Why a download failed, in the words of a user."""
     kinds = {kind.__name__ for kind in type(error).__mro__}

@@ -8,6 +8,7 @@ from vfnet_tf import config as configs
 from vfnet_tf.checkpoints.imagenet import (
     REPOSITORIES,
     WeightsUnavailableError,
+    fetch_application_weights,
     find_imagenet_weights,
 )
 
@@ -17,8 +18,9 @@ class TrainingOptions:
     """What every command that trains takes: model, data, schedule, initial weights."""
 
     backbone: str | None = None
-    """resnet18, resnet34, resnet50, resnet101 or keras:MODEL of keras.applications;
-    by default the config's"""
+    """resnet18, resnet34, resnet50, resnet101; keras:MODEL of keras.applications; or
+    kerashub:PRESET, a preset of KerasHub or its directory (extra kerashub), see
+    docs/interop.md; by default the config's"""
     strategy: Literal["one_device", "mirrored", "multi_worker", "data_parallel"] = (
         "mirrored"
     )
@@ -41,8 +43,10 @@ class TrainingOptions:
     weights: str | None = None
     """imagenet, none, or a path: the run directory of a detector (or a .weights.h5 in one)
     to start from; a .pth or .safetensors of a detector of the official code, or of a
-    backbone by torchvision's or timm's names; or an .npz by layer names of a keras:
-    backbone. By default ImageNet weights where they can be had (extra hub), else none"""
+    backbone by torchvision's or timm's names; or, for a keras: or kerashub: backbone, an
+    .npz by layer names or Keras's .h5 of that model. By default a kerashub: preset's own,
+    ImageNet weights where they can be had (extra hub; Keras's own for keras:), else
+    none"""
     learning_rate: float | None = None
     """for 16 images per step; scaled linearly with the batch size"""
     scale_learning_rate: bool = True
@@ -183,6 +187,7 @@ def resolve(options, **further):
         **further: fields of `Config` as `override` takes them; None leaves one as it is.
     """
     from vfnet_tf import builder
+    from vfnet_tf.backbones import kerashub
 
     default = "vfnet_r50_fpn_1x_coco" if options.data else "vfnet_r50_synthetic"
     config = configs.load_config(options.config or default)
@@ -209,8 +214,11 @@ def resolve(options, **further):
             round(epoch * ratio, 2) for epoch in config.training.drop_epochs
         )
     if options.backbone not in (None, config.model.backbone.name):
+        normalization = builder.normalization_for(options.backbone)
         changes["model__backbone__name"] = options.backbone
-        changes["data__normalization"] = builder.normalization_for(options.backbone)
+        changes["data__normalization"] = normalization
+        if options.backbone.startswith("kerashub:"):
+            print(f"pixels     {kerashub.describe_normalization(normalization)}")
     given = {name: value for name, value in changes.items() if value is not None}
     return configs.override(config, **given)
 
@@ -272,7 +280,8 @@ def with_weights(config, options, run_dir):
     from vfnet_tf.training.trainer import find_state
 
     backbone = config.model.backbone
-    is_own = ":" not in backbone.name
+    kind = backbone.name.partition(":")[0] if ":" in backbone.name else None
+    is_own = kind is None
     is_resumed = find_state(run_dir) is not None and (run_dir / "config.json").is_file()
     scratch = configs.override(
         config,
@@ -283,7 +292,7 @@ def with_weights(config, options, run_dir):
     if options.weights == "none":
         print("weights    none: training from scratch, batch norms train")
         return scratch, None
-    if is_resumed and is_own and options.weights in (None, "imagenet"):
+    if is_resumed and options.weights in (None, "imagenet"):
         print(f"weights    those of the run in {run_dir}")
         earlier = configs.load_config(run_dir).model.backbone
         if options.weights is None and earlier.name == backbone.name:
@@ -293,8 +302,21 @@ def with_weights(config, options, run_dir):
     if options.weights is None and backbone.norm == "batch_norm":
         # The config itself is for training from scratch.
         return scratch, None
+    pretrained = configs.override(config, model__backbone__weights=configs.PRETRAINED)
+    if kind == "kerashub" and options.weights is None:
+        print("weights    those of the preset")
+        return pretrained, None
+    if kind == "kerashub" and options.weights == "imagenet":
+        raise ValueError(
+            "--weights imagenet is not for presets of KerasHub, which bring their own "
+            f"weights: leave --weights out. Received: {backbone.name}"
+        )
     if options.weights in (None, "imagenet"):
         try:
+            if kind == "keras":
+                fetch_application_weights(backbone.name)
+                print("weights    ImageNet, those of keras.applications")
+                return pretrained, None
             return config, _imagenet_weights(backbone.name)
         except WeightsUnavailableError as error:
             if options.weights == "imagenet":
@@ -318,9 +340,10 @@ def with_weights(config, options, run_dir):
     if path.suffix in (".pth", ".pt", ".safetensors") and is_own:
         return config, _foreign_weights(path)
     print(f"weights    {path}")
-    if path.suffix == ".npz" and not is_own:
+    is_of_detector = path.name.endswith(".weights.h5") and (is_own or _has_head(path))
+    if path.suffix in (".npz", ".h5") and not is_own and not is_of_detector:
         return configs.override(config, model__backbone__weights=str(path)), None
-    if path.name.endswith(".weights.h5"):
+    if is_of_detector:
         if (path.parent / "config.json").is_file():
             # Which norms train decides what variables there are.
             earlier = configs.load_config(path.parent).model.backbone
@@ -328,9 +351,21 @@ def with_weights(config, options, run_dir):
         return config, path
     raise ValueError(
         "--weights takes a run directory, a .weights.h5 of the same detector, a .pth or "
-        ".safetensors for a backbone of our own, or an .npz by layer names for a keras: "
-        f"backbone. Received: {path} for {backbone.name}"
+        ".safetensors for a backbone of our own, or an .npz by layer names or Keras's "
+        ".h5 for a keras: or kerashub: backbone. "
+        f"Received: {path} for {backbone.name}"
     )
+
+
+def _has_head(path):
+    """Whether a `.weights.h5` is of a whole detector; a damaged one is said to be."""
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            return "head" in file
+    except OSError:
+        return True
 
 
 def _imagenet_weights(backbone_name):

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from vfnet_tf import builder, visualization
 from vfnet_tf import config as configs
+from vfnet_tf.backbones import kerashub
 from vfnet_tf.data.pipeline import build_pipeline
 from vfnet_tf.data.transforms import load_image
 from vfnet_tf.evaluation.coco import CocoEvaluator, format_table, save_metrics
@@ -591,11 +592,11 @@ def _build(config, precision):
 
 
 def without_weight_file(config, backbone):
-    """The config with which a run can be rebuilt where the weight file is absent."""
-    norms = getattr(backbone, "trainable_norms", "auto")
-    backbone = dataclasses.replace(
-        config.model.backbone, weights=None, trainable_norms=norms
-    )
+    """The config that rebuilds a run where its weight file and its preset are absent."""
+    changes = {"trainable_norms": getattr(backbone, "trainable_norms", "auto")}
+    if config.model.backbone.name.startswith("kerashub:"):
+        changes["architecture"] = kerashub.architecture_of(backbone)
+    backbone = dataclasses.replace(config.model.backbone, weights=None, **changes)
     model = dataclasses.replace(config.model, backbone=backbone)
     return dataclasses.replace(config, model=model)
 

@@ -1,0 +1,121 @@
+"""Backbones of KerasHub by the name or the directory of a preset (extra `kerashub`)."""
+
+import keras
+
+from vfnet_tf.data.normalization import TORCHVISION, Normalization
+
+#: What holds for a preset that says nothing of how pixels become inputs.
+DEFAULT_NORMALIZATION = TORCHVISION
+
+
+def load_preset(preset, load_weights=True):
+    """A backbone of KerasHub.
+
+    Args:
+        preset: directory written by `backbone.save_to_preset`, or a name or handle that
+            KerasHub downloads.
+        load_weights: bool, whether to load the preset's weights, too.
+
+    Returns:
+        A functional `keras.Model` that takes images of any size if it can.
+
+    Raises:
+        ImportError: if KerasHub is not installed.
+        ValueError: if there is no such preset, it cannot be had now, or it is not of a
+            backbone.
+    """
+    load = _import_keras_hub().models.Backbone.from_preset
+    # The policy in force, not the one that the preset was saved with.
+    settings = {"load_weights": load_weights, "dtype": keras.config.dtype_policy()}
+    try:
+        model = load(preset, **settings)
+    except Exception as error:  # its classes differ by kind of preset and version
+        raise ValueError(
+            "A preset must be the directory of a backbone, or a name that KerasHub can "
+            f"download now. Received: kerashub:{preset}: {type(error).__name__}: {error}"
+        ) from error
+    if None in model.inputs[0].shape[1:3]:
+        return model
+    try:
+        # Convolutions do not mind which size the preset was made for.
+        return load(preset, **settings, image_shape=(None, None, 3))
+    except Exception:  # others do; what that means, `KerasBackbone` says
+        return model
+
+
+def architecture_of(backbone):
+    """What a run keeps of a `KerasBackbone` of KerasHub: a dict of JSON types.
+
+    The dtype is left out, as a run is rebuilt with the policy in force.
+    """
+    model = backbone.get_config()["model"]
+    config = {k: value for k, value in model["config"].items() if k != "dtype"}
+    return {**model, "config": config}
+
+
+def load_architecture(architecture):
+    """A backbone with initial weights from what a run keeps of it.
+
+    Args:
+        architecture: as of `architecture_of`.
+    """
+    _import_keras_hub()  # makes its classes known
+    return keras.saving.deserialize_keras_object(architecture)
+
+
+def preset_normalization(preset):
+    """The `Normalization` that a preset's image converter amounts to.
+
+    Args:
+        preset: as of `load_preset`.
+
+    Returns:
+        `Normalization`; `DEFAULT_NORMALIZATION` if the preset has no converter, as a
+        directory by `backbone.save_to_preset` alone.
+
+    Raises:
+        ImportError: if KerasHub is not installed.
+    """
+    try:
+        converter = _import_keras_hub().layers.ImageConverter.from_preset(preset)
+    except (ValueError, FileNotFoundError):
+        return DEFAULT_NORMALIZATION
+    scale, offset = (
+        [default if value is None else value] * 3
+        if not isinstance(value, (list, tuple))
+        else value
+        for value, default in ((converter.scale, 1.0), (converter.offset, 0.0))
+    )
+    # pixel * scale + offset = (pixel - mean) / std
+    return Normalization(
+        mean=tuple(-o / s for s, o in zip(scale, offset, strict=True)),
+        std=tuple(1 / s for s in scale),
+    )
+
+
+def describe_normalization(normalization):
+    """A line that says what happens to pixels, and whether that is a mere default."""
+    is_default = normalization is DEFAULT_NORMALIZATION
+    return (
+        f"minus {_short(normalization.mean)}, divided by {_short(normalization.std)}: "
+        + (
+            "a default, as the preset has no image converter"
+            if is_default
+            else "the preset's image converter"
+        )
+    )
+
+
+def _short(values):
+    return "/".join(f"{value:.4g}" for value in values)
+
+
+def _import_keras_hub():
+    try:
+        import keras_hub
+    except ImportError as error:
+        raise ImportError(
+            "Backbones of KerasHub need the package keras-hub: "
+            f"pip install 'vfnet_tf[kerashub]' ({error})"
+        ) from error
+    return keras_hub

@@ -1,0 +1,74 @@
+"""Where the stages of a functional Keras model end, read from its graph."""
+
+import keras
+
+#: Strides of the maps that end the stages: C2, C3, C4 and C5.
+STRIDES = (4, 8, 16, 32)
+
+_PROBE = 256  # pixels; a multiple of every stride
+
+
+def stage_ends(model):
+    """The maps that end a model's stages.
+
+    A model with `pyramid_outputs` (the convention of KerasHub's backbones) names them
+    itself. Their strides are measured, as some models count their levels from 1 and not
+    by powers of two. In other models a stage ends with the last map of its stride that
+    everything after it is computed from: a ResNet's last sum, a DenseNet's transition
+    before its pooling, a MobileNet's expansion before its strided convolution.
+
+    Args:
+        model: a functional Keras model of one batch of images `[B, H, W, C]`.
+
+    Returns:
+        dict stride -> `KerasTensor` `[B, h, w, c]`, for those of 4, 8, 16 and 32 that
+        there are. A map counts if it has exactly a stride-th of an image's rows and
+        columns, which a padded one has not.
+
+    Raises:
+        ValueError: if the model has other inputs.
+    """
+    if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
+        shapes = [tuple(x.shape) for x in model.inputs]
+        raise ValueError(
+            "A backbone must take one batch of images [B, H, W, C]. "
+            f"Received: inputs of the shapes {shapes} of {model.name}"
+        )
+    pyramid = getattr(model, "pyramid_outputs", None)
+    maps = list(pyramid.values()) if pyramid else _maps_that_all_need(model)
+    maps = [x for x in maps if len(x.shape) == 4]
+    if not maps:
+        return {}
+    height, width, channels = model.inputs[0].shape[1:]
+    height, width = height or _PROBE, width or _PROBE
+    image = keras.KerasTensor((1, height, width, channels), model.inputs[0].dtype)
+    sized = keras.Model(model.inputs, maps)([image])
+    ends = {}
+    for tensor, spec in zip(maps, sized, strict=True):
+        for stride in STRIDES:
+            if tuple(spec.shape[1:3]) == (height / stride, width / stride):
+                ends[stride] = tensor
+    return ends
+
+
+def _maps_that_all_need(model):
+    """Tensors that lie on every way from the input to the output, in order."""
+    operations = keras.Model(model.inputs, model.outputs).operations
+    places = {id(operation): place for place, operation in enumerate(operations)}
+    outputs = [None] * len(operations)
+    last_reader = list(range(len(operations)))
+    for place, operation in enumerate(operations):
+        for node in operation._inbound_nodes:
+            sources = [id(x._keras_history.operation) for x in node.input_tensors]
+            if any(source not in places for source in sources):
+                continue  # a call of this layer in another model
+            outputs[place] = node.output_tensors
+            for source in sources:
+                last_reader[places[source]] = place
+    maps, furthest = [], 0
+    for place, tensors in enumerate(outputs):
+        # In the order of computing, what nothing reads across is what all later ones need.
+        if furthest <= place and len(tensors) == 1:
+            maps.append(tensors[0])
+        furthest = max(furthest, last_reader[place])
+    return maps
