@@ -19,11 +19,13 @@ h2 { font-size: 1.2rem;
      margin: 2.2rem 0 .6rem; border-bottom: 1px solid var(--line); }
 p.note { opacity: .75; max-width: 75ch; }
 nav a { margin-right: 1rem; color: var(--accent); }
-.scroll { overflow-x: auto; }
+p { overflow-wrap: anywhere; } nav { line-height: 1.9; }
+nav a { display: inline-block; }
+.scroll { overflow-x: auto; margin: 0 0 1.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line);
          text-align: right; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, .text { text-align: left; }
 tr:hover td { background: var(--soft); }
 figure { margin: 0; } figcaption { font-size: .85rem; opacity: .8; }
 .gallery { display: grid; gap: 1rem;
@@ -105,14 +107,22 @@ def table_html(header, rows):
     Args:
         header: sequence of str.
         rows: sequence of sequences; floats show three decimals, NaN and None a dash.
+            Numbers stand to the right, also those in a text such as `"+0.8 %"`.
     """
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in header)
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td>{html.escape(cell_text(value))}</td>" for value in row)
-        + "</tr>"
-        for row in rows
+    rows = [list(map(cell_text, row)) for row in rows]
+    # A column is of words if any of its cells is; a dash is neither.
+    kinds = [
+        ' class="text"' if any(cell[:1].isalpha() for cell in column) else ""
+        for column in zip(*rows, strict=True)
+    ] or [""] * len(header)
+    head, *body = (
+        "".join(
+            f"<{tag}{kind}>{html.escape(cell)}</{tag}>"
+            for kind, cell in zip(kinds, row, strict=True)
+        )
+        for tag, row in (("th", list(map(str, header))), *(("td", row) for row in rows))
     )
+    body = "".join(f"<tr>{row}</tr>" for row in body)
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"

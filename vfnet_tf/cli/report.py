@@ -241,7 +241,7 @@ def _add_confusion(page, matches, names, point):
         for i, j, number in pairs
     ]
     header = ("truly", "detected as", "number", "of its objects")
-    parts = [_figures([figures.confusion(matrix, names)])]
+    parts = [web_page.figure_html(figures.confusion(matrix, names))]
     if rows and len(names) > 2:
         parts.append(web_page.table_html(header, rows))
     many = len(names) > figures.MAX_CLASSES

@@ -75,12 +75,14 @@ def calibration_density(calibration):
             np.ma.masked_equal(counts.T, 0),
             origin="lower",
             extent=(xs[0], xs[-1], ys[0], ys[-1]),
-            norm=LogNorm(1, max(counts.max(), 2)),
+            # From below 1, which would be white otherwise.
+            norm=LogNorm(0.3, max(counts.max(), 3)),
             cmap="Blues",
             aspect="auto",
             interpolation="nearest",
         )
-        figure.colorbar(image, label="detections")
+        bar = figure.colorbar(image, label="detections", format="%g")
+        bar.minorticks_off()
     _diagonal(axes)
     axes.plot(
         calibration.mean_scores, calibration.mean_ious, "o-", color=_RED, markersize=4
@@ -214,7 +216,7 @@ def _at(curves, iou):
 
 
 def _diagonal(axes):
-    axes.plot([0, 1], [0, 1], "--", color=_GREY, linewidth=1)
+    axes.plot([0, 1], [0, 1], "--", color="#333333", linewidth=1.2, zorder=3)
 
 
 def _finish_curves(figure, axes, title):

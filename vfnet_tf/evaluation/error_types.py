@@ -61,7 +61,7 @@ def error_costs(matches):
     localisation error the right box. If the object was found anyway, or another of these
     errors with a higher score points at it, the detection is removed instead. Both,
     duplicate and background errors are removed. Missed objects are no longer counted; a
-    class of which none is left has AP 0, as in TIDE's tool.
+    class of which neither an object nor a detection is left leaves the mean.
 
     Args:
         matches: `Matches`; AP is at its `iou_threshold`.
@@ -82,11 +82,14 @@ def error_costs(matches):
 
     def mean_ap(keep, labels=matches.labels, is_true=matches.is_true, left_out=nothing):
         keep = keep & ~matches.is_ignored
-        lost = np.bincount(matches.gt_labels[left_out], minlength=num_classes)
-        values = average_precision(
-            labels[keep], matches.scores[keep], is_true[keep], positives - lost
+        left = positives - np.bincount(
+            matches.gt_labels[left_out], minlength=num_classes
         )
-        values = values[positives > 0]
+        values = average_precision(
+            labels[keep], matches.scores[keep], is_true[keep], left
+        )
+        detected = np.bincount(labels[keep], minlength=num_classes)
+        values = values[(positives > 0) & ((left > 0) | (detected > 0))]
         return float(np.mean(values)) if len(values) else float("nan")
 
     base = mean_ap(everything)
@@ -104,7 +107,8 @@ def error_costs(matches):
             fixed = mean_ap(~is_kind | is_mended, labels, matches.is_true | is_mended)
         else:
             fixed = mean_ap(~is_kind)
-        costs[name] = {"count": count, "cost": fixed - base}
+        # What a rounded recall takes away is no cost.
+        costs[name] = {"count": count, "cost": max(fixed - base, 0.0)}
     is_found = matches.is_found
     special = {
         "false positives": {

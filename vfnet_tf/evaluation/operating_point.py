@@ -112,10 +112,12 @@ def most_confused(matrix, count):
         count: int, at most so many.
 
     Returns:
-        list of (true label, detected label, number), most frequent first.
+        list of (true label, detected label, number), most frequent first; of equal
+        numbers that which is more of its class's objects.
     """
     between = matrix[:-1, :-1] * (1 - np.eye(len(matrix) - 1, dtype="int64"))
-    order = np.argsort(-between, axis=None, kind="stable")[:count]
+    share = between / np.maximum(matrix[:-1].sum(axis=1, keepdims=True), 1)
+    order = np.lexsort((-share.ravel(), -between.ravel()))[:count]
     pairs = np.stack(np.unravel_index(order, between.shape), axis=-1)
     return [(int(i), int(j), int(between[i, j])) for i, j in pairs if between[i, j]]
 
