@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.browser import start_browser
 from tests.contracts import assert_close_to_max, evaluate
 from tests.golden import make_weights
 from vfnet_tf.assigners import ATSSAssigner
@@ -28,6 +29,13 @@ if keras.backend.backend() == "tensorflow":
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * 2,
     )
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A headless browser for `tests.browser.Page`; skips where there is none."""
+    with start_browser(tmp_path_factory.mktemp("browser")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vfnet_tf import visualization
 from vfnet_tf.visualization import (
     add_title,
     class_color,
@@ -306,3 +307,46 @@ def test_plotting_leaves_no_figure_in_pyplot(tmp_path):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     plot_history(HISTORY, tmp_path / "curves.png")
     assert pyplot.get_fignums() == []
+
+
+def test_each_box_can_have_its_own_color_and_text():
+    boxes, red = [[50, 50, 150, 150], [200, 100, 300, 200]], (255, 0, 0)
+    style = {"captions": ["", "missed"], "colors": [red, (0, 0, 255)]}
+    picture = draw_detections(grey_image(), boxes, [0, 0], **style)
+    assert (picture == red).all(axis=-1)[50:150, 50:150].any()
+    # Blue: the border, and the ground of the caption above it.
+    is_blue = (picture == (0, 0, 255)).all(axis=-1)
+    assert is_blue[:99].sum() > 100 and not is_blue[:, :198].any()
+    without = draw_detections(
+        grey_image(), boxes, [0, 0], **{**style, "captions": False}
+    )
+    np.testing.assert_array_equal(picture[:, :190], without[:, :190])
+
+
+def test_each_panel_can_be_a_figure():
+    figures = visualization.history_figures(HISTORY)
+    titles = [figure.axes[0].get_title() for figure in figures]
+    assert titles == ["loss", "val_AP: best 0.400 at epoch 3", "learning rate"]
+
+
+def test_runs_share_axes_and_what_none_has_is_left_out():
+    longer = {"epoch": [1, 2, 3, 4], "loss": [4, 3, 2, 1], "val_AP": [float("nan")] * 4}
+    figures = visualization.compare_histories({"a": HISTORY, "b": longer})
+    lines = {
+        figure.axes[0].get_title(): {
+            line.get_label(): line.get_xydata().tolist()
+            for line in figure.axes[0].lines
+        }
+        for figure in figures
+    }
+    assert list(lines) == ["loss", "val_AP", "learning_rate"]
+    assert lines["loss"]["b"] == [[1, 4], [2, 3], [3, 2], [4, 1]]
+    assert lines["val_AP"] == {"a": [[2, 0.2], [3, 0.4]]}
+    # A run keeps its colour in all figures.
+    colors = {
+        line.get_color()
+        for figure in figures
+        for line in figure.axes[0].lines
+        if line.get_label() == "a"
+    }
+    assert len(colors) == 1

@@ -73,3 +73,19 @@ def test_a_large_picture_is_made_smaller():
     small = web_page.image_html(np.zeros((40, 40, 3), "uint8"))
     large = web_page.image_html(np.zeros((4000, 4000, 3), "uint8"), max_side=40)
     assert len(large) == len(small)
+
+
+def test_columns_of_words_stand_left_and_numbers_right():
+    rows = [("a", 0.5, "+1.0 %", "word"), ("b", None, "–", "3 words")]
+    table = web_page.table_html(("name", "value", "part", "text"), rows)
+    assert '<th>value</th><th>part</th><th class="text">text</th>' in table
+    assert '<td class="text">3 words</td>' in table and "<td>+1.0 %</td>" in table
+    assert "<th>value</th>" in web_page.table_html(("name", "value"), [])
+
+
+def test_a_figure_gives_equal_bytes_each_time():
+    figures = [matplotlib.figure.Figure() for _ in range(2)]
+    for figure in figures:
+        figure.subplots().plot([0, 1])
+    first, second = map(web_page.figure_html, figures)
+    assert first == second

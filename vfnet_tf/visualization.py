@@ -60,6 +60,7 @@ def draw_detections(
     *,
     score_threshold=0.0,
     captions=True,
+    colors=None,
     min_side=256,
     line_width=None,
     font_size=None,
@@ -77,7 +78,9 @@ def draw_detections(
             truth.
         class_names: sequence of names by label, or None for the label's number.
         score_threshold: float, boxes with a lower score are not drawn.
-        captions: bool, False draws boxes only.
+        captions: bool, False draws boxes only; or N texts in place of names and scores,
+            empty ones for boxes without.
+        colors: int `[N, 3]` RGB, in place of the colours of the classes.
         min_side: int pixels; an image with a shorter side is enlarged by a whole
             factor until it reaches this, so that captions are readable. 1 never does.
         line_width: int pixels, by the image's size if None.
@@ -113,20 +116,26 @@ def draw_detections(
         if corners is None:
             continue  # wholly outside the image
         visible.append((row, corners))
-        color = class_color(labels[row])
+        color = _color_of(labels, row, colors)
         # A dark line beneath shows the box on a background of its own colour.
         _rectangle(painter, corners, _shade(color), line_width + 2, inset=-1)
         _rectangle(painter, corners, color, line_width)
-    if captions:
+    if captions is not False:
         font, taken = _font(font_size), []
         places = []
         for row, corners in reversed(visible):  # the best box chooses its place first
-            text = _caption(labels[row], scores, row, class_names)
+            if captions is True:
+                text = _caption(labels[row], scores, row, class_names)
+            else:
+                text = captions[row]
+            if not text:
+                continue
             place = _caption_place(painter, text, font, corners, canvas.size, taken)
             taken.append(place)
             places.append((row, text, place))
         for row, text, place in reversed(places):
-            _write_caption(painter, text, font, place, class_color(labels[row]))
+            color = _color_of(labels, row, colors)
+            _write_caption(painter, text, font, place, color)
     return np.asarray(canvas)
 
 
@@ -266,44 +275,12 @@ def plot_history(history, png_path):
     Raises:
         ValueError: no row, or no column that could be drawn.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    columns = _read_history(history)
-    lengths = {name: len(values) for name, values in columns.items()}
-    if not lengths or max(lengths.values()) == 0 or len(set(lengths.values())) > 1:
-        raise ValueError(
-            "`history` must have columns of one length, at least one row. Received: "
-            f"lengths {lengths}"
-        )
-    x_name = next((name for name in ("epoch", "step") if name in columns), "row")
-    x = columns.get(x_name, np.arange(1, max(lengths.values()) + 1))
-    panels = {
-        title: {
-            name: values
-            for name, values in columns.items()
-            if belongs(name) and np.isfinite(values).any()
-        }
-        for title, belongs in (
-            ("loss", _is_loss),
-            ("COCO metrics", _is_coco_metric),
-            ("learning rate", lambda name: name in ("lr", "learning_rate")),
-        )
-    }
-    panels = {title: curves for title, curves in panels.items() if curves}
-    if not panels:
-        raise ValueError(
-            "`history` must have numbers of a loss, a COCO metric or a learning rate. "
-            f"Received: columns {sorted(columns)}"
-        )
-    figure = Figure(figsize=(5.6 * len(panels), 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (title, curves) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    panels = _history_panels(history)
+    figure = new_figure(5.6 * len(panels), 4.2)
+    for axes, panel in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
-        _plot_panel(axes, title, x_name, x, curves)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _plot_panel(axes, *panel)
     path = Path(png_path)
     temporary = _beside(path, ".png")
     try:
@@ -313,33 +290,140 @@ def plot_history(history, png_path):
         temporary.unlink(missing_ok=True)
 
 
+def history_figures(history):
+    """The panels of `plot_history`, each as a figure of its own.
+
+    Args:
+        history: as for `plot_history`, which raises the same errors.
+
+    Returns:
+        list of `matplotlib.figure.Figure`.
+    """
+    figures = []
+    for panel in _history_panels(history):
+        figure = new_figure()
+        _plot_panel(figure.subplots(), *panel)
+        figures.append(figure)
+    return figures
+
+
+def compare_histories(histories, names=("loss", "val_AP", "val_AP50", "learning_rate")):
+    """Curves of several runs in common axes, a figure for each quantity.
+
+    Args:
+        histories: dict from the name of a run to its history, as for `plot_history`.
+        names: the columns to draw; one that no run has is left out.
+
+    Returns:
+        list of `matplotlib.figure.Figure`.
+    """
+    tables = {run: read_history(history) for run, history in histories.items()}
+    figures = []
+    for name in names:
+        there = {
+            run: table
+            for run, table in tables.items()
+            if np.isfinite(table.get(name, [np.nan])).any()
+        }
+        if not there:
+            continue
+        figure = new_figure()
+        axes = figure.subplots()
+        for number, run in enumerate(tables):
+            if run in there:
+                x_name, x = _horizontal(there[run])
+                _plot_curve(axes, x, there[run][name], f"C{number % 10}", "-", run)
+        kind = next((title for title, has in _PANELS.items() if has(name)), "")
+        curves = [table[name] for table in there.values()]
+        _finish_axes(axes, kind, name, x_name, curves)
+        figures.append(figure)
+    return figures
+
+
+def _history_panels(history):
+    """Groups the columns of a history: list of (title, name of x, x, curves)."""
+    columns = read_history(history)
+    lengths = {name: len(values) for name, values in columns.items()}
+    if not lengths or max(lengths.values()) == 0 or len(set(lengths.values())) > 1:
+        raise ValueError(
+            "`history` must have columns of one length, at least one row. Received: "
+            f"lengths {lengths}"
+        )
+    x_name, x = _horizontal(columns)
+    panels = {
+        title: {
+            name: values
+            for name, values in columns.items()
+            if belongs(name) and np.isfinite(values).any()
+        }
+        for title, belongs in _PANELS.items()
+    }
+    panels = [(title, x_name, x, curves) for title, curves in panels.items() if curves]
+    if not panels:
+        raise ValueError(
+            "`history` must have numbers of a loss, a COCO metric or a learning rate. "
+            f"Received: columns {sorted(columns)}"
+        )
+    return panels
+
+
+def new_figure(width=5.6, height=3.8):
+    """A `matplotlib.figure.Figure` of inches that no window or pyplot knows of."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _horizontal(columns):
+    """The name and the values of the horizontal axis."""
+    x_name = next((name for name in ("epoch", "step") if name in columns), "row")
+    rows = max(map(len, columns.values()))
+    return x_name, columns.get(x_name, np.arange(1, rows + 1))
+
+
 def _plot_panel(axes, title, x_name, x, curves):
     # One colour for a quantity, whether of training or of validation.
     bases = list(dict.fromkeys(name.removeprefix("val_") for name in curves))
     for name, values in curves.items():
-        there = np.isfinite(values) & np.isfinite(x)
+        color = f"C{bases.index(name.removeprefix('val_')) % 10}"
         paired = title == "loss" and name.startswith("val_")
-        axes.plot(
-            x[there],
-            values[there],
-            color=f"C{bases.index(name.removeprefix('val_')) % 10}",
-            linestyle="--" if paired else "-",
-            linewidth=1.4,
-            marker="." if there.sum() <= 60 else None,
-            label=name,
-        )
-    if title == "COCO metrics":
+        _plot_curve(axes, x, values, color, "--" if paired else "-", name)
+    shown = title
+    best = next((n for n in ("val_AP", "AP") if n in curves), None)
+    if best and title == "COCO metrics":
+        at = int(np.nanargmax(curves[best]))
+        shown = f"{best}: best {curves[best][at]:.3f} at {x_name} {x[at]:g}"
+    _finish_axes(axes, title, shown, x_name, curves.values())
+
+
+def _plot_curve(axes, x, values, color, linestyle, label):
+    there = np.isfinite(values) & np.isfinite(x)
+    axes.plot(
+        x[there],
+        values[there],
+        color=color,
+        linestyle=linestyle,
+        linewidth=1.4,
+        marker="." if there.sum() <= 60 else None,
+        label=label,
+    )
+
+
+def _finish_axes(axes, kind, title, x_name, curves):
+    from matplotlib.ticker import MaxNLocator
+
+    if kind == "COCO metrics":
         axes.set_ylim(0, 1)
-        best = next((n for n in ("val_AP", "AP") if n in curves), None)
-        if best:
-            at = int(np.nanargmax(curves[best]))
-            title = f"{best}: best {curves[best][at]:.3f} at {x_name} {x[at]:g}"
-    elif title == "learning rate" and _spans_decades(*curves.values()):
+    elif kind == "learning rate" and _spans_decades(*curves):
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
     axes.set_title(title)
     axes.set_xlabel(x_name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
 
@@ -358,7 +442,23 @@ def _is_coco_metric(name):
     return name.removeprefix("val_")[:2] in ("AP", "AR")
 
 
-def _read_history(history):
+# What shares a panel: its title, and which columns belong to it.
+_PANELS = {
+    "loss": _is_loss,
+    "COCO metrics": _is_coco_metric,
+    "learning rate": lambda name: name in ("lr", "learning_rate"),
+}
+
+
+def read_history(history):
+    """Reads the columns of a history.
+
+    Args:
+        history: path of a CSV file with a header, or a dict of name -> sequence.
+
+    Returns:
+        dict of float64 arrays; NaN where a cell is no number.
+    """
     if not isinstance(history, dict):
         path = os.fspath(history)
         if not os.path.exists(path):
@@ -445,6 +545,12 @@ def _rectangle(painter, corners, color, line_width, inset=0):
 
 def _shade(color):
     return tuple(value // 4 for value in color)
+
+
+def _color_of(labels, row, colors):
+    if colors is None:
+        return class_color(labels[row])
+    return tuple(int(value) for value in colors[row])
 
 
 def _caption(label, scores, row, class_names):

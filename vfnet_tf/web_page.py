@@ -1,4 +1,4 @@
-"""Self-contained web pages for reports: one file without scripts or links elsewhere."""
+"""Self-contained web pages for reports: one file, no script, nothing from elsewhere."""
 
 import base64
 import html
@@ -14,20 +14,23 @@ _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #2378e1; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto;
        padding: 1.5rem; }
-h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem;
+h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h3 { font-size: 1rem; margin: 1rem 0 .4rem; }
+h2 { font-size: 1.2rem;
      margin: 2.2rem 0 .6rem; border-bottom: 1px solid var(--line); }
 p.note { opacity: .75; max-width: 75ch; }
 nav a { margin-right: 1rem; color: var(--accent); }
-.scroll { overflow-x: auto; }
+p { overflow-wrap: anywhere; } nav { line-height: 1.9; }
+nav a { display: inline-block; }
+.scroll { overflow-x: auto; margin: 0 0 1.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line);
          text-align: right; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, .text { text-align: left; }
 tr:hover td { background: var(--soft); }
 figure { margin: 0; } figcaption { font-size: .85rem; opacity: .8; }
 .gallery { display: grid; gap: 1rem;
-           grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); }
-img { max-width: 100%; height: auto; background: #fff; }
+           grid-template-columns: repeat(auto-fill, minmax(min(var(--width), 100%), 1fr)); }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
 """
 
 
@@ -53,7 +56,7 @@ class WebPage:
         Args:
             heading: str.
             *parts: str, html of `table_html`, `figure_html`, `image_html`,
-                `gallery_html`.
+                `gallery_html`, `subheading_html`.
             note: str, how to read what follows.
         """
         self.sections.append((heading, note, parts))
@@ -104,12 +107,22 @@ def table_html(header, rows):
     Args:
         header: sequence of str.
         rows: sequence of sequences; floats show three decimals, NaN and None a dash.
+            Numbers stand to the right, also those in a text such as `"+0.8 %"`.
     """
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>"
-        for row in rows
+    rows = [list(map(cell_text, row)) for row in rows]
+    # A column is of words if any of its cells is; a dash is neither.
+    kinds = [
+        ' class="text"' if any(cell[:1].isalpha() for cell in column) else ""
+        for column in zip(*rows, strict=True)
+    ] or [""] * len(header)
+    head, *body = (
+        "".join(
+            f"<{tag}{kind}>{html.escape(cell)}</{tag}>"
+            for kind, cell in zip(kinds, row, strict=True)
+        )
+        for tag, row in (("th", list(map(str, header))), *(("td", row) for row in rows))
     )
+    body = "".join(f"<tr>{row}</tr>" for row in body)
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
@@ -123,9 +136,14 @@ def figure_html(figure, caption=""):
         figure: `matplotlib.figure.Figure`.
         caption: str.
     """
+    import matplotlib
+
     stream = io.BytesIO()
-    # Without a date and with named colours' ids fixed the same figure gives equal bytes.
-    figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
+    # Without a date and with ids that are not drawn the same figure gives equal bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "vfnet_tf"}):
+        figure.savefig(
+            stream, format="svg", bbox_inches="tight", metadata={"Date": None}
+        )
     return _figure("image/svg+xml", stream.getvalue(), caption)
 
 
@@ -144,13 +162,25 @@ def image_html(pixels, caption="", max_side=480):
     return _figure("image/jpeg", stream.getvalue(), caption)
 
 
-def gallery_html(images):
+def gallery_html(images, min_width=240):
     """Pictures side by side, as many as the window is wide.
 
     Args:
-        images: sequence of str of `image_html`.
+        images: sequence of str of `image_html` or `figure_html`.
+        min_width: int, pixels of the screen that each gets at least, unless the window
+            is narrower.
     """
-    return f'<div class="gallery">{"".join(images)}</div>'
+    style = f'style="--width: {int(min_width)}px"'
+    return f'<div class="gallery" {style}>{"".join(images)}</div>'
+
+
+def subheading_html(text):
+    """A heading within a section.
+
+    Args:
+        text: str.
+    """
+    return f"<h3>{html.escape(text)}</h3>"
 
 
 def _figure(kind, content, caption):
@@ -162,9 +192,10 @@ def _figure(kind, content, caption):
     )
 
 
-def _cell(value):
+def cell_text(value):
+    """A value of a table as text, see `table_html`."""
     if value is None or (isinstance(value, float | np.floating) and value != value):
         return "–"
     if isinstance(value, float | np.floating):
         return f"{value:.3f}"
-    return html.escape(str(value))
+    return str(value)

@@ -15,6 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tests import tiny_run
+from tests.browser import Page
 from vfnet_tf.cli.__main__ import main
 
 pytest.importorskip("flask", reason="the extra `demo` is not installed")
@@ -24,8 +25,6 @@ from vfnet_tf.cli import demo
 if keras.backend.backend() != "tensorflow":
     pytest.skip("a SavedModel needs the TensorFlow backend", allow_module_level=True)
 
-# Where screenshots are kept; a folder of the tests by default.
-SCREENSHOTS = "VFNET_TF_SCREENSHOTS"
 DROP = """
 const [content, name, type] = arguments;
 const bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0));
@@ -307,66 +306,17 @@ def test_the_command_serves_until_interrupted(tmp_path, capsys, monkeypatch, fou
     assert "no password" not in printed
 
 
-def find_program(*names):
-    return next(filter(None, map(shutil.which, names)), None)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium = find_program("chromium", "chromium-browser", "google-chrome")
-    driver = find_program("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip(
-            "chromium and chromedriver are not installed (Debian: chromium-driver)"
-        )
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",  # which root, as in containers, cannot have
-        "--disable-dev-shm-usage",
-        "--disable-gpu",
-        # Nothing is asked of other hosts, by the browser itself neither.
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--no-first-run",
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(driver)
-    started = webdriver.Chrome(options=options, service=service)
-    yield started
-    started.quit()
-
-
 @pytest.fixture
 def page(browser, tmp_path):
-    return Page(browser, pathlib.Path(os.environ.get(SCREENSHOTS, tmp_path)))
+    return DemoPage(browser, tmp_path)
 
 
-class Page:
-    """The page in a browser, by what a person does and sees."""
+class DemoPage(Page):
+    """The page of the demo."""
 
-    def __init__(self, browser, folder):
-        self.browser, self.folder = browser, folder
-
-    def open(self, url, width=1280, height=860):
-        self.browser.set_window_size(width, height)
-        # The window has a frame; what counts is the page's own width.
-        inner = self.browser.execute_script("return [innerWidth, innerHeight]")
-        self.browser.set_window_size(2 * width - inner[0], 2 * height - inner[1])
-        self.browser.get(url)
+    def open(self, url, **size):
+        super().open(url, **size)
         self.wait("return document.body.dataset.ready === '0'")
-
-    def wait(self, script, *arguments, seconds=30):
-        from selenium.webdriver.support.wait import WebDriverWait
-
-        return WebDriverWait(self.browser, seconds, poll_frequency=0.05).until(
-            lambda browser: browser.execute_script(script, *arguments)
-        )
 
     def drop(self, contents, name="smear.jpg", kind="image/jpeg"):
         content = base64.b64encode(contents).decode()
@@ -391,31 +341,6 @@ class Page:
             "slider.value = arguments[0];"
             "slider.dispatchEvent(new Event('input', { bubbles: true }))",
             value,
-        )
-
-    def save(self, name):
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{name}.png"
-        self.browser.save_screenshot(str(path))
-        return path
-
-    def check_clean(self):
-        """Nothing came from elsewhere, nothing failed, nothing sticks out."""
-        loaded = self.browser.execute_script(
-            "return performance.getEntriesByType('resource').map((one) => one.name)"
-        )
-        own = self.browser.current_url
-        # Images from the browser's memory bear the page's address too.
-        strange = [one for one in loaded if own not in one and one[:5] != "data:"]
-        assert not strange, strange
-        errors = [
-            entry
-            for entry in self.browser.get_log("browser")
-            if entry["level"] == "SEVERE"
-        ]
-        assert not errors, errors
-        assert self.browser.execute_script(
-            "return document.documentElement.scrollWidth <= innerWidth"
         )
 
 

@@ -12,6 +12,7 @@ from vfnet_tf.evaluation.coco import (
     CocoEvaluator,
     evaluate_results,
     format_table,
+    read_results,
     save_metrics,
     xyxy_to_xywh,
 )
@@ -524,3 +525,21 @@ def test_classes_of_one_name_stay_apart(tmp_path):
 def test_corner_boxes_become_widths_and_heights():
     boxes = xyxy_to_xywh([[[1, 2, 4, 8]], [[0, 0, 0, 0]]])
     np.testing.assert_array_equal(boxes, [[[1, 2, 3, 6]], [[0, 0, 0, 0]]])
+
+
+def test_the_curves_are_those_that_the_metrics_average():
+    evaluator = CocoEvaluator(TRUTH, category_ids=[18, 1, 2])
+    results = read_results(RESULTS, evaluator, some_categories=True)
+    metrics = evaluator.evaluate(results)
+    curves = evaluator.curves
+    assert curves.precision.shape == (10, 101, 3, 4)
+    assert curves.areas == ("all", "small", "medium", "large")
+    # Dog, person, bicycle: by label, not by category id.
+    for label, values in enumerate(metrics["per_class"].values()):
+        precision = curves.precision[:, :, label, 0]
+        assert precision.mean() == pytest.approx(values["AP"])
+        assert precision[0].mean() == pytest.approx(values["AP50"])
+    small = curves.precision[..., 1]
+    assert np.nanmean(small) == pytest.approx(metrics["APs"])
+    evaluator.reset()
+    assert evaluator.curves is None

@@ -19,6 +19,7 @@ COMMANDS = {
         "vfnet_tf.cli.evaluate",
         "COCO metrics of a detector or of results",
     ),
+    "compare": ("vfnet_tf.cli.compare", "settings, metrics and curves of several runs"),
     "oracle": ("vfnet_tf.cli.oracle", "what limits a detector: Table 1 of the paper"),
     "predict": ("vfnet_tf.cli.predict", "detect objects in files, folders and URLs"),
     "export": ("vfnet_tf.cli.export", "write a SavedModel: image bytes to detections"),

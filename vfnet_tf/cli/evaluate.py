@@ -55,6 +55,12 @@ class EvaluateOptions:
     """evaluate on the first so many images only"""
     skip_bad_images: bool = False
     """go on without unreadable images, and list them, instead of stopping"""
+    report: pathlib.Path | None = None
+    """html file to write: metrics, curves, confusions, calibration of the scores, error
+    types, best and worst images, all in one file (docs/reports.md)"""
+    score_threshold: float | None = None
+    """--report: score from which on detections count in its confusions and images; by
+    default the one with the largest F1"""
     backend: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"
     """the same numbers; the second is quicker on thousands of images and needs the
     extra fast-eval"""
@@ -69,6 +75,17 @@ def run(options):
         raise ValueError(
             "Give one of --checkpoint, --model and --results. Received: --checkpoint "
             f"{options.checkpoint}, --model {options.model}, --results {options.results}"
+        )
+    if options.report is not None and options.report.is_dir():
+        raise ValueError(
+            "--report must be a file to write, such as report.html. Received: the "
+            f"folder {options.report}"
+        )
+    if options.score_threshold is not None and options.report is None:
+        raise ValueError(
+            "--score-threshold is for the pictures of --report; metrics take all "
+            f"detections. Received: --score-threshold {options.score_threshold} without "
+            "--report"
         )
     check_data(options)
     if options.model is not None:
@@ -101,7 +118,7 @@ def check_data(options):
 
 
 def _evaluate_results(options):
-    from vfnet_tf.evaluation.coco import evaluate_results
+    from vfnet_tf.evaluation.coco import CocoEvaluator, read_results
 
     if options.limit is not None:
         raise ValueError(
@@ -113,10 +130,29 @@ def _evaluate_results(options):
             "--results needs --data, the annotations that it is measured by. Received: "
             f"--results {options.results}"
         )
-    annotations, _ = _find_split(options.data, options.split)
-    metrics = evaluate_results(annotations, options.results, backend=options.backend)
+    annotations, image_dir = find_annotations(options.data, options.split)
+    evaluator = CocoEvaluator(annotations, backend=options.backend)
+    results = read_results(options.results, evaluator)
+    metrics = evaluator.evaluate(results)
     print(f"results     {options.results}\nannotations {annotations}\n")
-    _report(metrics, options.out)
+    image_paths = None
+    if options.report is not None:
+        image_paths = _image_paths(annotations, options.images or image_dir)
+    _report(
+        options, metrics, options.out, evaluator, results, options.results, image_paths
+    )
+
+
+def _image_paths(annotations, image_dir):
+    """Dict from image id to file, or a str that says why there is none."""
+    from vfnet_tf.data.coco import read_coco
+
+    try:
+        # Nothing but the few that are shown is ever opened.
+        dataset = read_coco(annotations, image_dir, training=False, check_images=False)
+    except ValueError as error:
+        return str(error)
+    return {record.image_id: record.path for record in dataset.records}
 
 
 def _evaluate_checkpoint(options):
@@ -147,10 +183,8 @@ def _evaluate_checkpoint(options):
             batch_size=options.batch_size,
             max_canvas_shapes=options.max_canvas_shapes,
         )
-    # Before the metrics: they cost minutes less than the detections did.
-    evaluator.save_results(out / "detections.json")
-    print(f"detections {out / 'detections.json'}", flush=True)
-    _report(evaluator.evaluate(), out)
+    history = weights.with_name("history.csv")
+    _finish(options, evaluator, out, weights, dataset, history)
 
 
 def check_model_options(options):
@@ -190,18 +224,43 @@ def _evaluate_model(options):
         evaluator.update([record.image_id], batch)
         progress.add()
     progress.close()
+    _finish(options, evaluator, out, options.model, dataset)
+
+
+def _finish(options, evaluator, out, source, dataset, history=None):
+    # Before the metrics: they cost minutes less than the detections did.
     evaluator.save_results(out / "detections.json")
     print(f"detections {out / 'detections.json'}", flush=True)
-    _report(evaluator.evaluate(), out)
+    metrics = evaluator.evaluate()
+    image_paths = {record.image_id: record.path for record in dataset.records}
+    results = evaluator.results() if options.report is not None else None
+    _report(options, metrics, out, evaluator, results, source, image_paths, history)
 
 
-def _report(metrics, out):
+def _report(
+    options, metrics, out, evaluator, results, source, image_paths, history=None
+):
     from vfnet_tf.evaluation.coco import format_table, save_metrics
 
     if out is not None:
         save_metrics(out / "metrics.json", metrics)
         print(f"metrics    {out / 'metrics.json'}\n")
     print(format_table(metrics))
+    if options.report is None:
+        return
+    from vfnet_tf.cli.report import write_report
+
+    path = write_report(
+        options.report,
+        evaluator,
+        results,
+        metrics,
+        about=f"{source} on {evaluator.annotation_file}",
+        image_paths=image_paths,
+        history=history if history is not None and history.is_file() else None,
+        score_threshold=options.score_threshold,
+    )
+    print(f"\nreport     {path}")
 
 
 def read_dataset(options, class_names=None):
@@ -222,7 +281,7 @@ def read_dataset(options, class_names=None):
     if data is None:
         data = make_synthetic_dataset()
         print(f"data       none given (--data): the generated images in {data}")
-    annotations, image_dir = _find_split(data, options.split)
+    annotations, image_dir = find_annotations(data, options.split)
     dataset = read_coco(
         annotations,
         options.images or image_dir,
@@ -252,7 +311,7 @@ def read_dataset_for(detector, config, options):
     return dataset
 
 
-def _find_split(data, split):
+def find_annotations(data, split):
     """(annotation file, image folder) of a split, with a line on the data's format."""
     from vfnet_tf.cli.progress import Progress
     from vfnet_tf.data.readers import find_splits

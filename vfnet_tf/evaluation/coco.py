@@ -6,6 +6,7 @@ copy is numbered from 1, since pycocotools takes a match with annotation id 0 fo
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import math
@@ -53,6 +54,24 @@ _BOX_DECIMALS = 3
 _MAX_LISTED = 20
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class PrecisionCurves:
+    """Precision over recall as COCOeval accumulated it, with 100 detections an image.
+
+    Attributes:
+        iou_thresholds: float `[T]`, 0.5 to 0.95.
+        recalls: float `[R]`, 0 to 1.
+        areas: A names, `"all"`, `"small"`, `"medium"`, `"large"`.
+        precision: float `[T, R, K, A]`, classes in the order of their labels; NaN where
+            there is no ground truth. Its mean over T and R is the AP of a class.
+    """
+
+    iou_thresholds: np.ndarray
+    recalls: np.ndarray
+    areas: tuple
+    precision: np.ndarray
+
+
 class CocoEvaluator:
     """Collects detections batch by batch and computes the COCO metrics.
 
@@ -70,6 +89,12 @@ class CocoEvaluator:
         image_ids: the images to evaluate over, where fewer than above.
         backend: `"pycocotools"`, or `"faster-coco-eval"`: the same numbers, quicker on
             thousands of images; needs the extra `fast-eval`.
+
+    Attributes:
+        truth: dict with `annotations`, the ground truth as it is evaluated: each with
+            `image_id`, `category_id`, `bbox` `[x, y, width, height]`, `area`, `iscrowd`.
+        image_ids, category_ids, class_names: tuples; the latter two by label.
+        curves: `PrecisionCurves` of the latest `evaluate`, None before.
 
     Raises:
         ValueError: an unreadable or incomplete annotation file, an unknown category.
@@ -113,15 +138,16 @@ class CocoEvaluator:
         self.category_ids = category_ids
         self.class_names = tuple(names[value] for value in category_ids)
         self.image_ids = tuple(sorted(image_ids))
-        self._truth = _clean_truth(truth, image_ids, path)
+        self.truth = _clean_truth(truth, image_ids, path)
         self._warn_of_classes_without_truth()
-        self._truth_index = self._build_index(self._truth)
+        self._truth_index = self._build_index(self.truth)
         self.reset()
 
     def reset(self):
         """Forgets all detections, keeps the ground truth: for the next epoch."""
         self._detections = {}
         self.num_duplicates = 0
+        self.curves = None
 
     def update(self, image_ids, detections):
         """Adds the detections of a batch.
@@ -224,16 +250,22 @@ class CocoEvaluator:
         """
         _write_json(path, self.results())
 
-    def evaluate(self):
+    def evaluate(self, results=None):
         """Computes the metrics over all evaluated images.
 
         Images without detections count with their objects missed.
+
+        Args:
+            results: list as of `read_results`, to evaluate in place of the detections
+                that were given to `update`.
 
         Returns:
             dict with the 12 floats of `METRICS`, each in [0, 1], or NaN where there is
             no ground truth to measure on (pycocotools prints -1), and `per_class`:
             `{class name: {"AP": float, "AP50": float}}` in the order of the labels.
         """
+        if results is not None:
+            return self._evaluate(results)
         missing = len(self.image_ids) - len(self._detections)
         if missing:
             warnings.warn(
@@ -260,7 +292,7 @@ class CocoEvaluator:
             }
             for number, result in enumerate(results, start=1)
         ]
-        detections = self._build_index({**self._truth, "annotations": annotations})
+        detections = self._build_index({**self.truth, "annotations": annotations})
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation = self._eval_class(self._truth_index, detections, "bbox")
             evaluation.params.imgIds = list(self.image_ids)
@@ -269,6 +301,8 @@ class CocoEvaluator:
             evaluation.accumulate()
         metrics = {name: _measure(evaluation, name) for name in METRICS}
         columns = {value: k for k, value in enumerate(sorted(self.category_ids))}
+        order = [columns[value] for value in self.category_ids]
+        self.curves = _precision_curves(evaluation, order)
         metrics["per_class"] = {
             name: {
                 key: _measure(evaluation, key, columns[category_id])
@@ -300,7 +334,7 @@ class CocoEvaluator:
     def _warn_of_classes_without_truth(self):
         present = {
             annotation["category_id"]
-            for annotation in self._truth["annotations"]
+            for annotation in self.truth["annotations"]
             if not annotation["iscrowd"]
         }
         absent = [
@@ -347,29 +381,52 @@ def evaluate_results(
     evaluator = CocoEvaluator(
         annotation_file, category_ids, image_ids=image_ids, backend=backend
     )
+    return evaluator.evaluate(
+        read_results(
+            results,
+            evaluator,
+            some_images=image_ids is not None,
+            some_categories=category_ids is not None,
+        )
+    )
+
+
+def read_results(results, evaluator, *, some_images=False, some_categories=False):
+    """Reads and checks results for `CocoEvaluator.evaluate`.
+
+    Args:
+        results: path of a json in COCO's results format, or such a list.
+        evaluator: `CocoEvaluator`.
+        some_images, some_categories: bool, whether results of other images or categories
+            are to be expected, as the evaluator was asked for some of them only.
+
+    Returns:
+        list of dicts, without those of images that are not evaluated.
+
+    Raises:
+        ValueError: as of `evaluate_results`.
+    """
     place = "the list of results"
     if not isinstance(results, (list, tuple)):
         place = os.fspath(results)
         results = _read_json(place)
     results = _checked_results(results, place)
     unknown_images = {r["image_id"] for r in results} - set(evaluator._evaluated_images)
-    if unknown_images and image_ids is None:
+    if unknown_images and not some_images:
         raise ValueError(
             "Results must be of images in the annotation file. Received: in "
             f"{place} image ids {_shortened(sorted(unknown_images, key=str))} that "
             f"{evaluator.annotation_file} does not have"
         )
     unknown = {r["category_id"] for r in results} - set(evaluator.category_ids)
-    if unknown and category_ids is None:
+    if unknown and not some_categories:
         warnings.warn(
             f"Results in {place} of categories {_shortened(sorted(unknown, key=str))} "
             f"are left out: {evaluator.annotation_file} has no such category. Category "
             "ids are meant here, not labels that count from 0",
-            stacklevel=2,
+            stacklevel=3,
         )
-    return evaluator._evaluate(
-        [r for r in results if r["image_id"] not in unknown_images]
-    )
+    return [r for r in results if r["image_id"] not in unknown_images]
 
 
 def format_table(metrics, per_class=True):
@@ -462,6 +519,18 @@ def _measure(evaluation, name, column=None):
         values = values[..., column]
     values = values[values > -1]
     return float(np.mean(values)) if values.size else float("nan")
+
+
+def _precision_curves(evaluation, order):
+    parameters = evaluation.params
+    m = list(parameters.maxDets).index(100)
+    precision = np.asarray(evaluation.eval["precision"])[..., m][:, :, order]
+    return PrecisionCurves(
+        iou_thresholds=np.array(parameters.iouThrs),
+        recalls=np.array(parameters.recThrs),
+        areas=tuple(parameters.areaRngLbl),
+        precision=np.where(precision > -1, precision, np.nan),
+    )
 
 
 def _read_json(path):
