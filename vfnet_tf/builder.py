@@ -9,7 +9,7 @@ from vfnet_tf.assigners import ATSSAssigner, FCOSAssigner
 from vfnet_tf.backbones import KerasBackbone, Res2Net, ResNet
 from vfnet_tf.backbones.keras_backbone import APPLICATION_LAYERS
 from vfnet_tf.box_coders import DeltaCoder
-from vfnet_tf.config import load_config
+from vfnet_tf.config import did_you_mean, load_config
 from vfnet_tf.data.normalization import CAFFE_BGR, RGB_255_TORCH, TORCHVISION
 from vfnet_tf.detectors import FCOS, FoveaBox, RepPoints, RetinaNet, VFNet
 from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
@@ -73,12 +73,14 @@ def build_detector(config, weights=None):
     Raises:
         ValueError: for an unknown config, backbone, loss or detector.
     """
-    model = load_config(config).model
+    config = load_config(config)
+    model = config.model
     for name, table in (("detector", DETECTORS), ("neck", NECKS)):
         if getattr(model, name) not in table:
             raise ValueError(
                 f"`{name}` must be one of {sorted(table)}. "
-                f"Received: {name}={getattr(model, name)}"
+                f"Received: {name}={getattr(model, name)}."
+                + did_you_mean(getattr(model, name), table)
             )
     if model.assigner is not None and (
         model.assigner not in POINT_ASSIGNERS
@@ -90,6 +92,8 @@ def build_detector(config, weights=None):
             f"assigner={model.assigner} for detector={model.detector}"
         )
     detector = DETECTORS[model.detector](model)
+    if max(config.data.normalization.mean) == 0:  # pixels as they are are right
+        detector.check_inputs = False
     if weights is not None:
         detector.load_weights(weights)
     return detector
@@ -221,9 +225,11 @@ def build_backbone(config):
     if kind == "keras":
         return _build_application(name, config)
     if config.name not in BACKBONES:
+        known = [*BACKBONES, *(f"keras:{model}" for model in APPLICATION_LAYERS)]
         raise ValueError(
             f"`backbone` must be one of {sorted(BACKBONES)} or 'keras:MODEL' with one of "
-            f"{sorted(APPLICATION_LAYERS)}. Received: backbone={config.name}"
+            f"{sorted(APPLICATION_LAYERS)}. Received: backbone={config.name}."
+            + did_you_mean(config.name, known)
         )
     return BACKBONES[config.name](
         norm=config.norm,

@@ -24,6 +24,7 @@ COMMANDS = {
     "export": ("vfnet_tf.cli.export", "write a SavedModel: image bytes to detections"),
     "demo": ("vfnet_tf.cli.demo", "open a page: drop an image, see the boxes"),
     "convert": ("vfnet_tf.cli.convert", "official PyTorch checkpoints in, and out"),
+    "configs": ("vfnet_tf.cli.configs", "list the configs, or print one's model card"),
     "benchmark": ("vfnet_tf.cli.benchmark", "measure time and memory on this machine"),
 }
 
