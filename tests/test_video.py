@@ -64,7 +64,7 @@ def test_one_frame_is_read_again_by_its_time(clip):
 def test_uneven_times_are_kept_and_equal_ones_moved_apart(tmp_path):
     path = write(tmp_path / "uneven.mp4", 4, times=[0, 0.5, 0.5, 2.0])
     times = [seconds for seconds, _ in video.read_frames(path)]
-    np.testing.assert_allclose(times, [0, 0.5, 0.5 + 1 / 30000, 2.0], atol=1e-4)
+    np.testing.assert_allclose(times, [0, 0.5, 0.5 + 1 / 30000, 2.0], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,9 @@ def test_a_writer_that_fails_leaves_nothing_and_not_half_of_what_was_there(tmp_p
     path.write_bytes(b"old")
     info = video.VideoInfo(64, 64, NTSC, fractions.Fraction(1, 30000), None)
     with pytest.raises(KeyError), video.VideoWriter(path, info) as writer:
-        writer.add(np.zeros((64, 64, 3), "uint8"), 0.0)
+        for number in range(100):  # the encoder holds the first ones back
+            writer.add(np.zeros((64, 64, 3), "uint8"), number / 10)
+        assert len(list(tmp_path.iterdir())) == 2
         raise KeyError
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
