@@ -33,16 +33,21 @@ EXTRAS = {
     "safetensors": ["safetensors>=0.4"],
     # The formats of TensorFlow Serving, and grpcio.
     "serving": ["tensorflow-serving-api>=2.20"],
+    # `Prediction.to_supervision`.
+    "supervision": ["supervision>=0.25"],
     "tensorboard": ["tensorboard>=2.19"],
     # tensorflow-datasets imports importlib_resources without requiring it.
     "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],
     "torch": ["torch>=2.6"],
     # The data.yaml of YOLO data.
     "yolo": ["pyyaml>=6.0"],
+    # FFmpeg's libraries come with its wheels.
+    "video": ["av>=14.0"],
     # Two backends beside TensorFlow run the portable tests. The exact torch is a build
     # for the CPU where a local index offers one; any release since 2.6 passes.
     "test": [
         "ai-edge-litert>=2.1",
+        "av>=14.0",
         "faster-coco-eval>=1.6",
         "flask>=3.1",
         "huggingface_hub>=0.23",

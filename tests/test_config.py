@@ -10,6 +10,7 @@ from vfnet_tf.config import (
     DataConfig,
     ModelConfig,
     TrainingConfig,
+    did_you_mean,
     from_dict,
     list_configs,
     load_config,
@@ -111,6 +112,24 @@ def test_an_unknown_config_lists_the_known_ones(tmp_path):
         load_config("vfnet_r51")
     with pytest.raises(ValueError, match="config.json"):
         load_config(tmp_path)
+
+
+def test_names_are_filtered_by_part_or_pattern():
+    assert "vfnet_r101_fpn_2x_coco" in list_configs("r101")
+    assert list_configs("vfnet_r*_1x_coco") == [
+        "vfnet_r101_fpn_1x_coco",
+        "vfnet_r50_fpn_1x_coco",
+        "vfnet_raw_r50_fpn_1x_coco",
+        "vfnet_raw_vfl_r50_fpn_1x_coco",
+    ]
+    assert list_configs("yolo") == []
+
+
+def test_a_misspelt_config_is_told_what_resembles_it():
+    with pytest.raises(ValueError, match=r"Did you mean vfnet_r50_fpn_1x_coco or "):
+        load_config("vfnet_r50_1x_coco")
+    assert did_you_mean("resnet51", ["resnet50", "fpn"]) == " Did you mean resnet50?"
+    assert did_you_mean("zzz", ["resnet50"]) == ""
 
 
 def test_a_whole_number_may_stand_for_an_optional_float():

@@ -1,6 +1,9 @@
+import fractions
 import functools
 import http.server
+import sys
 import threading
+import types
 
 import keras
 import numpy as np
@@ -9,6 +12,7 @@ from PIL import Image
 
 from tests import tiny_run
 from vfnet_tf import predictor as predictors
+from vfnet_tf import video
 from vfnet_tf.config import save_config
 from vfnet_tf.data import coco
 from vfnet_tf.data.pipeline import build_pipeline
@@ -259,7 +263,7 @@ def test_save_writes_a_picture_and_never_over_the_image(predictions, tmp_path):
     path = prediction.save(tmp_path / "new" / "a.png")
     with Image.open(path) as image:
         np.testing.assert_array_equal(np.asarray(image), prediction.draw())
-    with pytest.raises(ValueError, match="must not be the image itself"):
+    with pytest.raises(ValueError, match="must not be the image or video itself"):
         prediction.save(prediction.source)
     with pytest.raises(ValueError, match=r"must end in one of .*\.png"):
         prediction.save(tmp_path / "a.txt")
@@ -415,3 +419,120 @@ def test_images_are_stretched_where_the_config_says_so(plain):
 
 def test_a_folder_offers_the_formats_that_the_reader_takes():
     assert set(predictors.IMAGE_SUFFIXES) == coco.IMAGE_SUFFIXES
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Seven frames of 96x128, ten in a second, the k-th of grey 100 + 20 k."""
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    rate, tick = fractions.Fraction(10), fractions.Fraction(1, 10000)
+    with video.VideoWriter(path, video.VideoInfo(96, 128, rate, tick, 7)) as writer:
+        for number in range(7):
+            writer.add(np.full((96, 128, 3), 100 + 20 * number, "uint8"), number / 10)
+    return path
+
+
+def test_a_video_gives_a_prediction_for_each_frame(plain, clip, capsys):
+    predictions = plain(clip, progress=True)
+    assert (
+        [p.frame for p in predictions] == [p.index for p in predictions] == [*range(7)]
+    )
+    np.testing.assert_allclose([p.time for p in predictions], np.arange(7) / 10)
+    assert {(p.height, p.width, p.source) for p in predictions} == {
+        (96, 128, str(clip))
+    }
+    scores = [p.scores[0] for p in predictions]
+    assert np.all(np.diff(scores) > 0.02)  # frames grow brighter
+    # Frames are decoded again, not kept.
+    assert all(p.pixels is None for p in predictions)
+    np.testing.assert_allclose(predictions[5].image, 200, atol=2)
+    assert "clip.mp4 frame 5 at 0.50 s, 96x128: 1 star" in repr(predictions[5])
+    assert "7/7 frames" in capsys.readouterr().err
+    array = np.full((96, 128, 3), predictions[3].image[0, 0], "uint8")
+    np.testing.assert_allclose(plain(array).scores, scores[3], rtol=1e-3)
+
+
+def test_the_frames_of_a_stream_come_one_batch_at_a_time_with_pixels(plain, clip):
+    batched = Predictor(plain.detector, plain.config, batch_size=2)
+    plain.detector.calls.clear()
+    stream = batched.stream([clip, np.zeros((96, 128, 3), "uint8")])
+    first = next(stream)
+    assert first.pixels.shape == (96, 128, 3)
+    assert len(plain.detector.calls) == 1
+    rest = list(stream)
+    assert [p.frame for p in rest] == [1, 2, 3, 4, 5, 6, None]
+    assert rest[-1].index == 7 and len(plain.detector.calls) == 4
+
+
+def test_a_video_is_saved_with_its_boxes_size_rate_and_times(plain, clip, tmp_path):
+    out = tmp_path / "new" / "out.mp4"
+    found = plain.save_video(
+        clip, out, score_threshold=0.1, progress=False, line_width=4
+    )
+    assert [p.frame for p in found] == [*range(7)] and found[0].pixels is None
+    info = video.inspect_video(out)
+    assert (info.height, info.width, info.frame_rate) == (96, 128, 10)
+    before, after = (list(video.read_frames(path)) for path in (clip, out))
+    np.testing.assert_allclose([t for t, _ in after], [t for t, _ in before])
+    for (_, old), (_, new) in zip(before, after, strict=True):
+        changed = np.abs(new.astype(int) - old).max(axis=-1) > 40
+        assert changed[48, 0:3].any() and not changed[40:90, 20:110].any()
+
+
+def test_videos_that_cannot_be_saved_leave_nothing(plain, clip, tmp_path):
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(clip.read_bytes()[:-60])
+    with pytest.raises(ValueError, match="must be whole"):
+        plain.save_video(cut, tmp_path / "out.mp4", progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["cut.mp4"]
+    skipped = []
+    image = np.zeros((8, 8, 3), "uint8")
+    found = list(plain.stream([cut, image], skipped=skipped))
+    assert found[-1].frame is None and found[0].frame == 0
+    assert skipped[0][0] == str(cut) and "must be whole" in skipped[0][1]
+    with pytest.raises(ValueError, match="must not be the image or video itself"):
+        plain.save_video(clip, clip)
+    with pytest.raises(ValueError, match="`source` must be a video"):
+        plain.save_video(tmp_path / "a.jpg", tmp_path / "out.mp4")
+
+
+def test_videos_are_named_by_path_or_by_a_glob_of_their_ending(clip, tmp_path):
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(clip.read_bytes())
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    expand = predictors.expand_source
+    assert expand(copy) == ([str(copy)], False)
+    assert expand(tmp_path / "*.mp4") == ([str(copy)], False)
+    assert (
+        expand(tmp_path)[0] == expand(f"{tmp_path}/*")[0] == [str(tmp_path / "a.png")]
+    )
+    with pytest.raises(ValueError, match="download a video first"):
+        expand("https://example.org/street.mp4?x=1")
+
+
+def test_detections_for_supervision_are_the_same_arrays(plain, monkeypatch):
+    prediction = plain(np.full((96, 128, 3), 100, "uint8"))
+    stand_in = types.SimpleNamespace(Detections=dict)
+    monkeypatch.setitem(sys.modules, "supervision", stand_in)
+    found = prediction.to_supervision()
+    assert found.pop("data")["class_name"].tolist() == ["star"]
+    assert found == {
+        "xyxy": prediction.boxes,
+        "confidence": prediction.scores,
+        "class_id": prediction.labels,
+    }
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match=r"pip install 'vfnet_tf\[supervision\]'"):
+        prediction.to_supervision()
+
+
+def test_supervision_takes_them(plain):
+    supervision = pytest.importorskip(
+        "supervision", reason="the extra `supervision` is not installed"
+    )
+    found = plain(np.full((96, 128, 3), 100, "uint8")).to_supervision()
+    assert isinstance(found, supervision.Detections) and len(found) == 1
+    assert found[found.confidence > 0.99].data["class_name"].tolist() == []
+    assert found.data["class_name"].tolist() == ["star"]
+    nothing = plain(np.zeros((96, 128, 3), "uint8"), score_threshold=0.99)
+    assert len(nothing.to_supervision()) == 0

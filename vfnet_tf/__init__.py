@@ -24,6 +24,7 @@ _PUBLIC = {
     "build_detector": "vfnet_tf.builder",
     "list_configs": "vfnet_tf.config",
     "load_config": "vfnet_tf.config",
+    "model_card": "vfnet_tf.model_cards",
     "load_pytorch_checkpoint": "vfnet_tf.checkpoints.pytorch",
 }
 _MODULES = ("layers", "losses", "assigners", "box_coders", "export")

@@ -9,7 +9,7 @@ from vfnet_tf.assigners import ATSSAssigner, FCOSAssigner
 from vfnet_tf.backbones import KerasBackbone, Res2Net, ResNet, kerashub
 from vfnet_tf.backbones.stages import stage_ends
 from vfnet_tf.box_coders import DeltaCoder
-from vfnet_tf.config import PRETRAINED, load_config
+from vfnet_tf.config import PRETRAINED, did_you_mean, load_config
 from vfnet_tf.data.normalization import (
     CAFFE_BGR,
     IDENTITY,
@@ -85,12 +85,14 @@ def build_detector(config, weights=None):
     Raises:
         ValueError: for an unknown config, backbone, loss or detector.
     """
-    model = load_config(config).model
+    config = load_config(config)
+    model = config.model
     for name, table in (("detector", DETECTORS), ("neck", NECKS)):
         if getattr(model, name) not in table:
             raise ValueError(
                 f"`{name}` must be one of {sorted(table)}. "
-                f"Received: {name}={getattr(model, name)}"
+                f"Received: {name}={getattr(model, name)}."
+                + did_you_mean(getattr(model, name), table)
             )
     if model.assigner is not None and (
         model.assigner not in POINT_ASSIGNERS
@@ -102,6 +104,8 @@ def build_detector(config, weights=None):
             f"assigner={model.assigner} for detector={model.detector}"
         )
     detector = DETECTORS[model.detector](model)
+    if max(config.data.normalization.mean) == 0:  # pixels as they are are right
+        detector.check_inputs = False
     if weights is not None:
         detector.load_weights(weights)
     return detector
@@ -247,10 +251,11 @@ def build_backbone(config):
             model = kerashub.load_architecture(config.architecture)
         return _build_foreign(model, config)
     if config.name not in BACKBONES:
+        known = [*BACKBONES, *(f"keras:{model}" for model in APPLICATIONS)]
         raise ValueError(
             f"`backbone` must be one of {sorted(BACKBONES)}, 'keras:MODEL' with one of "
             f"{sorted(APPLICATIONS)}, or 'kerashub:PRESET'. "
-            f"Received: backbone={config.name}"
+            f"Received: backbone={config.name}." + did_you_mean(config.name, known)
         )
     return BACKBONES[config.name](
         norm=config.norm,

@@ -1,6 +1,8 @@
 """What a run is made of, as frozen dataclasses; files under `configs/` hold instances."""
 
 import dataclasses
+import difflib
+import fnmatch
 import importlib.util
 import json
 import pathlib
@@ -299,15 +301,36 @@ def _config_directories():
     return [package / "configs", package.parent / "configs"]
 
 
-def list_configs():
-    """Names of the configs that ship with the library, sorted."""
-    names = {
-        path.stem
-        for directory in _config_directories()
+def config_files():
+    """Paths of the configs that ship with the library, by name, sorted."""
+    files = {
+        path.stem: path
+        for directory in reversed(_config_directories())
         for path in directory.glob("*.py")
         if path.stem != "__init__"
     }
-    return sorted(names)
+    return dict(sorted(files.items()))
+
+
+def list_configs(pattern=None):
+    """Names of the configs that ship with the library, sorted.
+
+    Args:
+        pattern: str, names that contain it; with `*`, `?` or `[`, names that match it as
+            a whole, e.g. `"vfnet_r*_2x_coco"`. None for all.
+    """
+    names = list(config_files())
+    if pattern is None:
+        return names
+    if not any(magic in pattern for magic in "*?["):
+        pattern = f"*{pattern}*"
+    return fnmatch.filter(names, pattern)
+
+
+def did_you_mean(name, known):
+    """A sentence with the names that resemble a misspelt one, or `""`."""
+    close = difflib.get_close_matches(str(name), known, n=3)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 def load_config(config):
@@ -319,7 +342,7 @@ def load_config(config):
             whose `config.json` is read.
 
     Raises:
-        ValueError: if there is no such config; close names are listed.
+        ValueError: if there is no such config; close names are suggested.
     """
     if isinstance(config, Config):
         return config
@@ -332,14 +355,15 @@ def load_config(config):
             )
     if path.suffix == ".json" and path.is_file():
         return from_dict(json.loads(path.read_text(encoding="utf-8")))
-    candidates = [path] if path.suffix == ".py" else []
-    candidates += [folder / f"{config}.py" for folder in _config_directories()]
-    for candidate in candidates:
-        if candidate.is_file():
-            return _run_config_file(candidate)
+    if path.suffix == ".py" and path.is_file():
+        return _run_config_file(path)
+    files = config_files()
+    if str(config) in files:
+        return _run_config_file(files[str(config)])
     raise ValueError(
         "`config` must be a config's name, a .py or .json file, or a run directory. "
-        f"Received: {config}. Known names: {', '.join(list_configs())}"
+        f"Received: {config}.{did_you_mean(config, files)} "
+        f"Known names: {', '.join(files)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Detections for images from anywhere: files, folders, globs, URLs, arrays.
+"""Detections for images from anywhere: files, folders, globs, URLs, arrays, videos.
 
 An image is read, resized, normalised and padded by the functions of `data/` that the
 evaluation pipeline is made of, each on the smallest canvas that holds it (as in the
@@ -13,15 +13,17 @@ import pathlib
 import re
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from vfnet_tf import visualization
+from vfnet_tf import video, visualization
 from vfnet_tf.config import load_config
 from vfnet_tf.data.coco import MAX_PIXELS, inspect_image
 from vfnet_tf.evaluation.coco import xyxy_to_xywh
+from vfnet_tf.progress import Progress
 
 #: Files with these endings are taken from a folder or a glob.
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -57,6 +59,8 @@ class Prediction:
         draw_threshold: float, the score above which `draw` shows a detection.
         pixels: uint8 `[height, width, 3]` RGB, or None for a file, which `image` reads
             again.
+        frame: int, place of the frame in its video, from 0; None for an image.
+        time: float, seconds from the video's first frame; None for an image.
     """
 
     boxes: np.ndarray
@@ -71,6 +75,8 @@ class Prediction:
     category_ids: tuple
     draw_threshold: float = DRAW_THRESHOLD
     pixels: np.ndarray | None = None
+    frame: int | None = None
+    time: float | None = None
 
     def __len__(self):
         return len(self.scores)
@@ -79,13 +85,22 @@ class Prediction:
         counts = collections.Counter(self.names)
         found = ", ".join(f"{count} {name}" for name, count in counts.most_common())
         source = self.source or f"image {self.index}"
+        if self.frame is not None:
+            source += f" frame {self.frame} at {self.time:.2f} s"
         size = f"{self.height}x{self.width}"
         return f"Prediction({source}, {size}: {found or 'nothing'})"
 
     @property
     def image(self):
-        """uint8 `[height, width, 3]` RGB; a file is read again."""
-        return load_file(self.source) if self.pixels is None else self.pixels
+        """uint8 `[height, width, 3]` RGB; a file, or its frame, is read again."""
+        if self.pixels is not None:
+            return self.pixels
+        if self.time is not None:
+            return video.read_frame(self.source, self.time)
+        return self._read_file(self.source)
+
+    def _read_file(self, path):
+        return load_file(path)
 
     def draw(self, score_threshold=None, **style):
         """Draws the detections on a copy of the image.
@@ -127,11 +142,8 @@ class Prediction:
                 f"Received: path={path}"
             )
         is_file = self.source is not None and not _is_url(self.source)
-        if is_file and os.path.realpath(path) == os.path.realpath(self.source):
-            raise ValueError(
-                "`path` must not be the image itself, which would be lost. "
-                f"Received: path={path}"
-            )
+        if is_file:
+            _check_is_another(path, self.source)
         visualization.save_image(path, self.draw(score_threshold, **style))
         return path
 
@@ -159,6 +171,29 @@ class Prediction:
             )
         ]
 
+    def to_supervision(self):
+        """The detections for the library supervision, with its trackers and zones.
+
+        Returns:
+            `supervision.Detections`: `xyxy`, `confidence`, `class_id`, and the names as
+            `data["class_name"]`, where its annotators look for them.
+
+        Raises:
+            ImportError: without supervision.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ImportError(
+                "`to_supervision` needs supervision: pip install 'vfnet_tf[supervision]'"
+            ) from error
+        return supervision.Detections(
+            xyxy=self.boxes,
+            confidence=self.scores,
+            class_id=self.labels,
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
+
 
 class Predictor:
     """A detector with everything around it: from a path or pixels to detections.
@@ -184,6 +219,7 @@ class Predictor:
     prediction.save("smear_detected.png")
     for prediction in predictor.stream(["slides/", "more/*.png"]):
         print(prediction.source, prediction.names)
+    predictor.save_video("street.mp4", "street_detected.mp4")
     ```
     """
 
@@ -229,34 +265,45 @@ class Predictor:
         detector = load_detector(config, weights)
         return cls(detector, config, batch_size=batch_size, tta_sizes=tta_sizes)
 
-    def __call__(self, source, *, score_threshold=None):
+    def __call__(self, source, *, score_threshold=None, progress=False):
         """Detects objects in one image or in many.
 
         Args:
-            source: path of an image, of a folder (its images, not those of folders in
-                it) or a glob (`"**"` goes into folders); an http, https or file URL;
+            source: path of an image, of a video (its frames), of a folder (its images,
+                not its videos, nor what is in folders in it) or a glob (`"**"` goes into
+                folders; `"*.mp4"` gives videos); an http, https or file URL of an image;
                 a PIL image; a uint8 array `[h, w, 3]` RGB, `[h, w]`, `[h, w, 1]`,
                 `[h, w, 4]` (alpha is dropped) or `[B, h, w, 3]`; or a list of these.
             score_threshold: float, detections with this score or less are left out;
                 None takes the detector's own (0.05), as evaluation does.
+            progress: bool, whether a line on stderr says how far it is.
 
         Returns:
             A `Prediction` for one path, URL or image; else a list of them, files of a
-            folder in the order of their names.
+            folder in the order of their names. The frames of a video are a list of as
+            many, without their pixels, which are decoded again for `draw`: about 1 kB
+            each. `stream` and `save_video` do with one batch in memory.
 
         Raises:
             ValueError: for a source that does not exist, holds no image, or cannot be
-                read as an image; it is named.
+                read as an image or video; it is named.
+            ImportError: for a video without PyAV, the extra `video`.
         """
         images, is_one = expand_source(source)
         found = self.stream(images, score_threshold=score_threshold)
-        predictions = sorted(found, key=lambda prediction: prediction.index)
+        found = _counted(found, images) if progress else found
+        predictions = [
+            prediction if prediction.frame is None else _without_pixels(prediction)
+            for prediction in found
+        ]
+        predictions.sort(key=lambda prediction: prediction.index)
         return predictions[0] if is_one else predictions
 
     def stream(self, source, *, score_threshold=None, skipped=None):
         """Yields one `Prediction` after the other, for more images than fit in memory.
 
-        They come as batches fill up; `index` is the place among all images.
+        They come as batches fill up; `index` is the place among all images and frames.
+        The frames of a video come in order, with their pixels.
 
         Args:
             source: as above.
@@ -264,23 +311,12 @@ class Predictor:
             skipped: list that `(name, reason)` of unreadable images are appended to;
                 None makes them errors.
         """
-        images, _ = expand_source(source)
         waiting = collections.defaultdict(list)
-        for index, image in enumerate(images):
-            try:
-                pixels, name = self._load(image)
-            except ValueError as error:
-                if skipped is None:
-                    raise
-                name = image if isinstance(image, str) else f"image {index}"
-                skipped.append((name, str(error)))
-                continue
+        for pixels, origin in self._read(expand_source(source)[0], skipped):
             prepared = self._prepare_views(pixels)
-            # A file can be read again, so many results need little memory.
-            is_file = name is not None and not _is_url(name)
-            entry = (index, name, None if is_file else pixels, pixels.shape[:2])
+            origin["height"], origin["width"] = pixels.shape[:2]
             batch = waiting[tuple(view["images"].shape for view in prepared)]
-            batch.append((entry, prepared))
+            batch.append((origin, prepared))
             if len(batch) == self.batch_size:
                 yield from self._detect(batch, score_threshold)
                 batch.clear()
@@ -288,22 +324,93 @@ class Predictor:
             if batch:
                 yield from self._detect(batch, score_threshold)
 
+    def save_video(self, source, path, *, score_threshold=None, progress=True, **style):
+        """Writes a video with its detections drawn: its size, times and rate, no sound.
+
+        One batch of frames is in memory at a time, however long the video is.
+
+        Args:
+            source: path of a video.
+            path: of the file to write, ending in `.mp4` (H.264).
+            score_threshold: detections with this score or less are neither drawn nor
+                returned. None draws those above 0.3, and returns all.
+            progress: bool, whether a line on stderr says how far it is.
+            **style: further arguments of `visualization.draw_detections`.
+
+        Returns:
+            What calling the predictor on the video returns.
+
+        Raises:
+            ValueError: if the video cannot be read to its end, nothing is written then;
+                or if `path` does not end in `.mp4`, or is the video itself.
+            ImportError: without PyAV, the extra `video`.
+        """
+        if not video.is_video(source):
+            raise ValueError(
+                "`source` must be a video, ending in one of "
+                f"{', '.join(video.VIDEO_SUFFIXES)}. Received: source={source!r}"
+            )
+        _check_is_another(path, source)
+        found = self.stream(source, score_threshold=score_threshold)
+        found = _counted(found, [source]) if progress else found
+        predictions = []
+        with video.VideoWriter(path, video.inspect_video(source)) as writer:
+            for prediction in found:
+                # Small frames are not enlarged: a player does that.
+                drawn = prediction.draw(**{"min_side": 1, **style})
+                writer.add(drawn, prediction.time)
+                predictions.append(_without_pixels(prediction))
+        return predictions
+
+    def _read(self, images, skipped):
+        """Yields (pixels, fields of the `Prediction` that say where they are from)."""
+        index = -1
+        for place, image in enumerate(images):
+            name = image if isinstance(image, str) else None
+            try:
+                if video.is_video(image):
+                    frames = enumerate(video.read_frames(image))
+                    for frame, (seconds, pixels) in frames:
+                        index += 1
+                        yield (
+                            pixels,
+                            {
+                                "index": index,
+                                "source": name,
+                                "pixels": pixels,
+                                "frame": frame,
+                                "time": seconds,
+                            },
+                        )
+                    continue
+                index += 1
+                pixels = self._load(image)
+            except ValueError as error:
+                if skipped is None:
+                    raise
+                skipped.append((name or f"image {place}", str(error)))
+                continue
+            # A file can be read again, so many results need little memory.
+            is_file = name is not None and not _is_url(name)
+            kept = None if is_file else pixels
+            yield pixels, {"index": index, "source": name, "pixels": kept}
+
     def read_file(self, path, name=None):
         """Reads an image file, see `load_file`."""
         return load_file(path, name)
 
     def _load(self, image):
-        """One of `expand_source` to (uint8 `[h, w, 3]` RGB, its path or URL or None)."""
+        """One image of `expand_source` as uint8 `[h, w, 3]` RGB."""
         if isinstance(image, str):
             if not _is_url(image):
-                return self.read_file(image), image
+                return self.read_file(image)
             with tempfile.TemporaryDirectory() as folder:
                 path = os.path.join(folder, "image")
                 _download(image, path)
-                return self.read_file(path, image), image
+                return self.read_file(path, image)
         if isinstance(image, Image.Image):
-            return _pixels_of_pil(image), None
-        return _pixels_of_array(image), None
+            return _pixels_of_pil(image)
+        return _pixels_of_array(image)
 
     def prepare(self, pixels):
         """One image as a network input, as the evaluation pipeline makes it.
@@ -361,7 +468,7 @@ class Predictor:
         return [{name: view[name].numpy() for name in view} for view in views]
 
     def _detect(self, batch, score_threshold):
-        """Detections of a list of (entry, prepared views) on the same canvases."""
+        """Detections of a list of (origin, prepared views) on the same canvases."""
         views = [
             {name: np.stack([view[name] for view in same]) for name in same[0]}
             for same in zip(*(prepared for _, prepared in batch), strict=True)
@@ -379,7 +486,7 @@ class Predictor:
                 view["images"], view["image_size"], view["scale"], **overrides
             )
         found = {name: _to_numpy(value) for name, value in found.items()}
-        for row, ((index, name, pixels, size), _) in enumerate(batch):
+        for row, (origin, _) in enumerate(batch):
             keep = np.arange(found["scores"].shape[1]) < found["num_detections"][row]
             if score_threshold is not None:
                 # Weak boxes never suppress strong ones: dropped here or before NMS,
@@ -391,17 +498,40 @@ class Predictor:
                 scores=found["scores"][row][keep],
                 labels=labels,
                 names=[self.class_names[label] for label in labels],
-                height=size[0],
-                width=size[1],
-                source=name,
-                index=index,
                 class_names=self.class_names,
                 category_ids=self.category_ids,
                 draw_threshold=(
                     DRAW_THRESHOLD if score_threshold is None else score_threshold
                 ),
-                pixels=pixels,
+                **origin,
             )
+
+
+def _without_pixels(prediction):
+    return dataclasses.replace(prediction, pixels=None)
+
+
+def _counted(predictions, images):
+    """Hands predictions on, and says on stderr how many of all there were."""
+    counts = [
+        video.inspect_video(image).num_frames if video.is_video(image) else 1
+        for image in images
+    ]
+    total = None if None in counts else sum(counts)
+    unit = "frames" if any(map(video.is_video, images)) else "images"
+    progress = Progress(total, unit)
+    for prediction in predictions:
+        progress.add()
+        yield prediction
+    progress.close()
+
+
+def _check_is_another(path, source):
+    if os.path.realpath(path) == os.path.realpath(source):
+        raise ValueError(
+            "`path` must not be the image or video itself, which would be lost. "
+            f"Received: path={path}"
+        )
 
 
 def find_checkpoint(checkpoint, config=None):
@@ -473,11 +603,11 @@ def expand_source(source):
 
     Returns:
         (list of paths and URLs as str, PIL images and arrays; whether the source is
-        one image and not a collection).
+        one image and not a collection or a video).
 
     Raises:
         ValueError: for a path that does not exist, a folder or glob without an image,
-            a URL of another scheme, or an object of another kind.
+            a URL of another scheme or of a video, or an object of another kind.
     """
     if isinstance(source, list | tuple):
         images = [image for part in source for image in expand_source(part)[0]]
@@ -501,24 +631,32 @@ def _expand_path(text):
             raise ValueError(
                 f"A URL must start with {', '.join(_URL_SCHEMES)}. Received: {text}"
             )
+        if video.is_video(urllib.parse.urlsplit(text).path):
+            raise ValueError(
+                f"A URL must be of an image; download a video first. Received: {text}"
+            )
         return [text], True
     path = pathlib.Path(text).expanduser()
     if path.is_file():
-        return [str(path)], True
+        return [str(path)], not video.is_video(path)
+    suffixes = IMAGE_SUFFIXES
     if path.is_dir():
         candidates, what = path.iterdir(), "A folder"
     elif glob.has_magic(text):
         candidates, what = glob.iglob(str(path), recursive=True), "A glob"
+        if video.is_video(path):  # asked for by their ending
+            suffixes = video.VIDEO_SUFFIXES
     else:
         raise ValueError(f"`source` must exist. Received: source={text}")
     images = sorted(
         str(candidate)
         for candidate in map(pathlib.Path, candidates)
-        if candidate.suffix.lower() in IMAGE_SUFFIXES and candidate.is_file()
+        if candidate.suffix.lower() in suffixes and candidate.is_file()
     )
     if not images:
         raise ValueError(
-            f"{what} must hold images ({', '.join(IMAGE_SUFFIXES)}). "
+            f"{what} must hold images ({', '.join(IMAGE_SUFFIXES)}); videos are given "
+            "by their path or by a glob of their ending. "
             f"Received: source={text}"
         )
     return images, False

@@ -30,7 +30,7 @@ def test_what_was_converted_is_evaluated_on_its_own(data, tmp_path, capsys):
     dataset = evaluate.read_dataset(options, ("star", "disc", "square"))
     assert len(dataset) == 2 and dataset[0].labels.tolist() == [1, 2, 0]
     assert f"format     CSV, {out}/annotations.csv: val\n" in capsys.readouterr().out
-    assert evaluate._find_split(options.data, "val")[0] == dataset.annotation_file
+    assert evaluate.find_annotations(options.data, "val")[0] == dataset.annotation_file
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import contextlib
+import fractions
 import io
 import json
 import pathlib
@@ -9,6 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from tests import tiny_run
+from vfnet_tf import video
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.cli.predict import check_files, picture_paths, write_detections
 from vfnet_tf.predictor import Predictor
@@ -213,3 +215,54 @@ def test_mistakes_are_one_message(arguments, message, data, capsys):
     assert main(["predict", *arguments, "--checkpoint", "no_run"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error
+
+
+@pytest.fixture
+def clip(tmp_path):
+    path = tmp_path / "clips" / "street.avi"
+    info = video.VideoInfo(
+        120, 150, fractions.Fraction(5), fractions.Fraction(1, 1000), 3
+    )
+    with video.VideoWriter(path.with_suffix(".mp4"), info) as writer:
+        for number in range(3):
+            writer.add(tiny_run.picture(number, 120, 150), number / 5)
+    return path.with_suffix(".mp4").rename(path)
+
+
+def test_a_video_gives_a_video_and_its_frames_in_the_json(
+    run_dir, traced, data, clip, tmp_path, capsys
+):
+    image, out = data / "val" / "a.jpg", tmp_path / "out"
+    cut = clip.with_name("cut.mp4")
+    cut.write_bytes(clip.read_bytes()[:-60])
+    arguments = [str(clip), str(cut), str(image), "--skip-bad-images"]
+    arguments += ["--checkpoint", str(run_dir), "--score-threshold", "0.2"]
+    assert main(["predict", *arguments, "--out", str(out)]) == 0
+    shown = capsys.readouterr()
+    assert f"video      {clip}\n" in shown.out and "3/3 frames" in shown.err
+    assert "1 bad images skipped:" in shown.out and "must be whole" in shown.out
+    names = {"street.mp4", "a.jpg", "detections.json"}
+    assert {path.name for path in out.iterdir()} == names
+    assert len(list(video.read_frames(out / "street.mp4"))) == 3
+    content = json.loads((out / "detections.json").read_text())
+    frames = content["images"][1:]
+    assert content["images"][0]["file_name"] == str(image)
+    assert [(f["id"], f["frame"], f["time"]) for f in frames] == [
+        (2, 0, 0.0),
+        (3, 1, 0.2),
+        (4, 2, 0.4),
+    ]
+    assert {(f["file_name"], f["picture"]) for f in frames} == {
+        (str(clip), "street.mp4")
+    }
+    assert {a["image_id"] for a in content["annotations"]} == {1, 2, 3, 4}
+
+
+def test_a_broken_video_stops_the_command_before_the_detector_is_built(
+    tmp_path, capsys
+):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    arguments = ["predict", str(tmp_path / "broken.mp4"), "--checkpoint", "x"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "1 bad of 1 images:\n" in error and "broken.mp4: Invalid data" in error

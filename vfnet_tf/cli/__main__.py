@@ -29,6 +29,7 @@ COMMANDS = {
         "vfnet_tf.cli.convert_data",
         "COCO, Pascal VOC, YOLO, CSV and TFDS data to another format",
     ),
+    "configs": ("vfnet_tf.cli.configs", "list the configs, or print one's model card"),
     "benchmark": ("vfnet_tf.cli.benchmark", "measure time and memory on this machine"),
 }
 

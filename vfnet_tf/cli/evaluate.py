@@ -204,9 +204,9 @@ def check_model_options(options):
 def _evaluate_model(options):
     import os
 
-    from vfnet_tf.cli.progress import Progress
     from vfnet_tf.evaluation.coco import CocoEvaluator
     from vfnet_tf.export.litert_model import LiteRTPredictor
+    from vfnet_tf.progress import Progress
 
     check_model_options(options)
     predictor = LiteRTPredictor(options.model, num_threads=os.cpu_count() or 1)
@@ -335,7 +335,7 @@ def detect_dataset(
         max_canvas_shapes: int, padded shapes at most. None gives each image the one
             that it has in `Predictor`.
     """
-    from vfnet_tf.cli.progress import Progress
+    from vfnet_tf.progress import Progress
 
     batches = read_batches(dataset, config, batch_size, max_canvas_shapes)
     progress = Progress(len(dataset))
@@ -422,8 +422,8 @@ def detect_views(detector, dataset, config, evaluator, sizes):
         detector, dataset, config, evaluator: as there.
         sizes: (short, long) pairs, see `data.views.make_views`.
     """
-    from vfnet_tf.cli.progress import Progress
     from vfnet_tf.data.views import build_views
+    from vfnet_tf.progress import Progress
 
     images = build_views(
         dataset,

@@ -105,9 +105,9 @@ def measure_dataset(
         Tuple of `OracleColumn`, and for each the dict of `CocoEvaluator.evaluate`.
     """
     from vfnet_tf.cli.evaluate import read_batches
-    from vfnet_tf.cli.progress import Progress
     from vfnet_tf.evaluation.coco import CocoEvaluator
     from vfnet_tf.evaluation.oracle import OracleStudy
+    from vfnet_tf.progress import Progress
 
     study = OracleStudy(detector, CocoEvaluator(dataset, backend=backend))
     batches = read_batches(dataset, config, batch_size, max_canvas_shapes)

@@ -1,4 +1,4 @@
-"""`vfnet predict`: annotated images and one json of detections in original pixels."""
+"""`vfnet predict`: annotated images and videos, one json of detections."""
 
 import collections
 import dataclasses
@@ -12,15 +12,17 @@ import tyro
 
 @dataclasses.dataclass(frozen=True)
 class PredictOptions:
-    """Detect objects in images.
+    """Detect objects in images and videos.
 
-    Writes each image with its detections drawn to OUT, and OUT/detections.json: a COCO
-    file with the lists images, categories and annotations, boxes [x, y, width, height]
-    in pixels of the original image, each with its score.
+    Writes each image with its detections drawn to OUT, each video as an mp4 without
+    sound, and OUT/detections.json: a COCO file with the lists images, categories and
+    annotations, boxes [x, y, width, height] in pixels of the original image, each with
+    its score. A frame of a video is an image with the fields frame, from 0, and time,
+    in seconds.
     """
 
     source: tyro.conf.Positional[tuple[str, ...]]
-    """image files, folders, globs ('slides/**/*.png') or URLs"""
+    """image files, folders, globs ('slides/**/*.png') or URLs; video files"""
     checkpoint: pathlib.Path | None = None
     """run directory (its best weights), .weights.h5, or .pth of the official code"""
     model: pathlib.Path | None = None
@@ -41,17 +43,18 @@ class PredictOptions:
     tta_sizes: tuple[tuple[int, int], ...] = ()
     """--tta at these sizes, pairs of short and long side in pixels"""
     pictures: bool = True
-    """draw pictures; --no-pictures writes detections.json only"""
+    """draw pictures and videos; --no-pictures writes detections.json only"""
     skip_bad_images: bool = False
-    """go on without unreadable images, and list them, instead of stopping"""
+    """go on without unreadable images and videos, and list them, instead of stopping"""
     debug: bool = False
     """show the stack trace of an error"""
 
 
 def run(options):
     """Predicts as `options` say; returns the exit status."""
-    from vfnet_tf.cli.progress import Progress
     from vfnet_tf.predictor import expand_source
+    from vfnet_tf.progress import Progress
+    from vfnet_tf.video import is_video
 
     if not options.source:
         raise ValueError("Give at least one file, folder, glob or URL. Received: none")
@@ -80,21 +83,38 @@ def run(options):
     pictures = picture_paths(images, options.out) if options.pictures else {}
     make_predictor = _from_checkpoint if options.model is None else _from_model
     predictor = make_predictor(options)
+    videos = [image for image in images if is_video(image)]
+    images = [image for image in images if not is_video(image)]
     print(f"images     {len(images)}", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    progress = Progress(len(images))
     skipped = [] if options.skip_bad_images else None
     counts = collections.Counter()
     entries = []
-    for prediction in predictor.stream(
-        images, score_threshold=options.score_threshold, skipped=skipped
-    ):
-        counts.update(prediction.names)
-        if options.pictures:
-            prediction.save(pictures[prediction.source])
-        entries.append(_entry(prediction, pictures.get(prediction.source)))
-        progress.add()
-    progress.close()
+    if images:
+        progress = Progress(len(images))
+        for prediction in predictor.stream(
+            images, score_threshold=options.score_threshold, skipped=skipped
+        ):
+            counts.update(prediction.names)
+            if options.pictures:
+                prediction.save(pictures[prediction.source])
+            entries.append(_entry(prediction, pictures.get(prediction.source)))
+            progress.add()
+        progress.close()
+    place = len(images)
+    for video in videos:
+        print(f"video      {video}", flush=True)
+        try:
+            frames = _predict_video(predictor, video, pictures.get(video), options)
+        except ValueError as error:
+            if skipped is None:
+                raise
+            skipped.append((video, str(error)))
+            continue
+        for prediction in frames:
+            counts.update(prediction.names)
+            entries.append(_entry(prediction, pictures.get(video), place))
+        place += len(frames)
     path = options.out / "detections.json"
     write_detections(path, entries, predictor.class_names, predictor.category_ids)
 
@@ -110,6 +130,14 @@ def run(options):
         print(f"pictures   {options.out}")
     print(f"detections {path}")
     return 0
+
+
+def _predict_video(predictor, video, picture, options):
+    """Predictions of all frames; the annotated video too if `picture` is its path."""
+    settings = {"score_threshold": options.score_threshold, "progress": True}
+    if picture is None:
+        return predictor(video, **settings)
+    return predictor.save_video(video, picture, **settings)
 
 
 def _from_checkpoint(options):
@@ -162,10 +190,16 @@ def check_files(images):
         list of (path, reason) of those that cannot be read.
     """
     from vfnet_tf.data.coco import inspect_image
+    from vfnet_tf.video import inspect_video, is_video
 
     bad = []
     for image in images:
-        if "://" not in image:
+        if is_video(image):
+            try:
+                inspect_video(image)
+            except ValueError as error:
+                bad.append((image, str(error)))
+        elif "://" not in image:
             header = inspect_image(image, full=False)
             if header.error:
                 bad.append((image, header.error))
@@ -180,11 +214,13 @@ def picture_paths(images, out):
         out: `pathlib.Path` of the folder.
 
     Returns:
-        dict image -> `pathlib.Path`; JPEG for JPEG images, else PNG.
+        dict image -> `pathlib.Path`; JPEG for JPEG images, mp4 for videos, else PNG.
 
     Raises:
         ValueError: if a picture would replace one of the images.
     """
+    from vfnet_tf.video import is_video
+
     inputs = {os.path.realpath(image) for image in images if "://" not in image}
     paths, taken = {}, set()
     for image in images:
@@ -193,6 +229,7 @@ def picture_paths(images, out):
             name = urllib.parse.unquote(urllib.parse.urlsplit(image).path)
         name = pathlib.PurePath(name)
         suffix = ".jpg" if name.suffix.lower() in (".jpg", ".jpeg") else ".png"
+        suffix = ".mp4" if is_video(image) else suffix
         path, number = out / f"{name.stem or 'image'}{suffix}", 1
         while path in taken:
             number += 1
@@ -207,17 +244,20 @@ def picture_paths(images, out):
     return paths
 
 
-def _entry(prediction, picture):
-    """One image of detections.json, with its place among all."""
+def _entry(prediction, picture, first=0):
+    """One image or frame of detections.json, with its place among all."""
+    place = first + prediction.index
     image = {
-        "id": prediction.index + 1,
+        "id": place + 1,
         "file_name": prediction.source,
         "height": prediction.height,
         "width": prediction.width,
     }
+    if prediction.frame is not None:
+        image |= {"frame": prediction.frame, "time": round(prediction.time, 6)}
     if picture is not None:
         image["picture"] = picture.name
-    return prediction.index, image, prediction.to_coco()
+    return place, image, prediction.to_coco(place + 1)
 
 
 def write_detections(path, entries, class_names, category_ids):

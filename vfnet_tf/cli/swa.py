@@ -178,7 +178,7 @@ class _NormBatches:
 
     def __iter__(self):
         from vfnet_tf.cli.evaluate import read_batches
-        from vfnet_tf.cli.progress import Progress
+        from vfnet_tf.progress import Progress
         from vfnet_tf.training.swa import NORM_BATCHES
 
         size, shapes = (

@@ -1,6 +1,7 @@
 import keras
 from keras import ops
 
+from vfnet_tf.detectors import input_checks
 from vfnet_tf.detectors.postprocess import merge_candidates, select_candidates
 from vfnet_tf.ops.boxes import elementwise_iou
 from vfnet_tf.ops.nms import check_nms, suppress
@@ -49,6 +50,8 @@ class DenseDetector(keras.Model):
     #: function of the loss parts, called in each training step; it says, as a bool
     #: scalar, whether they count in the metrics. For callbacks.
     loss_watch = None
+    #: whether values are looked at that `fit` and the first eager calls are given
+    check_inputs = True
     #: names of the loss parts, in the order they are shown
     loss_names = ("class_loss", "box_loss")
     #: predictions per cell
@@ -97,6 +100,7 @@ class DenseDetector(keras.Model):
             for name in (*self.loss_names, "num_positives")
         }
         self._graphs = {}  # by the name of the method that they were traced from
+        self._looked_at = set()  # methods whose first inputs have been
         self.build((None, None, None, 3))
 
     @property
@@ -172,11 +176,88 @@ class DenseDetector(keras.Model):
         priors = self.make_priors(self.level_shapes(height, width))
         return {**self.decode(priors, predictions), **priors}
 
+    @property
+    def loss(self):
+        """None: what `compile` would take has no place, see `compute_loss`."""
+        return None
+
+    @loss.setter
+    def loss(self, loss):
+        # Set by Keras's `compile`. Were that overridden instead, Keras would not compile
+        # a detector that it loads.
+        if loss is not None:
+            raise ValueError(
+                "A detector brings its losses: leave `loss` out of `compile`. Another "
+                "loss of the classes is the argument `class_loss` of the detector. "
+                f"Received: loss={loss}"
+            )
+
+    def load_weights(self, filepath, *args, **kwargs):
+        """As of `keras.Model`.
+
+        Raises:
+            ValueError: if they do not fit; another number of classes is named.
+        """
+        try:
+            return super().load_weights(filepath, *args, **kwargs)
+        except ValueError as error:
+            number = self._stored_classes(filepath)
+            if number in (None, self.num_classes):
+                raise
+            raise ValueError(
+                "Weights must be of as many classes as the detector: build it with "
+                f"num_classes={number}, or start a training from them with `vfnet train "
+                f"--weights`. Received: {filepath} of {number} classes for "
+                f"num_classes={self.num_classes}"
+            ) from error
+
+    def _stored_classes(self, path):
+        """Number of classes that a `.weights.h5` file is of; None if it does not say."""
+        import h5py
+
+        try:
+            with h5py.File(path, "r") as file:
+                (size,) = file["head/class_predictor/conv/vars/1"].shape
+        except (OSError, KeyError, ValueError):
+            return None
+        return size // self.anchors_per_cell
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """As of `keras.Model`, with a look at the values of the batches.
+
+        Args:
+            x: batch dicts with `images` and what `compute_losses` takes as targets, or
+                images; in any form that Keras takes.
+            y: dict of targets, if `x` are images.
+            *args, **kwargs: as of `keras.Model.fit`.
+
+        Raises:
+            ValueError: for what `input_checks` knows to be a mistake, with the remedy.
+                `check_inputs = False` leaves out what takes time, a look at each batch.
+        """
+        # Several replicas split a dataset by its form, which a look would change.
+        strategy = getattr(self, "distribute_strategy", None)
+        is_split = strategy is not None and strategy.num_replicas_in_sync > 1
+        if not self.check_inputs or is_split:
+            return super().fit(x, y, *args, **kwargs)
+        watch = input_checks.BatchWatch(self.num_classes)
+        try:
+            return super().fit(watch.watch(x, y), y, *args, **kwargs)
+        except Exception:
+            if watch.error is not None:  # that of tf.data hides it
+                raise watch.error from None
+            raise
+
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        """Sum of `compute_losses`; the parts become metrics."""
-        losses, num_positives = self._loss_parts(y_pred, _targets_of(x, y))
+        """Sum of `compute_losses`; the parts become metrics.
+
+        Raises:
+            ValueError: for targets of another structure or shape.
+        """
+        targets = input_checks.find_targets(x, y)
+        losses, num_positives = self._loss_parts(y_pred, targets)
         replicas = num_replicas()
         is_good = None if self.loss_watch is None else self.loss_watch(losses)
         # The parts of all replicas add up to the loss; Mean averages replicas.
@@ -201,8 +282,24 @@ class DenseDetector(keras.Model):
         Returns:
             dict of float32 scalars. Under `tf.distribute` each replica gets its share:
             they add up to the loss of the global batch.
+
+        Raises:
+            ValueError: for targets of another structure or shape. Values are looked at
+                in the first eager call.
         """
+        targets = input_checks.find_targets(targets, None)
+        values = [targets[name] for name in input_checks.TARGET_KEYS]
+        if self._is_first_look("compute_losses", values):
+            values = map(ops.convert_to_numpy, values)
+            input_checks.check_target_values(*values, self.num_classes)
         return self._loss_parts(outputs, targets)[0]
+
+    def _is_first_look(self, method, values):
+        """Whether values can be looked at, and were not: it costs a wait for a GPU."""
+        if not self.check_inputs or method in self._looked_at or not _is_eager(values):
+            return False
+        self._looked_at.add(method)
+        return True
 
     def decode(self, priors, predictions):
         """Predictions by level to `[B, P, ...]` tensors; see `call`."""
@@ -263,6 +360,9 @@ class DenseDetector(keras.Model):
             `labels` int32 `[B, D]` (-1 pads) and `num_detections` int32 `[B]`.
         """
         images, image_size, scale = _view_tensors(images, image_size, scale)
+        if self._is_first_look("detect", [images]):
+            pixels = ops.convert_to_numpy(input_checks.sample_pixels(images))
+            input_checks.warn_of_unnormalized(pixels)
         if keras.backend.backend() == "tensorflow" and not overrides:
             return self._in_graph(self._detect, images, image_size, scale)
         if keras.backend.backend() == "jax" and not overrides:
@@ -481,11 +581,7 @@ class DenseDetector(keras.Model):
 def _view_tensors(images, image_size, scale):
     """The first arguments of `DenseDetector.detect` as float32 tensors, checked."""
     images = ops.convert_to_tensor(images, dtype="float32")
-    if len(images.shape) != 4 or images.shape[-1] != 3:
-        raise ValueError(
-            "`images` must be a batch [B, H, W, 3]. "
-            f"Received: images of shape {tuple(images.shape)}"
-        )
+    input_checks.check_images(images)
     if image_size is None:
         batch, height, width = ops.shape(images)[:3]
         size = ops.cast(ops.stack([height, width]), "float32")
@@ -496,19 +592,25 @@ def _view_tensors(images, image_size, scale):
 
 
 def _images_of(inputs):
-    return inputs["images"] if isinstance(inputs, dict) else inputs
+    images = inputs["images"] if isinstance(inputs, dict) else inputs
+    input_checks.check_images(images)
+    return images
 
 
-def _targets_of(x, y):
-    targets = y if y is not None else x
-    required = ("boxes", "labels", "image_size")
-    if not isinstance(targets, dict) or any(key not in targets for key in required):
-        found = sorted(targets) if isinstance(targets, dict) else type(targets).__name__
-        raise ValueError(
-            f"Training needs targets, a dict with the keys {required}, as `y` or in the "
-            f"batch dict. Received: {found}"
+def _is_eager(values):
+    """Whether all values are known, and not those of a graph that is being traced."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.executing_eagerly() and not any(
+            map(keras.utils.is_keras_tensor, values)
         )
-    return targets
+    if backend == "jax":
+        import jax
+
+        return not any(isinstance(value, jax.core.Tracer) for value in values)
+    return True
 
 
 def flatten_levels(maps, channels=None):

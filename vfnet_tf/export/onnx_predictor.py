@@ -175,12 +175,8 @@ class OnnxDetector:
 class OnnxPrediction(Prediction):
     """A `Prediction` whose image is read again without TensorFlow."""
 
-    @property
-    def image(self):
-        """uint8 `[height, width, 3]` RGB; a file is read again."""
-        if self.pixels is None:
-            return numpy_images.load_image(self.source)
-        return self.pixels
+    def _read_file(self, path):
+        return numpy_images.load_image(path)
 
 
 class OnnxPredictor(Predictor):

@@ -6,7 +6,6 @@ rows see the same images in the same order and start from the same weights where
 they have the same variables.
 """
 
-import dataclasses
 import gc
 import hashlib
 import json
@@ -18,10 +17,9 @@ import numpy as np
 from vfnet_tf import builder
 from vfnet_tf import config as configs
 from vfnet_tf.data.coco_classes import COCO_CLASS_NAMES
+from vfnet_tf.published import TABLES
 from vfnet_tf.training.trainer import Trainer, find_differences, without_weight_file
 from vfnet_tf.training.whole_files import replacing
-
-YES, NO = "✓", ""
 
 #: Images of COCO train2017 with objects; with less of it a study is small-scale.
 NUM_COCO_IMAGES = 117_266
@@ -43,174 +41,6 @@ ROW_FIELDS = (
     "centerness_loss_weight",
     "nms_iou_threshold",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A row of a table.
-
-    Attributes:
-        name: of the row's run directory and for `--rows`.
-        labels: its cells under the table's label columns.
-        config: name of the config that it comes from.
-        paper: published AP, AP50, AP75 in percent.
-        changes: fields of `ModelConfig` beyond the config's.
-    """
-
-    name: str
-    labels: tuple[str, ...]
-    config: str
-    paper: tuple[float, float, float]
-    changes: dict = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table of the paper.
-
-    Attributes:
-        title: what it compares.
-        columns: headings of the labels.
-        rows: `Row`s in the paper's order.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-
-
-def _loss_rows(name, method, config, focal, quality_focal, varifocal):
-    """The three rows of a detector in Table 5, with their published AP, AP50, AP75."""
-    losses = {
-        "focal": ("FL", focal),
-        "quality_focal": ("GFL", quality_focal),
-        "varifocal": ("VFL", varifocal),
-    }
-    return tuple(
-        Row(f"{name}_{loss}", (method, label), config, paper, {"class_loss": loss})
-        for loss, (label, paper) in losses.items()
-    )
-
-
-_VFNET = "vfnet_r50_fpn_1x_coco"
-
-#: The studies; numbers are those of the paper on COCO val2017, ResNet-50, 12 epochs.
-TABLES = {
-    "table2": Table(
-        "Table 2: gamma, alpha and q weighting of the varifocal loss",
-        ("gamma", "alpha", "q weighting"),
-        (
-            Row(
-                "gamma1p0_alpha0p50",
-                ("1.0", "0.50", YES),
-                f"{_VFNET}_gamma1p0_alpha0p50",
-                (41.2, 59.2, 44.7),
-            ),
-            Row(
-                "gamma1p5_alpha0p75",
-                ("1.5", "0.75", YES),
-                f"{_VFNET}_gamma1p5_alpha0p75",
-                (41.5, 59.7, 45.1),
-            ),
-            Row("gamma2p0_alpha0p75", ("2.0", "0.75", YES), _VFNET, (41.6, 59.5, 45.0)),
-            Row(
-                "gamma2p0_alpha0p75_unweighted",
-                ("2.0", "0.75", NO),
-                f"{_VFNET}_gamma2p0_alpha0p75_unweighted",
-                (41.2, 59.1, 44.4),
-            ),
-            Row(
-                "gamma2p5_alpha1p25",
-                ("2.5", "1.25", YES),
-                f"{_VFNET}_gamma2p5_alpha1p25",
-                (41.5, 59.4, 45.2),
-            ),
-            Row(
-                "gamma3p0_alpha1p00",
-                ("3.0", "1.00", YES),
-                f"{_VFNET}_gamma3p0_alpha1p00",
-                (41.3, 59.0, 44.7),
-            ),
-        ),
-    ),
-    "table3": Table(
-        "Table 3: the components of VFNet",
-        ("method", "VFL", "star Dconv", "bbox refinement"),
-        (
-            Row(
-                "raw",
-                ("raw VFNet", NO, NO, NO),
-                "vfnet_raw_r50_fpn_1x_coco",
-                (39.0, 57.7, 41.8),
-            ),
-            Row(
-                "raw_vfl",
-                ("raw VFNet", YES, NO, NO),
-                "vfnet_raw_vfl_r50_fpn_1x_coco",
-                (40.1, 58.5, 43.4),
-            ),
-            Row(
-                "star",
-                ("VFNet", YES, YES, NO),
-                "vfnet_star_r50_fpn_1x_coco",
-                (40.7, 59.0, 44.0),
-            ),
-            Row("vfnet", ("VFNet", YES, YES, YES), _VFNET, (41.6, 59.5, 45.0)),
-            Row(
-                "fcos_atss",
-                ("FCOS+ATSS", NO, NO, NO),
-                "fcos_atss_r50_fpn_1x_coco",
-                (39.2, 57.3, 42.4),
-            ),
-        ),
-    ),
-    "table5": Table(
-        "Table 5: focal (FL), quality focal (GFL) and varifocal loss (VFL)",
-        ("method", "loss"),
-        (
-            *_loss_rows(
-                "retinanet",
-                "RetinaNet",
-                "vfl_retinanet_r50_fpn_4x4_1x_coco",
-                (36.5, 55.5, 38.8),
-                (37.3, 56.4, 40.0),
-                (37.4, 56.5, 40.2),
-            ),
-            *_loss_rows(
-                "foveabox",
-                "FoveaBox",
-                "vfl_fovea_r50_fpn_4x4_1x_coco",
-                (36.3, 56.3, 38.3),
-                (36.9, 56.0, 39.7),
-                (37.2, 56.2, 39.8),
-            ),
-            *_loss_rows(
-                "reppoints",
-                "RepPoints",
-                "vfl_reppoints_moment_r50_fpn_gn-neck+head_4x4_1x_coco",
-                (38.3, 59.2, 41.1),
-                (39.2, 59.8, 42.5),
-                (39.7, 59.8, 43.1),
-            ),
-            *_loss_rows(
-                "atss",
-                "ATSS",
-                "vfl_atss_r50_fpn_1x_coco",
-                (39.3, 57.5, 42.5),
-                (39.8, 57.7, 43.2),
-                (40.2, 58.2, 44.0),
-            ),
-            *_loss_rows(
-                "vfnet",
-                "VFNet",
-                _VFNET,
-                (40.0, 58.0, 43.2),
-                (41.1, 58.9, 42.2),
-                (41.6, 59.5, 45.0),
-            ),
-        ),
-    ),
-}
 
 
 def row_config(row, base):

@@ -156,6 +156,7 @@ class Trainer:
         load = initial_weights if callable(initial_weights) else None
         with self.strategy.scope():
             self.detector = _build(config, training.precision)
+            self.detector.check_inputs = False  # readers and pipeline have seen to it
             if load is not None:
                 load(self.detector)
             elif initial_weights is not None:

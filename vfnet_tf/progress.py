@@ -1,4 +1,4 @@
-"""One line that says how far a command is and how long it will take."""
+"""One line that says how far a long run is and how long it will take."""
 
 import sys
 import time
@@ -8,13 +8,15 @@ class Progress:
     """Counts images on stderr: a line that renews itself, or ten lines in a log file.
 
     Args:
-        total: int, images.
+        total: int, images; an estimate will do. None for an unknown number.
+        unit: str, what is counted.
         stream: text stream, stderr by default.
         clock: function that gives seconds, for tests.
     """
 
-    def __init__(self, total, stream=None, clock=time.monotonic):
+    def __init__(self, total, unit="images", stream=None, clock=time.monotonic):
         self.total = total
+        self.unit = unit
         self.done = 0
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
@@ -31,14 +33,19 @@ class Progress:
             self._first = (now, self.done)
         if self._is_terminal:
             due = self._shown_at is None or now - self._shown_at >= 0.2
-        else:
+        elif self.total:
             due = 10 * self.done // self.total > 10 * before // self.total
-        if due or self.done >= self.total:
+        else:
+            due = False
+        if due or self.done == self.total:
             self._shown_at = now
             self._show(now)
 
     def close(self):
         """Ends the line, so that what follows starts on its own."""
+        if self.done and self.done != self.total:
+            self.total = self.done
+            self._show(self._clock())
         if self._is_terminal and self._shown_at is not None:
             self._stream.write("\n")
             self._stream.flush()
@@ -50,10 +57,11 @@ class Progress:
         if self.done == count:
             since, count = self._start, 0
         speed = (self.done - count) / max(now - since, 1e-6)
-        text = f"{self.done}/{self.total} images, {speed:.3g} per second"
-        if self.done < self.total:
+        done = self.done if self.total is None else f"{self.done}/{self.total}"
+        text = f"{done} {self.unit}, {speed:.3g} per second"
+        if self.total is not None and self.done < self.total:
             text += f", {_duration((self.total - self.done) / speed)} left"
-        else:
+        elif self.done == self.total:
             text += f", {_duration(seconds)} in all"
         # \33[K clears what a longer line before has left.
         line = f"\r{text}\33[K" if self._is_terminal else f"{text}\n"

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from vfnet_tf.cli.progress import Progress, _duration
+from vfnet_tf.progress import Progress, _duration
 
 
 class Terminal(io.StringIO):
@@ -60,3 +60,25 @@ def test_a_terminal_gets_one_line_that_renews_itself_a_few_times_a_second():
 )
 def test_durations_are_short(seconds, text):
     assert _duration(seconds) == text
+
+
+def test_an_unknown_or_wrong_total_is_put_right_at_the_end():
+    for total, lines in (
+        (None, ["3 frames", "3/3 frames"]),
+        (5, ["3/5", "3/3 frames"]),
+    ):
+        terminal, clock = Terminal(), Clock()
+        progress = Progress(total, "frames", stream=terminal, clock=clock)
+        clock.now += 1
+        progress.add(3)
+        progress.close()
+        shown = terminal.getvalue().split("\r")[1:]
+        for text, line in zip(shown, lines, strict=True):
+            assert text.startswith(line)
+        assert shown[-1].endswith("1 s in all\33[K\n")
+    log = io.StringIO()
+    progress = Progress(None, "frames", stream=log, clock=Clock())
+    progress.add()
+    assert log.getvalue() == ""
+    progress.close()
+    assert log.getvalue().startswith("1/1 frames, ")

@@ -1,0 +1,26 @@
+from vfnet_tf.cli.__main__ import main
+from vfnet_tf.config import list_configs
+from vfnet_tf.model_cards import config_table, model_card
+
+
+def test_without_a_name_all_are_listed(capsys):
+    assert main(["configs"]) == 0
+    assert capsys.readouterr().out == config_table() + "\n"
+
+
+def test_a_part_of_names_lists_those(capsys):
+    assert main(["configs", "x101_32x4d"]) == 0
+    assert capsys.readouterr().out == config_table(list_configs("x101_32x4d")) + "\n"
+
+
+def test_a_name_gives_its_card_also_if_others_contain_it(capsys):
+    assert len(list_configs("vfnet_r50_fpn_1x_coco")) > 1
+    assert main(["configs", "vfnet_r50_fpn_1x_coco"]) == 0
+    assert capsys.readouterr().out == model_card("vfnet_r50_fpn_1x_coco") + "\n"
+
+
+def test_a_run_gives_its_card_and_a_misspelt_name_is_told(run_dir, capsys):
+    assert main(["configs", str(run_dir)]) == 0
+    assert capsys.readouterr().out.startswith("tiny\n\ndetector   VFNet")
+    assert main(["configs", "vfnet_r50_1x"]) == 2
+    assert "Did you mean vfnet_r50_bccd" in capsys.readouterr().err

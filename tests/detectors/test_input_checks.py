@@ -1,0 +1,290 @@
+"""Each mistake is named with its remedy; docs/mistakes.md is the list for people."""
+
+import re
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+from tests.conftest import build_small
+from tests.golden import make_weights
+from vfnet_tf.detectors.input_checks import (
+    BatchWatch,
+    check_images,
+    check_target_values,
+    find_targets,
+    warn_of_unnormalized,
+)
+
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="tf.data and ragged tensors"
+)
+BOXES = np.array(
+    [[[4, 6, 40, 50], [50, 10, 90, 60]], [[20, 8, 60, 40], [0, 0, 0, 0]]], "float32"
+)
+LABELS = np.array([[0, 2], [1, -1]], "int32")
+SIZES = np.array([[64, 96], [60, 90]], "float32")
+
+
+def as_xywh(boxes):
+    return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
+
+
+def batch(**changes):
+    images = make_weights.make_image(3, 2, 64, 96)
+    targets = {"boxes": BOXES, "labels": LABELS, "image_size": SIZES}
+    return {"images": images, **targets, **changes}
+
+
+#: mistake -> what is given in place of what, the message, the remedy in it
+VALUE_MISTAKES = {
+    "labels from 1": (
+        {"labels": LABELS + 1},
+        "label 3 for num_classes=3",
+        "Subtract 1",
+    ),
+    "a class too many": (
+        {"labels": np.array([[0, 7], [1, -1]])},
+        "label 7 for num_classes=3",
+        "as many `num_classes` as the data has",
+    ),
+    "another padding label": (
+        {"labels": np.array([[0, 2], [1, -2]])},
+        "label -2",
+        "-1 in padding rows",
+    ),
+    "padding with a label": (
+        {"labels": np.array([[0, 2], [1, 0]])},
+        r"Received: \[0.0, 0.0, 0.0, 0.0\]",
+        "A row of zeros is padding, its label must be -1",
+    ),
+    "xywh": (
+        {"boxes": as_xywh(BOXES)},
+        r"probably these are \(x, y, width, height\)",
+        r"x2 = x \+ width",
+    ),
+    "yxyx": (
+        {"boxes": BOXES[..., [1, 0, 3, 2]]},
+        r"Probably these are \(y1, x1, y2, x2\)",
+        "exchange x and y",
+    ),
+    "fractions": (
+        {"boxes": BOXES / [96, 64, 96, 64]},
+        "Probably these are fractions of the image",
+        "multiply x by its width",
+    ),
+    "boxes of the original image": (
+        {"boxes": BOXES * 4},
+        r"\[200.0, 40.0, 360.0, 240.0\] in an image of 64 x 96",
+        "boxes are resized with it",
+    ),
+    "not finite": (
+        {"boxes": np.where(BOXES == 50, np.nan, BOXES)},
+        "nan",
+        "must be finite",
+    ),
+    "width before height": (
+        {"image_size": SIZES[:, ::-1]},
+        r"Received: \[96.0, 64.0\] for images of \[64, 96\]",
+        r"must be the \(height, width\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", VALUE_MISTAKES)
+def test_wrong_values_are_named_with_their_remedy(mistake):
+    changes, message, remedy = VALUE_MISTAKES[mistake]
+    given = batch(**changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        BatchWatch(3).watch(given, None)
+    assert caught.match(remedy)
+
+
+@on_tensorflow
+@pytest.mark.parametrize("mistake", ["labels from 1", "xywh"])
+def test_a_dataset_is_looked_at_batch_by_batch(mistake):
+    import tensorflow as tf
+
+    changes, message, _ = VALUE_MISTAKES[mistake]
+    both = [batch(), batch(**changes)]
+    stacked = {key: np.stack([b[key] for b in both]) for key in both[0]}
+    for dataset in (
+        tf.data.Dataset.from_tensor_slices(stacked),
+        tf.data.Dataset.from_tensor_slices((stacked["images"], stacked)),
+    ):
+        watch = BatchWatch(3)
+        watched = watch.watch(dataset, None)
+        assert watched.element_spec == dataset.element_spec
+        assert watched.cardinality() == 2
+        batches = iter(watched)
+        first = next(batches)
+        targets = first[1] if isinstance(first, tuple) else first
+        np.testing.assert_array_equal(targets["boxes"], BOXES)
+        with pytest.raises(tf.errors.OpError):
+            next(batches)
+        assert re.search(message, str(watch.error))
+
+
+def test_generators_and_keras_datasets_are_looked_at_once():
+    bad = batch(labels=LABELS + 1)
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, place):
+            return (bad,)
+
+    with pytest.raises(ValueError, match="Subtract 1"):
+        BatchWatch(3).watch(Batches(), None)
+    with pytest.raises(ValueError, match="Subtract 1"):
+        next(BatchWatch(3).watch(((bad,) for _ in range(2)), None))
+    good = BatchWatch(3).watch(((batch(), None) for _ in range(2)), None)
+    assert len(list(good)) == 2
+
+
+def test_right_batches_pass_as_they_are():
+    given = batch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert BatchWatch(3).watch(given, None) is given
+        assert BatchWatch(3).watch(given["images"], given) is given["images"]
+        # Overhanging boxes, one of a pixel, none at all.
+        boxes = np.array([[[-5, 50, 30, 66], [0, 0, 1, 1]]], "float32")
+        check_target_values(boxes, [[0, 2]], [[64, 96]], 3)
+        check_target_values(np.zeros((1, 0, 4)), np.zeros((1, 0)), [[64, 96]], 3)
+        check_target_values(BOXES[1:], [[-1, -1]], [[64, 96]], 3)
+
+
+SHAPE_MISTAKES = {
+    "no batch": (batch()["images"][0], r"must be a batch.*image\[None\].*\.batch"),
+    "channels first": (
+        np.zeros((2, 3, 64, 96)),
+        r"channels go last: `np\.transpose\(images, \(0, 2, 3, 1\)\)`",
+    ),
+    "grey": (np.zeros((2, 64, 96, 1)), r"must be a batch \[B, H, W, 3\]\. Received"),
+}
+
+
+@pytest.mark.parametrize("mistake", SHAPE_MISTAKES)
+def test_wrong_shapes_of_images_are_named_with_their_remedy(mistake):
+    images, message = SHAPE_MISTAKES[mistake]
+    with pytest.raises(ValueError, match=message):
+        check_images(images)
+    check_images(keras.KerasTensor((None, None, None, 3)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": None}, r"`image_size` is the \(height, width\) of each image"),
+        (
+            {"boxes": BOXES[0]},
+            r"`boxes` must have the shape \[B, M, 4\] \(a dataset must",
+        ),
+        ({"labels": np.eye(3)[LABELS]}, "not one-hot"),
+        ({"boxes": BOXES[:, :1]}, r"labels of shape \(2, 2\), B=2, M=1"),
+        ({"boxes": [BOXES[0], BOXES[1][:1]]}, r"dense.*boxes with 0, labels with -1"),
+        (
+            {"labels": np.array([LABELS[0], LABELS[1][:1]], dtype=object)},
+            "labels that are ragged",
+        ),
+    ],
+)
+def test_wrong_forms_of_targets_are_named_with_their_remedy(changes, message):
+    targets = {k: v for k, v in batch(**changes).items() if v is not None}
+    with pytest.raises(ValueError, match=message):
+        find_targets(targets, None)
+
+
+def test_a_tuple_of_targets_is_told_from_a_dict():
+    with pytest.raises(
+        ValueError, match="a dict with the keys.*Received: a tuple of 2"
+    ):
+        find_targets(batch()["images"], (BOXES, LABELS))
+
+
+@on_tensorflow
+def test_ragged_tensors_are_refused_before_anything_is_traced():
+    import tensorflow as tf
+
+    ragged = tf.RaggedTensor.from_row_lengths(BOXES.reshape(-1, 4)[:3], [2, 1])
+    dataset = tf.data.Dataset.from_tensors(batch(boxes=ragged))
+    for given in (batch(boxes=ragged), dataset):
+        with pytest.raises(ValueError, match=r"boxes\.to_tensor\(0\.0\)"):
+            BatchWatch(3).watch(given, None)
+    with pytest.raises(ValueError, match="dataset of images is `.batch"):
+        BatchWatch(3).watch(tf.data.Dataset.from_tensor_slices(batch()), None)
+
+
+@pytest.mark.parametrize(
+    ("images", "value_range"),
+    [
+        (np.linspace(0, 1, 300).reshape(1, 10, 10, 3), "0..1"),
+        (np.linspace(3, 255, 300).reshape(1, 10, 10, 3), "0..255"),
+        (np.full((1, 10, 10, 3), 90, "uint8"), "0..255"),
+    ],
+)
+def test_pixels_that_were_not_normalised_give_a_warning(images, value_range):
+    with pytest.warns(UserWarning, match=rf"{value_range}.*TORCHVISION.*check_inputs"):
+        warn_of_unnormalized(images)
+    watch = BatchWatch(3)
+    given = batch(images=np.full((2, 64, 96, 3), images.max()))
+    with pytest.warns(UserWarning, match="not normalised"):
+        watch.watch(given, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watch.watch(given, None)  # said once
+        warn_of_unnormalized(np.zeros((1, 4, 4, 3)))
+        warn_of_unnormalized(batch()["images"])
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return build_small("vfnet")
+
+
+def test_fit_gives_the_mistake_and_not_what_hid_it(detector):
+    detector.compile("sgd", run_eagerly=True)
+    bad = batch(labels=LABELS + 1)
+    with pytest.raises(ValueError, match="`labels` must be in 0..2"):
+        detector.fit(bad, verbose=0)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        dataset = tf.data.Dataset.from_tensors(bad)
+        with pytest.raises(ValueError, match=r"^`labels` must be in 0\.\.2"):
+            detector.fit(dataset, shuffle=False, verbose=0)
+
+
+def test_eager_calls_look_at_the_first_values(detector):
+    images = batch()["images"]
+    outputs = {"points": None}  # the look comes first
+    with pytest.raises(ValueError, match="Subtract 1"):
+        detector.compute_losses(outputs, batch(labels=LABELS + 1))
+    other = build_small("vfnet", max_detections=3)
+    with pytest.warns(UserWarning, match="not normalised"):
+        other.detect(np.abs(images) * 60, score_threshold=0.9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other.detect(np.abs(images) * 60, score_threshold=0.9)
+        detector.check_inputs = False
+        detector.detect(np.abs(images) * 60, score_threshold=0.9)
+    del detector.check_inputs
+
+
+def test_a_loss_has_no_place_in_compile(detector):
+    with pytest.raises(ValueError, match="leave `loss` out of `compile`.*class_loss"):
+        detector.compile("sgd", loss="mse")
+    detector.compile("sgd")
+    assert detector.loss is None
+
+
+def test_weights_of_other_classes_are_told_from_other_damage(detector, tmp_path):
+    path = tmp_path / "three.weights.h5"
+    detector.save_weights(path)
+    with pytest.raises(ValueError, match=r"build it with num_classes=3.*num_classes=5"):
+        build_small("vfnet", num_classes=5).load_weights(path)
+    with pytest.raises(ValueError, match="could not be loaded"):
+        build_small("vfnet_raw").load_weights(path)

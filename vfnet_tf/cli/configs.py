@@ -1,0 +1,36 @@
+"""`vfnet configs [NAME]`: what there is to train, or one config in full."""
+
+import dataclasses
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfigsOptions:
+    """List the configs with their published AP, or print the model card of one."""
+
+    name: tyro.conf.Positional[str | None] = None
+    """a config's name, file or run directory for its model card; part of names or a
+    pattern ('vfnet_r50*') for a list of those; all by default"""
+    debug: bool = False
+    """show the stack trace of an error"""
+
+
+def run(options):
+    """Prints what `options` ask for; returns the exit status."""
+    from vfnet_tf.config import config_files, list_configs
+    from vfnet_tf.model_cards import config_table, model_card
+
+    name = options.name
+    matching = list_configs(name)
+    # A name that is part of others is still one config.
+    if name is None or (matching and name not in config_files()):
+        print(config_table(matching))
+    else:
+        print(model_card(name))
+    return 0
+
+
+def main(arguments=None):
+    """Entry point of `scripts/configs.py` and `vfnet configs`."""
+    return run(tyro.cli(ConfigsOptions, args=arguments))
