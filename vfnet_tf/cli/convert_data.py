@@ -33,9 +33,9 @@ class ConvertDataOptions:
 
 def run(options):
     """Converts as `options` say; returns the exit status."""
-    from vfnet_tf.cli.progress import Progress
     from vfnet_tf.data.conversion import convert_dataset
     from vfnet_tf.data.readers import find_splits
+    from vfnet_tf.progress import Progress
 
     splits = find_splits(options.source, Progress)
     print(f"format     {splits.description}", flush=True)

@@ -313,8 +313,8 @@ def read_dataset_for(detector, config, options):
 
 def find_annotations(data, split):
     """(annotation file, image folder) of a split, with a line on the data's format."""
-    from vfnet_tf.cli.progress import Progress
     from vfnet_tf.data.readers import find_splits
+    from vfnet_tf.progress import Progress
 
     splits = find_splits(data, Progress)
     print(f"format     {splits.description}")

@@ -234,10 +234,10 @@ def read_data(options, strategy, overfit=False):
     Returns:
         Two `DetectionDataset`; None in place of the second if there is none.
     """
-    from vfnet_tf.cli.progress import Progress
     from vfnet_tf.data import synthetic
     from vfnet_tf.data.coco import read_coco
     from vfnet_tf.data.readers import find_splits
+    from vfnet_tf.progress import Progress
     from vfnet_tf.training.strategies import num_replicas
 
     if options.data is None:
