@@ -26,7 +26,7 @@ TYPED = {
     "clip_norm": 35.0,
     "class_names": ("cat", "dog"),
     "deformable": ("C3", "C5"),
-    "architecture": {"class_name": "ResNetBackbone", "config": {"sizes": [1, 2]}},
+    "architecture": '{"class_name": "ResNetBackbone"}',
     "scales": ((320, 640), (480, 960)),
     "scale_range": ((480, 1333), (960, 1333)),
 }

@@ -35,8 +35,8 @@ class BackboneConfig:
             use the batch's statistics in training, None for none; `"auto"` means those
             that `weights` has nothing for, and with `norm="batch_norm"` all.
         deformable: levels whose 3x3 convolutions are deformable, see `ResNet`.
-        architecture: what KerasHub's backbone is made of, as Keras serialises it: a run
-            keeps it, to be rebuilt where the preset is absent. None reads the preset.
+        architecture: JSON of what KerasHub's backbone is made of, as Keras serialises it:
+            a run keeps it, to be rebuilt where the preset is absent. None reads the preset.
     """
 
     name: str = "resnet50"
@@ -45,7 +45,7 @@ class BackboneConfig:
     weights: str | None = None
     trainable_norms: str | None = "auto"
     deformable: tuple[str, ...] = ()
-    architecture: dict | None = None
+    architecture: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

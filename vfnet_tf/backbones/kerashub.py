@@ -1,5 +1,7 @@
 """Backbones of KerasHub by the name or the directory of a preset (extra `kerashub`)."""
 
+import json
+
 import keras
 
 from vfnet_tf.data.normalization import TORCHVISION, Normalization
@@ -44,13 +46,13 @@ def load_preset(preset, load_weights=True):
 
 
 def architecture_of(backbone):
-    """What a run keeps of a `KerasBackbone` of KerasHub: a dict of JSON types.
+    """What a run keeps of a `KerasBackbone` of KerasHub: a str, JSON.
 
     The dtype is left out, as a run is rebuilt with the policy in force.
     """
     model = backbone.get_config()["model"]
     config = {k: value for k, value in model["config"].items() if k != "dtype"}
-    return {**model, "config": config}
+    return json.dumps({**model, "config": config}, sort_keys=True)
 
 
 def load_architecture(architecture):
@@ -60,7 +62,7 @@ def load_architecture(architecture):
         architecture: as of `architecture_of`.
     """
     _import_keras_hub()  # makes its classes known
-    return keras.saving.deserialize_keras_object(architecture)
+    return keras.saving.deserialize_keras_object(json.loads(architecture))
 
 
 def preset_normalization(preset):
