@@ -198,6 +198,13 @@ def test_wrong_forms_of_targets_are_named_with_their_remedy(changes, message):
         find_targets(targets, None)
 
 
+def test_a_batch_dict_without_images_is_told_its_key():
+    given = batch()
+    given["image"] = given.pop("images")
+    with pytest.raises(ValueError, match=r"key 'images'. Received: \['boxes', 'image'"):
+        BatchWatch(3).watch(given, None)
+
+
 def test_a_tuple_of_targets_is_told_from_a_dict():
     with pytest.raises(
         ValueError, match="a dict with the keys.*Received: a tuple of 2"

@@ -128,7 +128,7 @@ class DenseDetector(keras.Model):
         outputs = {"class_logits": self.num_classes}
         outputs.update(dict.fromkeys(self._box_names, 4))
         outputs.update(self._further_outputs)
-        batch = _images_of(inputs).shape[0]
+        batch = input_checks.find_images(inputs).shape[0]
         spec = {
             name: keras.KerasTensor((batch, None, size), "float32")
             for name, size in outputs.items()
@@ -169,7 +169,7 @@ class DenseDetector(keras.Model):
             priors that they belong to: `"points"` `[P, 2]`, `"strides"` `[P]` and, for
             RetinaNet, `"anchors"` `[P, 4]`.
         """
-        images = _images_of(inputs)
+        images = input_checks.find_images(inputs)
         features = self.neck(self.backbone(images, training=training))
         predictions = self.head(features)
         height, width = ops.shape(images)[1:3]
@@ -589,12 +589,6 @@ def _view_tensors(images, image_size, scale):
     image_size = ops.cast(image_size, "float32")
     scale = ops.ones_like(image_size) if scale is None else ops.cast(scale, "float32")
     return images, image_size, scale
-
-
-def _images_of(inputs):
-    images = inputs["images"] if isinstance(inputs, dict) else inputs
-    input_checks.check_images(images)
-    return images
 
 
 def _is_eager(values):

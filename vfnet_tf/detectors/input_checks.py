@@ -38,6 +38,22 @@ def check_images(images):
     )
 
 
+def find_images(inputs):
+    """The images of a batch dict, or the images themselves, checked.
+
+    Raises:
+        ValueError: if the dict has none, and as of `check_images`.
+    """
+    if isinstance(inputs, dict):
+        if "images" not in inputs:
+            raise ValueError(
+                f"A batch dict must have the key 'images'. Received: {sorted(inputs)}"
+            )
+        inputs = inputs["images"]
+    check_images(inputs)
+    return inputs
+
+
 def find_targets(x, y):
     """The targets of a step, their kinds and known shapes checked.
 
@@ -252,9 +268,7 @@ class BatchWatch:
         return dataset.map(watch)
 
     def _find(self, x, y):
-        images = x["images"] if isinstance(x, dict) else x
-        check_images(images)
-        return images, find_targets(x, y)
+        return find_images(x), find_targets(x, y)
 
     def _check_batch(self, batch):
         self._check(*_pair(batch))
