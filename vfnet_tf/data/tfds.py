@@ -12,6 +12,8 @@ import re
 import shutil
 import tempfile
 
+import numpy as np
+
 from vfnet_tf.data.cache import cache_directory
 from vfnet_tf.data.coco import inspect_image
 from vfnet_tf.data.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
@@ -58,10 +60,9 @@ def find_tfds_splits(name, progress=None):
             "Reading tfds: needs TensorFlow Datasets: pip install 'vfnet_tf[tfds]'"
         ) from error
     builder = tfds.builder_from_directory(directory)
-    features = builder.info.features
-    objects = features["objects"] if "objects" in features else None
+    features = dict(builder.info.features.items())
     # Of a sequence of dicts; anything else has no feature by name.
-    objects = getattr(objects, "feature", {})
+    objects = getattr(features.get("objects"), "feature", {})
     objects = dict(objects.items()) if hasattr(objects, "items") else {}
     has_names = hasattr(objects.get("label"), "names")
     if "image" not in features or "bbox" not in objects or not has_names:
@@ -200,12 +201,11 @@ def _write_images(builder, own, folder, progress):
 def _add_example(content, example, file, number):
     header = inspect_image(str(file), full=False)
     height, width = header.height, header.width
-    # Results for COCO's server go by COCO's ids.
-    image_id = example.get("image/id", number)
-    image_id = int(image_id) if getattr(image_id, "dtype", "").kind in "iu" else number
+    # Results for COCO's server go by COCO's ids; other datasets have texts there.
+    image_id = example.get("image/id")
     image_id = content.add_image(
         file.name,
-        image_id=image_id,
+        image_id=int(image_id) if isinstance(image_id, np.integer) else number,
         size=None if header.error else (height, width),
         error=header.error or None,
     )

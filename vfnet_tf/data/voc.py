@@ -282,7 +282,7 @@ def _parse(root, found):
             else:
                 size, stated = _stated_size(tree), _text(tree, "filename")
                 objects = [_parse_object(entry) for entry in tree.findall("object")]
-                names.update(name for name, _, _ in objects if name)
+                names.update(label for label, _, _ in objects if label)
             image = _find_image(name, pathlib.PurePath(stated).name, places, listing)
             if image is None:
                 error = error or f"{shown} has no image {name}.jpg, .png, ..."
@@ -302,8 +302,9 @@ def _write_split(root, split, parsed):
     labels = {name: label for label, name in enumerate(names)}
     content = CocoContent(names, source=f"{root} ({split})")
     for image, shown, size, objects, error in rows:
-        name = os.path.relpath(image, root)
-        image_id = content.add_image(name, size=size, error=error)
+        image_id = content.add_image(
+            os.path.relpath(image, root), size=size, error=error
+        )
         for number, (name, corners, is_difficult) in enumerate(objects, 1):
             source = f"{shown} object {number}"
             if name not in labels:
