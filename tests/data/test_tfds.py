@@ -99,10 +99,8 @@ def test_boxes_labels_ids_and_crowds_by_hand():
     assert [record.boxes.tolist() for record in dataset] == [[box], [], [box, box]]
     assert [record.num_crowd for record in dataset] == [1, 0, 0]
     assert dataset[2].labels.tolist() == [1, 1]
-    areas = [
-        a.get("area")
-        for a in json.loads(open(splits["train"][0]).read())["annotations"]
-    ]
+    content = json.loads(pathlib.Path(splits["train"][0]).read_text())
+    areas = [annotation.get("area") for annotation in content["annotations"]]
     assert areas == [50, None, 50, 50]
 
 

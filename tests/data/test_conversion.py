@@ -1,0 +1,200 @@
+import itertools
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vfnet_tf.data.coco import read_coco
+from vfnet_tf.data.conversion import TARGETS, convert_dataset
+from vfnet_tf.data.readers import find_splits
+
+pytest.importorskip("yaml", reason="needs PyYAML, the extra yolo")
+
+# Corners of boxes inside images of up to 640 pixels: whole pixels, eight decimals of the
+# image's sides, thousandths of a pixel; reading gives float32.
+ROUNDING = {"voc": 0.5, "yolo": 1e-4, "csv": 6e-4, "coco": 1.1e-3}
+
+
+@pytest.fixture
+def source(coco):
+    """Two splits in one folder, `star` without an object, and ids that are not 1, 2."""
+    coco.content["categories"] = [
+        {"id": 9, "name": "cell"},
+        {"id": 4, "name": "star"},
+        {"id": 7, "name": "a & b <c>"},
+    ]
+    for _ in range(3):
+        coco.image()
+    coco.box([1.25, 2.5, 20.125, 30.333])
+    coco.box([5, 6, 7, 8], category_id=9)
+    coco.box([10, 20, 30, 10], image_id=2, iscrowd=1)
+    coco.box([0, 0, 64, 48], image_id=2)
+    for index, split in enumerate(("train", "val")):
+        content = {**coco.content, "images": coco.content["images"][index : 3 - index]}
+        ids = {image["id"] for image in content["images"]}
+        content["annotations"] = [
+            entry for entry in content["annotations"] if entry["image_id"] in ids
+        ]
+        (coco.directory / f"{split}.json").write_text(json.dumps(content))
+    return coco.directory
+
+
+def by_name(dataset):
+    return {pathlib.Path(record.path).name: record for record in dataset}
+
+
+def assert_same(before, after, rounding):
+    """Asserts that two readings of a split have the same images, boxes and labels."""
+    assert before.class_names == after.class_names
+    before, after = by_name(before), by_name(after)
+    assert before.keys() == after.keys()
+    for name, record in before.items():
+        np.testing.assert_allclose(
+            after[name].boxes, record.boxes, rtol=0, atol=rounding
+        )
+        assert after[name].labels.tolist() == record.labels.tolist()
+        assert (after[name].height, after[name].width) == (record.height, record.width)
+
+
+def read(splits, split):
+    # Converting has decoded every image.
+    return read_coco(*splits[split], training=False, strict=True, check_images="header")
+
+
+def test_a_set_comes_back_equal_up_to_the_rounding(shared_data, tmp_path):
+    splits = find_splits(shared_data("bccd"))
+    before = {split: read(splits, split) for split in splits}
+    for target in TARGETS:
+        out = tmp_path / target
+        made = convert_dataset(splits, target, out, link=True)
+        assert (made.num_images, made.num_boxes, made.losses) == (364, 4886, [])
+        converted = find_splits(out)
+        assert (converted.format, list(converted)) == (target, ["train", "val", "test"])
+        for split in splits:
+            # The boxes are whole pixels: VOC has them as they are.
+            rounding = 0 if target == "voc" else ROUNDING[target]
+            assert_same(before[split], read(converted, split), rounding)
+
+
+@pytest.mark.parametrize(("first", "second"), [*itertools.product(TARGETS, TARGETS)])
+def test_any_format_becomes_any_other(source, tmp_path, first, second):
+    original = find_splits(source)
+    train, val = original["train"], original["val"]
+    # Two images of one name, as splits in folders of their own have them.
+    convert_dataset(original, first, tmp_path / "first")
+    convert_dataset(find_splits(tmp_path / "first"), second, tmp_path / "second")
+    splits = find_splits(tmp_path / "second")
+    assert list(splits) == ["train", "val"]
+    rounding = max(ROUNDING[first], ROUNDING[second]) * 2
+    before, after = read_coco(*train, training=False), read(splits, "train")
+    assert_same(before, after, rounding)
+    # YOLO has no crowd regions, in the others they stay.
+    num_crowd = 0 if "yolo" in (first, second) else 1
+    assert by_name(after)["1.jpg"].num_crowd == num_crowd
+    # 1.jpg is in both splits: its second copy is called otherwise.
+    assert len(read_coco(*val, training=False)) == 1
+    assert sorted(by_name(read(splits, "val"))) == ["val_1.jpg"]
+
+
+def test_rounding_of_pascal_voc_by_hand(coco, tmp_path):
+    coco.image()
+    coco.box([1.25, 2.5, 20.125, 30.333])
+    coco.box([11.5, 4, 1, 4])  # both corners round to 12
+    coco.box([63.6, 5, 5, 5])  # 0.4 pixels are left of it
+    coco.box([5, 6, 7, 8])
+    made = convert_dataset(find_splits(coco.save()), "voc", tmp_path / "out")
+    assert made.losses == ["3 boxes moved by rounding to whole pixels"]
+    (record,) = read(find_splits(tmp_path / "out"), "train")
+    expected = [[1, 2, 21, 33], [12, 4, 13, 8], [63, 5, 64, 10], [5, 6, 12, 14]]
+    assert record.boxes.tolist() == expected
+
+
+def test_what_is_lost_is_said(coco, tmp_path):
+    coco.image()
+    coco.box([1, 2, 3, 4], segmentation=[[1, 2, 4, 2, 4, 6]], area=6)
+    coco.box([1, 2, 30, 40], iscrowd=1)
+    coco.box([0, 0, 0, 4])
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.open(coco.directory / "0.jpg").save(coco.directory / "0.jpg", exif=exif)
+    splits = find_splits(coco.save())
+    yolo = convert_dataset(splits, "yolo", tmp_path / "yolo")
+    assert yolo.losses[:2] == [
+        "1 masks, and the areas that they had",
+        "1 crowd regions left out, YOLO cannot mark them",
+    ]
+    assert yolo.losses[2].startswith("1 images are turned by their EXIF orientation")
+    assert "1 dropped, box has a width or height <= 0" in yolo.summaries[0]
+    assert (tmp_path / "yolo/labels/train/0.txt").read_text().count("\n") == 1
+    convert_dataset(splits, "coco", tmp_path / "out")
+    file = tmp_path / "out/annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    assert content["annotations"] == [
+        {"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 2, 3, 4], "iscrowd": 0}
+        | {"area": 12},
+        {"id": 2, "image_id": 1, "category_id": 7, "bbox": [1, 2, 30, 40], "iscrowd": 1}
+        | {"area": 1200},
+    ]
+    assert content["categories"] == [{"id": 7, "name": "cell"}]
+
+
+def test_ids_from_zero_become_ids_from_one(source, tmp_path):
+    convert_dataset(find_splits(source), "yolo", tmp_path / "yolo")
+    convert_dataset(find_splits(tmp_path / "yolo"), "coco", tmp_path / "out")
+    content = json.loads((tmp_path / "out/annotations/instances_val.json").read_text())
+    assert [category["id"] for category in content["categories"]] == [1, 2, 3]
+
+
+def test_the_source_stays_and_links_lead_to_it(source, tmp_path):
+    before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    told = []
+
+    class Progress:
+        def __init__(self, total):
+            told.append(total)
+
+        def add(self, count):
+            told.append(count)
+
+        def close(self):
+            told.append("closed")
+
+    convert_dataset(find_splits(source), "csv", tmp_path / "a", progress=Progress)
+    convert_dataset(find_splits(source), "csv", tmp_path / "b", link=True)
+    assert told == [4, 1, 1, 1, 1, "closed"]
+    assert (tmp_path / "a/images/0.jpg").read_bytes() == before[source / "0.jpg"]
+    assert not (tmp_path / "a/images/0.jpg").is_symlink()
+    assert (tmp_path / "b/images/0.jpg").resolve() == (source / "0.jpg").resolve()
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_target_that_holds_something_is_left_alone(source, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("x")
+    with pytest.raises(ValueError, match="absent or empty"):
+        convert_dataset(find_splits(source), "csv", out)
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    (out / "mine.txt").unlink()
+    convert_dataset(find_splits(source), "csv", out)
+    assert (out / "annotations.csv").is_file()
+
+
+def test_a_conversion_that_fails_leaves_nothing(source, tmp_path, monkeypatch):
+    (source / "2.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"2\.jpg: is empty"):
+        convert_dataset(find_splits(source), "csv", tmp_path / "out")
+    from vfnet_tf.data import conversion
+
+    def fail(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(conversion.shutil, "copyfile", fail)
+    present = set(tmp_path.iterdir())
+    with pytest.raises(OSError, match="disk full"):
+        convert_dataset(
+            find_splits(source), "csv", tmp_path / "out", skip_bad_images=True
+        )
+    assert set(tmp_path.iterdir()) == present
