@@ -278,9 +278,18 @@ def test_a_training_stopped_by_a_signal_has_a_status_of_its_own(
     assert "SIGTERM: saved" in capsys.readouterr().out
 
 
-def test_a_dry_run_says_all_and_leaves_nothing(data, capsys):
-    assert main(["train", *options_of(data, "--dry-run")]) == 0
+def test_a_dry_run_of_yolo_data_says_all_and_leaves_nothing(data, capsys):
+    pytest.importorskip("yaml", reason="needs PyYAML, the extra yolo")
+    yolo = data / "yolo"
+    convert = ["convert-data", str(data / "set"), "--to", "yolo", "--out", str(yolo)]
+    assert main(convert) == 0
+    arguments = options_of(data, "--dry-run")
+    arguments[arguments.index(str(data / "set"))] = str(yolo / "data.yaml")
+    assert main(["train", *arguments]) == 0
     said = capsys.readouterr().out
+    assert f"format     YOLO txt, {yolo}/data.yaml: train, val\n" in said
+    assert f"read from {yolo}/data.yaml (train): 8 images" in said
+    assert f"read from {yolo}/data.yaml (val): 4 images" in said
     assert "model      tiny_file: VFNet" in said
     assert "in 8 images" in said and "by class" in said
     assert "batches        2 of 4 x 64 x 96 x 3" in said

@@ -1,0 +1,49 @@
+import pytest
+
+from vfnet_tf.cli import evaluate
+from vfnet_tf.cli.__main__ import main
+
+
+def test_a_set_is_converted_and_what_was_read_and_written_is_said(
+    data, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    assert main(["convert-data", str(data), "--to", "voc", "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert f"format     COCO json, {data}: val\n" in said.out
+    assert (
+        "read       7 images with 21 boxes of 3 classes (disc, square, star)"
+        in said.out
+    )
+    assert "lost       1 images are turned by their EXIF orientation" in said.out
+    assert f"written    {out}: voc, 7 images, 21 boxes\n" in said.out
+    assert "7/7 images" in said.err
+    assert not (out / "JPEGImages" / "a.jpg").is_symlink()
+
+
+def test_what_was_converted_is_evaluated_on_its_own(data, tmp_path, capsys):
+    """The commands that evaluate read other formats with the detector's class order."""
+    out = tmp_path / "out"
+    arguments = ["--to", "csv", "--out", str(out), "--images", "link"]
+    assert main(["convert-data", str(data), *arguments]) == 0
+    options = evaluate.EvaluateOptions(data=f"csv:{out}/annotations.csv", limit=2)
+    dataset = evaluate.read_dataset(options, ("star", "disc", "square"))
+    assert len(dataset) == 2 and dataset[0].labels.tolist() == [1, 2, 0]
+    assert f"format     CSV, {out}/annotations.csv: val\n" in capsys.readouterr().out
+    assert evaluate._find_split(options.data, "val")[0] == dataset.annotation_file
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "message"),
+    [
+        ("DATA", "DATA", "The target must be a folder that is absent or empty"),
+        ("nowhere", "new", "--data must be an existing folder or file"),
+        ("tfds:nothing", "new", "The dataset must be prepared in"),
+    ],
+)
+def test_mistakes_are_one_message(source, out, message, data, capsys, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", "prepared")
+    source, out = (str(data) if text == "DATA" else text for text in (source, out))
+    assert main(["convert-data", source, "--to", "csv", "--out", out]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error
