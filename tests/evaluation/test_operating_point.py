@@ -135,3 +135,7 @@ def test_best_and_worst_images_do_not_overlap():
     assert best.tolist() == [3, 1] and worst.tolist() == [4, 0]
     best, worst = rank_images(quality, 1)
     assert best.tolist() == [3] and worst.tolist() == [4]
+    # Nor where all are equally good.
+    quality["quality"] = np.zeros(5)
+    best, worst = rank_images(quality, 2)
+    assert best.tolist() == [3, 0] and worst.tolist() == [4, 1]
