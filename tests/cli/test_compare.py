@@ -36,7 +36,12 @@ def runs(tmp_path):
         training=metrics(0.4, 0.3, 0.5),
         evaluation_val=metrics(0.41, 0.31, 0.5),
     )
-    config = override(tiny_run.tiny_config(), model__neck_filters=32, data__flip=0.0)
+    config = override(
+        tiny_run.tiny_config(),
+        model__neck_filters=32,
+        data__flip=0.0,
+        training__weight_decay=2e-4,
+    )
     second = write(
         tmp_path / "second",
         config,
@@ -63,7 +68,8 @@ def test_two_runs_are_compared_on_the_terminal(runs, capsys):
     assert rows(out, "Settings that differ") == [
         ["setting", "first", "second"],
         ["model.neck_filters", "64", "32"],
-        ["data.flip", "0.500", "0.000"],
+        ["data.flip", "0.5", "0.0"],
+        ["training.weight_decay", "0.0001", "0.0002"],
     ]
     table = rows(out, "Metrics, end of training")
     assert table[0] == ["metric", "first", "second", "difference"]

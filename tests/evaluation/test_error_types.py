@@ -129,6 +129,13 @@ def test_an_object_is_mended_once_and_the_other_error_goes():
     costs = error_costs(matches)
     assert costs["AP"] == pytest.approx(1 / 3)
     assert cost(costs, "localisation") == 100 * 2 / 3
+    # It is no second find: of another object there still is none.
+    matches = scene.match(
+        [(1, 0, BOX), (2, 0, BOX)], [(1, 0, high(4), 0.9), (1, 0, BOX, 0.7)]
+    )
+    costs = error_costs(matches)
+    assert 100 * costs["AP"] == pytest.approx(100 * 51 / 101 / 2)
+    assert cost(costs, "localisation") == 100 * 51 / 101 / 2
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,11 @@ def test_equal_scores_stay_together():
     # The right one alone would have F1 = 1; the wrong one has the same score.
     matches = scene.match([(1, 0, BOX)], [(1, 0, BOX, 0.5), (1, 0, EMPTY, 0.5)])
     assert operating_point(matches).f1 == pytest.approx(2 / 3)
+    # F1 is 2/3 after the first, but 2/6 with all of its score; 4/7 from 0.4 on.
+    wrong = [(1, 0, EMPTY, 0.5), (1, 1, EMPTY, 0.5), (1, 2, EMPTY, 0.5)]
+    found = [(1, 0, BOX, 0.5), *wrong, (2, 0, BOX, 0.4)]
+    point = operating_point(scene.match([(1, 0, BOX), (2, 0, BOX)], found))
+    assert point.score_threshold == 0.4 and point.f1 == pytest.approx(4 / 7)
 
 
 @pytest.mark.filterwarnings("error")
@@ -130,3 +135,7 @@ def test_best_and_worst_images_do_not_overlap():
     assert best.tolist() == [3, 1] and worst.tolist() == [4, 0]
     best, worst = rank_images(quality, 1)
     assert best.tolist() == [3] and worst.tolist() == [4]
+    # Nor where all are equally good.
+    quality["quality"] = np.zeros(5)
+    best, worst = rank_images(quality, 2)
+    assert best.tolist() == [3, 0] and worst.tolist() == [4, 1]

@@ -40,7 +40,7 @@ class Run:
     Attributes:
         name: str, the directory's name, or its path where two have the same.
         directory: `pathlib.Path`.
-        settings: dict from `"model.neck"` and the like to a value.
+        settings: dict from `"model.neck"` and the like to a value as json.
         history: dict of float arrays by column, empty without a history.csv.
         metrics: dict from where they were measured to the dict of a metrics.json.
     """
@@ -268,15 +268,12 @@ def _difference(first, second):
 
 
 def _leaves(values, prefix=""):
-    """Yields (`"model.neck"`, value) of nested dicts."""
+    """Yields (`"model.neck"`, text of the value) of nested dicts."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield (
-                f"{prefix}{key}",
-                json.dumps(value) if isinstance(value, list) else value,
-            )
+        else:  # a text, since tables round numbers: a rate of 0.0001 would be 0.000
+            yield f"{prefix}{key}", json.dumps(value)
 
 
 def _read_json(path):

@@ -170,7 +170,9 @@ def rank_images(quality, count):
     worst = rated[np.lexsort((-size, values))]
     best = rated[np.lexsort((-size, -values))]
     half = len(rated) // 2
-    return best[: min(count, len(rated) - half)], worst[: min(count, half)]
+    best = best[: min(count, len(rated) - half)]
+    worst = worst[~np.isin(worst, best)]
+    return best, worst[: min(count, half)]
 
 
 def _ratio(numerator, denominator):
