@@ -43,7 +43,8 @@ class BackboneConfig:
     weights: str | None = None
     trainable_norms: str | None = "auto"
     deformable: tuple[str, ...] = ()
-    architecture: dict | None = None
+    # A dict has no hash; a config has one.
+    architecture: dict | None = dataclasses.field(default=None, hash=False)
 
 
 @dataclasses.dataclass(frozen=True)
