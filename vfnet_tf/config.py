@@ -206,6 +206,10 @@ def override(config, **changes):
 
     Raises:
         ValueError: for a field that does not exist or a value of another type.
+
+    >>> config = override(load_config("vfnet_r50_fpn_1x_coco"), training__epochs=24)
+    >>> config.training.epochs, config.model.num_classes
+    (24, 80)
     """
     nested, own = {}, {}
     for key, value in changes.items():
@@ -291,7 +295,11 @@ def _config_directories():
 
 
 def list_configs():
-    """Names of the configs that ship with the library, sorted."""
+    """Names of the configs that ship with the library, sorted.
+
+    >>> list_configs()[0]
+    'fcos_atss_r50_fpn_1x_coco'
+    """
     names = {
         path.stem
         for directory in _config_directories()
