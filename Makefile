@@ -11,7 +11,7 @@ SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile
 # 3: TensorFlow's start-up notes would drown the summary of the tests.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help train test test-all lint format clean
+.PHONY: help train test test-all lint format docs clean
 .NOTPARALLEL:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test      the test suite: TensorFlow, then the portable part on JAX and PyTorch"
 	@echo "make test-all  the same with the slow tests"
 	@echo "make lint      check style; make format repairs what can be repaired"
+	@echo "make docs      the site, in site/; a warning is an error"
 
 # One stamp per set of requirements; a changed setup.py installs again.
 $(VENV)/.installed-run: setup.py pyproject.toml
@@ -54,6 +55,13 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The page shows what the package says of itself, so all that it imports must be there.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -d build/doctrees docs site
+	@! grep -rlE '(src|href)="(https?:)?//[^"]*\.(css|js|mjs|woff2?)' site --include='*.html' \
+		|| { echo "these pages load assets from elsewhere" >&2; exit 1; }
+	@echo "site/index.html"
+
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf site build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +

@@ -21,6 +21,8 @@ REQUIREMENTS = [
 EXTRAS = {
     # The page of `vfnet demo`.
     "demo": ["flask>=3.1"],
+    # The site that `make docs` builds.
+    "docs": ["furo>=2025.7", "myst-parser>=4.0", "sphinx>=8.2"],
     "fast-eval": ["faster-coco-eval>=1.6"],
     # ImageNet weights: downloaded, verified and cached.
     "hub": ["huggingface_hub>=0.23", "safetensors>=0.4"],
@@ -68,7 +70,7 @@ EXTRAS = {
     ],
 }
 # The formatter's output changes between minor versions, so it is held to one.
-EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.17,<0.18"]
+EXTRAS["dev"] = [*EXTRAS["test"], *EXTRAS["docs"], "ruff>=0.17,<0.18"]
 
 setup(
     name="vfnet_tf",

@@ -217,6 +217,10 @@ def override(config, **changes):
 
     Raises:
         ValueError: for a field that does not exist or a value of another type.
+
+    >>> config = override(load_config("vfnet_r50_fpn_1x_coco"), training__epochs=24)
+    >>> config.training.epochs, config.model.num_classes
+    (24, 80)
     """
     nested, own = {}, {}
     for key, value in changes.items():
@@ -318,6 +322,9 @@ def list_configs(pattern=None):
     Args:
         pattern: str, names that contain it; with `*`, `?` or `[`, names that match it as
             a whole, e.g. `"vfnet_r*_2x_coco"`. None for all.
+
+    >>> list_configs("vfl_atss")
+    ['vfl_atss_r50_fpn_1x_coco']
     """
     names = list(config_files())
     if pattern is None:

@@ -154,8 +154,8 @@ class Prediction:
             image_id: int, the image's id; its place in the call counted from 1 if None.
 
         Returns:
-            list of `{"image_id", "category_id", "bbox": [x, y, width, height],
-            "score"}`, boxes in pixels of the original image to a thousandth.
+            list of dicts with `image_id`, `category_id`, `bbox`, `[x, y, width,
+            height]`, and `score`, boxes in pixels of the original image to a thousandth.
         """
         image_id = self.index + 1 if image_id is None else image_id
         return [
@@ -213,14 +213,12 @@ class Predictor:
     Raises:
         ValueError: if the number of names or ids is not the detector's of classes.
 
-    ```python
-    predictor = Predictor.from_checkpoint("runs/bccd")
-    prediction = predictor("smear.jpg", score_threshold=0.4)
-    prediction.save("smear_detected.png")
-    for prediction in predictor.stream(["slides/", "more/*.png"]):
-        print(prediction.source, prediction.names)
-    predictor.save_video("street.mp4", "street_detected.mp4")
-    ```
+    >>> predictor = Predictor.from_checkpoint("runs/mine")
+    >>> prediction = predictor("street.jpg", score_threshold=0.4)
+    >>> picture = prediction.save("street_detected.png")
+    >>> for prediction in predictor.stream(["*.jpg", "photos/"]):  # doctest: +SKIP
+    ...     print(prediction.source, prediction.names)
+    >>> predictor.save_video("street.mp4", "found.mp4")  # doctest: +SKIP
     """
 
     #: what `__call__` and `stream` give

@@ -21,6 +21,10 @@ def make_points(level_shapes, strides=STRIDES, offset=0.0):
     Returns:
         `points` float32 `[P, 2]`, `(x, y)` pixels, levels one after the other and
         row by row in each, and `strides` float32 `[P]`, the stride of each point.
+
+    >>> points, strides = make_points([(1, 2), (1, 1)], strides=(8, 16), offset=0.5)
+    >>> ops.convert_to_numpy(points).tolist()
+    [[4.0, 4.0], [12.0, 4.0], [8.0, 8.0]]
     """
     points, point_strides = [], []
     for (height, width), stride in zip(level_shapes, strides, strict=True):

@@ -32,15 +32,17 @@ class VFNet(DenseDetector):
         score_threshold, nms_iou_threshold, candidates_per_level, max_detections, nms,
             soft_nms_sigma, soft_nms_min_score: see `DenseDetector`.
 
-    ```python
-    detector = vfnet_tf.VFNet(
-        backbone=vfnet_tf.ResNet(depth=50),
-        neck=vfnet_tf.FPN(),
-        head=vfnet_tf.VFNetHead(num_classes=3),
-    )
-    detector.compile(optimizer="sgd")
-    detector.fit(batches)
-    ```
+    >>> import vfnet_tf
+    >>> detector = VFNet(
+    ...     backbone=vfnet_tf.ResNet(depth=18),
+    ...     neck=vfnet_tf.FPN(),
+    ...     head=vfnet_tf.VFNetHead(num_classes=3),
+    ... )
+    >>> detector.compile(optimizer="sgd")
+    >>> history = detector.fit(batches)  # doctest: +SKIP
+    >>> found = detector.detect(ops.zeros((1, 64, 96, 3)))
+    >>> tuple(found["boxes"].shape)
+    (1, 100, 4)
     """
 
     loss_names = ("class_loss", "box_loss", "refined_box_loss")

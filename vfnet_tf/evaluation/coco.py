@@ -222,10 +222,10 @@ class CocoEvaluator:
         """Lists the detections in COCO's results format.
 
         Returns:
-            list of `{"image_id", "category_id", "bbox": [x, y, width, height],
-            "score"}`, boxes in original pixels to a thousandth, in the order of
-            `update`. Scores keep the precision of float32, so no tie arises that was
-            not there.
+            list of dicts with `image_id`, `category_id`, `bbox`, `[x, y, width,
+            height]`, and `score`, boxes in original pixels to a thousandth, in the
+            order of `update`. Scores keep the precision of float32, so no tie arises
+            that was not there.
         """
         results = []
         for image_id, (boxes, scores, labels) in self._detections.items():

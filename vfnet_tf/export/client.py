@@ -89,12 +89,10 @@ class ServingClient:
         ValueError: for a URL of another kind, or numbers out of range.
         ImportError: for gRPC without the extra `serving`.
 
-    ```python
-    client = ServingClient("http://localhost:8501", model="vfnet")
-    client.wait_until_ready()
-    for found in client.detect(["street.jpg", "yard.png"]):
-        print(found["labels"], found["scores"], found["boxes"])
-    ```
+    >>> client = ServingClient("http://localhost:8501", class_names=["car", "bus"])
+    >>> client.wait_until_ready()  # doctest: +SKIP
+    >>> for found in client.detect(["street.jpg", "yard.png"]):  # doctest: +SKIP
+    ...     print(found["labels"], found["scores"], found["boxes"])
     """
 
     def __init__(
@@ -148,7 +146,7 @@ class ServingClient:
                 is not given takes the value that `metadata()` has under its name.
 
         Returns:
-            list of one dict per image, best detection first:
+            list of one dict per image, best detection first::
 
                 boxes   float32 [N, 4]  as the export says; by default (x1, y1, x2, y2)
                                         in pixels of the image, upright

@@ -17,12 +17,12 @@ IR_VERSION = 8
 class Graph:
     """Collects nodes; a tensor is the name of the output that gives it.
 
-    ```python
-    graph = Graph()
-    x = graph.input("x", "float32", ("batch", 4))
-    graph.output(graph.node("Mul", x, np.float32(2)), "doubled", "float32", ("batch", 4))
-    model = graph.model("double")
-    ```
+    >>> graph = Graph()
+    >>> x = graph.input("x", "float32", ("batch", 4))
+    >>> doubled = graph.node("Mul", x, np.float32(2))
+    >>> graph.output(doubled, "doubled", "float32", ("batch", 4))
+    >>> [output.name for output in graph.model("double").graph.output]
+    ['doubled']
     """
 
     def __init__(self):

@@ -187,10 +187,8 @@ class OnnxPredictor(Predictor):
         batch_size: int, images that go through the network at a time.
         num_threads: int; None leaves it to the runtime.
 
-    ```python
-    predictor = OnnxPredictor("model.onnx")
-    predictor("smear.jpg", score_threshold=0.4).save("smear_detected.png")
-    ```
+    >>> predictor = OnnxPredictor("model.onnx")  # doctest: +SKIP
+    >>> found = predictor("smear.jpg", score_threshold=0.4)  # doctest: +SKIP
     """
 
     prediction_type = OnnxPrediction

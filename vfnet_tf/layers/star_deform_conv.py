@@ -20,10 +20,10 @@ class StarDeformableConv2D(keras.layers.Layer):
     `(left, top, right, bottom)` **in cells** of `features` (pixels divided by the
     stride). Output `[B, H, W, filters]`. What lies outside the map counts as 0.
 
-    ```python
-    star = vfnet_tf.layers.StarDeformableConv2D(filters=256)
-    boxes_seen = star(features, distances_in_pixels / stride)
-    ```
+    >>> star = StarDeformableConv2D(filters=16)
+    >>> features, distances = ops.ones((1, 4, 6, 8)), ops.full((1, 4, 6, 4), 20.0)
+    >>> tuple(star(features, distances / 8).shape)  # pixels / stride
+    (1, 4, 6, 16)
     """
 
     def __init__(self, filters, kernel_initializer="glorot_uniform", **kwargs):

@@ -18,6 +18,10 @@ def varifocal_loss(target_scores, logits, alpha=0.75, gamma=2.0, iou_weighted=Tr
 
     Returns:
         float32 `[..., K]`, unreduced, finite for any finite logit.
+
+    >>> loss = varifocal_loss([[0.8, 0.0]], [[0.0, 0.0]])  # logit 0: p = 0.5
+    >>> ops.convert_to_numpy(loss).round(3)
+    array([[0.555, 0.13 ]], dtype=float32)
     """
     q = ops.cast(target_scores, "float32")
     logits = ops.cast(logits, "float32")  # sigmoid saturates in float16
@@ -50,6 +54,11 @@ class VarifocalLoss(keras.losses.Loss):
         reduction, name, dtype: as in `keras.losses.Loss`.
 
     Source: Zhang et al., CVPR 2021, Eq. 2.
+
+    >>> ious = ops.convert_to_tensor([[[0.8, 0.0], [0.0, 0.0]]])  # one positive
+    >>> loss = VarifocalLoss()(ious, ops.zeros((1, 2, 2)), sample_weight=1 / 1)
+    >>> round(float(loss), 3)
+    0.944
     """
 
     def __init__(

@@ -28,6 +28,10 @@ def distances_to_boxes(points, distances):
 
     Returns:
         float `[..., 4]` boxes, not clipped.
+
+    >>> box = distances_to_boxes(ops.array([16.0, 8.0]), ops.array([4.0, 3.0, 2.0, 1.0]))
+    >>> ops.convert_to_numpy(box)
+    array([12.,  5., 18.,  9.], dtype=float32)
     """
     x, y = points[..., 0], points[..., 1]
     return ops.stack(
@@ -178,6 +182,11 @@ def pairwise_iou(boxes1, boxes2, epsilon=1e-6):
 
     Returns:
         float `[..., N, M]`.
+
+    >>> boxes = ops.array([[0.0, 0.0, 4.0, 4.0], [2.0, 0.0, 6.0, 4.0]])
+    >>> ops.convert_to_numpy(pairwise_iou(boxes, boxes)).round(3)
+    array([[1.   , 0.333],
+           [0.333, 1.   ]], dtype=float32)
     """
     return elementwise_iou(
         ops.expand_dims(boxes1, -2), ops.expand_dims(boxes2, -3), epsilon

@@ -16,10 +16,11 @@ def portable_kernels():
     `crop_and_resize`. The values are the same to rounding. What counts is where a
     function is traced: a graph that exists keeps its kernels, so trace a new one.
 
-    ```python
-    with portable_kernels():
-        graph = tf.function(detector).get_concrete_function(spec)
-    ```
+    >>> tensorflow_kernels()
+    True
+    >>> with portable_kernels():  # what is traced here has them
+    ...     tensorflow_kernels()
+    False
     """
     token = _is_portable.set(True)
     try:

@@ -68,6 +68,11 @@ def class_wise_nms(boxes, scores, iou_threshold, score_threshold, max_detections
         dict with `boxes` float32 `[B, D, 4]` (zeros after the last), `scores` float32
         `[B, D]` (descending, zeros), `labels` int32 `[B, D]` (-1) and `num_detections`
         int32 `[B]`.
+
+    >>> boxes = ops.array([[[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 8.0, 9.0]]])
+    >>> found = class_wise_nms(boxes, ops.array([[[0.6], [0.8]]]), 0.5, 0.05, 3)
+    >>> ops.convert_to_numpy(found["scores"])
+    array([[0.8, 0. , 0. ]], dtype=float32)
     """
     if tensorflow_kernels():
         return _combined_nms(

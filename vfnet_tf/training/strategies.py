@@ -235,7 +235,7 @@ def describe(strategy, batch_size=None):
         batch_size: int, images per step over all replicas, or None.
 
     Returns:
-        str such as `"MirroredStrategy on GPU:0, GPU:1: 2 replicas, batch 8 = 2 x 4"`.
+        str such as MirroredStrategy on GPU:0, GPU:1: 2 replicas, batch 8 = 2 x 4.
     """
     if isinstance(strategy, keras.distribution.DataParallel):
         names = strategy.device_mesh.devices.flatten()
