@@ -1,7 +1,7 @@
 """Writes `model_zoo.md`: a row for each shipped config of a published result.
 
-`python docs/model_zoo.py` takes the AP from the configs' docstrings, sizes from the
-table of all models in `results.md`, and all else from the configs themselves.
+`python docs/model_zoo.py` takes the AP from `vfnet_tf.published`, sizes from the table of
+all models in `results.md`, and all else from the configs themselves.
 """
 
 import ast
@@ -10,6 +10,7 @@ import re
 
 from vfnet_tf.cli.benchmark import ARCHITECTURE
 from vfnet_tf.config import list_configs, load_config
+from vfnet_tf.published import find_result
 
 DOCS = pathlib.Path(__file__).parent
 BACKBONES = {
@@ -70,21 +71,23 @@ Two more configs are not of COCO: `vfnet_r50_bccd`
 """
 
 
-def published_ap(docstring):
-    """The published AP on val2017 and on test-dev that a config's docstring states.
+def published_ap(name):
+    """The published AP of a config on val2017 and on test-dev.
 
     Args:
-        docstring: str.
+        name: str.
 
     Returns:
         (str, str), empty where there is none; two test sizes stand beside each other.
     """
-    text = " ".join(docstring.split())
-    sizes = re.search(r"on test-dev: ([\d.]+) within .*?\), ([\d.]+) within", text)
-    if sizes:
-        return "", " / ".join(sizes.groups())
-    found = re.search(r"AP: ([\d.]+) on COCO val2017(?:, ([\d.]+) on test-dev)?", text)
-    return tuple(number or "" for number in found.groups()) if found else ("", "")
+    result = find_result(name)
+    if result is None:
+        return "", ""
+    test_dev = (result.test_dev, result.test_dev_large)
+    return (
+        "" if result.val is None else f"{result.val:.1f}",
+        " / ".join(f"{ap:.1f}" for ap in test_dev if ap is not None),
+    )
 
 
 def measured_sizes():
@@ -121,7 +124,7 @@ def make_cells(name, docstring, size):
         backbone += "-DCN"
     scales = config.data.scale_range
     sides = f"{scales[0][0]} to {scales[1][0]}" if scales else "800"
-    val, test_dev = published_ap(docstring)
+    val, test_dev = published_ap(name)
     return {
         "config": f"`{name}`",
         "what": docstring.split("\n\n")[0].rstrip("."),

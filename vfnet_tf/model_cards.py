@@ -39,9 +39,8 @@ def model_card(config):
         str of several lines, without a line end at the end. Published numbers are given
         for the shipped configs only, not for what was changed from them.
 
-    ```python
-    print(vfnet_tf.model_card("vfnet_r50_fpn_1x_coco"))
-    ```
+    >>> print(model_card("vfnet_r50_fpn_1x_coco").splitlines()[0])
+    vfnet_r50_fpn_1x_coco
     """
     config = load_config(config)
     name, is_shipped = config.name, _is_shipped(config)

@@ -161,11 +161,9 @@ class VideoWriter:
         ValueError: for another ending.
         ImportError: without PyAV.
 
-    ```python
-    with VideoWriter("out.mp4", inspect_video("in.mp4")) as writer:
-        for seconds, pixels in read_frames("in.mp4"):
-            writer.add(pixels, seconds)
-    ```
+    >>> with VideoWriter("out.mp4", inspect_video("in.mp4")) as writer:  # doctest: +SKIP
+    ...     for seconds, pixels in read_frames("in.mp4"):
+    ...         writer.add(pixels, seconds)
     """
 
     def __init__(self, path, info):
