@@ -21,7 +21,7 @@ class Calibration:
         bin_edges: float64 `[bins + 1]`, of the scores.
         counts: int `[bins]`, detections in each bin.
         mean_scores, mean_ious: float64 `[bins]`, NaN in an empty bin.
-        gap: float, mean over the detections of |mean IoU - mean score| of their bin: 0
+        gap: float, mean over the detections of abs(mean IoU - mean score) of their bin: 0
             if scores are IoUs on average.
     """
 
