@@ -1,4 +1,4 @@
-"""Self-contained web pages for reports: one file, no script, nothing loaded from elsewhere."""
+"""Self-contained web pages for reports: one file, no script, nothing from elsewhere."""
 
 import base64
 import html

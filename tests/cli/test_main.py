@@ -39,8 +39,8 @@ def test_no_command_and_an_unknown_one_are_mistakes(capsys):
     assert cli.main(["trian"]) == 2
     error = capsys.readouterr().err
     assert error == (
-        "error: the command must be one of train, study, swa, evaluate, oracle, predict, "
-        "export, demo, convert, benchmark. Received: trian\n"
+        "error: the command must be one of scan, train, study, swa, evaluate, oracle, "
+        "predict, export, demo, convert, benchmark. Received: trian\n"
     )
 
 
