@@ -14,11 +14,14 @@ EXPECTED = {
     "missing_image": ["missing.jpg does not exist"],
     "truncated_image": ["cut.jpg"],
     "undecodable_image": ["text.jpg is not an image", "empty.jpg is empty"],
-    "tensorflow_cannot_decode": ["mended_end.jpg TensorFlow cannot decode it"],
+    "tensorflow_cannot_decode": ["checksum.png TensorFlow cannot decode it: "],
     "unsupported_format": ["moving.gif is GIF"],
     "size_conflict": ["resized.jpg is 60 high and 80 wide"],
     "bad_image_entry": ["minus.jpg must have an integer id"],
-    "leakage": ["leak.jpg = val: leaked.jpg (the same file)", "photo.jpg = val: photo_"],
+    "leakage": [
+        "leak.jpg = val: leaked.jpg (the same file)",
+        "photo.jpg = val: photo_",
+    ],
     "shared_by_evaluations": ["val: shared.jpg = test: shared.jpg"],
     "duplicate_image": ["twin_1.jpg = train: twin_2.jpg"],
     "bad_box": ["in boxes.jpg ([1, 2, None, 4])"],
@@ -94,14 +97,16 @@ def encoded(seed, height=100, width=130, image=None, **options):
 def write(root):
     """Writes the folder: train, val and test, as `find_coco_splits` expects."""
     train, val, test = (
-        _Split(root, name, number) for number, name in enumerate(("train", "val", "test"))
+        _Split(root, name, number)
+        for number, name in enumerate(("train", "val", "test"))
     )
     whole = train.add("good.jpg", 0)
     train.add("missing.jpg", None)
     train.add("cut.jpg", encoded(1)[:1500])
     train.add("text.jpg", b"not an image")
     train.add("empty.jpg", b"")
-    train.add("mended_end.jpg", encoded(2)[:1500] + b"\xff\xd9")
+    png = encoded(2, format="PNG")  # PIL looks at no checksum of pixels, TensorFlow does
+    train.add("checksum.png", png[:-16] + b"oops" + png[-12:])
     train.add("moving.gif", encoded(3, format="GIF"))
     train.add("resized.jpg", encoded(4, 60, 80))
     train.add("minus.jpg", 5, id=-5, boxes=())

@@ -63,7 +63,8 @@ class WebPage:
         text = html.escape
         names = [heading for heading, _, _ in self.sections]
         links = "".join(
-            f'<a href="#s{number}">{text(name)}</a>' for number, name in enumerate(names)
+            f'<a href="#s{number}">{text(name)}</a>'
+            for number, name in enumerate(names)
         )
         body = "".join(
             f'<section id="s{number}"><h2>{text(heading)}</h2>'

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import re
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -463,8 +464,9 @@ class _Files:
         if self._decode is not None and not header.needs_pil:
             try:
                 self._decode(path)
-            except Exception as error:  # Whatever an operation raises names the file.
-                reason = str(error).splitlines()[0] if str(error) else repr(error)
+            except Exception as error:  # Whatever the operation raises.
+                # "{{node}} Invalid PNG data, size 13445 [Op:DecodeJpeg]"
+                reason = re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\].*", "", str(error))
                 text = f"{_TENSORFLOW_FAILED}: {reason}"
                 return _File(coco.ImageHeader(error=text))
         with open(path, "rb") as file:
