@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import textwrap
 
 import tyro
 
@@ -116,7 +117,9 @@ def format_summary(result):
         count = sum(finding.count for finding in findings)
         lines.append(f"{level:<10} {title}: {count}")
         for finding in findings[:MAX_SHOWN]:
-            lines.append(f"{'':<13}{finding.split}: {finding.text}")
+            text = f"{finding.split}: {finding.text}"
+            # Eighty classes without boxes fill a screen; json and page have them all.
+            lines.append(f"{'':<13}{textwrap.shorten(text, 200, placeholder=' ...')}")
         if len(findings) > MAX_SHOWN:
             lines.append(f"{'':<13}and {len(findings) - MAX_SHOWN} more")
     return "\n".join(lines)
