@@ -105,7 +105,9 @@ def write(root):
     train.add("cut.jpg", encoded(1)[:1500])
     train.add("text.jpg", b"not an image")
     train.add("empty.jpg", b"")
-    png = encoded(2, format="PNG")  # PIL looks at no checksum of pixels, TensorFlow does
+    png = encoded(
+        2, format="PNG"
+    )  # PIL looks at no checksum of pixels, TensorFlow does
     train.add("checksum.png", png[:-16] + b"oops" + png[-12:])
     train.add("moving.gif", encoded(3, format="GIF"))
     train.add("resized.jpg", encoded(4, 60, 80))

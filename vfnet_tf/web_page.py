@@ -16,13 +16,14 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto;
        padding: 1.5rem; }
 h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem;
      margin: 2.2rem 0 .6rem; border-bottom: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.6rem 0 .2rem; }
 p.note { opacity: .75; max-width: 75ch; }
 nav a { margin-right: 1rem; color: var(--accent); }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin: .6rem 0 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line);
          text-align: right; }
-th:first-child, td:first-child { text-align: left; }
+th.text, td.text { text-align: left; }
 tr:hover td { background: var(--soft); }
 figure { margin: 0; } figcaption { font-size: .85rem; opacity: .8; }
 .gallery { display: grid; gap: 1rem;
@@ -52,8 +53,8 @@ class WebPage:
 
         Args:
             heading: str.
-            *parts: str, html of `table_html`, `figure_html`, `image_html`,
-                `gallery_html`.
+            *parts: str, html of `heading_html`, `table_html`, `figure_html`,
+                `image_html`, `gallery_html`.
             note: str, how to read what follows.
         """
         self.sections.append((heading, note, parts))
@@ -105,15 +106,42 @@ def table_html(header, rows):
         header: sequence of str.
         rows: sequence of sequences; floats show three decimals, NaN and None a dash.
     """
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in header)
+    rows = [tuple(row) for row in rows]
+    # Numbers stand right, so that their digits stand below each other, texts left.
+    kinds = [
+        ' class="text"'
+        if not place or any(isinstance(cell, str) for cell in cells)
+        else ""
+        for place, cells in enumerate(zip(*rows, strict=True))
+    ] or [' class="text"'] * len(header)
+    head = "".join(
+        f"<th{kind}>{html.escape(str(name))}</th>"
+        for kind, name in zip(kinds, header, strict=True)
+    )
     body = "".join(
-        "<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>"
+        "<tr>"
+        + "".join(
+            f"<td{kind}>{_cell(value)}</td>"
+            for kind, value in zip(kinds, row, strict=True)
+        )
+        + "</tr>"
         for row in rows
     )
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def heading_html(text, note=""):
+    """A heading within a section.
+
+    Args:
+        text: str.
+        note: str, how to read what follows.
+    """
+    note = f'<p class="note">{html.escape(note)}</p>' if note else ""
+    return f"<h3>{html.escape(text)}</h3>{note}"
 
 
 def figure_html(figure, caption=""):

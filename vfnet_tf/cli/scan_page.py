@@ -58,8 +58,15 @@ def make_page(result, title):
             web_page.figure_html(_class_figure(result.splits)),
             _class_table(result.splits),
         )
-    for kind, findings in found.items():
-        _add_kind(page, kind, findings)
+    for level in LEVELS:
+        parts = [
+            part
+            for kind, findings in found.items()
+            if KINDS[kind].level == level
+            for part in _kind_parts(kind, findings)
+        ]
+        if parts:
+            page.add(f"{level.capitalize()}s", *parts)
     return page
 
 
@@ -74,7 +81,7 @@ def _add_splits(page, result):
     def cell(value):
         if value is None:
             return "–"
-        return f"{value['min']:g} / {value['mean']:.4g} / {value['max']:g}"
+        return f"{value['min']:.4g} / {value['mean']:.4g} / {value['max']:.4g}"
 
     table = web_page.table_html(
         ("", *rows),
@@ -147,6 +154,8 @@ def _histograms(result):
 
 def _plot_shares(axes, values, what, log):
     """Histograms as shares, so that splits of different size can be compared."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     values = {name: array for name, array in values.items() if len(array)}
     axes.set_ylabel(f"% of {what}")
     if not values:
@@ -156,7 +165,9 @@ def _plot_shares(axes, values, what, log):
     if log:
         bins = np.geomspace(low / 1.05, high * 1.05, 41)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         step = max(1, int(np.ceil((high - low + 1) / 40)))
         bins = np.arange(low, high + step + 1, step) - 0.5
@@ -210,8 +221,8 @@ def _class_table(splits):
     )
 
 
-def _add_kind(page, kind, findings):
-    """A section with the findings of one kind in words and in pictures."""
+def _kind_parts(kind, findings):
+    """The findings of one kind in words and in pictures, parts of a section."""
     lines = [(finding.split, finding.text) for finding in findings[:MAX_LINES]]
     if len(findings) > MAX_LINES:
         lines.append(("", f"and {len(findings) - MAX_LINES} more, see scan.json"))
@@ -225,13 +236,11 @@ def _add_kind(page, kind, findings):
             if pixels is not None:
                 caption = f"{finding.split}: {pathlib.Path(picture.path).name}"
                 images.append(web_page.image_html(pixels, caption, _THUMB_SIDE))
-    parts = [web_page.table_html(("split", "what"), lines)]
+    title = KINDS[kind].title
+    yield web_page.heading_html(f"{title[0].upper()}{title[1:]}", KINDS[kind].advice)
+    yield web_page.table_html(("split", "what"), lines)
     if images:
-        parts.append(web_page.gallery_html(images))
-    level, title = KINDS[kind].level, KINDS[kind].title
-    page.add(
-        f"{title[0].upper()}{title[1:]}", *parts, note=f"{level}: {KINDS[kind].advice}"
-    )
+        yield web_page.gallery_html(images)
 
 
 def draw_picture(picture, side=_THUMB_SIDE):
