@@ -49,7 +49,9 @@ EXPECTED = {
 }
 
 
-class _Split:
+class Split:
+    """One split of a COCO-format folder, put together image by image."""
+
     def __init__(self, root, name, number):
         self.folder = root / name
         self.folder.mkdir(parents=True)
@@ -97,7 +99,7 @@ def encoded(seed, height=100, width=130, image=None, **options):
 def write(root):
     """Writes the folder: train, val and test, as `find_coco_splits` expects."""
     train, val, test = (
-        _Split(root, name, number)
+        Split(root, name, number)
         for number, name in enumerate(("train", "val", "test"))
     )
     whole = train.add("good.jpg", 0)

@@ -23,7 +23,7 @@ def planted(tmp_path_factory):
 def write_clean(root, doubled=False):
     """Two splits without any finding, or with two boxes on one object."""
     for number, split in enumerate(("train", "val")):
-        writer = planted_defects._Split(root, split, number)
+        writer = planted_defects.Split(root, split, number)
         writer.content["categories"] = [{"id": 1, "name": "cell"}]
         boxes = [(12 * place, 20, 10, 12) for place in range(10)]
         writer.add("a.jpg", 100 + number, boxes + boxes[:doubled])
@@ -43,7 +43,7 @@ def test_a_clean_set_is_safe_and_leaves_a_report_beside_the_runs(tmp_path, capsy
     assert sorted(path.name for path in out.iterdir()) == ["scan.html", "scan.json"]
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
-    assert lines[-1] == "safe       to train on: 0 errors, 0 warnings, 0 notes"
+    assert lines[-1] == "safe to train on: 0 errors, 0 warnings, 0 notes"
     assert lines[0].startswith("train      1 of 1 images, smallest sides 100x130")
     assert "10 boxes of 1 classes; at 200x260 sides from 24x20" in lines[1]
     assert (
@@ -61,7 +61,7 @@ def test_errors_make_the_status_1_and_page_and_json_name_them(
 ):
     assert scan(planted, "--out", tmp_path / "report") == 1
     text = capsys.readouterr().out
-    assert text.splitlines()[-1].startswith("not safe   to train on: 9 errors, ")
+    assert text.splitlines()[-1].startswith("not safe to train on: 9 errors, ")
     assert "error      image file does not exist: 1\n" in text
     assert "             train: missing.jpg does not exist\n" in text
     page = (tmp_path / "report" / "scan.html").read_text()
@@ -79,7 +79,7 @@ def test_warnings_count_if_strict(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("safe ")
     assert scan(data, "--strict") == 1
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "not safe   to train on (--strict): 0 errors, 1 warning, 0 notes"
+    assert last == "not safe to train on (--strict): 0 errors, 2 warnings, 0 notes"
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_the_page_has_a_section_for_each_level_that_was_found(grey):
     headings = [heading for heading, _, _ in page.sections]
     assert headings == ["Findings", "Images and boxes", "Classes", "Errors", "Warnings"]
     text = page.html()
-    assert "Not safe to train on: 1 errors, 1 warnings, 0 notes." in text
+    assert "Not safe to train on: 1 error, 1 warning, 0 notes." in text
     assert "a &amp; b" in text and "&lt;b&gt;" in text and "&lt;cell&gt;" in text
     assert text.count("data:image/jpeg") == 2 and text.count("image/svg") == 2
 

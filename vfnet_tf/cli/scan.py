@@ -71,7 +71,7 @@ def run(options):
     page = make_page(result, options.data).save(out / "scan.html")
     print(format_summary(result))
     print(f"\npage       {page}\nnumbers    {out / 'scan.json'}")
-    print(verdict(result, options.strict))
+    print(result.verdict(options.strict))
     return 0 if result.is_safe(options.strict) else 1
 
 
@@ -90,19 +90,6 @@ def default_out(data):
             f"Received: data={data} from the folder {pathlib.Path.cwd()}"
         )
     return out
-
-
-def verdict(result, strict=False):
-    """The last line of the summary."""
-    from vfnet_tf.data.scan import LEVELS
-
-    counts = [result.num_findings(level) for level in LEVELS]
-    listed = ", ".join(
-        f"{count} {level}{'' if count == 1 else 's'}"
-        for count, level in zip(counts, LEVELS, strict=True)
-    )
-    word = "safe" if result.is_safe(strict) else "not safe"
-    return f"{word:<10} to train on{' (--strict)' if strict else ''}: {listed}"
 
 
 def format_summary(result):

@@ -34,10 +34,8 @@ def make_page(result, title):
     Returns:
         `WebPage`.
     """
-    counts = {level: result.num_findings(level) for level in LEVELS}
-    listed = ", ".join(f"{counts[level]} {level}s" for level in LEVELS)
-    word = "Safe" if result.is_safe() else "Not safe"
-    page = web_page.WebPage(f"Scan of {title}", f"{word} to train on: {listed}.")
+    verdict = result.verdict()
+    page = web_page.WebPage(f"Scan of {title}", f"{verdict[0].upper()}{verdict[1:]}.")
     found = result.by_kind()
     if found:
         rows = [

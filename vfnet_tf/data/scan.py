@@ -384,6 +384,16 @@ class ScanResult:
         levels = LEVELS[: 1 + strict]
         return not any(self.num_findings(level) for level in levels)
 
+    def verdict(self, strict=False):
+        """A line that says whether it is safe, and the number of findings."""
+        counts = {level: self.num_findings(level) for level in LEVELS}
+        listed = ", ".join(
+            f"{count} {level}{'' if count == 1 else 's'}"
+            for level, count in counts.items()
+        )
+        word = "safe" if self.is_safe(strict) else "not safe"
+        return f"{word} to train on{' (--strict)' if strict else ''}: {listed}"
+
     def to_json(self):
         """All of it as a dict of what json knows; docs/scan.md describes the keys."""
         return {
