@@ -232,7 +232,9 @@ def _kind_parts(kind, findings):
                 break
             pixels = draw_picture(picture)
             if pixels is not None:
-                caption = f"{finding.split}: {pathlib.Path(picture.path).name}"
+                name = pathlib.Path(picture.path).name
+                caption = finding.text if finding.count == 1 else name
+                caption = f"{finding.split}: {caption}"
                 images.append(web_page.image_html(pixels, caption, _THUMB_SIDE))
     title = KINDS[kind].title
     yield web_page.heading_html(f"{title[0].upper()}{title[1:]}", KINDS[kind].advice)
