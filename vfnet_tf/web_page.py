@@ -14,7 +14,7 @@ _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #2378e1; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto;
        padding: 1.5rem; }
-h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h3 { font-size: 1rem; margin: 1rem 0 .4rem; }
+h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h3 { font-size: 1rem; margin: 1.6rem 0 .2rem; }
 h2 { font-size: 1.2rem;
      margin: 2.2rem 0 .6rem; border-bottom: 1px solid var(--line); }
 p.note { opacity: .75; max-width: 75ch; }
@@ -174,13 +174,15 @@ def gallery_html(images, min_width=240):
     return f'<div class="gallery" {style}>{"".join(images)}</div>'
 
 
-def subheading_html(text):
+def subheading_html(text, note=""):
     """A heading within a section.
 
     Args:
         text: str.
+        note: str, how to read what follows.
     """
-    return f"<h3>{html.escape(text)}</h3>"
+    note = f'<p class="note">{html.escape(note)}</p>' if note else ""
+    return f"<h3>{html.escape(text)}</h3>{note}"
 
 
 def _figure(kind, content, caption):

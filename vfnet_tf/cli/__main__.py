@@ -12,6 +12,7 @@ import vfnet_tf
 
 #: command -> (module of `main(arguments)`, what it does)
 COMMANDS = {
+    "scan": ("vfnet_tf.cli.scan", "check a dataset: is it safe to train on?"),
     "train": ("vfnet_tf.cli.train", "train a detector, leave a run directory"),
     "study": ("vfnet_tf.cli.study", "train the rows of one of the paper's tables"),
     "swa": ("vfnet_tf.cli.swa", "average the weights of a run, or train on for it"),

@@ -36,6 +36,7 @@ UNKNOWN_CATEGORY = "category is not in the file"
 UNKNOWN_IMAGE = "image id is not in the file"
 DUPLICATE = "annotation is repeated"
 TINY = "box is narrower or lower than 1 pixel"
+CLIPPED = "box reaches outside the image"
 OTHER_CLASS = "class is not among those asked for"
 SKIPPED_IMAGE = "image was skipped"
 
@@ -87,6 +88,24 @@ class ImageRecord:
     needs_pil: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One annotation that a reader dropped or changed.
+
+    Attributes:
+        reason: str, such as `BAD_SIZE`.
+        text: str, names the annotation and its image and shows what is wrong.
+        path: str, the image file; empty if it is not known.
+        box: `(x1, y1, x2, y2)` in pixels as the file has it, may reach outside the image
+            or be empty; None if it is not four finite numbers.
+    """
+
+    reason: str
+    text: str
+    path: str = ""
+    box: tuple[float, ...] | None = None
+
+
 @dataclasses.dataclass
 class ReadReport:
     """What a reader found, dropped and kept.
@@ -103,6 +122,8 @@ class ReadReport:
         keep_empty: bool, whether those were kept.
         num_small_images: int, images dropped for a side below 32 pixels.
         bad_images: list of `(file name, reason)` that were skipped.
+        problems: list of `Problem`, all that was dropped or clipped but boxes of classes
+            that were not asked for and boxes on bad images.
     """
 
     annotation_file: str
@@ -116,13 +137,34 @@ class ReadReport:
     keep_empty: bool = False
     num_small_images: int = 0
     bad_images: list = dataclasses.field(default_factory=list)
+    problems: list = dataclasses.field(default_factory=list)
 
-    def drop(self, reason, example):
-        """Counts one dropped box; `example` names it."""
+    def drop(self, reason, example, path="", box=None):
+        """Counts one dropped box; `example` names it, the others are a `Problem`'s."""
         self.dropped[reason] += 1
-        examples = self.examples.setdefault(reason, [])
+        self._note(reason, reason, example, path, box)
+
+    def clip(self, example, path="", box=None):
+        """Counts one box cut at the border; arguments as of `drop`."""
+        self.num_clipped += 1
+        self._note("clipped", CLIPPED, example, path, box)
+
+    def _note(self, key, reason, example, path, box):
+        examples = self.examples.setdefault(key, [])
         if len(examples) < _MAX_EXAMPLES:
             examples.append(example)
+        # These two can be most of a large file.
+        if reason not in (OTHER_CLASS, SKIPPED_IMAGE):
+            self.problems.append(Problem(reason, example, path, box))
+
+    @property
+    def mistakes(self):
+        """Texts on what `strict` refuses, in the order of the file."""
+        return [
+            f"{problem.text}: {problem.reason}"
+            for problem in self.problems
+            if problem.reason not in _NO_MISTAKE
+        ]
 
     @property
     def num_dropped(self):
@@ -279,13 +321,15 @@ def _is_end_missing(path, image_format):
     return not tail.rstrip(b"\x00\r\n").endswith(b"\xff\xd9")
 
 
-def inspect_image(path, full=True):
+def inspect_image(path, full=True, look=None):
     """Reads the size and orientation of an image file and checks that it decodes.
 
     Args:
         path: str, the file.
         full: bool, decode all pixels; if False only the head and the end marker are
             read (about 40 times faster) and pixels only where the marker is missing.
+        look: function of the open PIL image, as stored, and its orientation: sees what
+            was decoded. What it raises counts as a file that cannot be decoded.
 
     Returns:
         `ImageHeader`; never raises for a bad file, the reason is in `error`.
@@ -309,6 +353,8 @@ def inspect_image(path, full=True):
             if is_end_missing and image_format == "PNG":
                 # PIL forgives a missing IEND, TensorFlow's decoder does not.
                 return ImageHeader(error="is truncated (its end chunk is missing)")
+            if look is not None:
+                look(image, orientation)
     except FileNotFoundError:
         return ImageHeader(error="does not exist")
     except UnidentifiedImageError:
@@ -624,7 +670,10 @@ def _list_images(content, image_dir, level):
             for image in content["images"]
             if image.get("file_name") in paths and _stated_size(image) is None
         ]
-    headers = inspect_images(needed, image_dir, full=level == "full")
+    if callable(level):
+        headers = level(needed)
+    else:
+        headers = inspect_images(needed, image_dir, full=level == "full")
     good, bad, first_name = {}, [], {}
     for index, image in enumerate(content["images"]):
         name, image_id = image.get("file_name"), image.get("id")
@@ -668,14 +717,29 @@ def _list_images(content, image_dir, level):
     return good, bad
 
 
+def _finite_box(bbox):
+    """A COCO box as `(x, y, w, h)` of floats, None if it is not four finite numbers."""
+    numbers = [_finite(value) for value in bbox] if isinstance(bbox, list) else []
+    return None if len(numbers) != 4 or None in numbers else tuple(numbers)
+
+
+def _corners(bbox):
+    """A COCO box as `(x1, y1, x2, y2)` wherever it lies, None as of `_finite_box`."""
+    numbers = _finite_box(bbox)
+    if numbers is None:
+        return None
+    x, y, w, h = numbers
+    return x, y, x + w, y + h
+
+
 def clip_box(bbox, area, height, width):
     """Turns a COCO box into `(x1, y1, x2, y2)` inside the image.
 
     Returns:
         (box, reason, is_clipped): box is None where reason says why.
     """
-    numbers = [_finite(value) for value in bbox] if isinstance(bbox, list) else []
-    if len(numbers) != 4 or None in numbers:
+    numbers = _finite_box(bbox)
+    if numbers is None:
         return None, BAD_BOX, False
     x, y, w, h = numbers
     if w <= 0 or h <= 0:
@@ -699,18 +763,12 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
 
     Returns:
         (dict image id -> list of `(box, label, annotation id)`, Counter of crowds by
-        image id, list of texts on mistakes).
+        image id).
     """
     objects, crowds = collections.defaultdict(list), collections.Counter()
-    first_with_id, mistakes = {}, []
-
-    def drop(reason, text):
-        report.drop(reason, text)
-        if reason not in _NO_MISTAKE:
-            mistakes.append(f"{text}: {reason}")
-
+    first_with_id = {}
     for reason, text in content.get(DROPPED_KEY, ()):
-        drop(reason, text)
+        report.drop(reason, text)
     for index, annotation in enumerate(content["annotations"]):
         annotation_id = annotation.get("id")
         name = f"annotations[{index}]"
@@ -726,7 +784,7 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
             first = first_with_id.setdefault(annotation_id, content_of)
             if first is not content_of:
                 if first == content_of:
-                    drop(DUPLICATE, f"{name} (image id {image_id})")
+                    report.drop(DUPLICATE, f"{name} (image id {image_id})")
                     continue
                 # Evaluation looks annotations up by id and would see one of the two.
                 raise ValueError(
@@ -739,16 +797,17 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
         if image_key not in good:
             is_skipped = image_key in skipped_ids
             reason = SKIPPED_IMAGE if is_skipped else UNKNOWN_IMAGE
-            drop(reason, f"{name} (image id {image_id!r})")
+            report.drop(reason, f"{name} (image id {image_id!r})")
             continue
         path, header = good[image_key]
         name = f"{name} in {os.path.basename(path)}"
         category_key = category_id if _is_integer(category_id) else None
         if category_key not in found:
-            drop(UNKNOWN_CATEGORY, f"{name} (category id {category_id!r})")
+            text = f"{name} (category id {category_id!r})"
+            report.drop(UNKNOWN_CATEGORY, text, path, _corners(bbox))
             continue
         if category_key not in labels:
-            drop(OTHER_CLASS, f"{name} ({found[category_key]})")
+            report.drop(OTHER_CLASS, f"{name} ({found[category_key]})")
             continue
         if annotation.get("iscrowd") or annotation.get("ignore"):
             crowds[image_key] += 1
@@ -758,16 +817,12 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
         )
         if box is None:
             value = annotation.get("area") if reason == BAD_AREA else bbox
-            drop(reason, f"{name} ({value})")
+            report.drop(reason, f"{name} ({value})", path, _corners(bbox))
             continue
         if is_clipped:
-            report.num_clipped += 1
-            examples = report.examples.setdefault("clipped", [])
-            if len(examples) < _MAX_EXAMPLES:
-                examples.append(f"{name} ({bbox})")
-            mistakes.append(f"{name} ({bbox}): box reaches outside the image")
+            report.clip(f"{name} ({bbox})", path, _corners(bbox))
         objects[image_key].append((box, labels[category_key], annotation_id))
-    return objects, crowds, mistakes
+    return objects, crowds
 
 
 def _listed(texts):
@@ -809,7 +864,8 @@ def read_coco(
             in `report.bad_images`.
         check_images: `"full"` (or True) decodes every image once and remembers the good
             ones in the cache folder; `"header"` reads sizes and end markers only; False
-            trusts the annotation file, and no EXIF orientation is seen.
+            trusts the annotation file, and no EXIF orientation is seen. A function of
+            the paths that returns a dict path -> `ImageHeader` is called in their place.
         training: bool, False keeps all images of the file.
 
     Returns:
@@ -821,9 +877,9 @@ def read_coco(
             that is empty in the end.
     """
     levels = {True: "full", "full": "full", "header": "header", False: None}
-    if check_images not in levels:
+    if not callable(check_images) and check_images not in levels:
         raise ValueError(
-            "`check_images` must be 'full', 'header', True or False. "
+            "`check_images` must be 'full', 'header', True, False or a function. "
             f"Received: check_images={check_images!r}"
         )
     annotation_file = os.fspath(annotation_file)
@@ -852,7 +908,8 @@ def read_coco(
         num_annotations=len(content["annotations"] + content.get(DROPPED_KEY, [])),
         keep_empty=keep_empty,
     )
-    good, bad = _list_images(content, image_dir, levels[check_images])
+    level = check_images if callable(check_images) else levels[check_images]
+    good, bad = _list_images(content, image_dir, level)
     if bad and not skip_bad_images:
         raise ValueError(
             f"All images of {shown!r} must be readable in {image_dir!r}; "
@@ -866,10 +923,11 @@ def read_coco(
         image["id"] for image in content["images"] if _is_integer(image.get("id"))
     }.difference(good)
     labels = {category_id: label for label, category_id in enumerate(category_ids)}
-    objects, crowds, mistakes = _group_annotations(
+    objects, crowds = _group_annotations(
         content, good, skipped_ids, labels, found, report
     )
-    if mistakes and strict:
+    mistakes = report.mistakes if strict else []
+    if mistakes:
         raise ValueError(
             f"All annotations of {shown!r} must be valid (strict=True). "
             f"Received: {len(mistakes)} bad annotations:" + _listed(mistakes)
