@@ -44,8 +44,9 @@ def test_a_clean_set_is_safe_and_leaves_a_report_beside_the_runs(tmp_path, capsy
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert lines[-1] == "safe to train on: 0 errors, 0 warnings, 0 notes"
-    assert lines[0].startswith("train      1 of 1 images, smallest sides 100x130")
-    assert "10 boxes of 1 classes; at 200x260 sides from 24x20" in lines[1]
+    assert lines[0] == f"format     COCO json, {data}: train, val"
+    assert lines[1].startswith("train      1 of 1 images, smallest sides 100x130")
+    assert "10 boxes of 1 classes; at 200x260 sides from 24x20" in lines[2]
     assert (
         "1/1 images" in captured.err
         and "images" not in captured.err.splitlines()[-1][9:12]
@@ -86,7 +87,7 @@ def test_warnings_count_if_strict(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["nowhere"], "must be an existing folder"),
-        (["."], "No annotation file was found"),
+        (["."], "must be in one of the formats"),
         (["DATA", "--config", "nothing"], "nothing"),
         (["DATA", "--small-side", "-1"], "small_side=-1"),
         (["DATA", "--threads", "-2"], "num_threads=-2"),
