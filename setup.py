@@ -27,6 +27,8 @@ EXTRAS = {
     "jax": ["jax>=0.6"],
     # Runs .tflite files; TensorFlow's converter writes them.
     "litert": ["ai-edge-litert>=2.1"],
+    # To open colab/*.ipynb on a workstation.
+    "notebooks": ["jupyterlab>=4.2"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
     "safetensors": ["safetensors>=0.4"],
     # The formats of TensorFlow Serving, and grpcio.
@@ -42,7 +44,10 @@ EXTRAS = {
         "faster-coco-eval>=1.6",
         "flask>=3.1",
         "huggingface_hub>=0.23",
+        "ipykernel>=6.29",
         "jax>=0.6",
+        "jupytext>=1.16",
+        "nbclient>=0.10",
         "onnx>=1.17",
         "onnxruntime>=1.20",
         "pytest>=8",
