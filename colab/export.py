@@ -129,10 +129,13 @@ print(
 
 # %% [markdown]
 # ## The same as in Python
-# The graph that serves is the graph that was evaluated: `detector.detect`, with the same steps before it.
+# The graph that serves is the graph that was evaluated: `detector.detect`, with the same steps before it. Decoding is one of them: JPEG decoders differ by a step of
+# brightness here and there, which is enough to move a box, so `read_file` decodes as the graph does.
 
 # %%
-decoded = np.asarray(tf.io.decode_jpeg(image_bytes, channels=3))
+path = pathlib.Path("picture.jpg")
+path.write_bytes(image_bytes)
+decoded = predictor.read_file(str(path))
 network_input = {
     name: value[None] for name, value in predictor.prepare(decoded).items()
 }

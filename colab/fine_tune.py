@@ -117,6 +117,7 @@ from vfnet_tf.builder import load_layer_weights
 WEIGHTS = pathlib.Path(vfnet_tf.__file__).parents[2] / "shared" / "weights"
 WEIGHTS = WEIGHTS / "resnet50_imagenet_keras_conv1_to_conv4.npz"
 
+tf.config.run_functions_eagerly(SMALL)  # or tracing takes most of the tests' time
 keras.utils.set_random_seed(0)
 application = keras.applications.ResNet50(
     # Colab may download. Elsewhere a file, or a start from scratch.
@@ -137,7 +138,9 @@ print("pretrained:", is_pretrained)
 backbone = vfnet_tf.KerasBackbone(
     application,
     layer_names=("conv3_block4_out", "conv4_block6_out", "conv5_block3_out"),
-    frozen_until="conv2_block3_out" if is_pretrained else None,
+    frozen_until=("conv4_block6_out" if SMALL else "conv2_block3_out")
+    if is_pretrained
+    else None,
     trainable_norms=trainable_norms,
 )
 filters = 32 if SMALL else 64
@@ -203,12 +206,13 @@ def train(epochs):
         train_batches,
         initial_epoch=first_epoch,
         epochs=epochs,
+        shuffle=False,  # the pipeline does
         callbacks=callbacks,
         verbose=2,
     )
 
 
-train(EPOCHS // 2)
+first_half = train(EPOCHS // 2)
 
 # %% [markdown]
 # Run all cells again, or call it again: it goes on where it stopped, the learning rate and the order of the images included.

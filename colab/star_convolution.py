@@ -106,10 +106,12 @@ from vfnet_tf.priors import make_points
 points, _ = make_points([(height, width)], strides=(STRIDE,))  # (x, y) of each cell
 points = np.asarray(points)
 distances = np.full((len(points), 4), STRIDE, "float32")
-for box in boxes:  # from large to small
+owner = np.full(len(points), -1)
+for number, box in enumerate(boxes):  # from large to small
     to_sides = np.asarray(boxes_to_distances(points, box))
     is_inside = to_sides.min(axis=1) > 0
     distances[is_inside] = to_sides[is_inside]
+    owner[is_inside] = number
 distances = distances.reshape(1, height, width, 4) / STRIDE
 
 
@@ -121,13 +123,16 @@ def star(x, y, left_top_right_bottom):
     )
 
 
-# Beside the middle of each object: any cell may be asked, not just the one in the middle.
-middles = (boxes[:, :2] + boxes[:, 2:]) / 2 + [0.1, 0.15] * (
-    boxes[:, 2:] - boxes[:, :2]
-)
-cells = np.round(middles / STRIDE).astype(int)  # (x, y)
+# Off the middle of each object: every cell of it is asked, not just the one in the middle.
+corner, sides = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+cells = []  # (x, y)
+for number, place in enumerate(corner + [0.6, 0.65] * sides):
+    own = points[owner == number]
+    nearest = own[np.argmin(np.square(own - place).sum(axis=1))]
+    cells.append(np.round(nearest / STRIDE).astype(int))
 for x, y in cells:
-    print(f"cell ({x}, {y}): distances", distances[0, y, x].round(1).tolist(), "cells")
+    sides = ", ".join(f"{side:.1f}" for side in distances[0, y, x])
+    print(f"cell ({x}, {y}): left, top, right, bottom = {sides} cells")
 
 # %% [markdown]
 # ## Nine points each
@@ -255,7 +260,7 @@ for axis, (title, weights) in zip(axes, reads.items(), strict=True):
     axis.imshow(features[0], alpha=0.6)
     axis.imshow(np.ma.masked_equal(weights, 0), cmap="autumn_r", vmin=0, vmax=1)
     axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color="white", linewidth=1)
-    axis.set(title=f"{title}: {np.count_nonzero(weights)} cells")
+    axis.set(title=f"{title}; cells read: {np.count_nonzero(weights)}")
     axis.set(xlim=(x1 - 5, x2 + 5), ylim=(y2 + 5, y1 - 5))
 plt.show()
 
