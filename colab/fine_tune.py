@@ -60,7 +60,7 @@ from PIL import Image
 
 from vfnet_tf.data.coco import find_coco_splits, read_coco
 from vfnet_tf.data.synthetic import make_synthetic_dataset
-from vfnet_tf.visualization import draw_comparison, draw_detections, draw_grid
+from vfnet_tf.visualization import add_title, draw_detections, draw_grid
 
 DATA = None  # <-- EDIT: your folder
 NUM_TRAIN, NUM_VAL, EPOCHS = (8, 4, 2) if SMALL else (200, 40, 8)
@@ -232,24 +232,22 @@ display(Image.open(run / "history.png"))
 
 # %% [markdown]
 # ## After
-# The weights of the best epoch by `val_AP`. Left the truth, right the detections, on images that it has not seen.
+# The weights of the best epoch by `val_AP`, on images that it has not seen: the truth, what it found before the training and what it finds now, from a score of 0.3 on.
 
 # %%
 if checkpoint.best_path.exists():
     print("best: epoch {}, val_AP {:.3f}".format(*checkpoint.restore_best(detector)))
-after = predictor(paths, score_threshold=0.3)
-for one, other in zip(before, after, strict=True):
-    print(f"before: {len(one)} detections, after: {len(other)}")
-pictures = [
-    draw_comparison(
-        found.image,
-        {"boxes": record.boxes, "labels": record.labels},
-        {"boxes": found.boxes, "scores": found.scores, "labels": found.labels},
-        train_set.class_names,
+after = predictor(paths)
+pictures = []
+for record, *found in zip(val_set, before, after, strict=False):
+    names = train_set.class_names
+    truth = draw_detections(
+        found[0].image, record.boxes, record.labels, class_names=names
     )
-    for record, found in zip(val_set, after, strict=False)
-]
-display(Image.fromarray(draw_grid(pictures, columns=1)))
+    pictures.append(add_title(truth, "truth"))
+    for when, prediction in zip(("before", "after"), found, strict=True):
+        pictures.append(add_title(prediction.draw(score_threshold=0.3), when))
+display(Image.fromarray(draw_grid(pictures, columns=3)))
 
 # %% [markdown]
 # ## Save and load

@@ -28,6 +28,7 @@ RESULTS = {
     "varifocal_loss": {
         "loss, last epoch to first": (0, 0.7),
         "correlation of score and IoU": (0.3, 1),
+        "the same with the focal loss": (0, 1),
     },
     "star_convolution": {
         "largest difference of all": (0, 1e-5),
@@ -35,6 +36,8 @@ RESULTS = {
     },
     "export": {"detections": (1, 100), "box difference in pixels": (0, 1e-3)},
 }
+# An export traces ten graphs; tests/export does it in the quick suite.
+SLOW = {"export"}
 SECONDS_PER_CELL = 600
 
 
@@ -104,7 +107,13 @@ def test_a_notebook_is_in_step_with_its_source(name):
     assert path.stat().st_size < 300_000
 
 
-@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in RESULTS
+    ],
+)
 def test_a_notebook_runs_and_finds_what_it_says(name, folder, monkeypatch):
     notebook = execute(read_source(name), folder, monkeypatch)
     pictures = 0
