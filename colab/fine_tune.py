@@ -63,7 +63,7 @@ from vfnet_tf.data.synthetic import make_synthetic_dataset
 from vfnet_tf.visualization import add_title, draw_detections, draw_grid
 
 DATA = None  # <-- EDIT: your folder
-NUM_TRAIN, NUM_VAL, EPOCHS = (8, 4, 2) if SMALL else (200, 40, 8)
+NUM_TRAIN, NUM_VAL, EPOCHS = (8, 4, 2) if SMALL else (120, 30, 8)
 IMAGE_SIZE = (64, 96) if SMALL else (128, 160)  # images are resized to fit into it
 
 folder = DATA or make_synthetic_dataset(
