@@ -264,7 +264,7 @@ print("largest difference of the logits of saved and loaded:", saved_difference)
 
 # %% [markdown]
 # **Expected:** every epoch has a line and a `val_AP`, the second `fit` went on after the first, the loss has fallen, and the loaded detector is the saved one.
-# With pretrained weights, AP50 on unseen images passes 0.3. (Not at the tests' small scale: two epochs of two steps.)
+# With pretrained weights, AP50 on unseen images passes 0.2. (Not at the tests' small scale: two epochs of two steps.)
 
 # %%
 from vfnet_tf.training.callbacks import read_history
@@ -279,4 +279,4 @@ assert "val_AP" in rows[0]
 assert set(history.epoch) <= set(range(EPOCHS // 2, EPOCHS))  # none of the first half
 assert rows[-1]["loss"] < rows[0]["loss"]
 assert saved_difference < 1e-4
-assert SMALL or not is_pretrained or ap50 > 0.3
+assert SMALL or not is_pretrained or ap50 > 0.2
