@@ -75,7 +75,7 @@ else:
         category_ids=(1, 2, 3, 4),
     )
     predictor = vfnet_tf.Predictor(vfnet_tf.build_detector(config), config)
-    predictor.detector.head.class_predictor.bias.assign([0.0] * 4)
+    predictor.detector.head.class_predictor.conv.bias.assign([0.0] * 4)
 detector, config = predictor.detector, predictor.config
 # A detector that trained for a minute is sure of little: let weak detections through.
 detector.score_threshold = 0.01
