@@ -31,6 +31,8 @@ EXTRAS = {
     "kerashub": ["keras-hub>=0.32"],
     # Runs .tflite files; TensorFlow's converter writes them.
     "litert": ["ai-edge-litert>=2.1"],
+    # To open colab/*.ipynb on a workstation.
+    "notebooks": ["jupyterlab>=4.2"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
     "safetensors": ["safetensors>=0.4"],
     # The formats of TensorFlow Serving, and grpcio.
@@ -54,8 +56,11 @@ EXTRAS = {
         "flask>=3.1",
         "huggingface_hub>=0.23",
         "importlib_resources",
+        "ipykernel>=6.29",
         "jax>=0.6",
+        "jupytext>=1.16",
         "keras-hub>=0.32",
+        "nbclient>=0.10",
         "onnx>=1.17",
         "onnxruntime>=1.20",
         "pytest>=8",

@@ -1,19 +1,164 @@
-import json
+"""Each notebook runs in a kernel of its own, at small scale, and keeps its word."""
+
+import importlib.util
+import os
 import pathlib
+import re
+import subprocess
+import sys
+import types
 
+import jupytext
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((pathlib.Path(__file__).parents[2] / "colab").glob("*.ipynb"))
+import vfnet_tf
+
+ROOT = pathlib.Path(__file__).parents[2]
+# In the order of execution: `export` finds the run that `quickstart` leaves.
+# Notebook -> what its last cell prints, `name: number`, and between what it must lie.
+RESULTS = {
+    "quickstart": {"loss, last epoch to first": (0, 1), "AP50": (0, 1)},
+    "fine_tune": {
+        "epochs": (2, 2),
+        "loss, last epoch to first": (0, 1),
+        "best AP50": (0, 1),
+    },
+    "varifocal_loss": {
+        "loss, last epoch to first": (0, 0.7),
+        "correlation of score and IoU": (0.3, 1),
+        "the same with the focal loss": (0, 1),
+    },
+    "star_convolution": {
+        "largest difference of all": (0, 1e-5),
+        "cells that the star reads": (10, 25),
+    },
+    "export": {"detections": (1, 100), "box difference in pixels": (0, 1e-3)},
+}
+# An export traces ten graphs; tests/export does it in the quick suite.
+SLOW = {"export"}
+SECONDS_PER_CELL = 600
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom(path, monkeypatch, tmp_path):
-    """Runs the code cells in one namespace; the last one checks the stated result."""
-    monkeypatch.setenv("VFNET_TF_CACHE", str(tmp_path))
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
-    namespace = {}
-    for number, source in enumerate(sources):
-        exec(compile(source, f"{path.name}:{number}", "exec"), namespace)
-    assert "assert" in sources[-1]
-    assert len(namespace["losses"]) == namespace["EPOCHS"]
+def read_source(name):
+    return jupytext.read(ROOT / "colab" / f"{name}.py")
+
+
+def code_of(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def text_of(cell):
+    """What a cell printed."""
+    return "".join(
+        output.text
+        for output in cell.outputs
+        if output.output_type == "stream" and output.name == "stdout"
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("notebooks")
+
+
+def execute(notebook, folder, monkeypatch):
+    for name, value in {
+        "VFNET_TF_SMALL": "1",
+        "VFNET_TF_CACHE": str(folder / "cache"),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        # Nothing of the user's, and nothing is left in their home.
+        "IPYTHONDIR": str(folder / "ipython"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "jupyter"),
+        # Small scale needs no GPU, and other processes of the test run may hold it.
+        "CUDA_VISIBLE_DEVICES": "-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    NotebookClient(
+        notebook,
+        timeout=SECONDS_PER_CELL,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+    ).execute()
+    return notebook
+
+
+def test_every_notebook_is_known_here():
+    for suffix in (".py", ".ipynb"):
+        stems = {path.stem for path in (ROOT / "colab").glob(f"*{suffix}")}
+        assert stems == set(RESULTS)
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_notebook_is_in_step_with_its_source(name):
+    """Mended by `jupytext --update --to ipynb colab/*.py`."""
+    path = ROOT / "colab" / f"{name}.ipynb"
+    notebook, source = nbformat.read(path, 4), read_source(name)
+    cells, expected = (
+        [(cell.cell_type, cell.source) for cell in one.cells]
+        for one in (notebook, source)
+    )
+    assert cells == expected
+    assert notebook.metadata.kernelspec == source.metadata.kernelspec
+    # Pictures of a training differ from run to run: a diff would be all noise.
+    assert not any(cell.outputs for cell in code_of(notebook))
+    assert len(code_of(notebook)) < 15
+    assert path.stat().st_size < 300_000
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in RESULTS
+    ],
+)
+def test_a_notebook_runs_and_finds_what_it_says(name, folder, monkeypatch):
+    notebook = execute(read_source(name), folder, monkeypatch)
+    pictures = 0
+    for cell in code_of(notebook):
+        if "plt.show()" in cell.source or "display(" in cell.source:
+            assert any("image/png" in output.get("data", {}) for output in cell.outputs)
+            pictures += 1
+    assert pictures >= 1
+    *_, before, last = notebook.cells
+    assert before.cell_type == "markdown" and before.source.startswith("**Expected:**")
+    assert "assert " in last.source
+    found = dict(re.findall(r"^(.+): (\S+)$", text_of(last), re.MULTILINE))
+    assert set(found) == set(RESULTS[name])
+    for key, (lowest, highest) in RESULTS[name].items():
+        assert lowest <= float(found[key]) <= highest, key
+
+
+def test_all_notebooks_start_with_the_same_cell():
+    first = {code_of(read_source(name))[0].source for name in RESULTS}
+    assert len(first) == 1
+
+
+@pytest.mark.parametrize("where", ["colab", "clone", "installed"])
+def test_the_first_cell_installs_what_is_missing(where, monkeypatch, capsys):
+    """In Colab the wheel of this version, in a clone the clone, otherwise nothing."""
+    commands = []
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, check: commands.append(command)
+    )
+    if where == "colab":
+        monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("colab"))
+    if where != "installed":
+        find_spec = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda name, *more: None if name == "vfnet_tf" else find_spec(name, *more),
+        )
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    exec(code_of(read_source("quickstart"))[0].source, {})
+    wheel = f"vfnet_tf-{vfnet_tf.__version__}-py3-none-any.whl"
+    expected = {"colab": [wheel], "clone": [".."], "installed": []}[where]
+    assert [command[-1] for command in commands] == expected
+    assert all(
+        command[:4] == [sys.executable, "-m", "pip", "install"] for command in commands
+    )
+    assert "GPU:" in capsys.readouterr().out
