@@ -1,6 +1,7 @@
 """Several processes of this machine that talk to each other."""
 
 import contextlib
+import json
 import socket
 
 
@@ -11,3 +12,21 @@ def free_ports(count):
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+def process_variables(index, *ports):
+    """The environment of one process of JAX; the first port is process 0's."""
+    addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
+    values = {
+        "JOB_ADDRESSES": addresses,
+        "NUM_PROCESSES": str(len(ports)),
+        "PROCESS_ID": str(index),
+    }
+    return {f"KERAS_DISTRIBUTION_{name}": value for name, value in values.items()}
+
+
+def worker_variables(index, *ports):
+    """The environment of one worker of TensorFlow."""
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    task = {"type": "worker", "index": index}
+    return {"TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task})}
