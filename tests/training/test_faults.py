@@ -13,7 +13,12 @@ import keras
 import numpy as np
 import pytest
 
-from tests.loopback import free_ports, process_variables, worker_variables
+from tests.loopback import (
+    free_ports,
+    jax_variables,
+    process_variables,
+    worker_variables,
+)
 from vfnet_tf.training.preemption import EXIT_STATUS
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -173,27 +178,20 @@ def test_workers_stop_together_and_go_on_together_and_then_one_alone(
 @pytest.mark.slow
 def test_processes_of_jax_stop_and_go_on_together(data, tmp_path):
     run_dir, straight = tmp_path / "processes", tmp_path / "straight"
-    jax = {"KERAS_BACKEND": "jax"}
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count="}
-
-    def variables_of(*arguments):
-        one = {name: f"{flag}1" for name, flag in devices.items()}
-        return {**process_variables(*arguments), **jax, **one}
 
     # SIGTERM to the second of them.
-    both = end_both(variables_of, data, run_dir, 1, "term", 2)
+    both = end_both(process_variables, data, run_dir, 1, "term", 2)
     (first, status), (second, second_status) = both
     assert (status, second_status) == (EXIT_STATUS, EXIT_STATUS), first + second
     assert "SIGTERM: saved after" in first
     assert "SIGTERM: stopped. The chief keeps the state" in second
-    both = end_both(variables_of, data, run_dir)
+    both = end_both(process_variables, data, run_dir)
     (first, status), (second, second_status) = both
     assert (status, second_status) == (0, 0), first + second
     assert "resuming after epoch" in first
     assert "resuming" not in second
 
-    two = {name: f"{flag}2" for name, flag in devices.items()}
-    output, status = end(start(data, straight, **jax, **two))
+    output, status = end(start(data, straight, **jax_variables(2)))
     assert status == 0, output
     assert_same_run(run_dir, straight)
     metrics = [(path / "metrics.json").read_text() for path in (run_dir, straight)]

@@ -60,7 +60,7 @@ def results(tmp_path_factory):
             process.kill()
             process.wait()
     for name, process in processes.items():
-        expected = -9 if name == "worker1" else 0
+        expected = -9 if name in ("worker1", "process1") else 0
         log = (directory / f"{name}.log").read_text()
         assert process.returncode == expected, f"{name}: {log[-3000:]}"
     found = {"lag": ended["worker0"][1] - ended["worker1"][1]}
@@ -146,12 +146,13 @@ def test_every_process_stops_early_after_the_same_epoch(results, way):
 
 @pytest.mark.parametrize("way", ON_JAX)
 def test_devices_of_jax_share_the_images_and_find_what_one_finds(results, way):
-    found = results[way]
-    assert (found["whole_on"], found["spread_on"]) == (1, 2)
-    assert found["whole/num_detections"].min() > 0
+    one, found = results["2 devices of JAX"], results[way]
+    assert (one["whole_on"], found["spread_on"]) == (1, 2)
+    assert one["whole/num_detections"].min() > 0
     for name in ("boxes", "scores", "labels", "num_detections"):
+        # Boxes of up to 200 pixels; the weights are equal to 1e-5.
         np.testing.assert_allclose(
-            found[f"spread/{name}"], found[f"whole/{name}"], rtol=1e-5, err_msg=name
+            found[f"spread/{name}"], one[f"whole/{name}"], 1e-4, 1e-3, err_msg=name
         )
 
 
@@ -162,10 +163,11 @@ def test_workers_that_differ_are_told_so(results, way):
     assert "finished_epochs=[0, 1], by worker" in message
 
 
-def test_a_killed_worker_stops_the_other_within_a_minute(results):
-    message = str(results["worker 0"]["lost"])
+@pytest.mark.parametrize("way", [CLUSTERS[0], CLUSTERS[2]])
+def test_a_killed_process_stops_the_other_within_a_minute(results, way):
+    message = str(results[way]["lost"])
     assert "Another worker is gone" in message
     assert "same command" in message
     # docs/scaling.md: 10 s without a heartbeat, checked every few seconds.
-    assert results["worker 0"]["seconds"] < 60
-    assert results["lag"] < 60  # until its process had ended, too
+    assert results[way]["seconds"] < 60
+    assert results["lag"] < 60  # until TensorFlow's process had ended, too
