@@ -1,6 +1,7 @@
 """Several processes of this machine that talk to each other."""
 
 import contextlib
+import json
 import socket
 
 
@@ -11,3 +12,34 @@ def free_ports(count):
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+def jax_variables(num_devices):
+    """The environment of a process of JAX on so many devices of the CPU.
+
+    XLA takes its time to compile what runs for milliseconds here.
+    """
+    flags = (
+        f"--xla_force_host_platform_device_count={num_devices} "
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    )
+    return {"KERAS_BACKEND": "jax", "XLA_FLAGS": flags}
+
+
+def process_variables(index, *ports):
+    """The same of one of several processes; the first port is process 0's."""
+    addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
+    values = {
+        "JOB_ADDRESSES": addresses,
+        "NUM_PROCESSES": str(len(ports)),
+        "PROCESS_ID": str(index),
+    }
+    names = {f"KERAS_DISTRIBUTION_{name}": value for name, value in values.items()}
+    return {**jax_variables(1), **names}
+
+
+def worker_variables(index, *ports):
+    """The environment of one worker of TensorFlow."""
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    task = {"type": "worker", "index": index}
+    return {"TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task})}

@@ -189,8 +189,16 @@ def test_imports_in_functions_and_under_the_backend_switch_do_not_run_at_import(
         ("ai_edge_litert", {"vfnet_tf/export/litert_model.py"}),
         ("onnx", {"vfnet_tf/export/onnx_graph.py", "vfnet_tf/export/onnx_model.py"}),
         ("onnxruntime", {"vfnet_tf/export/onnx_predictor.py"}),
-        # Where a backend compiles what Keras would run operation by operation.
-        ("jax", {"vfnet_tf/detectors/dense_detector.py"}),
+        # Where a backend compiles what Keras would run operation by operation, and where
+        # its processes meet.
+        (
+            "jax",
+            {
+                "vfnet_tf/detectors/dense_detector.py",
+                "vfnet_tf/training/loop.py",
+                "vfnet_tf/training/preemption.py",
+            },
+        ),
         ("flask", {"vfnet_tf/cli/demo.py"}),
         ("av", {"vfnet_tf/video.py"}),
         ("supervision", {"vfnet_tf/predictor.py"}),

@@ -1,13 +1,15 @@
-"""A training that kills itself: `killed_run.py DATA RUN_DIR [WHEN NUMBER]`.
+"""A training that is killed: `killed_run.py DATA RUN_DIR [WHEN NUMBER]`.
 
-WHEN is `step`, kill -9 after so many steps of the optimizer, or `save`, in the middle of
-the state that is saved after so many. Without it the training goes on to its end. With
-TF_CONFIG in the environment it is one worker of several.
+WHEN is `step`, kill -9 after so many steps of the optimizer, `save`, in the middle of the
+state that is saved after so many, `term`, SIGTERM after so many, or `evaluation`, SIGTERM
+in the last evaluation after so many batches. Without it the training goes on to its end.
+The environment says whether it is one of several processes; it exits as `vfnet train`.
 """
 
 import os
 import signal
 import sys
+import time
 
 import keras
 
@@ -18,7 +20,7 @@ from vfnet_tf.data.coco import find_coco_splits, read_coco
 from vfnet_tf.detectors import VFNet
 from vfnet_tf.heads import VFNetHead
 from vfnet_tf.necks import FPN
-from vfnet_tf.training import trainer, whole_files
+from vfnet_tf.training import preemption, trainer, whole_files
 from vfnet_tf.training.callbacks import steps_of
 from vfnet_tf.training.strategies import make_strategy
 
@@ -39,13 +41,20 @@ def build(config, weights=None):
 
 
 class Kill(keras.callbacks.Callback):
-    def __init__(self, number):
+    def __init__(self, number, what=signal.SIGKILL):
         super().__init__()
         self.number = number
+        self.what = what
+        self.steps = 0
+
+    def on_train_begin(self, logs=None):
+        self.steps = steps_of(self.model.optimizer)
 
     def on_train_batch_end(self, batch, logs=None):
-        if steps_of(self.model.optimizer) == self.number:
-            os.kill(os.getpid(), signal.SIGKILL)
+        # Counted, since with JAX the optimizer's own number lags behind.
+        self.steps += 1
+        if self.steps == self.number:
+            os.kill(os.getpid(), self.what)
 
 
 def kill_while_saving(number, training):
@@ -59,13 +68,35 @@ def kill_while_saving(number, training):
     whole_files.os.replace = replace_or_die
 
 
+def interrupt_evaluation(number):
+    """SIGTERM after so many batches of the evaluation."""
+    update = trainer.CocoEvaluator.update
+    calls = []
+
+    def update_and_interrupt(self, *arguments):
+        update(self, *arguments)
+        calls.append(1)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer.CocoEvaluator.update = update_and_interrupt
+
+
+def slowly(batch, logs):
+    """Leaves JAX's service, which looks for signals once a second, the time for it."""
+    time.sleep(0.5)
+
+
 def main(data, run_dir, when=None, number=0):
     trainer.make_deterministic()
     trainer.builder.build_detector = build
     # Before anything else: its server must start before the first operation.
-    strategy = make_strategy(
-        "multi_worker" if "TF_CONFIG" in os.environ else "one_device"
-    )
+    if keras.backend.backend() == "jax":
+        strategy = make_strategy("data_parallel")
+    else:
+        strategy = make_strategy(
+            "multi_worker" if "TF_CONFIG" in os.environ else "one_device"
+        )
     splits = find_coco_splits(data)
     training = trainer.Trainer(
         CONFIG,
@@ -76,10 +107,22 @@ def main(data, run_dir, when=None, number=0):
         save_every_steps=1,
         evaluate_every=3,
     )
+    callbacks = []
     if when == "save":
         kill_while_saving(int(number), training)
-    training.fit(verbose=0, callbacks=[Kill(int(number))] if when == "step" else [])
+    elif when == "evaluation":
+        interrupt_evaluation(int(number))
+    elif when is not None:
+        what = {"step": signal.SIGKILL, "term": signal.SIGTERM}[when]
+        callbacks.append(Kill(int(number), what))
+    if "KERAS_DISTRIBUTION_PROCESS_ID" in os.environ:
+        callbacks.append(keras.callbacks.LambdaCallback(on_train_batch_end=slowly))
+    try:
+        training.fit(verbose=0, callbacks=callbacks)
+    except preemption.PreemptedError as stop:
+        print(stop)
+        return preemption.EXIT_STATUS
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

@@ -1,15 +1,15 @@
 """Three steps of one global batch over replicas: `replica_steps.py FILE HOW [...]`.
 
 HOW is `mirrored COUNT` (logical CPUs of one process), `worker INDEX PORT PORT` (two
-processes), or `jax COUNT` (devices of one process). What happened is written to the file.
-Worker 1 ends by killing itself within a step, to see what becomes of worker 0.
+processes), `jax COUNT` (devices of one process) or `process INDEX PORT PORT` (two of JAX).
+What happened is written to the file. Worker 1 and process 1 end by killing themselves
+within a step, to see what becomes of the other.
 
 Processes of their own: the devices, the cluster and the backend are chosen before the
 first operation. The weights and the batch are numpy's, so that they are the same on
 both backends.
 """
 
-import json
 import os
 import re
 import signal
@@ -18,9 +18,11 @@ import time
 
 import numpy as np
 
+from tests.loopback import jax_variables, process_variables, worker_variables
 from tests.uneven_batch import global_batch
 
 STEPS = 3
+LARGE_ID = 2**40
 
 
 def make_detector(run_eagerly=False):
@@ -93,11 +95,7 @@ def mirrored(count):
 
 
 def worker(index, ports):
-    addresses = [f"127.0.0.1:{port}" for port in ports]
-    task = {"type": "worker", "index": index}
-    os.environ["TF_CONFIG"] = json.dumps(
-        {"cluster": {"worker": addresses}, "task": task}
-    )
+    os.environ.update(worker_variables(index, *ports))
     from vfnet_tf.training import loop, strategies
 
     strategy = strategies.make_strategy("multi_worker")
@@ -113,19 +111,11 @@ def worker(index, ports):
         detector, batches, STEPS, callbacks=[recorder(detector, results)], verbose=2
     )
     results["history"] = len(history.history["loss"])
-    results["evaluated"] = evaluate(strategy)
-    try:
-        loop.check_same_everywhere(strategy, finished_epochs=index)
-    except ValueError as error:
-        results["refused"] = str(error)
-
-    def end(step, logs):
-        if index == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-
+    results["evaluated"], results["stopped_after"] = evaluate(strategy)
+    results["refused"] = refusal(strategy, index)
     yield results
     start = time.monotonic()
-    dying = keras.callbacks.LambdaCallback(on_train_batch_end=end)
+    dying = keras.callbacks.LambdaCallback(on_train_batch_end=suicide(index))
     try:
         loop.fit(detector, batches.repeat(2), 1, callbacks=[dying], verbose=0)
     except loop.WorkerLostError as error:
@@ -134,19 +124,45 @@ def worker(index, ports):
     yield results
 
 
+def refusal(strategy, index):
+    from vfnet_tf.training import loop
+
+    try:
+        loop.check_same_everywhere(strategy, finished_epochs=index)
+    except ValueError as error:
+        return str(error)
+
+
+def suicide(index):
+    def end(step, logs):
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return end
+
+
 def evaluate(strategy):
-    """Image ids and found boxes in order, as a `CocoEvaluator` of each worker gets them."""
+    """What the evaluator of each process gets, and after which epoch it would stop.
+
+    The first are image ids and found values, in order. An epoch's AP is the value of
+    one of the images: of another process's own ones it would be another.
+    """
+    import contextlib
+
     import keras
     import tensorflow as tf
 
-    from vfnet_tf.training.callbacks import CocoEvaluation
-    from vfnet_tf.training.strategies import shares_of
+    from vfnet_tf.training import strategies
+    from vfnet_tf.training.callbacks import CocoEvaluation, ResumableCheckpoint
+    from vfnet_tf.training.early_stopping import StopWithoutImprovement
 
     class Finder(keras.Model):
         def detect(self, images, image_size, scale):
-            return {"boxes": tf.reduce_mean(images, axis=(1, 2, 3))[:, None]}
+            return {"boxes": keras.ops.mean(images, axis=(1, 2, 3))[:, None]}
 
     class Recorder:
+        epoch = 0
+
         def reset(self):
             self.found = []
 
@@ -154,41 +170,106 @@ def evaluate(strategy):
             self.found += zip(image_ids, detections["boxes"][:, 0], strict=True)
 
         def evaluate(self):
-            return {}
+            self.epoch += 1
+            return {"AP": float(dict(self.found)[(2, 6, 5, 5, 6)[self.epoch - 1]])}
 
     with strategy.scope():
         finder = Finder()
     # Seven images in two batches of four, one row of padding; image n is full of n.
+    # An id is larger than JAX's integers.
     ids = np.array([0, 1, 2, 3, 4, 5, 6, -1])
-    rows = ids.reshape(2, 4)[:, list(shares_of(strategy)["replicas"])[0] * 2 :][:, :2]
-    images = np.broadcast_to(rows[..., None, None, None], (2, 2, 4, 4, 3))
-    ones = np.ones((2, 2, 2), "float32")
+    shares = strategies.shares_of(strategy)
+    rows = ids.reshape(2, shares["num_replicas"], -1)[:, shares["replicas"][0]]
+    images = np.broadcast_to(rows[..., None, None, None], (*rows.shape, 4, 4, 3))
+    ones = np.ones((*rows.shape, 2), "float32")
     values = {"images": images.astype("float32"), "image_size": ones, "scale": ones}
-    batches = untuned(tf.data.Dataset.from_tensor_slices({**values, "image_id": rows}))
+    values["image_id"] = np.where(rows == 4, LARGE_ID, rows)
+    batches = untuned(tf.data.Dataset.from_tensor_slices(values))
     evaluation = CocoEvaluation(batches, Recorder())
-    evaluation.set_model(finder)
-    evaluation.evaluate()
-    return np.array(evaluation.evaluator.found)
+    checkpoint = ResumableCheckpoint("unwritten", writes=False)
+    stopper = StopWithoutImprovement(checkpoint, patience=2)
+    is_jax = keras.backend.backend() == "jax"
+    with strategy.scope() if is_jax else contextlib.nullcontext():
+        for callback in (evaluation, checkpoint, stopper):
+            callback.set_model(finder)
+        for epoch in range(5):
+            logs = {"loss": 0.0}
+            for callback in (evaluation, checkpoint, stopper):
+                callback.on_epoch_end(epoch, logs)
+            if getattr(finder, "stop_training", False):
+                break
+    return np.array(evaluation.evaluator.found), epoch + 1
 
 
-def on_jax(count):
+def on_jax(index=None):
+    """Three steps with all devices; `index`: which of two processes this is."""
+    import keras
     import tensorflow as tf
 
+    from vfnet_tf.training import loop
     from vfnet_tf.training.strategies import describe, make_strategy
 
     strategy = make_strategy("data_parallel")
+    batch = global_batch()
+    if index is not None:
+        batch = {name: v[2 * index : 2 * index + 2] for name, v in batch.items()}
     with strategy.scope():
         detector = make_detector()
         results = {"description": describe(strategy, 4)}
+        batches = untuned(tf.data.Dataset.from_tensors(batch))
         detector.fit(
-            untuned(tf.data.Dataset.from_tensors(global_batch())),
-            epochs=STEPS,
-            verbose=0,
-            callbacks=[recorder(detector, results)],
+            batches, epochs=STEPS, verbose=0, callbacks=[recorder(detector, results)]
         )
-    images = detector.trainable_variables[0].value.sharding.device_set
-    results["devices"] = len(images)
-    return results
+    devices = detector.trainable_variables[0].value.sharding.device_set
+    results["devices"] = len(devices)
+    results["evaluated"], results["stopped_after"] = evaluate(strategy)
+    results.update(detect_both_ways(strategy, detector))
+    if index is None:
+        yield results
+        return
+    results["refused"] = refusal(strategy, index)
+    yield results
+    start = time.monotonic()
+    dying = keras.callbacks.LambdaCallback(on_train_batch_end=suicide(index))
+    try:
+        with strategy.scope(), loop.explaining_lost_workers():
+            detector.fit(batches.repeat(2), verbose=0, callbacks=[dying])
+            # Without a look at what came out there would be no error.
+            detector.get_weights()
+    except loop.WorkerLostError as error:
+        results["lost"] = str(error)
+    results["seconds"] = time.monotonic() - start
+    yield results
+    # JAX would wait for the other one, up to 100 s, and then abort.
+    os._exit(0)
+
+
+def detect_both_ways(strategy, detector):
+    """Detections of all images by all devices and, in one process, by one of them."""
+    import keras
+
+    from vfnet_tf.training import loop
+    from vfnet_tf.training.strategies import shares_of
+
+    detector.max_detections = 5  # each is a piece of the program to compile
+    detector.score_threshold = 0.01
+    batch = {
+        "images": global_batch()["images"],
+        "image_size": np.array([[64, 96], [60, 90], [32, 96], [64, 64]], "float32"),
+        "scale": np.array([[1.0, 1.0], [0.5, 0.5], [1.0, 2.0], [1.0, 1.0]], "float32"),
+    }
+    results = {}
+    shares = shares_of(strategy)
+    first = shares["replicas"][0] * (4 // shares["num_replicas"])
+    own = {n: v[first:][: 4 // shares["num_replicas"]] for n, v in batch.items()}
+    spread = detector.detect(**loop.spread(strategy, own))
+    if shares["num_replicas"] == 1:
+        whole = detector.detect(**batch)
+        results = {f"whole/{n}": keras.ops.convert_to_numpy(whole[n]) for n in whole}
+        results["whole_on"] = len(whole["boxes"].sharding.device_set)
+    results["spread_on"] = len(spread["boxes"].sharding.device_set)
+    joined = loop.gather(strategy, spread)
+    return {**results, **{f"spread/{name}": v for name, v in joined.items()}}
 
 
 def set_devices(count):
@@ -204,10 +285,11 @@ def set_devices(count):
 
 def main(path, how, *arguments):
     numbers = [int(argument) for argument in arguments]
-    if how == "jax":
-        flag = f"--xla_force_host_platform_device_count={numbers[0]}"
-        os.environ.update(KERAS_BACKEND="jax", XLA_FLAGS=flag)
-        np.savez(f"{path}.npz", **on_jax(*numbers))
+    if how in ("jax", "process"):
+        variables = jax_variables if how == "jax" else process_variables
+        os.environ.update(variables(*numbers))
+        for results in on_jax(None if how == "jax" else numbers[0]):
+            np.savez(f"{path}.npz", **results)
     elif how == "worker":
         set_devices(1)
         for results in worker(numbers[0], numbers[1:]):

@@ -1,4 +1,4 @@
-"""Kill -9, and the same command again, in processes of their own."""
+"""Kill -9 or SIGTERM, and the same command again, in processes of their own."""
 
 import csv
 import json
@@ -13,7 +13,13 @@ import keras
 import numpy as np
 import pytest
 
-from tests.loopback import free_ports
+from tests.loopback import (
+    free_ports,
+    jax_variables,
+    process_variables,
+    worker_variables,
+)
+from vfnet_tf.training.preemption import EXIT_STATUS
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -115,47 +121,88 @@ def test_a_run_killed_three_times_ends_with_the_same_bits(data, straight, tmp_pa
     assert len(histories[0]) == 3
 
 
-def start_workers(data, run_dir, *when):
-    """Both workers of a cluster on this machine; `when` is the chief's."""
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    return [
+def end_both(variables_of, data, run_dir, told=None, *when):
+    """What two processes printed and their statuses; `when` happens to number `told`."""
+    ports = free_ports(2)
+    processes = [
         start(
             data,
             run_dir,
-            *(when if index == 0 else ()),
-            TF_CONFIG=json.dumps(
-                {
-                    "cluster": {"worker": addresses},
-                    "task": {"type": "worker", "index": index},
-                }
-            ),
+            *(when if index == told else ()),
+            **variables_of(index, *ports),
         )
         for index in range(2)
     ]
+    try:
+        return [end(process) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
 
 
-def test_killed_workers_go_on_together_and_then_one_goes_on_alone(
+def test_workers_stop_together_and_go_on_together_and_then_one_alone(
     data, straight, tmp_path
 ):
     run_dir = tmp_path / "workers"
-    # Within the first epoch, then within the second.
-    for kill, resumed in (
-        (3, None),
-        (7, "resuming after epoch 0 of 3 and 2 of 4 steps"),
-    ):
-        chief, other = start_workers(data, run_dir, "step", kill)
-        output, status = end(chief)
-        assert status == -signal.SIGKILL, output
-        assert resumed is None or resumed in output
-        output, status = end(other)
-        assert status not in (0, -signal.SIGKILL), output
-        assert "Another worker is gone" in output
+
+    def end_workers(*arguments):
+        return end_both(worker_variables, data, run_dir, *arguments)
+
+    # SIGTERM to the one that is not the chief, within the first epoch.
+    (chief, status), (other, other_status) = end_workers(1, "term", 2)
+    assert (status, other_status) == (EXIT_STATUS, EXIT_STATUS), chief + other
+    # The third step carried the news.
+    assert "SIGTERM: saved after 3 steps of epoch 1 in" in chief
+    assert "SIGTERM: stopped. The chief keeps the state" in other
+
+    # Kill -9 to the chief, within the second.
+    (chief, status), (other, other_status) = end_workers(0, "step", 7)
+    assert status == -signal.SIGKILL, chief
+    assert "resuming after epoch 0 of 3 and 3 of 4 steps" in chief
+    assert other_status not in (0, EXIT_STATUS, -signal.SIGKILL), other
+    assert "Another worker is gone" in other
+
+    # SIGTERM to the chief, in the evaluation after the third.
+    (chief, status), (other, other_status) = end_workers(0, "evaluation", 1)
+    assert (status, other_status) == (EXIT_STATUS, EXIT_STATUS), chief + other
+    assert "resuming after epoch 1 of 3 and 2 of 4 steps" in chief
+    assert "SIGTERM: stopped at the end of an epoch" in chief
+    assert "SIGTERM: stopped at the end of an epoch" in other
+
     output, status = end(start(data, run_dir))
     assert status == 0, output
-    assert "resuming after epoch 1 of 3 and 2 of 4 steps" in output
+    assert "resuming after epoch 2 of 3 and 3 of 4 steps" in output
+    assert_same_run(run_dir, straight())
 
+
+@pytest.mark.slow
+def test_processes_of_jax_stop_and_go_on_together(data, tmp_path):
+    run_dir, straight = tmp_path / "processes", tmp_path / "straight"
+
+    # SIGTERM to the second of them.
+    both = end_both(process_variables, data, run_dir, 1, "term", 2)
+    (first, status), (second, second_status) = both
+    assert (status, second_status) == (EXIT_STATUS, EXIT_STATUS), first + second
+    assert "SIGTERM: saved after" in first
+    assert "SIGTERM: stopped. The chief keeps the state" in second
+    both = end_both(process_variables, data, run_dir)
+    (first, status), (second, second_status) = both
+    assert (status, second_status) == (0, 0), first + second
+    assert "resuming after epoch" in first
+    assert "resuming" not in second
+
+    output, status = end(start(data, straight, **jax_variables(2)))
+    assert status == 0, output
+    assert_same_run(run_dir, straight)
+    metrics = [(path / "metrics.json").read_text() for path in (run_dir, straight)]
+    assert json.loads(metrics[0]) == pytest.approx(json.loads(metrics[1]), abs=1e-3)
+    assert (run_dir / "samples.png").is_file()
+
+
+def assert_same_run(run_dir, straight):
+    """Both end in the same weights and have the same losses, but for roundings."""
     found, state = arrays_of(run_dir / "last.weights.h5")
-    expected, expected_state = arrays_of(straight() / "last.weights.h5")
+    expected, expected_state = arrays_of(straight / "last.weights.h5")
     place = json.loads(state)
     assert place["epoch"] == json.loads(expected_state)["epoch"]
     for name, value in expected.items():
@@ -165,6 +212,6 @@ def test_killed_workers_go_on_together_and_then_one_goes_on_alone(
         )
     losses = [
         [float(row["loss"]) for row in rows_of(path / "history.csv")]
-        for path in (run_dir, straight())
+        for path in (run_dir, straight)
     ]
     np.testing.assert_allclose(*losses, rtol=1e-5)

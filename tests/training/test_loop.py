@@ -1,4 +1,4 @@
-"""One global batch on 1, 2 and 4 replicas, on 2 processes and on 2 devices of JAX."""
+"""One global batch on 1, 2 and 4 replicas, on 2 processes, and on JAX likewise."""
 
 import os
 import pathlib
@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from tests.loopback import free_ports
+from tests.training.replica_steps import LARGE_ID
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("tf.distribute needs TensorFlow", allow_module_level=True)
 
 SCRIPT = pathlib.Path(__file__).parent / "replica_steps.py"
-WAYS = ("2 replicas", "4 replicas", "worker 0", "worker 1", "2 devices of JAX")
+CLUSTERS = ("worker 0", "worker 1", "process 0 of JAX", "process 1 of JAX")
+ON_JAX = ("2 devices of JAX", *CLUSTERS[2:])
+WAYS = ("2 replicas", "4 replicas", "2 devices of JAX", *CLUSTERS)
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +29,15 @@ def results(tmp_path_factory):
     All at once: each has seconds in which it only waits.
     """
     directory = tmp_path_factory.mktemp("steps")
-    ports = free_ports(2)
+    ports = free_ports(4)
     commands = {
         "replicas": ("mirrored", 1, 2),
         "more": ("mirrored", 4),
         "jax": ("jax", 2),
-        "worker0": ("worker", 0, *ports),
-        "worker1": ("worker", 1, *ports),
+        "worker0": ("worker", 0, *ports[:2]),
+        "worker1": ("worker", 1, *ports[:2]),
+        "process0": ("process", 0, *ports[2:]),
+        "process1": ("process", 1, *ports[2:]),
     }
     root = str(SCRIPT.parents[2])
     environment = {**os.environ, "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""}
@@ -55,7 +60,7 @@ def results(tmp_path_factory):
             process.kill()
             process.wait()
     for name, process in processes.items():
-        expected = -9 if name == "worker1" else 0
+        expected = -9 if name in ("worker1", "process1") else 0
         log = (directory / f"{name}.log").read_text()
         assert process.returncode == expected, f"{name}: {log[-3000:]}"
     found = {"lag": ended["worker0"][1] - ended["worker1"][1]}
@@ -66,6 +71,8 @@ def results(tmp_path_factory):
         "worker 0": "worker0",
         "worker 1": "worker1",
         "2 devices of JAX": "jax",
+        "process 0 of JAX": "process0",
+        "process 1 of JAX": "process1",
     }
     for way, file in files.items():
         with np.load(directory / f"{file}.npz") as arrays:
@@ -104,17 +111,17 @@ def test_gradients_and_weights_are_those_of_one_replica(results, way, kind):
         np.testing.assert_allclose(several[key], one[key], 0, limit, err_msg=key)
 
 
-def test_both_workers_have_the_same_weights(results):
+@pytest.mark.parametrize("names", [CLUSTERS[:2], CLUSTERS[2:]], ids=str)
+def test_both_processes_have_the_same_weights(results, names):
     for key in keys(results, "weight"):
-        np.testing.assert_array_equal(
-            results["worker 0"][key], results["worker 1"][key]
-        )
+        np.testing.assert_array_equal(*(results[name][key] for name in names))
 
 
 def test_the_description_counts_the_replicas_of_all(results):
-    for way in ("worker 0", "2 devices of JAX"):
+    for way in (*CLUSTERS, ON_JAX[0]):
         assert "2 replicas, batch 4 = 2 x 2" in str(results[way]["description"])
-    assert results["2 devices of JAX"]["devices"] == 2
+    for way in ON_JAX:
+        assert results[way]["devices"] == 2
 
 
 def test_the_chief_alone_shows_progress(results):
@@ -123,24 +130,44 @@ def test_the_chief_alone_shows_progress(results):
     assert results["worker 1"]["history"] == results["worker 0"]["history"] == 3
 
 
-@pytest.mark.parametrize("way", ["worker 0", "worker 1"])
-def test_every_worker_sees_the_detections_of_each_image_once(results, way):
+@pytest.mark.parametrize("way", [*CLUSTERS, ON_JAX[0]])
+def test_every_process_sees_the_detections_of_each_image_once(results, way):
     # The eighth is padding, which an evaluator leaves out by its id.
     expected = [[i, i] for i in [*range(7), -1]]
-    np.testing.assert_allclose(results[way]["evaluated"], expected)
+    expected[4][0] = LARGE_ID
+    np.testing.assert_allclose(results[way]["evaluated"], expected, rtol=0)
 
 
-@pytest.mark.parametrize("way", ["worker 0", "worker 1"])
+@pytest.mark.parametrize("way", CLUSTERS)
+def test_every_process_stops_early_after_the_same_epoch(results, way):
+    # The best was the second of them; the values are another process's as well.
+    assert results[way]["stopped_after"] == 4
+
+
+@pytest.mark.parametrize("way", ON_JAX)
+def test_devices_of_jax_share_the_images_and_find_what_one_finds(results, way):
+    one, found = results["2 devices of JAX"], results[way]
+    assert (one["whole_on"], found["spread_on"]) == (1, 2)
+    assert one["whole/num_detections"].min() > 0
+    for name in ("boxes", "scores", "labels", "num_detections"):
+        # Boxes of up to 200 pixels; the weights are equal to 1e-5.
+        np.testing.assert_allclose(
+            found[f"spread/{name}"], one[f"whole/{name}"], 1e-4, 1e-3, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("way", CLUSTERS)
 def test_workers_that_differ_are_told_so(results, way):
     message = str(results[way]["refused"])
     assert "share the run directory" in message
     assert "finished_epochs=[0, 1], by worker" in message
 
 
-def test_a_killed_worker_stops_the_other_within_a_minute(results):
-    message = str(results["worker 0"]["lost"])
+@pytest.mark.parametrize("way", [CLUSTERS[0], CLUSTERS[2]])
+def test_a_killed_process_stops_the_other_within_a_minute(results, way):
+    message = str(results[way]["lost"])
     assert "Another worker is gone" in message
     assert "same command" in message
     # docs/scaling.md: 10 s without a heartbeat, checked every few seconds.
-    assert results["worker 0"]["seconds"] < 60
-    assert results["lag"] < 60  # until its process had ended, too
+    assert results[way]["seconds"] < 60
+    assert results["lag"] < 60  # until TensorFlow's process had ended, too

@@ -86,3 +86,36 @@ def test_outside_of_the_main_thread_no_signal_is_heeded(tmp_path):
     thread.start()
     thread.join()
     assert entered == [before]
+
+
+def test_one_of_several_stops_when_all_have_heard_and_not_before(tmp_path):
+    checkpoint = ResumableCheckpoint(tmp_path, "loss", "min")
+
+    class Others(keras.callbacks.Callback):
+        """Says after the fifth step, of three an epoch, what all workers say."""
+
+        def on_train_batch_end(self, batch, logs=None):
+            assert save_on_signal.is_told == 1.0
+            self.steps += 1
+            if self.steps == 5:
+                save_on_signal.hear(0.5)
+
+        steps = 0
+
+    save_on_signal = SaveOnSignal(checkpoint, num_processes=2)
+    with (
+        save_on_signal,
+        pytest.raises(PreemptedError, match="after 2 steps of epoch 2"),
+    ):
+        os.kill(os.getpid(), signal.SIGTERM)
+        fit(make_model(), checkpoint, save_on_signal, Others())
+
+
+def test_one_that_was_not_told_stops_with_the_others(tmp_path):
+    checkpoint = ResumableCheckpoint(tmp_path, "loss", "min", writes=False)
+    save_on_signal = SaveOnSignal(checkpoint, num_processes=2)
+    assert save_on_signal.is_told == 0.0
+    save_on_signal.check()
+    save_on_signal.hear(0.5)
+    with pytest.raises(PreemptedError, match="SIGTERM: stopped. The chief keeps"):
+        fit(make_model(), checkpoint, save_on_signal)

@@ -15,9 +15,11 @@ from vfnet_tf.training.strategies import (
     Cluster,
     check_settings,
     cluster_of,
+    configured_cluster,
     describe,
     make_strategy,
     read_cluster,
+    read_processes,
     shares_of,
 )
 
@@ -101,6 +103,63 @@ def test_a_cluster_that_makes_no_sense_is_refused_before_it_is_made(text, monkey
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match="TF_CONFIG must list the workers.*Received: "):
         make_strategy("multi_worker")
+
+
+def set_processes(monkeypatch, **variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(f"KERAS_DISTRIBUTION_{name}", value)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "expected"),
+    [
+        ("a:1", ("a:1", "process 1", "process 2")),
+        ("a:1,b:2,c:3", ("a:1", "b:2", "c:3")),
+    ],
+)
+def test_processes_of_jax_are_read_from_the_variables_of_keras(
+    addresses, expected, monkeypatch
+):
+    set_processes(
+        monkeypatch, JOB_ADDRESSES=addresses, NUM_PROCESSES="3", PROCESS_ID="1"
+    )
+    assert read_processes() == Cluster(expected, 1)
+    assert configured_cluster("data_parallel") == Cluster(expected, 1)
+    assert configured_cluster("one_device") is None
+
+
+def test_without_the_variables_jax_has_one_process():
+    assert configured_cluster("data_parallel") is None
+
+
+GOOD_PROCESSES = {"JOB_ADDRESSES": "a:1", "NUM_PROCESSES": "2", "PROCESS_ID": "0"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"JOB_ADDRESSES": "a"},
+        {"JOB_ADDRESSES": "1"},
+        {"JOB_ADDRESSES": "a:99999"},
+        {"JOB_ADDRESSES": "a:1,b:1,c:1"},
+        {"NUM_PROCESSES": "two"},
+        {"PROCESS_ID": "2"},
+        {"PROCESS_ID": "-1"},
+    ],
+    ids=str,
+)
+def test_processes_that_make_no_sense_are_refused(change, monkeypatch):
+    set_processes(monkeypatch, **{**GOOD_PROCESSES, **change})
+    with pytest.raises(ValueError, match="JOB_ADDRESSES must hold.*Received: "):
+        configured_cluster("data_parallel")
+
+
+@pytest.mark.parametrize("name", GOOD_PROCESSES)
+def test_all_variables_of_the_processes_are_needed(name, monkeypatch):
+    rest = {key: value for key, value in GOOD_PROCESSES.items() if key != name}
+    set_processes(monkeypatch, **rest)
+    with pytest.raises(ValueError, match=f"'{name}': None"):
+        configured_cluster("data_parallel")
 
 
 def test_without_a_cluster_one_process_feeds_all(two_devices):

@@ -25,8 +25,8 @@ class TrainingOptions:
         "mirrored"
     )
     """one_device; mirrored over all local GPUs (or the CPU); multi_worker over the hosts
-    in TF_CONFIG; or data_parallel over the devices of JAX (KERAS_BACKEND=jax). See
-    docs/scaling.md"""
+    in TF_CONFIG; or data_parallel over the devices of JAX (KERAS_BACKEND=jax), in one
+    process or several. See docs/scaling.md"""
     config: str | None = None
     """name or file of a config; by default vfnet_r50_fpn_1x_coco, and without --data
     vfnet_r50_synthetic"""
@@ -127,9 +127,10 @@ def run(options):
         model__class_loss=options.class_loss,
         model__assigner=options.assigner,
     )
-    if options.strategy == "multi_worker":
-        # Before it is there: TensorFlow waits until all of them have started.
-        print(f"cluster    {strategies.read_cluster()}", flush=True)
+    cluster = strategies.configured_cluster(options.strategy)
+    if cluster is not None:
+        # Before it is there: the backend waits until all of them have started.
+        print(f"cluster    {cluster}", flush=True)
     devices = options.cpu_replicas and strategies.split_cpu(options.cpu_replicas)
     strategy = strategies.make_strategy(options.strategy, devices)
     print(f"devices    {trainer.local_devices()}")

@@ -532,10 +532,15 @@ class DenseDetector(keras.Model):
         return self._graphs[name](*arguments)
 
     def _compiled(self, method, *arguments):
-        """`method(*arguments)` compiled by JAX for each size; op by op takes minutes."""
+        """`method(*arguments)` compiled by JAX for each size; op by op takes minutes.
+
+        Images that are spread over several devices are detected on where they lie, and
+        so is what is found; others on one device, whatever the weights are spread over.
+        """
         import jax
 
-        name = method.__name__
+        is_spread = _is_spread(arguments[0])
+        name = (method.__name__, is_spread)
         if name not in self._graphs:
 
             def call(values, arguments):
@@ -543,8 +548,22 @@ class DenseDetector(keras.Model):
                 with keras.StatelessScope(state_mapping=mapping):
                     return method(*arguments)
 
+            if is_spread:
+                # No device sends or waits for anything. Left to itself XLA gathers what
+                # NMS sorts and picks from.
+                sharding = arguments[0].sharding
+                rows = jax.sharding.PartitionSpec(*sharding.spec[:1])
+                call = jax.shard_map(
+                    call,
+                    mesh=sharding.mesh,
+                    in_specs=(jax.sharding.PartitionSpec(), rows),
+                    out_specs=rows,
+                    check_vma=False,
+                )
             self._graphs[name] = jax.jit(call)
         values = [variable.value for variable in self.variables]
+        if not is_spread:
+            values = [value.addressable_data(0) for value in values]
         return self._graphs[name](values, arguments)
 
     def predict_step(self, data, **kwargs):
@@ -605,6 +624,15 @@ def _is_eager(values):
 
         return not any(isinstance(value, jax.core.Tracer) for value in values)
     return True
+
+
+def _is_spread(images):
+    """Whether each of several devices of JAX has a share of the images."""
+    import jax
+
+    # While JAX traces there are no devices yet.
+    is_traced = isinstance(images, jax.core.Tracer)
+    return not is_traced and not images.sharding.is_fully_replicated
 
 
 def flatten_levels(maps, channels=None):

@@ -25,6 +25,8 @@ from vfnet_tf.training.whole_files import replacing
 
 # The attribute of an HDF5 file that holds the place in the run, as JSON.
 _STATE = "vfnet_tf_training_state"
+# What `detect` reads of a batch.
+_DETECT_INPUTS = ("images", "image_size", "scale")
 
 
 class CocoEvaluation(keras.callbacks.Callback):
@@ -32,20 +34,20 @@ class CocoEvaluation(keras.callbacks.Callback):
 
     `logs` then hold `val_AP`, `val_AP50`, ... for every callback after this one. An
     epoch that is not evaluated has NaN there, so that the keys are always the same.
-    With several replicas each detects on its share of a batch; with several workers
-    each then has the detections of all, and comes to the same metrics.
+    With several replicas, those of JAX too, each detects on its share of a batch; with
+    several processes each then has the detections of all, and comes to the same metrics.
 
     Args:
         batches: iterable of batch dicts with `images [B, H, W, 3]`, `image_size
             [B, 2]`, `scale [B, 2]` and `image_id [B]`; with several replicas
-            a `tf.data.Dataset`, with several workers one of the shares of this one, see
-            `strategies.shares_of`.
+            a `tf.data.Dataset`, with several processes one of the shares of this one,
+            see `strategies.shares_of`.
         evaluator: object with `reset()`, `update(image_ids, detections)` and
             `evaluate() -> {metric: float}`, such as a `CocoEvaluator`.
         every: int > 0, evaluates every so many epochs, and after the last.
         metrics: the names of those of the evaluator's metrics that go to `logs`.
         last_epoch: epochs of the whole run, where `fit` is called for a part of it.
-        between_batches: function that is called between two batches, or None.
+        stop: `SaveOnSignal`, which is asked between two batches, or None.
         weights: function that is given the model and returns a context manager, inside
             of which it has the weights to evaluate at the end of an epoch, such as
             `ema_weights`. None takes those that it has.
@@ -64,7 +66,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         every=1,
         metrics=("AP", "AP50", "AP75", "APs", "APm", "APl"),
         last_epoch=None,
-        between_batches=None,
+        stop=None,
         weights=None,
     ):
         super().__init__()
@@ -75,7 +77,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         self.every = every
         self.metrics = tuple(metrics)
         self.last_epoch = last_epoch
-        self.between_batches = between_batches
+        self.stop = stop
         self.weights = weights or contextlib.nullcontext
         self.last_metrics = None
         self._detect = None
@@ -103,25 +105,33 @@ class CocoEvaluation(keras.callbacks.Callback):
         """
         self.evaluator.reset()
         for image_ids, detections in self._detections():
-            if self.between_batches is not None:
-                self.between_batches()
+            if self.stop is not None:
+                self.stop.check()
             self.evaluator.update(image_ids, detections)
         self.last_metrics = self.evaluator.evaluate()
         return self.last_metrics
 
     def _detections(self):
-        """Yields (image_ids, detections) of numpy arrays, one replica's share each."""
+        """Yields (image_ids, detections) of numpy arrays, one or all replicas' each."""
 
         def detect(batch):
-            return self.model.detect(
-                batch["images"], image_size=batch["image_size"], scale=batch["scale"]
-            )
+            return self.model.detect(**{name: batch[name] for name in _DETECT_INPUTS})
 
         if keras.backend.backend() != "tensorflow":
+            distribution = keras.distribution.distribution()
             for batch in self.batches:
                 # The pipeline's tensors are TensorFlow's.
                 batch = {name: np.asarray(value) for name, value in batch.items()}
-                yield batch["image_id"], _to_numpy(detect(batch))
+                image_ids = batch["image_id"]
+                if distribution is None:
+                    yield image_ids, _to_numpy(detect(batch))
+                    continue
+
+                from vfnet_tf.training import loop
+
+                inputs = {name: batch[name] for name in _DETECT_INPUTS}
+                found = detect(loop.spread(distribution, inputs))
+                yield loop.gather(distribution, (image_ids, found))
             return
 
         import tensorflow as tf
@@ -136,9 +146,15 @@ class CocoEvaluation(keras.callbacks.Callback):
             if replicas == 1:
                 self._detect = tf.function(detect)
             elif is_cluster:
+
+                def detect_share(batch, is_told):
+                    # One row of its own for each replica, as of the others.
+                    told = tf.fill([1], is_told)
+                    return batch["image_id"], detect(batch), told
+
                 self._detect = tf.function(
-                    lambda b: loop.gather(
-                        strategy, (b["image_id"], strategy.run(detect, args=(b,)))
+                    lambda *args: loop.gather(
+                        strategy, strategy.run(detect_share, args=args)
                     )
                 )
             else:
@@ -151,7 +167,11 @@ class CocoEvaluation(keras.callbacks.Callback):
         inputs = self.batches.map(_inputs_of)
         if is_cluster:
             for batch in strategy.distribute_datasets_from_function(lambda _: inputs):
-                yield _to_numpy(self._detect(batch))
+                is_told = tf.constant(0.0 if self.stop is None else self.stop.is_told)
+                image_ids, detections, told = _to_numpy(self._detect(batch, is_told))
+                if self.stop is not None:
+                    self.stop.hear(told.sum())
+                yield image_ids, detections
             return
         for batch in strategy.experimental_distribute_dataset(inputs):
             detections = self._detect(batch)
@@ -167,7 +187,7 @@ class CocoEvaluation(keras.callbacks.Callback):
 
 def _inputs_of(batch):
     """What `detect` reads of a batch, so that padded boxes cause no retracing."""
-    return {name: batch[name] for name in ("images", "image_size", "scale", "image_id")}
+    return {name: batch[name] for name in (*_DETECT_INPUTS, "image_id")}
 
 
 def _to_numpy(values):
@@ -448,18 +468,16 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         if every is not None and self._step // every > previous // every:
             self.save_now()
 
-    def save_now(self, reads_metrics=True):
+    def save_now(self):
         """Saves the state between two steps; for callbacks, in `on_train_batch_begin`.
 
-        Args:
-            reads_metrics: bool, save the means of the metrics so far. Reading them is
-                something that all workers must do together.
+        Several workers do so together: they read the means of the metrics from all.
 
         Returns:
             `(epoch, step)` as of `restore`, what has been learned from.
         """
         sync_state(self.model)
-        metrics = read_metrics(self.model) if reads_metrics else {}
+        metrics = read_metrics(self.model)
         loss = metrics.get("loss", [0.0])[0]
         self._save({"loss": loss}, self._epoch, self._step, metrics=metrics)
         return self._epoch, self._step

@@ -40,6 +40,11 @@ def _exchange(optimizer):
     averages = optimizer._model_variables_moving_average
     for variable, average in zip(optimizer._trainable_variables, averages, strict=True):
         if average is not None:
-            value = keras.ops.convert_to_numpy(variable).copy()
-            variable.assign(average)
+            if keras.backend.backend() == "jax":
+                # As it lies on the devices: what comes from the host is compared over
+                # all processes, and one of them may be alone here.
+                value, mean = variable.value, average.value
+            else:
+                value, mean = keras.ops.convert_to_numpy(variable).copy(), average
+            variable.assign(mean)
             average.assign(value)

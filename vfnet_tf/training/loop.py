@@ -1,15 +1,21 @@
 """`fit` over several processes, and what else they must do together.
 
 Keras 3.15's `fit` ends in an error under `MultiWorkerMirroredStrategy`: it averages the
-logs of a step, which are scalars, over an axis. All collectives here are TensorFlow's.
+logs of a step, which are scalars, over an axis. With JAX it works as it is. All
+collectives here are TensorFlow's and JAX's own.
 """
 
 import contextlib
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from vfnet_tf.training import strategies
+from vfnet_tf.training.preemption import SaveOnSignal
+
+# The key of what a `SaveOnSignal` has been told, on its way through the logs of a step.
+_TOLD = "_told"
 
 # What collectives end in once a process is gone, by where it was noticed.
 _LOST = (
@@ -18,6 +24,9 @@ _LOST = (
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
 )
+
+# What JAX's errors of collectives name: those of CPUs and of GPUs, and what both rest on.
+_JAX_COLLECTIVES = ("Gloo", "NCCL", "coordination service")
 
 
 class WorkerLostError(ConnectionError):
@@ -36,7 +45,9 @@ def fit(model, batches, epochs=1, initial_epoch=0, callbacks=None, verbose="auto
             are means. Its own `train_step` is what runs.
         batches: `tf.data.Dataset` of known cardinality: for each step one batch for
             each replica of this worker, see `strategies.shares_of`.
-        epochs, initial_epoch, callbacks: as in `keras.Model.fit`.
+        epochs, initial_epoch: as in `keras.Model.fit`.
+        callbacks: list of Keras callbacks. A `SaveOnSignal` among them hears before each
+            step whether any worker had been told to stop when the last one began.
         verbose: as in `keras.Model.fit`; workers but the chief are silent.
 
     Returns:
@@ -60,6 +71,7 @@ def fit(model, batches, epochs=1, initial_epoch=0, callbacks=None, verbose="auto
     with strategy.scope():
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
+    stops = [each for each in callbacks or () if isinstance(each, SaveOnSignal)]
     callbacks = keras.callbacks.CallbackList(
         callbacks,
         add_history=True,
@@ -70,8 +82,17 @@ def fit(model, batches, epochs=1, initial_epoch=0, callbacks=None, verbose="auto
         model=model,
     )
     train_step = _train_step_of_all(model)
+
+    def train_function(iterator):
+        is_told = tf.constant(max([0.0, *(stop.is_told for stop in stops)]))
+        logs = train_step(next(iterator), is_told)
+        told = logs.pop(_TOLD)
+        for stop in stops:
+            stop.hear(told)
+        return logs
+
     # As in Keras's `fit`, where callbacks find what runs a step.
-    model.train_function = lambda iterator: train_step(next(iterator))
+    model.train_function = train_function
     model.stop_training = False
     logs = {}
     with explaining_lost_workers():
@@ -98,11 +119,18 @@ def fit(model, batches, epochs=1, initial_epoch=0, callbacks=None, verbose="auto
 
 
 def _train_step_of_all(model):
-    """A function from the shares of a batch to the logs of the whole batch."""
+    """A function from the shares of a batch to the logs of the whole batch.
+
+    Its second argument, a scalar of this worker, is averaged with them.
+    """
     strategy = model.distribute_strategy
 
-    def train_step(batch):
-        logs = strategy.run(model.train_step, args=(batch,))
+    def train_share(batch, is_told):
+        # A tensor for each replica: the same one on all would not be summed.
+        return {**model.train_step(batch), _TOLD: tf.identity(is_told)}
+
+    def train_step(batch, is_told):
+        logs = strategy.run(train_share, args=(batch, is_told))
         return {
             name: strategy.reduce("MEAN", value, axis=None)
             for name, value in logs.items()
@@ -111,39 +139,73 @@ def _train_step_of_all(model):
     return train_step if model.run_eagerly else tf.function(train_step)
 
 
+def spread(strategy, batch):
+    """Sends the rows of a batch to the devices of JAX, each its share.
+
+    Args:
+        strategy: `keras.distribution.DataParallel`.
+        batch: dict of arrays `[b, ...]`, what this process brings; b is a multiple of
+            its devices.
+
+    Returns:
+        The dict of `jax.Array` `[b * processes, ...]`.
+    """
+    import jax
+
+    return {
+        name: jax.make_array_from_process_local_data(
+            strategy.get_data_layout(value.shape).backend_layout, value
+        )
+        for name, value in batch.items()
+    }
+
+
 def gather(strategy, values):
     """Joins the shares of all replicas of all processes, in order of the replicas.
 
     Args:
-        strategy: `tf.distribute.Strategy`.
-        values: nested per-replica values `[b, ...]`, of the same shape on all replicas.
+        strategy: as of `strategies.make_strategy`.
+        values: nested per-replica values `[b, ...]`, of the same shape on all replicas;
+            with JAX what `spread` gave or what came of it, or numpy arrays of each
+            process.
 
     Returns:
-        The same structure of tensors `[b * replicas, ...]`, the same on every process.
+        The same structure of tensors (numpy arrays with JAX) `[b * replicas, ...]`, the
+        same on every process.
     """
-    return tf.nest.map_structure(lambda value: strategy.gather(value, axis=0), values)
+    if not isinstance(strategy, keras.distribution.DataParallel):
+        return tf.nest.map_structure(
+            lambda value: strategy.gather(value, axis=0), values
+        )
+    from jax.experimental import multihost_utils
+
+    def join(value):
+        if value.dtype != "int64":
+            return multihost_utils.process_allgather(value, tiled=True)
+        # JAX would make int32 of it, and image ids can be larger.
+        halves = np.ascontiguousarray(value)[..., None].view("int32")
+        joined = multihost_utils.process_allgather(halves, tiled=True)
+        return np.ascontiguousarray(joined).view("int64")[..., 0]
+
+    return tf.nest.map_structure(join, values)
 
 
 def check_same_everywhere(strategy, **numbers):
     """Raises unless all processes hold the same numbers; none goes on before all came.
 
     Args:
-        strategy: `tf.distribute.Strategy`.
+        strategy: as of `strategies.make_strategy`.
         **numbers: int, by the name that the message gives them.
 
     Raises:
         ValueError: they differ; lists them by worker.
         WorkerLostError: another worker is gone.
     """
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    if len(strategies.cluster_of(strategy).addresses) == 1:
         return
-    local = len(strategy.extended.worker_devices)
     for name, number in numbers.items():
-        values = strategy.experimental_distribute_values_from_function(
-            lambda _, number=number: tf.constant([number], tf.int64)
-        )
         with explaining_lost_workers():
-            found = gather(strategy, values).numpy()[::local].tolist()
+            found = _gather_number(strategy, number)
         if len(set(found)) > 1:
             raise ValueError(
                 f"All workers must have the same {name}: do they share the run "
@@ -151,14 +213,35 @@ def check_same_everywhere(strategy, **numbers):
             )
 
 
+def _gather_number(strategy, number):
+    """The ints that all processes bring, a list in their order."""
+    own = np.array([number], "int64")
+    if isinstance(strategy, keras.distribution.DataParallel):
+        return gather(strategy, own).tolist()
+    values = strategy.experimental_distribute_values_from_function(
+        lambda _: tf.constant(own)
+    )
+    local = len(strategy.extended.worker_devices)
+    return gather(strategy, values).numpy()[::local].tolist()
+
+
 @contextlib.contextmanager
 def explaining_lost_workers():
-    """Turns TensorFlow's errors of a broken cluster into a `WorkerLostError`."""
+    """Turns the errors of a broken cluster into a `WorkerLostError`."""
     try:
         yield
     except _LOST as error:
-        raise WorkerLostError(
-            "Another worker is gone, so this one stops too. Look at the log of the one "
-            "that ended first, then start all of them again with the same command: they "
-            f"go on from the last saved epoch. TensorFlow says: {error.message}"
-        ) from error
+        raise _lost(f"TensorFlow says: {error.message}") from error
+    # JAX gives them no class of their own.
+    except (RuntimeError, ValueError) as error:
+        if not any(name in str(error) for name in _JAX_COLLECTIVES):
+            raise
+        raise _lost(f"JAX says: {error}") from error
+
+
+def _lost(reason):
+    return WorkerLostError(
+        "Another worker is gone, so this one stops too. Look at the log of the one that "
+        "ended first, then start all of them again with the same command: they go on "
+        f"from the last saved epoch. {reason}"
+    )

@@ -23,27 +23,34 @@ class SaveOnSignal(keras.callbacks.Callback):
 
     It comes after the checkpoint, whose state at the end of an epoch is then the one.
 
+    Of several processes any may be told, and all must stop at the same step: one that
+    went on alone would wait in the next sum for those that are gone. With TensorFlow
+    `loop.fit` and `CocoEvaluation` carry `is_told` along with what they send anyhow, and
+    `hear` says what came of it. JAX has a service of its own for this, which heeds
+    SIGTERM from `keras.distribution.initialize` on and needs some steps to agree.
+
     Args:
         checkpoint: `ResumableCheckpoint`.
         signals: what to heed while it is entered; SIGTERM is what cluster managers send
             some seconds before they kill. Outside of the main thread none is heeded.
-        is_alone: bool; False for one of several workers, which may be the only one that
-            is told to stop: the state then lacks the means of the metrics so far.
+        num_processes: int, those that train together and call it at the same steps.
 
     Raises:
-        PreemptedError: in `fit`.
+        PreemptedError: in `fit`, of all processes.
     """
 
-    def __init__(self, checkpoint, signals=(signal.SIGTERM,), is_alone=True):
+    def __init__(self, checkpoint, signals=(signal.SIGTERM,), num_processes=1):
         super().__init__()
         self.checkpoint = checkpoint
         self.signals = tuple(signals)
-        self.is_alone = is_alone
+        self.num_processes = num_processes
         self.received = None
+        self._heard = 0.0
+        self._num_checks = 0
         self._handlers = contextlib.ExitStack()
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and not self._asks_jax:
             for number in self.signals:
                 before = signal.signal(number, self._remember)
                 self._handlers.callback(signal.signal, number, before)
@@ -52,12 +59,40 @@ class SaveOnSignal(keras.callbacks.Callback):
     def __exit__(self, *exception):
         self._handlers.close()
 
+    @property
+    def is_told(self):
+        """Whether a signal has come to this process, 1.0 or 0.0."""
+        return float(self.received is not None)
+
+    def hear(self, told):
+        """Takes the mean, sum or any other positive mix of `is_told` of all processes."""
+        self._heard = told
+
+    @property
+    def _asks_jax(self):
+        return self.num_processes > 1 and keras.backend.backend() == "jax"
+
     def _remember(self, number, frame):
         self.received = signal.Signals(number).name
 
+    def _is_over(self):
+        """Whether to stop now: the same on all processes, whoever was told."""
+        if self.num_processes == 1:
+            return self.received is not None
+        if not self._asks_jax:
+            is_over = float(self._heard) > 0
+        else:
+            from jax.experimental import multihost_utils
+
+            self._num_checks += 1
+            is_over = multihost_utils.reached_preemption_sync_point(self._num_checks)
+        if is_over:
+            self.received = self.signals[0].name
+        return is_over
+
     def on_train_batch_begin(self, batch, logs=None):
-        if self.received:
-            epoch, step = self.checkpoint.save_now(reads_metrics=self.is_alone)
+        if self._is_over():
+            epoch, step = self.checkpoint.save_now()
             if not self.checkpoint.writes:
                 raise PreemptedError(
                     f"{self.received}: stopped. The chief keeps the state, in "
@@ -73,7 +108,7 @@ class SaveOnSignal(keras.callbacks.Callback):
 
     def check(self):
         """Leaves at once if a signal came; what was saved last is what there is."""
-        if self.received:
+        if self._is_over():
             raise PreemptedError(
                 f"{self.received}: stopped at the end of an epoch. The same command "
                 f"goes on from {self.checkpoint.last_path}."

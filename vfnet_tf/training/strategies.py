@@ -19,6 +19,10 @@ _TF_CONFIG_EXAMPLE = (
     '"task": {"type": "worker", "index": 0}}'
 )
 
+# What `keras.distribution.initialize` reads.
+_PROCESSES = "KERAS_DISTRIBUTION_"
+_PROCESS_VARIABLES = ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
+
 
 def make_strategy(name="mirrored", devices=None):
     """Builds a strategy; build and compile the model inside its `scope()`.
@@ -27,8 +31,9 @@ def make_strategy(name="mirrored", devices=None):
         name: `"one_device"`, the first device; `"mirrored"`, a copy of the model on
             every device, each with its share of the batch; `"multi_worker"`, the same
             over the processes that the environment variable `TF_CONFIG` lists, before
-            any other operation of TensorFlow; `"data_parallel"`, all devices that JAX
-            sees, with the JAX backend.
+            any other operation of TensorFlow; `"data_parallel"`, with the JAX backend,
+            all devices that JAX sees: those of this process, or of all processes where
+            the variables of `read_processes` are set, before any computation of JAX.
         devices: TensorFlow device names such as `["GPU:0", "GPU:1"]`, of `"one_device"`
             and `"mirrored"` only; the default is all GPUs that TensorFlow sees, or else
             the CPU.
@@ -40,7 +45,7 @@ def make_strategy(name="mirrored", devices=None):
     Raises:
         ValueError: an unknown name, one that the Keras backend does not have, no
             device, a device that does not exist, or twice the same; a `TF_CONFIG` that
-            is missing or malformed.
+            is missing, it or what `read_processes` reads is malformed.
     """
     if name not in STRATEGIES:
         raise ValueError(f"`name` must be one of {STRATEGIES}. Received: name={name}")
@@ -115,9 +120,13 @@ def _multi_worker_strategy():
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
+@functools.cache
 def _data_parallel():
     # The pipeline is TensorFlow's; the memory of the GPUs is for JAX.
     tf.config.set_visible_devices([], "GPU")
+    if configured_cluster("data_parallel") is not None:
+        # Once, and before JAX looks for devices: it would see this process's only.
+        keras.distribution.initialize()
     # Each process builds its own share of a batch.
     return keras.distribution.DataParallel(auto_shard_dataset=False)
 
@@ -189,6 +198,63 @@ def read_cluster(text=None):
             f"address comes twice. Received: {text}"
         )
     return Cluster(addresses, index + (len(chiefs) if kind == "worker" else 0))
+
+
+def read_processes():
+    """Reads the variables by which the processes of JAX find each other.
+
+    They are those of `keras.distribution.initialize`, by their whole names
+    `KERAS_DISTRIBUTION_JOB_ADDRESSES` (that of process 0, `host:port`, or those of all
+    with commas between), `..._NUM_PROCESSES` and `..._PROCESS_ID` (from 0).
+
+    Returns:
+        A `Cluster`.
+
+    Raises:
+        ValueError: one is missing, no number or out of range, or an address has no port,
+            or their number is another one.
+    """
+    found = {name: os.environ.get(_PROCESSES + name) for name in _PROCESS_VARIABLES}
+    try:
+        addresses = tuple(found["JOB_ADDRESSES"].split(","))
+        ports = [int(address.rpartition(":")[2]) for address in addresses]
+        count, index = int(found["NUM_PROCESSES"]), int(found["PROCESS_ID"])
+        is_good = (
+            0 <= index < count
+            and len(addresses) in (1, count)
+            and all(":" in address for address in addresses)
+            and all(0 < port < 2**16 for port in ports)
+        )
+    except (AttributeError, TypeError, ValueError):
+        is_good = False
+    if not is_good:
+        raise ValueError(
+            f"{_PROCESSES}JOB_ADDRESSES must hold host:port of process 0, or of all, "
+            "..._NUM_PROCESSES their number and ..._PROCESS_ID which one this is, from "
+            f"0. Received: {found}"
+        )
+    if len(addresses) < count:
+        others = (f"process {number}" for number in range(1, count))
+        addresses = (addresses[0], *others)
+    return Cluster(addresses, index)
+
+
+def configured_cluster(name):
+    """What the environment says of the processes of a strategy that is not made yet.
+
+    Args:
+        name: as of `make_strategy`.
+
+    Returns:
+        A `Cluster`, or None for a strategy of one process.
+
+    Raises:
+        ValueError: as of `read_cluster` and `read_processes`.
+    """
+    if name == "multi_worker":
+        return read_cluster()
+    is_set = any(_PROCESSES + variable in os.environ for variable in _PROCESS_VARIABLES)
+    return read_processes() if name == "data_parallel" and is_set else None
 
 
 def cluster_of(strategy):

@@ -1,5 +1,6 @@
 """One run from a config and two datasets: build, fit, evaluate, draw, keep."""
 
+import contextlib
 import dataclasses
 import pathlib
 
@@ -119,12 +120,6 @@ class Trainer:
         _check_averaging(training)
         self.cluster = strategies.cluster_of(self.strategy)
         is_jax = keras.backend.backend() == "jax"
-        if is_jax and len(self.cluster.addresses) > 1:
-            raise ValueError(
-                "With JAX a run trains in one process, on all of its devices; for several "
-                "see docs/scaling.md. Received: "
-                f"{len(self.cluster.addresses)} processes"
-            )
         self._shares = strategies.shares_of(self.strategy)
         if training.swa and len(self.cluster.addresses) > 1:
             raise ValueError(
@@ -151,7 +146,9 @@ class Trainer:
                 training.base_batch_size,
                 batch=self.effective_batch_size,
             )
-        if find_state(self.run_dir) is not None:
+        is_resumed = find_state(self.run_dir) is not None
+        loop.check_same_everywhere(self.strategy, saved_states=int(is_resumed))
+        if is_resumed:
             initial_weights = None
         load = initial_weights if callable(initial_weights) else None
         with self.strategy.scope():
@@ -317,7 +314,8 @@ class Trainer:
     def fit(self, verbose="auto", callbacks=()):
         """Trains to the end, from the last saved state if there is one.
 
-        SIGTERM saves the state at the next step and raises `PreemptedError`.
+        SIGTERM saves the state at the next step and raises `PreemptedError`, in all
+        processes if any gets it.
 
         `run_dir` then holds `config.json`, `last.weights.h5` (and the state before it,
         `last-1.weights.h5`), `best.weights.h5` (by validation AP), `history.csv` by epoch,
@@ -331,21 +329,25 @@ class Trainer:
             The metrics of the best weights on the validation set, or None without one.
         """
         training = self.config.training
-        if self.cluster.is_chief:
-            self._save_config()
+        # All look at it, so that all stop where it is another run's.
+        self._check_config()
         checkpoint, averaging = self._checkpoint()
-        epoch, step = checkpoint.restore(self.detector)
+        with loop.explaining_lost_workers():
+            epoch, step = checkpoint.restore(self.detector)
         loop.check_same_everywhere(
             self.strategy,
             finished_epochs=epoch,
             finished_steps=step,
             steps_per_epoch=self.steps_per_epoch,
         )
+        if self.cluster.is_chief:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            configs.save_config(self.config, self._config_path)
         if self.cluster.is_chief and (epoch or step):
             within = f" and {step} of {self.steps_per_epoch} steps" if step else ""
             print(f"resuming after epoch {epoch} of {training.epochs}{within}")
         save_on_signal = SaveOnSignal(
-            checkpoint, is_alone=len(self.cluster.addresses) == 1
+            checkpoint, num_processes=len(self.cluster.addresses)
         )
         evaluation = self._evaluation(checkpoint, save_on_signal)
         alarm = NonFiniteAlarm(
@@ -429,7 +431,7 @@ class Trainer:
             CocoEvaluator(self.val_dataset),
             every=self.evaluate_every,
             last_epoch=self.config.training.epochs,
-            between_batches=save_on_signal.check,
+            stop=save_on_signal,
             weights=checkpoint.weights,
         )
 
@@ -463,7 +465,7 @@ class Trainer:
                 self.detector = _build(self.config, "float32")
                 self.detector.set_weights(weights)
         evaluation.set_model(self.detector)
-        with loop.explaining_lost_workers():
+        with self._keras_scope(), loop.explaining_lost_workers():
             metrics = evaluation.evaluate()
         if is_chief:
             save_metrics(self.run_dir / "metrics.json", metrics)
@@ -492,12 +494,17 @@ class Trainer:
         }
         if isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
             loop.fit(self.detector, batches, **options)
-        elif isinstance(self.strategy, tf.distribute.Strategy):
+            return
+        if not self.cluster.is_chief:
+            options["verbose"] = 0
+        with self._keras_scope(), loop.explaining_lost_workers():
             self.detector.fit(batches, shuffle=False, **options)
-        else:
-            # Keras asks for the distribution in force when batches are sent to devices.
-            with self.strategy.scope():
-                self.detector.fit(batches, shuffle=False, **options)
+
+    def _keras_scope(self):
+        """Where batches go to all devices of JAX; nothing with `tf.distribute`."""
+        if isinstance(self.strategy, tf.distribute.Strategy):
+            return contextlib.nullcontext()
+        return self.strategy.scope()
 
     def draw_samples(self, count=6, score_threshold=0.3):
         """Draws ground truth beside detections on validation images: `samples.png`."""
@@ -531,21 +538,23 @@ class Trainer:
         visualization.save_image(path, visualization.draw_grid(pictures, columns=2))
         return path
 
-    def _save_config(self):
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        path = self.run_dir / "config.json"
-        if path.exists():
-            # A field that is younger than the run has its default in the old one.
-            old = configs.to_dict(configs.load_config(path))
-            new = configs.to_dict(self.config)
-            changed = sorted(find_differences(old, new))
-            if changed:
-                raise ValueError(
-                    f"{self.run_dir} holds a run with other settings: "
-                    f"{'; '.join(changed)}. Give another directory, or the same settings "
-                    f"to go on with it. Received: run_dir={self.run_dir}"
-                )
-        configs.save_config(self.config, path)
+    @property
+    def _config_path(self):
+        return self.run_dir / "config.json"
+
+    def _check_config(self):
+        if not self._config_path.exists():
+            return
+        # A field that is younger than the run has its default in the old one.
+        old = configs.to_dict(configs.load_config(self._config_path))
+        new = configs.to_dict(self.config)
+        changed = sorted(find_differences(old, new))
+        if changed:
+            raise ValueError(
+                f"{self.run_dir} holds a run with other settings: "
+                f"{'; '.join(changed)}. Give another directory, or the same settings "
+                f"to go on with it. Received: run_dir={self.run_dir}"
+            )
 
 
 def _describe_draws(data):
