@@ -456,3 +456,68 @@ def test_the_shared_datasets_are_read_whole(shared_data, name, expected):
         dataset = read_coco(file, image_dir, training=split == "train", strict=True)
         assert (len(dataset), dataset.num_boxes) == expected[split]
         assert dataset.report.num_dropped == 0
+
+
+def test_the_report_keeps_all_problems_with_image_and_box(coco):
+    path = coco.image(48, 64)
+    coco.box([5, 5, 5, 5])
+    for number in range(5):
+        coco.box([1, 2, -number, 20])
+    coco.box([-5, 40, 20, 20])
+    coco.box([1, 2, "3", 4])
+    coco.box([1, 2, 3, 4], image_id=99)
+    report = read_coco(coco.save(), coco.directory).report
+    assert len(report.examples[reader.BAD_SIZE]) == 3
+    reasons = [reader.BAD_SIZE] * 5
+    reasons += [reader.CLIPPED, reader.BAD_BOX, reader.UNKNOWN_IMAGE]
+    assert [problem.reason for problem in report.problems] == reasons
+    assert report.problems[4] == reader.Problem(
+        reader.BAD_SIZE,
+        "annotation 6 in 0.jpg ([1, 2, -4, 20])",
+        str(path),
+        (1, 2, -3, 22),
+    )
+    assert report.problems[5].box == (-5, 40, 15, 60)
+    assert report.problems[6].box is None
+    assert report.problems[7].path == "" and report.problems[7].box is None
+
+
+def test_boxes_of_other_classes_and_on_skipped_images_are_counted_only(coco):
+    coco.content["categories"].append({"id": 8, "name": "other"})
+    coco.image()
+    coco.image().unlink()
+    coco.box([1, 2, 10, 20])
+    coco.box([1, 2, 10, 20], category_id=8)
+    coco.box([1, 2, 10, 20], image_id=2)
+    report = read_coco(
+        coco.save(), coco.directory, class_names=["cell"], skip_bad_images=True
+    ).report
+    assert report.dropped == {reader.OTHER_CLASS: 1, reader.SKIPPED_IMAGE: 1}
+    assert report.problems == []
+
+
+def test_a_function_can_take_the_place_of_the_check_of_images(coco, own_cache):
+    path = str(coco.image(48, 64))
+    coco.box([1, 2, 10, 20])
+    calls = []
+
+    def check(paths):
+        calls.append(list(paths))
+        return {path: reader.ImageHeader(48, 64, orientation=3)}
+
+    dataset = read_coco(coco.save(), coco.directory, check_images=check)
+    assert calls == [[path]] and dataset[0].orientation == 3
+    assert not own_cache.exists()
+    with pytest.raises(ValueError, match="or a function"):
+        read_coco(coco.file, coco.directory, check_images="all")
+
+
+def test_an_inspection_lets_look_at_the_decoded_image(coco):
+    path, seen = coco.image(48, 64), []
+    inspect_image(path, look=lambda image, turn: seen.append((image.size, turn)))
+    assert seen == [((64, 48), 1)]
+
+    def fail(image, orientation):
+        raise OSError("no such mode")
+
+    assert inspect_image(path, look=fail).error == "cannot be decoded: no such mode"
