@@ -253,6 +253,7 @@ FOREIGN_OPTIONS = {
     "--enable_batching",
     "--batching_parameters_file",
     "--dist",
+    "--no-deps",
     "--xla_force_host_platform_device_count",
 }
 
