@@ -516,7 +516,10 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             "metrics": metrics or {},
         }
         try:
-            with replacing(self.last_path, self.state_paths) as temporary:
+            with (
+                _without_distribution(),
+                replacing(self.last_path, self.state_paths) as temporary,
+            ):
                 self.model.save_weights(temporary)
                 with h5py.File(temporary, "a") as file:
                     file.attrs[_STATE] = json.dumps(state)
@@ -550,6 +553,21 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         else:
             with self.weights(self.model):
                 save_without_optimizer(self.model, self.best_path, state)
+
+
+@contextlib.contextmanager
+def _without_distribution():
+    """For what one process of JAX does alone.
+
+    Keras 3.15 makes an optimizer to see which attributes of the model's are its own; its
+    variable, on all devices, would be compared over all processes.
+    """
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
 
 
 def save_without_optimizer(model, path, state):
