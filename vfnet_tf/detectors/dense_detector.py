@@ -622,7 +622,12 @@ def _is_eager(values):
     if backend == "jax":
         import jax
 
-        return not any(isinstance(value, jax.core.Tracer) for value in values)
+        # Of several processes each can read its own share only.
+        return not any(
+            isinstance(value, jax.core.Tracer)
+            or not getattr(value, "is_fully_addressable", True)
+            for value in values
+        )
     return True
 
 
