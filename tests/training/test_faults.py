@@ -42,7 +42,7 @@ def start(*arguments, **variables):
 def end(process):
     """What it printed and its exit status; it is killed if it does not end."""
     try:
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=600)
     finally:
         process.kill()
     return output, process.returncode
