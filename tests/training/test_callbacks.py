@@ -166,7 +166,8 @@ def test_detections_reach_the_evaluator_in_original_pixels():
     assert evaluator.seen[3]["boxes"] == [[0.0, 0.0, 8.0, 8.0]]
     for image_id in (1, 2, 3):
         scores = evaluator.seen[image_id]["scores"]
-        np.testing.assert_allclose(scores, [image_id / 10], rtol=1e-6)
+        # XLA with few optimisations, as `make test` compiles: 2e-6.
+        np.testing.assert_allclose(scores, [image_id / 10], rtol=1e-5)
 
 
 def test_later_callbacks_and_the_history_see_the_metrics():
@@ -239,7 +240,7 @@ def test_two_replicas_see_every_image_once(two_devices):
     assert sorted(evaluator.seen) == [-1, 1, 2, 3, 4, 5, 6, 7]
     for image_id in range(1, 8):
         scores = evaluator.seen[image_id]["scores"]
-        np.testing.assert_allclose(scores, [image_id / 10], rtol=1e-6)
+        np.testing.assert_allclose(scores, [image_id / 10], rtol=1e-5)
 
 
 # --- HistoryCsv

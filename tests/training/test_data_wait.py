@@ -76,11 +76,11 @@ on_tensorflow = pytest.mark.skipif(
 
 @on_tensorflow
 def test_slow_data_and_slow_steps_are_told_apart():
-    _, waiting, seen, _ = fit(data_seconds=0.05, step_seconds=0.0)
+    _, waiting, seen, _ = fit(data_seconds=0.3, step_seconds=0.0)
     assert len(seen) == 10
     assert 0.7 < waiting.share <= 1.0
     assert seen[-1] > 0.7
-    _, working, _, _ = fit(data_seconds=0.0, step_seconds=0.05)
+    _, working, _, _ = fit(data_seconds=0.0, step_seconds=0.3)
     assert working.share < 0.2
 
 
