@@ -125,9 +125,9 @@ def test_the_next_fit_has_the_models_own_function_back():
 @on_tensorflow
 def test_a_long_wait_is_said_and_what_would_help(capsys, monkeypatch):
     monkeypatch.setattr("vfnet_tf.training.data_wait._LEAST_WAIT", 0.1)
-    fit(data_seconds=0.03, step_seconds=0.0)
+    fit(data_seconds=0.2, step_seconds=0.0)
     assert "waited for data" in capsys.readouterr().out
-    fit(data_seconds=0.03, step_seconds=0.0, prints=False)
+    fit(data_seconds=0.2, step_seconds=0.0, prints=False)
     assert "waited" not in capsys.readouterr().out
 
 
