@@ -85,6 +85,18 @@ def test_the_page_has_a_section_for_each_level_that_was_found(grey):
     assert text.count("data:image/jpeg") == 2 and text.count("image/svg") == 2
 
 
+def test_a_picture_of_one_finding_says_what_and_of_several_which(grey):
+    findings = [
+        Finding(
+            "degenerate_box", "train", "annotation 7 is empty", 1, (Picture(grey),)
+        ),
+        Finding("leakage", "train+val", "two alike", 2, (Picture(grey),)),
+    ]
+    text = make_page(ScanResult((800, 1333), 8, {}, findings), "cells").html()
+    assert "<figcaption>train: annotation 7 is empty</figcaption>" in text
+    assert "<figcaption>train+val: grey.png</figcaption>" in text
+
+
 def test_many_findings_and_classes_are_cut_and_nothing_is_lost_silently(grey):
     findings = [
         Finding("bad_box", "train", f"box {n}", 1, (Picture(grey),)) for n in range(105)
