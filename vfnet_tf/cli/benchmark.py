@@ -1,12 +1,15 @@
 """`vfnet benchmark`: speed and memory, in multiples of one matrix product."""
 
 import dataclasses
+import os
 import pathlib
 import resource
 import subprocess
 import sys
 import time
 from typing import Literal
+
+from vfnet_tf.cli import keep_heap
 
 MEASUREMENTS = ("forward", "small", "train", "layers")
 
@@ -205,6 +208,7 @@ def _measure(name, options):
         return _layers(timer, tf)
     detector = builder.build_detector(options.config)
     if name == "train":
+        keep_heap(os.cpu_count() or 1)  # as `vfnet train` does
         return _training_step(timer, tf, detector)
     if name == "losses":
         return _share_of_losses(timer, tf, detector)

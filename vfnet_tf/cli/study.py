@@ -1,11 +1,13 @@
 """`vfnet study TABLE`: trains the rows of one of the paper's tables and compares."""
 
 import dataclasses
+import os
 import pathlib
 from typing import Literal
 
 import tyro
 
+from vfnet_tf.cli import keep_heap
 from vfnet_tf.cli.train import TrainingOptions, read_data, resolve, with_weights
 
 
@@ -44,6 +46,7 @@ def run(options):
             f"with `vfnet train`. Received: strategy={options.strategy}"
         )
     find_rows(options.table, options.rows)  # a wrong name is told before data is read
+    keep_heap(os.cpu_count() or 1)
     out = options.out or pathlib.Path("runs") / f"study_{options.table}"
     base = resolve(options)
     strategy = strategies.make_strategy(options.strategy)

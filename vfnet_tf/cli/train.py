@@ -1,6 +1,7 @@
 """`vfnet train`: trains a detector and leaves a run directory."""
 
 import dataclasses
+import os
 import pathlib
 from typing import Literal
 
@@ -11,6 +12,7 @@ from vfnet_tf.checkpoints.imagenet import (
     fetch_application_weights,
     find_imagenet_weights,
 )
+from vfnet_tf.cli import keep_heap
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,7 @@ def run(options):
     """Trains as `options` say; returns the exit status, 75 if stopped by SIGTERM."""
     from vfnet_tf.training import preemption, strategies, trainer
 
+    keep_heap(os.cpu_count() or 1)
     if options.deterministic:
         trainer.make_deterministic()
     config = resolve(
