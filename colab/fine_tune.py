@@ -251,8 +251,8 @@ display(Image.fromarray(draw_grid(pictures, columns=3)))
 
 # %% [markdown]
 # ## Save and load
-# A `.keras` file holds architecture and weights; Keras loads it, in another program after `import vfnet_tf.builder`, which registers
-# the classes.
+# A `.keras` file holds architecture and weights; Keras loads it, in another program after `import keras` and `import vfnet_tf`, which
+# registers the classes.
 
 # %%
 detector.save(run / "detector.keras")

@@ -326,3 +326,24 @@ def test_importing_the_package_does_not_import_another_backend():
     )
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip() == "[]", answer.stdout
+
+
+def test_beside_keras_the_package_registers_every_class_that_a_file_may_name():
+    code = (
+        "import keras, vfnet_tf, importlib, pkgutil\n"
+        "known = set(keras.saving.get_custom_objects())\n"
+        "for module in pkgutil.walk_packages(vfnet_tf.__path__, 'vfnet_tf.'):\n"
+        "    if not module.name.endswith('__main__'):\n"
+        "        importlib.import_module(module.name)\n"
+        "late = set(keras.saving.get_custom_objects()) - known\n"
+        "print(sorted(late), 'vfnet_tf>VFNet' in known)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.strip() == "[] True", answer.stdout
