@@ -202,3 +202,49 @@ def test_training_keeps_its_heap_on_few_cores_only(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not keep_heap(2)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "AMD64", "aarch64"])
+def test_training_asks_for_onednn_before_tensorflow_is_there(monkeypatch, machine):
+    from vfnet_tf import cli
+
+    kept = []
+    monkeypatch.setattr(cli, "keep_heap", kept.append)
+    monkeypatch.setattr(cli.platform, "machine", lambda: machine)
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    monkeypatch.setattr(os, "environ", {})
+    cli.prepare_training(2)
+    wanted = {} if machine == "aarch64" else {"TF_ENABLE_ONEDNN_OPTS": "1"}
+    assert os.environ == wanted
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
+    cli.prepare_training(2)
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0"
+    del os.environ["TF_ENABLE_ONEDNN_OPTS"]
+    monkeypatch.setitem(sys.modules, "tensorflow", object())
+    cli.prepare_training(2)
+    assert os.environ == {}  # too late for TensorFlow
+    assert kept == [2, 2, 2]
+
+
+def test_the_commands_that_train_prepare_for_it_first():
+    # The backend reads the environment when it is imported; only a process can tell.
+    code = (
+        "import os, sys\n"
+        "from vfnet_tf import cli\n"
+        "def stop(num_cores):\n"
+        "    late = set(sys.modules).intersection(('keras', 'tensorflow', 'jax'))\n"
+        "    print('prepared', sorted(late))\n"
+        "    raise SystemExit\n"
+        "cli.prepare_training = stop\n"
+        "from vfnet_tf.cli import {name}\n"
+        "{name}.main({arguments})"
+    )
+    for name, arguments in (("train", []), ("study", ["table3"])):
+        answer = subprocess.run(
+            [sys.executable, "-c", code.format(name=name, arguments=arguments)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert answer.stdout == "prepared []\n", answer.stderr

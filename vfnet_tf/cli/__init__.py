@@ -1,6 +1,7 @@
 import contextlib
 import ctypes
 import os
+import platform
 import sys
 
 # Before anything imports TensorFlow, whose start-up notes would bury a command's own
@@ -42,6 +43,23 @@ def keep_heap(num_cores):
     m_trim_threshold, m_mmap_max = -1, -4
     never = -1
     return _mallopt(m_trim_threshold, never) and _mallopt(m_mmap_max, 0)
+
+
+def prepare_training(num_cores):
+    """Chooses, for a process that will train, what is faster on the CPU.
+
+    Before TensorFlow is imported it turns on oneDNN, whose gradients of convolutions are
+    faster: a training step of ResNet-50 on 8 images of 160x192 took 1.9 s in place of
+    2.5 on two cores with AVX2. Where there is AVX512-VNNI, TensorFlow does so itself.
+    Inference stays without: one image of 800x1344 took 7.1 s in place of 4.5. A
+    `TF_ENABLE_ONEDNN_OPTS` in the environment wins.
+
+    It also calls `keep_heap`.
+    """
+    x86 = platform.machine().lower() in {"x86_64", "amd64"}
+    if x86 and "tensorflow" not in sys.modules:
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    keep_heap(num_cores)
 
 
 def _mallopt(option, value):

@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from vfnet_tf.cli import keep_heap
+from vfnet_tf.cli import prepare_training
 from vfnet_tf.cli.train import TrainingOptions, read_data, resolve, with_weights
 
 
@@ -37,6 +37,7 @@ class StudyOptions(TrainingOptions):
 
 def run(options):
     """Runs a study as `options` say; returns the exit status."""
+    prepare_training(os.cpu_count() or 1)
     from vfnet_tf.training import strategies, trainer
     from vfnet_tf.training.study import Study, find_rows
 
@@ -46,7 +47,6 @@ def run(options):
             f"with `vfnet train`. Received: strategy={options.strategy}"
         )
     find_rows(options.table, options.rows)  # a wrong name is told before data is read
-    keep_heap(os.cpu_count() or 1)
     out = options.out or pathlib.Path("runs") / f"study_{options.table}"
     base = resolve(options)
     strategy = strategies.make_strategy(options.strategy)

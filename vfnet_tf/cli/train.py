@@ -12,7 +12,7 @@ from vfnet_tf.checkpoints.imagenet import (
     fetch_application_weights,
     find_imagenet_weights,
 )
-from vfnet_tf.cli import keep_heap
+from vfnet_tf.cli import prepare_training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,9 +120,9 @@ class TrainOptions(TrainingOptions):
 
 def run(options):
     """Trains as `options` say; returns the exit status, 75 if stopped by SIGTERM."""
+    prepare_training(os.cpu_count() or 1)
     from vfnet_tf.training import preemption, strategies, trainer
 
-    keep_heap(os.cpu_count() or 1)
     if options.deterministic:
         trainer.make_deterministic()
     config = resolve(
