@@ -10,7 +10,13 @@ from vfnet_tf.data.coco import read_coco
 from vfnet_tf.layers import ConvNormAct
 
 
-def test_the_star_convolution_is_measured_against_a_plain_one(tmp_path, capsys):
+def test_the_star_convolution_is_measured_against_a_plain_one(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(benchmark, "G_SIZE", 64)
+    monkeypatch.setattr(benchmark, "STAR_SIZE", (12, 16))
+    monkeypatch.setattr(benchmark, "DEFORMABLE_SIZE", (9, 11))
+    monkeypatch.setattr(benchmark, "CHANNELS", 8)
     path = tmp_path / "rows.json"
     options = benchmark.BenchmarkOptions(
         only=("layers",), repeats=1, in_process=True, json=path
@@ -18,6 +24,8 @@ def test_the_star_convolution_is_measured_against_a_plain_one(tmp_path, capsys):
     assert benchmark.run(options) == 0
     rows = json.loads(path.read_text())
     plain, star, ratio, small, deformable, deformable_ratio = rows
+    assert plain["name"] == "3x3 convolution 12x16x8"
+    assert deformable["name"] == "deformable v2 9x11x8"
     assert plain["seconds"] > 0
     assert plain["in_g"] == plain["seconds"] / plain["g_seconds"]
     assert ratio["ratio"] == star["seconds"] / plain["seconds"]

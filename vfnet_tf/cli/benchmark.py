@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Literal
 
-from vfnet_tf.cli import keep_heap
+from vfnet_tf.cli import prepare_training
 
 MEASUREMENTS = ("forward", "small", "train", "layers")
 
@@ -21,6 +21,13 @@ DATA_SIZES = ((800, 1344), (320, 320))
 
 #: Input of the table of all models: (height, width).
 MODEL_SIZE = (800, 1344)
+
+#: Rows and columns of the matrices whose product is G.
+G_SIZE = 4096
+
+#: Maps of the layers' measurements: (height, width) of P3 at 800x1344 for the star, of
+#: C4 for the deformable convolution; channels in and out.
+STAR_SIZE, DEFORMABLE_SIZE, CHANNELS = (100, 168), (50, 84), 256
 
 #: Fields of `ModelConfig` that decide what is computed in a forward pass.
 ARCHITECTURE = (
@@ -193,6 +200,8 @@ def format_rows(rows):
 
 
 def _measure(name, options):
+    if name in {"train", "losses"}:
+        prepare_training(os.cpu_count() or 1)  # as `vfnet train` does
     import keras
     import tensorflow as tf
 
@@ -208,7 +217,6 @@ def _measure(name, options):
         return _layers(timer, tf)
     detector = builder.build_detector(options.config)
     if name == "train":
-        keep_heap(os.cpu_count() or 1)  # as `vfnet train` does
         return _training_step(timer, tf, detector)
     if name == "losses":
         return _share_of_losses(timer, tf, detector)
@@ -350,30 +358,31 @@ def _layers(timer, tf):
     from vfnet_tf.layers import DeformableConv2D, StarDeformableConv2D
     from vfnet_tf.ops.convolution import conv2d
 
-    features = tf.random.normal((1, 100, 168, 256))
-    distances = tf.random.uniform((1, 100, 168, 4), 0.0, 10.0)
-    star = StarDeformableConv2D(256)
+    features = tf.random.normal((1, *STAR_SIZE, CHANNELS))
+    distances = tf.random.uniform((1, *STAR_SIZE, 4), 0.0, 10.0)
+    size = "x".join(map(str, (*STAR_SIZE, CHANNELS)))
+    star = StarDeformableConv2D(CHANNELS)
     star(features[:, :8, :8], distances[:, :8, :8])
     plain = tf.function(lambda x: conv2d(x, star.kernel.value))
     starred = tf.function(star.call)
     rows = [
-        timer.row("3x3 convolution 100x168x256", lambda: plain(features).numpy()),
+        timer.row(f"3x3 convolution {size}", lambda: plain(features).numpy()),
         timer.row(
-            "star convolution 100x168x256",
-            lambda: starred(features, distances).numpy(),
+            f"star convolution {size}", lambda: starred(features, distances).numpy()
         ),
     ]
     ratio = rows[1]["seconds"] / rows[0]["seconds"]
     rows.append({"name": "  star to plain", "ratio": ratio})
 
-    features = tf.random.normal((1, 50, 84, 256))
-    deformable = DeformableConv2D(256, offset_initializer="glorot_uniform")
+    features = tf.random.normal((1, *DEFORMABLE_SIZE, CHANNELS))
+    size = "x".join(map(str, (*DEFORMABLE_SIZE, CHANNELS)))
+    deformable = DeformableConv2D(CHANNELS, offset_initializer="glorot_uniform")
     deformable(features[:, :8, :8])
     small = tf.function(lambda x: conv2d(x, deformable.kernel.value))
     deformed = tf.function(deformable.call)
     rows += [
-        timer.row("3x3 convolution 50x84x256", lambda: small(features).numpy()),
-        timer.row("deformable v2 50x84x256", lambda: deformed(features).numpy()),
+        timer.row(f"3x3 convolution {size}", lambda: small(features).numpy()),
+        timer.row(f"deformable v2 {size}", lambda: deformed(features).numpy()),
     ]
     ratio = rows[-1]["seconds"] / rows[-2]["seconds"]
     return [*rows, {"name": "  deformable to plain", "ratio": ratio}]
@@ -568,7 +577,7 @@ class _Timer:
     def _unit(self):
         import tensorflow as tf
 
-        matrix = tf.random.normal((4096, 4096))
+        matrix = tf.random.normal((G_SIZE, G_SIZE))
         self._product(matrix, matrix)
         return self._best(lambda: self._product(matrix, matrix)[0, 0].numpy(), 3)
 
