@@ -20,15 +20,15 @@ config = Config(
         head_filters=128,
         head_convs=2,
     ),
-    data=DataConfig(image_size=(160, 192), keep_ratio=True, cache_decoded=True),
+    data=DataConfig(image_size=(128, 160), keep_ratio=True, cache_decoded=True),
     training=TrainingConfig(
-        epochs=7,
+        epochs=6,
         batch_size=8,
         optimizer="adamw",
         base_learning_rate=1e-3,
         base_batch_size=8,
         weight_decay=0.01,
         warmup_steps=50,
-        drop_epochs=(6,),
+        drop_epochs=(5,),
     ),
 )
