@@ -306,6 +306,20 @@ def test_setup_requires_what_the_package_imports():
     assert len(required) <= 8, "what not everybody needs is an extra"
 
 
+def print_in_fresh_process(code, **environment):
+    """What Python code prints there."""
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout.strip()
+
+
 @pytest.mark.backend
 def test_importing_the_package_does_not_import_another_backend():
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
@@ -313,19 +327,24 @@ def test_importing_the_package_does_not_import_another_backend():
         backend = "jax"
     code = (
         "import sys, vfnet_tf\n"
-        "print([m for m in ('tensorflow', 'pycocotools', 'matplotlib')"
+        "print([m for m in ('keras', 'tensorflow', 'pycocotools', 'matplotlib')"
         " if m in sys.modules])"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "KERAS_BACKEND": backend},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
+    assert print_in_fresh_process(code, KERAS_BACKEND=backend) == "[]"
+
+
+def test_beside_keras_the_package_imports_no_heavy_library():
+    code = (
+        "import sys, keras\n"
+        "before = set(sys.modules)\n"
+        "import vfnet_tf\n"
+        "late = set(sys.modules) - before\n"
+        "print(sorted(m for m in late if '.' not in m and m not in"
+        " sys.stdlib_module_names and not m.startswith('_')))"
     )
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.strip() == "[]", answer.stdout
+    for backend in ("tensorflow", "jax"):
+        found = print_in_fresh_process(code, KERAS_BACKEND=backend)
+        assert found == "['vfnet_tf']", found
 
 
 def test_beside_keras_the_package_registers_every_class_that_a_file_may_name():
@@ -338,12 +357,4 @@ def test_beside_keras_the_package_registers_every_class_that_a_file_may_name():
         "late = set(keras.saving.get_custom_objects()) - known\n"
         "print(sorted(late), 'vfnet_tf>VFNet' in known)"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.strip() == "[] True", answer.stdout
+    assert print_in_fresh_process(code) == "[] True"

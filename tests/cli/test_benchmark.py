@@ -36,6 +36,19 @@ def test_the_star_convolution_is_measured_against_a_plain_one(
     assert f"{ratio['ratio']:.2f}x" in text
 
 
+def test_the_unit_is_the_product_of_two_such_matrices(monkeypatch):
+    assert benchmark.G_SIZE == 4096  # what G means in every table
+    monkeypatch.setattr(benchmark, "G_SIZE", 32)
+    timer = benchmark._Timer(1)
+    factors = []
+    product = timer._product
+    monkeypatch.setattr(
+        timer, "_product", lambda *both: factors.append(both) or product(*both)
+    )
+    assert timer._unit() > 0
+    assert {tuple(one.shape) for both in factors for one in both} == {(32, 32)}
+
+
 def test_the_table_has_every_architecture_once():
     names = benchmark.architectures()
     stems = [name for name in list_configs() if name.endswith("_coco")]

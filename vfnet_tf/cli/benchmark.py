@@ -1,7 +1,6 @@
 """`vfnet benchmark`: speed and memory, in multiples of one matrix product."""
 
 import dataclasses
-import os
 import pathlib
 import resource
 import subprocess
@@ -9,7 +8,7 @@ import sys
 import time
 from typing import Literal
 
-from vfnet_tf.cli import prepare_training
+from vfnet_tf.cli.process import choose_onednn
 
 MEASUREMENTS = ("forward", "small", "train", "layers")
 
@@ -201,7 +200,7 @@ def format_rows(rows):
 
 def _measure(name, options):
     if name in {"train", "losses"}:
-        prepare_training(os.cpu_count() or 1)  # as `vfnet train` does
+        choose_onednn()  # as `vfnet train` does
     import keras
     import tensorflow as tf
 

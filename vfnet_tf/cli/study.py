@@ -1,13 +1,12 @@
 """`vfnet study TABLE`: trains the rows of one of the paper's tables and compares."""
 
 import dataclasses
-import os
 import pathlib
 from typing import Literal
 
 import tyro
 
-from vfnet_tf.cli import prepare_training
+from vfnet_tf.cli.process import choose_onednn
 from vfnet_tf.cli.train import TrainingOptions, read_data, resolve, with_weights
 
 
@@ -37,7 +36,7 @@ class StudyOptions(TrainingOptions):
 
 def run(options):
     """Runs a study as `options` say; returns the exit status."""
-    prepare_training(os.cpu_count() or 1)
+    choose_onednn()
     from vfnet_tf.training import strategies, trainer
     from vfnet_tf.training.study import Study, find_rows
 

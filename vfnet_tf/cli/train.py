@@ -1,7 +1,6 @@
 """`vfnet train`: trains a detector and leaves a run directory."""
 
 import dataclasses
-import os
 import pathlib
 from typing import Literal
 
@@ -12,7 +11,7 @@ from vfnet_tf.checkpoints.imagenet import (
     fetch_application_weights,
     find_imagenet_weights,
 )
-from vfnet_tf.cli import prepare_training
+from vfnet_tf.cli.process import choose_onednn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,7 +119,7 @@ class TrainOptions(TrainingOptions):
 
 def run(options):
     """Trains as `options` say; returns the exit status, 75 if stopped by SIGTERM."""
-    prepare_training(os.cpu_count() or 1)
+    choose_onednn()
     from vfnet_tf.training import preemption, strategies, trainer
 
     if options.deterministic:
