@@ -2,6 +2,8 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from vfnet_tf.ops.shapes import sizes_of
+
 
 class Assignment(NamedTuple):
     """Which ground-truth box each point learns, from any assigner.
@@ -99,7 +101,7 @@ def resolve_claims(indices, is_claim, priorities, num_points):
     Returns:
         int32 `[B, P]`, the row of the box, -1 for none.
     """
-    batch, num_boxes = ops.shape(indices)[:2]
+    batch, num_boxes = sizes_of(indices)[:2]
     # Each claim is a row (image * P + point, priority, box).
     first = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1)) * num_points
     slots = ops.reshape(first + indices, (-1,))
@@ -107,7 +109,7 @@ def resolve_claims(indices, is_claim, priorities, num_points):
     claims = ops.where(is_claim, priorities, float("-inf"))
     best = ops.segment_max(ops.reshape(claims, (-1,)), slots, num_slots)
     is_best = ops.logical_and(
-        is_claim, claims == ops.reshape(ops.take(best, slots), ops.shape(claims))
+        is_claim, claims == ops.reshape(ops.take(best, slots), sizes_of(claims))
     )
     rows = ops.arange(num_boxes, dtype="float32")[None, :, None]
     # The first box of equals: the largest -row. Float, as segment_max is on torch.

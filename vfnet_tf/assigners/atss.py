@@ -8,6 +8,7 @@ from vfnet_tf.assigners.assignment import (
     resolve_claims,
 )
 from vfnet_tf.ops.boxes import boxes_to_distances, elementwise_iou, square_anchors
+from vfnet_tf.ops.shapes import sizes_of
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -82,7 +83,7 @@ class ATSSAssigner:
             ops.logical_and(ious >= threshold[..., None], margin > 0.01),
         )
 
-        gt_indices = resolve_claims(indices, is_claim, ious, ops.shape(points)[0])
+        gt_indices = resolve_claims(indices, is_claim, ious, sizes_of(points)[0])
         return make_assignment(gt_indices, gt_boxes, gt_labels, is_valid)
 
     def _candidates(self, points, point_strides, gt_boxes, is_valid):
@@ -91,7 +92,7 @@ class ATSSAssigner:
         offsets_y = points[:, 1] - centers[..., 1:2]
         nearness = -(ops.square(offsets_x) + ops.square(offsets_y))
         nearness = ops.where(is_valid[:, None], nearness, float("-inf"))
-        top_k = ops.minimum(self.top_k, ops.shape(points)[0])
+        top_k = ops.minimum(self.top_k, sizes_of(points)[0])
         if points.shape[0] is not None:
             top_k = min(self.top_k, points.shape[0])
         indices, is_candidate = [], []

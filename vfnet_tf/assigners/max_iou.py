@@ -3,6 +3,7 @@ from keras import ops
 
 from vfnet_tf.assigners.assignment import ground_truth, make_assignment
 from vfnet_tf.ops.boxes import pairwise_iou
+from vfnet_tf.ops.shapes import sizes_of
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -56,8 +57,8 @@ class MaxIoUAssigner:
         anchors = ops.stop_gradient(anchors)
         if len(anchors.shape) == 2:
             anchors = anchors[None]
-        batch, num_boxes = ops.shape(gt_labels)
-        num_points = ops.shape(is_valid)[1]
+        batch, num_boxes = sizes_of(gt_labels)
+        num_points = sizes_of(is_valid)[1]
         # Full chunks only: the padding rows take part in nothing.
         missing = -num_boxes % self.chunk
         boxes = ops.pad(gt_boxes, ((0, 0), (0, missing), (0, 0)))

@@ -9,6 +9,7 @@ from vfnet_tf.assigners.assignment import (
     own_points,
     resolve_claims,
 )
+from vfnet_tf.ops.shapes import sizes_of
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -76,7 +77,7 @@ class PointAssigner:
             ops.cast(indices, "int32"),
             values > float("-inf"),
             values,
-            ops.shape(points)[0],
+            sizes_of(points)[0],
         )
         return make_assignment(gt_indices, gt_boxes, gt_labels, is_valid)
 

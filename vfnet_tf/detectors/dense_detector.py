@@ -5,6 +5,7 @@ from vfnet_tf.detectors import input_checks
 from vfnet_tf.detectors.postprocess import merge_candidates, select_candidates
 from vfnet_tf.ops.boxes import elementwise_iou
 from vfnet_tf.ops.nms import check_nms, suppress
+from vfnet_tf.ops.shapes import sizes_of
 from vfnet_tf.priors import make_points
 
 _VIEW_KEYS = ("images", "image_size", "scale", "flipped")
@@ -172,7 +173,7 @@ class DenseDetector(keras.Model):
         images = input_checks.find_images(inputs)
         features = self.neck(self.backbone(images, training=training))
         predictions = self.head(features)
-        height, width = ops.shape(images)[1:3]
+        height, width = sizes_of(images)[1:3]
         priors = self.make_priors(self.level_shapes(height, width))
         return {**self.decode(priors, predictions), **priors}
 
@@ -402,7 +403,7 @@ class DenseDetector(keras.Model):
                 view["images"], view.get("image_size"), view.get("scale")
             )
             flipped = ops.convert_to_tensor(view.get("flipped", False), dtype="bool")
-            flipped = ops.broadcast_to(flipped, ops.shape(arguments[0])[:1])
+            flipped = ops.broadcast_to(flipped, sizes_of(arguments[0])[:1])
             if in_graph:
                 found = self._in_graph(self._candidates, *arguments, flipped)
             else:
@@ -432,7 +433,7 @@ class DenseDetector(keras.Model):
         outputs = self(images, training=False)
         return self.candidates(
             *self.ranking(outputs),
-            ops.shape(images)[1:3],
+            sizes_of(images)[1:3],
             image_size,
             scale,
             flipped,
@@ -602,7 +603,7 @@ def _view_tensors(images, image_size, scale):
     images = ops.convert_to_tensor(images, dtype="float32")
     input_checks.check_images(images)
     if image_size is None:
-        batch, height, width = ops.shape(images)[:3]
+        batch, height, width = sizes_of(images)[:3]
         size = ops.cast(ops.stack([height, width]), "float32")
         image_size = ops.broadcast_to(size, (batch, 2))
     image_size = ops.cast(image_size, "float32")
@@ -647,7 +648,7 @@ def flatten_levels(maps, channels=None):
     """
     flat = []
     for level in maps.values():
-        shape = ops.shape(level)
+        shape = sizes_of(level)
         flat.append(ops.reshape(level, (shape[0], -1, channels or shape[-1])))
     return ops.concatenate(flat, axis=1)
 

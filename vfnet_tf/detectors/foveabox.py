@@ -12,6 +12,7 @@ from vfnet_tf.detectors.dense_detector import (
 )
 from vfnet_tf.losses import FocalLoss, SmoothL1Loss
 from vfnet_tf.ops.boxes import clip_boxes
+from vfnet_tf.ops.shapes import sizes_of
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -83,7 +84,7 @@ class FoveaBox(DenseDetector):
         predictions = ops.where(is_positive, outputs["box_predictions"], encoded)
         box_loss = ops.sum(self.box_loss.call(encoded, predictions))
         # As in the official code one more for each image, so that it is never 0.
-        images = ops.cast(ops.shape(boxes)[0] * num_replicas(), "float32")
+        images = ops.cast(sizes_of(boxes)[0] * num_replicas(), "float32")
         losses = {
             "class_loss": class_loss / (num_positives + images),
             "box_loss": self.box_loss_weight

@@ -29,6 +29,7 @@ from vfnet_tf.data.pipeline import CANVAS_MULTIPLE
 from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
 from vfnet_tf.export import safe_decoding
 from vfnet_tf.export.metadata import describe_detector
+from vfnet_tf.ops.shapes import sizes_of
 
 #: Raised when a signature or a key of the metadata changes its meaning.
 FORMAT_VERSION = 2
@@ -487,7 +488,7 @@ def _make_detect(detector, metadata):
             boxes,
             scores,
             factors[0] if factors else None,
-            keras.ops.shape(images)[1:3],
+            sizes_of(images)[1:3],
             image_size,
             scale,
             **{**settings, **changes},

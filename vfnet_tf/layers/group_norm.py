@@ -1,5 +1,6 @@
 import keras
-from keras import ops
+
+from vfnet_tf.ops.normalization import group_norm
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -33,43 +34,7 @@ class GroupNorm(keras.layers.Layer):
         self.beta = self.add_weight((channels,), "zeros", name="beta")
 
     def call(self, inputs):
-        batch, height, width, channels = ops.shape(inputs)
-        cells = height * width
-        flat = ops.reshape(ops.cast(inputs, "float32"), (batch, -1, channels))
-        # Shifted by one cell's values the squares stay small: E[x^2] - E[x]^2 of an
-        # unshifted map would lose the variance of a channel whose mean is large.
-        pivot = ops.stop_gradient(
-            ops.repeat(
-                ops.mean(
-                    ops.reshape(
-                        flat[:, 0], (batch, self.groups, channels // self.groups)
-                    ),
-                    axis=-1,
-                ),
-                channels // self.groups,
-                axis=-1,
-            )
-        )[:, None]
-        shifted = flat - pivot
-        ones = ops.ones((batch, 1, cells), dtype="float32")
-        sums = ops.concatenate(
-            [ops.matmul(ones, shifted), ops.matmul(ones, ops.square(shifted))], axis=1
-        )
-        per_group = ops.mean(
-            ops.reshape(sums, (batch, 2, self.groups, channels // self.groups)),
-            axis=-1,
-        ) / ops.cast(cells, "float32")
-        mean = per_group[:, 0]
-        variance = ops.maximum(per_group[:, 1] - ops.square(mean), 0.0)
-        inverse = ops.rsqrt(variance + self.epsilon)
-        size = channels // self.groups
-        mean = ops.repeat(mean, size, axis=-1)[:, None] + pivot
-        scale = ops.repeat(inverse, size, axis=-1)[:, None]
-        scale = scale * ops.cast(self.gamma, "float32")
-        shift = ops.cast(self.beta, "float32") - mean * scale
-        scale = ops.cast(scale[:, :, None], inputs.dtype)
-        shift = ops.cast(shift[:, :, None], inputs.dtype)
-        return inputs * scale + shift
+        return group_norm(inputs, self.gamma, self.beta, self.groups, self.epsilon)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from vfnet_tf.layers import ConvNormAct
+from vfnet_tf.ops.shapes import sizes_of
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -114,7 +115,7 @@ def add_upsampled(fine, coarse):
     Nearest-neighbour resizing to the exact size is the same, since each level is half
     the finer one, rounded up.
     """
-    height, width = ops.shape(fine)[1:3]
+    height, width = sizes_of(fine)[1:3]
     upsampled = ops.repeat(ops.repeat(coarse, 2, axis=1), 2, axis=2)
     return fine + upsampled[:, :height, :width]
 

@@ -6,10 +6,17 @@ exist, any other point is 0 (Dai et al., Deformable ConvNets, ICCV 2017, Eq. 3-4
 Coordinates are in cells of the map, row first.
 """
 
+import itertools
+
+import numpy as np
 from keras import ops
 
 from vfnet_tf.ops.convolution import merge_groups
 from vfnet_tf.ops.kernels import tensorflow_kernels
+from vfnet_tf.ops.shapes import sizes_of
+
+#: What the distances (l, t, r, b) of a cell are added with: left and up are negative.
+STAR_SIGNS = np.array([-1.0, -1.0, 1.0, 1.0], "float32")
 
 
 def _runs_under_xla():
@@ -40,8 +47,6 @@ def _inside(coordinates, size):
     NaN is among them: as an index it would be undefined behaviour. It still reaches the
     loss through the boxes that it came from.
     """
-    coordinates = ops.cast(coordinates, "float32")
-    size = ops.cast(size, "float32")
     is_inside = ops.logical_and(coordinates > -1.0, coordinates < size)
     return ops.where(is_inside, coordinates, -1.0)
 
@@ -60,143 +65,172 @@ def _taps(coordinates, size, integral):
     ]
 
 
-def _grid_taps(shape, ys, xs, integral_y, integral_x):
-    """The neighbours of a grid's points in a padded map of that shape.
+class _Sampler:
+    """Reads small grids of points from a map `[B, H, W, C]`, each of P grids its own.
 
-    Returns:
-        list of (row of the flattened map int32 `[B, N, h, w]`, weight float32 that
-        broadcasts against it, or None for 1).
+    Everything that several readings of one map share is made once: a training step
+    traces ten star convolutions, and each operation in them costs.
+
+    Args:
+        features: float `[B, H, W, C]`.
+        images: int32 `[P, 1, 1]`, the image that each grid lies in.
     """
-    batch, height, width, _ = shape
-    first = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1, 1))
-    taps = []
-    for y, y_weight in _taps(ys[..., :, None], height - 2, integral_y):
-        for x, x_weight in _taps(xs[..., None, :], width - 2, integral_x):
-            weights = [weight for weight in (y_weight, x_weight) if weight is not None]
-            # One factor: each pass over the values costs as much as the gather.
-            weight = weights[0] if weights else None
-            for other in weights[1:]:
-                weight = weight * other
-            taps.append(((first * height + y) * width + x, weight))
-    return taps
 
+    def __init__(self, features, images):
+        _, height, width, self._channels = sizes_of(features)
+        self._sizes = height, width
+        self._limits = ops.cast(height, "float32"), ops.cast(width, "float32")
+        self._ends = self._limits[0] + 1.0, self._limits[1] + 1.0
+        self._padded = ops.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        self._images = images
 
-def _gather_grid(padded, ys, xs, integral_y, integral_x):
-    """`sample_grid` on a map padded by one zero cell, by gathering each neighbour."""
-    shape = ops.shape(padded)
-    flat = ops.reshape(padded, (-1, shape[-1]))
-    result = None
-    for index, weight in _grid_taps(shape, ys, xs, integral_y, integral_x):
-        value = ops.take(flat, index, axis=0)
-        if weight is not None:
-            value = value * ops.cast(weight[..., None], value.dtype)
-        result = value if result is None else result + value
-    return result
+    def inside(self, ys, xs):
+        """Rows and columns, float32 of any shape, as `sample` takes them."""
+        return _inside(ys, self._limits[0]), _inside(xs, self._limits[1])
 
+    def sample(self, ys, xs, integral_y=False, integral_x=False):
+        """The values at `(ys[p, i, 0], xs[p, 0, j])`.
 
-def _crop_grid(padded, ys, xs, integral_y, integral_x):
-    """`_gather_grid` with TensorFlow's fused kernel in the forward pass.
+        Args:
+            ys: float32 `[P, h, 1]`, rows in cells, h in {1, 2}, each `inside`.
+            xs: float32 `[P, 1, w]`, columns in cells, w in {1, 2}, each `inside`.
+            integral_y: True promises whole-numbered `ys` that need no gradient; half
+                of the work is then left out.
+            integral_x: the same for `xs`.
 
-    `crop_and_resize` with crops of 1 or 2 samples a side reads exactly the grid's
-    points. Only its forward pass is used: on CPU its image gradient adds from several
-    threads without a lock (six runs on one input differed by 20 % of the largest
-    gradient), and its box gradient is 0 at whole-numbered points, where a deformable
-    convolution that starts with zero offsets begins; it would never learn to move.
-    """
-    import tensorflow as tf
+        Returns:
+            `[P, h, w, C]` of the dtype of the map. Gradients reach the map, `ys` and
+            `xs`; at whole-numbered coordinates the one from the right-hand cell is
+            used.
+        """
+        if _fused_sampling_is_available():
+            return self._crop(ys, xs, integral_y, integral_x)
+        return self._gather(ys, xs, integral_y, integral_x)
 
-    @tf.custom_gradient
-    def sample(padded, ys, xs):
-        shape = tf.shape(padded)
-        batch, points = shape[0], tf.shape(ys)[1]
-        y_last = tf.cast(shape[1] - 1, "float32")
-        x_last = tf.cast(shape[2] - 1, "float32")
-        boxes = tf.stack(
-            [
-                (ys[..., 0] + 1.0) / y_last,
-                (xs[..., 0] + 1.0) / x_last,
-                (ys[..., -1] + 1.0) / y_last,
-                (xs[..., -1] + 1.0) / x_last,
-            ],
-            axis=-1,
-        )
-        crop_size = (ys.shape[-1], xs.shape[-1])
-        # The kernel takes no bfloat16 and gives float32 in any case.
-        is_half = padded.dtype == tf.bfloat16
-        crops = tf.image.crop_and_resize(
-            tf.cast(padded, "float32") if is_half else padded,
-            tf.reshape(boxes, (-1, 4)),
-            tf.repeat(tf.range(batch), points),
-            crop_size,
-        )
-        crops = tf.reshape(crops, (batch, points, *crop_size, padded.shape[-1]))
-        crops = tf.cast(crops, padded.dtype)
+    def _grid_taps(self, ys, xs, integral_y, integral_x):
+        """Rows of the flattened padded map, int32 `[P, h, w]`, and how much they count.
 
-        def gradient(upstream):
-            shape = ops.shape(padded)
-            flat = tf.reshape(padded, (-1, shape[-1]))
-            with tf.GradientTape() as tape:
-                tape.watch([ys, xs])
-                taps = _grid_taps(shape, ys, xs, integral_y, integral_x)
-            flat_gradient, weights, weight_gradients = None, [], []
-            done = upstream
-            for index, weight in taps:
+        Returns:
+            `taps[i][j]`: (index, weight of the row, weight of the column), the weights
+            float32 `[P, h, 1]` and `[P, 1, w]`, or None for 1.
+        """
+        height, width = self._sizes
+        first = self._images * ((height + 2) * (width + 2))
+        columns = [(first + x, weight) for x, weight in _taps(xs, width, integral_x)]
+        rows = [
+            (y * (width + 2), weight) for y, weight in _taps(ys, height, integral_y)
+        ]
+        return [
+            [(y + x, y_weight, x_weight) for x, x_weight in columns]
+            for y, y_weight in rows
+        ]
+
+    def _gather(self, *grid):
+        """`sample` by gathering each neighbour."""
+        flat = ops.reshape(self._padded, (-1, self._channels))
+        result = None
+        for index, *weights in itertools.chain(*self._grid_taps(*grid)):
+            value = ops.take(flat, index, axis=0)
+            weight = _product(weights)
+            if weight is not None:
+                value = value * ops.cast(ops.expand_dims(weight, -1), value.dtype)
+            result = value if result is None else result + value
+        return result
+
+    def _crop(self, ys, xs, integral_y, integral_x):
+        """`sample` with TensorFlow's fused kernel in the forward pass.
+
+        `crop_and_resize` with crops of 1 or 2 samples a side reads exactly the grid's
+        points. Only its forward pass is used: on CPU its image gradient adds from
+        several threads without a lock (six runs on one input differed by 20 % of the
+        largest gradient), and its box gradient is 0 at whole-numbered points, where a
+        deformable convolution that starts with zero offsets begins; it would never
+        learn to move.
+        """
+        import tensorflow as tf
+
+        @tf.custom_gradient
+        def sample(padded, ys, xs):
+            # First and last row and column, as shares of the way to the last cell.
+            y_share = (ys + 1.0) / self._ends[0]
+            x_share = tf.reshape((xs + 1.0) / self._ends[1], (-1, xs.shape[2], 1))
+            corners = tf.concat(
+                [
+                    share if share.shape[1] == 2 else tf.concat([share, share], axis=1)
+                    for share in (y_share, x_share)
+                ],
+                axis=2,
+            )
+            # The kernel takes no bfloat16 and gives float32 in any case.
+            is_half = padded.dtype == tf.bfloat16
+            crops = tf.image.crop_and_resize(
+                tf.cast(padded, "float32") if is_half else padded,
+                tf.reshape(corners, (-1, 4)),
+                tf.reshape(self._images, (-1,)),
+                (ys.shape[1], xs.shape[2]),
+            )
+            crops = tf.cast(crops, padded.dtype)
+
+            def gradient(upstream):
+                return self._gradients(
+                    padded, upstream, self._grid_taps(ys, xs, integral_y, integral_x)
+                )
+
+            return crops, gradient
+
+        return sample(self._padded, ys, xs)
+
+    def _gradients(self, padded, upstream, taps):
+        """Those of the padded map, of the rows and of the columns."""
+        import tensorflow as tf
+
+        flat = tf.reshape(padded, (-1, self._channels))
+        cells = tf.shape(flat)[0]
+        of_flat, done = None, upstream
+        # How the result changes with the weights of rows and columns; of two the first
+        # weight is 1 - fraction, the second the fraction.
+        of_rows, of_columns = [], []
+        for number, row in enumerate(taps):
+            for other, (index, y_weight, x_weight) in enumerate(row):
                 # One neighbour after the other, and none before `upstream` is there: a
                 # graph would gather all in the forward pass and keep them until here.
                 with tf.control_dependencies([done]):
                     neighbor = tf.gather(flat, index)
-                part = upstream
-                if weight is not None:
-                    share = tf.cast(upstream * neighbor, "float32")
-                    share = tf.reduce_sum(share, axis=-1)
-                    weight_gradients.append(_summed_to(share, weight))
-                    weights.append(weight)
-                    part = upstream * tf.cast(weight[..., None], upstream.dtype)
-                part = tf.math.unsorted_segment_sum(part, index, tf.shape(flat)[0])
-                flat_gradient = part if flat_gradient is None else flat_gradient + part
-                done = flat_gradient
-            coordinate_gradients = tape.gradient(
-                weights, [ys, xs], weight_gradients, unconnected_gradients="zero"
-            )
-            return tf.reshape(flat_gradient, shape), *coordinate_gradients
-
-        return crops, gradient
-
-    return sample(padded, ys, xs)
-
-
-def _summed_to(gradient, weight):
-    """Sums a `[B, N, h, w]` gradient over the axes along which `weight` was repeated."""
-    import tensorflow as tf
-
-    for axis in (-2, -1):
-        if weight.shape[axis] != gradient.shape[axis]:
-            gradient = tf.reduce_sum(gradient, axis=axis, keepdims=True)
-    return gradient
+                share = tf.reduce_sum(tf.cast(upstream * neighbor, "float32"), axis=-1)
+                if y_weight is not None:
+                    of_row = share if x_weight is None else share * x_weight
+                    of_rows.append(of_row if number else -of_row)
+                if x_weight is not None:
+                    of_column = share if y_weight is None else share * y_weight
+                    of_columns.append(of_column if other else -of_column)
+                weight = _product([y_weight, x_weight])
+                weight = tf.cast(tf.expand_dims(weight, -1), upstream.dtype)
+                part = upstream * weight
+                part = tf.math.unsorted_segment_sum(part, index, cells)
+                of_flat = part if of_flat is None else of_flat + part
+                done = of_flat
+        of_ys = of_xs = None
+        if of_rows:
+            of_ys = tf.reduce_sum(tf.add_n(of_rows), axis=2, keepdims=True)
+        if of_columns:
+            of_xs = tf.reduce_sum(tf.add_n(of_columns), axis=1, keepdims=True)
+        return tf.reshape(of_flat, tf.shape(padded)), of_ys, of_xs
 
 
-def sample_grid(features, ys, xs, integral_y=False, integral_x=False):
-    """Samples a small grid of points of its own for each of N places.
+def _product(weights):
+    """One factor of those that are not None: each pass over the values costs."""
+    product = None
+    for weight in weights:
+        if weight is not None:
+            product = weight if product is None else product * weight
+    return product
 
-    Args:
-        features: float `[B, H, W, C]`.
-        ys: float `[B, N, h]`, rows in cells, h in {1, 2}.
-        xs: float `[B, N, w]`, columns in cells, w in {1, 2}.
-        integral_y: True promises whole-numbered `ys` that need no gradient; half of
-            the work is then left out.
-        integral_x: the same for `xs`.
 
-    Returns:
-        `[B, N, h, w, C]` of the dtype of `features`: the value at
-        `(ys[..., i], xs[..., j])`. Gradients reach `features`, `ys` and `xs`; at
-        whole-numbered coordinates the one from the right-hand cell is used.
-    """
-    height, width = ops.shape(features)[1:3]
-    ys, xs = _inside(ys, height), _inside(xs, width)
-    padded = ops.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    if _fused_sampling_is_available():
-        return _crop_grid(padded, ys, xs, integral_y, integral_x)
-    return _gather_grid(padded, ys, xs, integral_y, integral_x)
+def _images(like):
+    """The number of its image for each value of `[B, ...]`: int32 `[P, 1, 1]`."""
+    numbers = ops.arange(sizes_of(like)[0], dtype="int32")
+    numbers = ops.reshape(numbers, (-1, *[1] * (len(like.shape) - 1)))
+    return ops.reshape(numbers + ops.zeros_like(like, dtype="int32"), (-1, 1, 1))
 
 
 def sample_points(features, y, x):
@@ -209,8 +243,11 @@ def sample_points(features, y, x):
     Returns:
         `[B, N, C]` of the dtype of `features`.
     """
-    values = sample_grid(features, y[..., None], x[..., None])
-    return ops.squeeze(values, axis=(2, 3))
+    y, x = ops.cast(y, "float32"), ops.cast(x, "float32")
+    sampler = _Sampler(features, _images(y))
+    ys, xs = sampler.inside(ops.reshape(y, (-1, 1, 1)), ops.reshape(x, (-1, 1, 1)))
+    values = sampler.sample(ys, xs)
+    return ops.reshape(values, (*sizes_of(y), features.shape[-1]))
 
 
 def cell_grid(height, width):
@@ -236,19 +273,22 @@ def star_conv(features, distances, kernel):
     Returns:
         float `[B, H, W, F]`.
     """
-    batch, height, width, channels = ops.shape(features)
+    batch, height, width, channels = sizes_of(features)
     filters = kernel.shape[-1]
-    y, x = cell_grid(height, width)
-    distances = ops.reshape(ops.cast(distances, "float32"), (batch, -1, 4))
-    ys = ops.stack([y - distances[..., 1], y + distances[..., 3]], axis=-1)
-    xs = ops.stack([x - distances[..., 0], x + distances[..., 2]], axis=-1)
+    y = ops.arange(height, dtype="float32")[:, None, None]
+    x = ops.arange(width, dtype="float32")[:, None]
+    signed = ops.cast(distances, "float32") * STAR_SIGNS
+    sampler = _Sampler(features, _images(signed[..., 0]))
+    ys, xs = sampler.inside(y + signed[..., 1::2], x + signed[..., 0::2])
     # Not `broadcast_to`: its shape must be known where JAX traces.
-    own_y = ops.zeros_like(ys[..., :1]) + y[None, :, None]
-    own_x = ops.zeros_like(xs[..., :1]) + x[None, :, None]
+    zeros = ops.zeros_like(signed[..., :1])
+    own_y = ops.reshape(y + zeros, (-1, 1, 1))
+    own_x = ops.reshape(x + zeros, (-1, 1, 1))
+    ys, xs = ops.reshape(ys, (-1, 2, 1)), ops.reshape(xs, (-1, 1, 2))
     samples = [
-        (sample_grid(features, ys, xs), (0, 2, 6, 8)),
-        (sample_grid(features, own_y, xs, integral_y=True), (3, 5)),
-        (sample_grid(features, ys, own_x, integral_x=True), (1, 7)),
+        (sampler.sample(ys, xs), (0, 2, 6, 8)),
+        (sampler.sample(own_y, xs, integral_y=True), (3, 5)),
+        (sampler.sample(ys, own_x, integral_x=True), (1, 7)),
         (features, (4,)),
     ]
     # One split, whose gradient is one concatenation; slices would each fill a kernel.
@@ -285,8 +325,8 @@ def deform_conv(
     """
     kernel_height, kernel_width, _, filters = kernel.shape
     taps = kernel_height * kernel_width
-    batch, _, _, channels = ops.shape(features)
-    out_height, out_width = ops.shape(offsets)[1:3]
+    batch, _, _, channels = sizes_of(features)
+    out_height, out_width = sizes_of(offsets)[1:3]
     if padding is None:
         padding = dilation * (kernel_height - 1) // 2
     deform_groups = offsets.shape[-1] // (2 * taps)

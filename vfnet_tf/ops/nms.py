@@ -4,6 +4,7 @@ from keras import ops
 
 from vfnet_tf.ops.boxes import box_area, elementwise_iou
 from vfnet_tf.ops.kernels import tensorflow_kernels
+from vfnet_tf.ops.shapes import sizes_of
 
 #: What `suppress` knows.
 NMS_KINDS = ("hard", "soft_linear", "soft_gaussian")
@@ -187,7 +188,7 @@ def class_wise_soft_nms(
             return ops.where(ious >= iou_threshold, 1.0 - ious, 1.0)
         return ops.exp(-ops.square(ious) / sigma)
 
-    batch, num_boxes, num_classes = ops.shape(scores)
+    batch, num_boxes, num_classes = sizes_of(scores)
     scores = ops.where(scores > score_threshold, scores, _REMOVED)
     scores = ops.reshape(scores, (batch, num_boxes * num_classes))
 
@@ -206,7 +207,7 @@ def class_wise_soft_nms(
 
     def select_from_all():
         places = ops.arange(num_boxes * num_classes, dtype="int32")
-        return select(ops.broadcast_to(places, ops.shape(scores)))
+        return select(ops.broadcast_to(places, sizes_of(scores)))
 
     # Scores only fall, so a pair whose score at the start is below that of the last
     # one taken was never the best: a pool of the best pairs gives what all would give,
@@ -243,7 +244,7 @@ def _select_softly(boxes, scores, labels, max_detections, weigh, min_score):
     x1, y1, x2, y2 = (boxes[..., side] for side in range(4))
     areas = box_area(boxes)
     columns = ops.stack([x1, y1, x2, y2, areas], axis=-1)
-    places = ops.arange(ops.shape(scores)[1], dtype="int32")
+    places = ops.arange(sizes_of(scores)[1], dtype="int32")
     slots = ops.arange(max_detections, dtype="int32")
 
     def goes_on(step, scores, kept, kept_scores):
@@ -270,7 +271,7 @@ def _select_softly(boxes, scores, labels, max_detections, weigh, min_score):
             ops.where(is_now, score, kept_scores),
         )
 
-    shape = (ops.shape(scores)[0], max_detections)
+    shape = (sizes_of(scores)[0], max_detections)
     _, _, kept, kept_scores = ops.while_loop(
         goes_on,
         take_best,
