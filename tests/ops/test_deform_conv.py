@@ -182,6 +182,7 @@ def test_the_stars_gradients_are_those_of_the_general_operator():
         assert_close_to_max(found, expected, 1e-4)
 
 
+@pytest.mark.backend
 def test_a_side_at_a_whole_cell_still_has_a_gradient():
     # All points on the cell itself: the right-hand cell decides about the slope.
     features = np.arange(9, dtype="float32").reshape(1, 3, 3, 1)

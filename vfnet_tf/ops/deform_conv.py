@@ -8,7 +8,6 @@ Coordinates are in cells of the map, row first.
 
 import itertools
 
-import numpy as np
 from keras import ops
 
 from vfnet_tf.ops.convolution import merge_groups
@@ -16,7 +15,7 @@ from vfnet_tf.ops.kernels import tensorflow_kernels
 from vfnet_tf.ops.shapes import sizes_of
 
 #: What the distances (l, t, r, b) of a cell are added with: left and up are negative.
-STAR_SIGNS = np.array([-1.0, -1.0, 1.0, 1.0], "float32")
+STAR_SIGNS = (-1.0, -1.0, 1.0, 1.0)
 
 
 def _runs_under_xla():
@@ -277,7 +276,8 @@ def star_conv(features, distances, kernel):
     filters = kernel.shape[-1]
     y = ops.arange(height, dtype="float32")[:, None, None]
     x = ops.arange(width, dtype="float32")[:, None]
-    signed = ops.cast(distances, "float32") * STAR_SIGNS
+    signs = ops.convert_to_tensor(STAR_SIGNS, dtype="float32")
+    signed = ops.cast(distances, "float32") * signs
     sampler = _Sampler(features, _images(signed[..., 0]))
     ys, xs = sampler.inside(y + signed[..., 1::2], x + signed[..., 0::2])
     # Not `broadcast_to`: its shape must be known where JAX traces.
