@@ -200,23 +200,37 @@ def test_the_views_of_images_share_one_nms(small_detector, small_batch):
     for view, sizes in zip(
         views, [[96, 24, 6, 2, 1]] * 2 + [[32, 8, 2, 1, 1]], strict=True
     ):
-        outputs = detector(view["images"])
-        boxes, scores = select_candidates(
-            outputs["refined_boxes"],
-            keras.ops.sigmoid(outputs["class_logits"]),
-            sizes,
-            view["image_size"],
-            view.get("scale"),
-            view.get("flipped"),
-            50,
-        )
+
+        def select(images, view=view, sizes=sizes):
+            outputs = detector(images)
+            return select_candidates(
+                outputs["refined_boxes"],
+                keras.ops.sigmoid(outputs["class_logits"]),
+                sizes,
+                view["image_size"],
+                view.get("scale"),
+                view.get("flipped"),
+                50,
+            )
+
+        boxes, scores = contracts.evaluate(select, view["images"])
         candidates.append((boxes, scores))
     # In this order: best 50 of 96, then what the coarser levels have.
     assert [boxes.shape[1] for boxes, _ in candidates] == [83, 83, 44]
-    boxes, scores = merge_candidates(candidates)
-    expected = contracts.to_numpy(suppress(boxes, scores, 0.6, 0.01, 15))
+    expected = contracts.evaluate(
+        lambda: suppress(*merge_candidates(candidates), 0.6, 0.01, 15)
+    )
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4)
+
+
+def test_one_view_is_the_image_and_settings_hold_for_views_too(
+    small_detector, small_batch
+):
+    settings = {"score_threshold": 0.01, "max_detections": 15}
+    detector = confident(small_detector(**settings))
+    views = make_views(small_batch["images"])
+    found = contracts.to_numpy(detector.detect_augmented(views))
     alone = contracts.to_numpy(detector.detect_augmented(views[:1]))
     usual = detector.detect(views[0]["images"], views[0]["image_size"])
     for name, value in contracts.to_numpy(usual).items():

@@ -4,6 +4,7 @@ import gzip
 import json
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 
@@ -67,8 +68,13 @@ def published():
 
 
 def marked(stems):
-    """Those off `QUICK` are slow; DCN and VFNet-X run on the other backends too."""
+    """Those off `QUICK` are slow; DCN and VFNet-X run on the other backends too.
+
+    JAX compiles VFNet-X for 49 s, so there it is slow.
+    """
     marks = {stem: [] if stem in QUICK else [pytest.mark.slow] for stem in stems}
+    if keras.backend.backend() == "jax":
+        marks[VFNET_X] = [pytest.mark.slow]
     for stem in (DCN, VFNET_X):
         marks[stem].append(pytest.mark.backend)
     return [pytest.param(stem, marks=marks[stem], id=stem) for stem in stems]

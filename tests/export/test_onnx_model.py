@@ -1,4 +1,6 @@
+import importlib
 import json
+import sys
 
 import keras
 import numpy as np
@@ -258,3 +260,11 @@ def test_settings_of_a_call_are_those_that_a_detector_has():
     from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
 
     assert SETTINGS == DETECTION_SETTINGS
+
+
+def test_without_onnx_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    for name in ("vfnet_tf.export.onnx_graph", "vfnet_tf.export.onnx_model"):
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImportError, match=r"pip install 'vfnet_tf\[onnx\]'"):
+        importlib.import_module("vfnet_tf.export.onnx_model")

@@ -5,8 +5,14 @@ import contextlib
 import hashlib
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+
+try:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+except ImportError as error:
+    raise ImportError(
+        "To write ONNX files, install onnx: pip install 'vfnet_tf[onnx]'"
+    ) from error
 
 #: Of the standard operators; 18 is the first whose reductions take their axes alike.
 OPSET = 18

@@ -12,7 +12,6 @@ import uuid
 
 import keras
 import numpy as np
-import onnx
 
 from vfnet_tf import config as configs
 from vfnet_tf.data.random_sizes import CANVAS_MULTIPLE
@@ -83,6 +82,8 @@ def export_onnx(
             `path` that must not be replaced, or numbers that differ; there is no file
             then.
     """
+    import onnx
+
     path = pathlib.Path(path)
     check_target(path, overwrite)
     if detector.dtype_policy.name != "float32":
@@ -272,6 +273,8 @@ def _predict(detector, images):
 
 def _describe(detector, config, given, nms_in_graph):
     """What the file says of itself, a dict of JSON types."""
+    import onnx
+
     return {
         **describe_detector(
             detector,
