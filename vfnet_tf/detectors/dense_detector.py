@@ -364,11 +364,7 @@ class DenseDetector(keras.Model):
         if self._is_first_look("detect", [images]):
             pixels = ops.convert_to_numpy(input_checks.sample_pixels(images))
             input_checks.warn_of_unnormalized(pixels)
-        if keras.backend.backend() == "tensorflow" and not overrides:
-            return self._in_graph(self._detect, images, image_size, scale)
-        if keras.backend.backend() == "jax" and not overrides:
-            return self._compiled(self._detect, images, image_size, scale)
-        return self._detect(images, image_size, scale, **overrides)
+        return self._run(self._detect, images, image_size, scale, **overrides)
 
     def detect_augmented(self, views, **overrides):
         """Detections in images of which there are several views (fact S29).
@@ -396,7 +392,6 @@ class DenseDetector(keras.Model):
                 f"{_VIEW_KEYS[1:]}, one at least. "
                 f"Received: {[sorted(view) for view in views]}"
             )
-        in_graph = keras.backend.backend() == "tensorflow" and not overrides
         candidates = []
         for view in views:
             arguments = _view_tensors(
@@ -404,15 +399,11 @@ class DenseDetector(keras.Model):
             )
             flipped = ops.convert_to_tensor(view.get("flipped", False), dtype="bool")
             flipped = ops.broadcast_to(flipped, sizes_of(arguments[0])[:1])
-            if in_graph:
-                found = self._in_graph(self._candidates, *arguments, flipped)
-            else:
-                found = self._candidates(*arguments, flipped, **overrides)
-            candidates.append(found)
+            candidates.append(
+                self._run(self._candidates, *arguments, flipped, **overrides)
+            )
         candidates = merge_candidates(candidates)
-        if in_graph:
-            return self._in_graph(self.suppress_candidates, *candidates)
-        return self.suppress_candidates(*candidates, **overrides)
+        return self._run(self.suppress_candidates, *candidates, **overrides)
 
     def _settings(self, overrides):
         unknown = sorted(set(overrides) - set(DETECTION_SETTINGS))
@@ -511,6 +502,14 @@ class DenseDetector(keras.Model):
             settings["soft_nms_sigma"],
             settings["soft_nms_min_score"],
         )
+
+    def _run(self, method, *arguments, **overrides):
+        """`method(*arguments, **overrides)` in the backend's fastest way."""
+        if keras.backend.backend() == "tensorflow" and not overrides:
+            return self._in_graph(method, *arguments)
+        if keras.backend.backend() == "jax" and not overrides:
+            return self._compiled(method, *arguments)
+        return method(*arguments, **overrides)
 
     def _in_graph(self, method, *arguments):
         """`method(*arguments)` in one graph for all sizes, unless in a graph already.
