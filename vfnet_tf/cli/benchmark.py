@@ -234,7 +234,7 @@ def _measure(name, options):
     boxes, _, factors = detector.ranking(outputs)
     image_size = tf.constant([[float(height), float(width)]])
 
-    @tf.function
+    @tf.function(autograph=False)
     def after(boxes, logits):
         scores, canvas_size = tf.sigmoid(logits), (height, width)
         return detector.suppress_candidates(
@@ -251,7 +251,7 @@ def _measure(name, options):
 
 def _forward(tf, detector):
     """A forward pass with all outputs: a graph computes nothing for those left out."""
-    return tf.function(lambda images: detector(images, training=False))
+    return tf.function(lambda images: detector(images, training=False), autograph=False)
 
 
 def _model(timer, tf, detector, name):
@@ -276,7 +276,7 @@ def _gflop(tf, detector):
 
     kept, convolution.BLOCK_CHANNELS = convolution.BLOCK_CHANNELS, 1
     try:
-        function = tf.function(lambda x: detector(x, training=False))
+        function = tf.function(lambda x: detector(x, training=False), autograph=False)
         spec = tf.TensorSpec((1, *MODEL_SIZE, 3), "float32")
         graph = function.get_concrete_function(spec).graph
     finally:
@@ -297,7 +297,7 @@ def _training_step(timer, tf, detector):
 
     detector.compile(optimizer=SGD(1e-5))
     batch = _training_batch(tf, detector, (256, 320), 20, 20)
-    step = tf.function(detector.train_step)
+    step = tf.function(detector.train_step, autograph=False)
     return [
         timer.row("training step 2x256x320", lambda: step((batch,))["loss"].numpy())
     ]
@@ -341,7 +341,8 @@ def _share_of_losses(timer, tf, detector):
             total = sum(parts.values())
         return total, tape.gradient(total, predictions, unconnected_gradients="zero")
 
-    compute, step = tf.function(losses), tf.function(detector.train_step)
+    compute = tf.function(losses, autograph=False)
+    step = tf.function(detector.train_step, autograph=False)
     size = "x".join(map(str, LOSSES_SIZE))
     rows = [
         timer.row(

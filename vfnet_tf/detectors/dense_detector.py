@@ -528,7 +528,7 @@ class DenseDetector(keras.Model):
                 tf.TensorSpec([*shape, *x.shape[len(shape) :]], x.dtype)
                 for shape, x in zip(shapes, arguments, strict=True)
             ]
-            self._graphs[name] = tf.function(method, signature)
+            self._graphs[name] = tf.function(method, signature, autograph=False)
         return self._graphs[name](*arguments)
 
     def _compiled(self, method, *arguments):

@@ -214,7 +214,7 @@ class OracleStudy:
                 tf.TensorSpec(shape, x.dtype)
                 for shape, x in zip(shapes, arguments, strict=True)
             ]
-            self._graphs[name] = tf.function(method, signature)
+            self._graphs[name] = tf.function(method, signature, autograph=False)
         return self._graphs[name](*arguments)
 
     def update(self, batch):

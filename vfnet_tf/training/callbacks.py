@@ -144,7 +144,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         if self._detect is None:
             # One graph for each shape of a batch; kept over the epochs.
             if replicas == 1:
-                self._detect = tf.function(detect)
+                self._detect = tf.function(detect, autograph=False)
             elif is_cluster:
 
                 def detect_share(batch, is_told):
@@ -155,10 +155,13 @@ class CocoEvaluation(keras.callbacks.Callback):
                 self._detect = tf.function(
                     lambda *args: loop.gather(
                         strategy, strategy.run(detect_share, args=args)
-                    )
+                    ),
+                    autograph=False,
                 )
             else:
-                self._detect = tf.function(lambda b: strategy.run(detect, args=(b,)))
+                self._detect = tf.function(
+                    lambda b: strategy.run(detect, args=(b,)), autograph=False
+                )
         if replicas == 1:
             for batch in self.batches:
                 batch = _inputs_of(batch)

@@ -136,7 +136,9 @@ def _train_step_of_all(model):
             for name, value in logs.items()
         }
 
-    return train_step if model.run_eagerly else tf.function(train_step)
+    if model.run_eagerly:
+        return train_step
+    return tf.function(train_step, autograph=False)
 
 
 def spread(strategy, batch):

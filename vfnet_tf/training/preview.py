@@ -102,7 +102,7 @@ def estimate_step_memory(detector, batch_shape, slots=1):
         return detector(images, training=True)
 
     spec = tf.TensorSpec((*batch_shape, 3), "float32")
-    graph = tf.function(forward).get_concrete_function(spec).graph
+    graph = tf.function(forward, autograph=False).get_concrete_function(spec).graph
     activations = sum(
         output.shape.num_elements() * output.dtype.size
         for operation in graph.get_operations()
