@@ -358,3 +358,26 @@ def test_beside_keras_the_package_registers_every_class_that_a_file_may_name():
         "print(sorted(late), 'vfnet_tf>VFNet' in known)"
     )
     assert print_in_fresh_process(code) == "[] True"
+
+
+@pytest.mark.parametrize("path", list(PACKAGE.rglob("*.py")), ids=str)
+def test_graphs_are_small_and_traced_as_they_are(path):
+    """`tf.function` says `autograph=False`; sizes come from `sizes_of`.
+
+    There is no Python flow to convert here, and AutoGraph takes its time; of each size
+    `keras.ops.shape` makes four operations.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    for call in calls:
+        name = ast.unparse(call.func)
+        if name == "tf.function":
+            assert "autograph=False" in map(ast.unparse, call.keywords), call.lineno
+        assert name not in {"ops.shape", "keras.ops.shape"} or path.stem == "shapes"
+    decorators = [
+        ast.unparse(decorator)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        for decorator in node.decorator_list
+    ]
+    assert "tf.function" not in decorators

@@ -133,7 +133,7 @@ class _Sampler:
             weight = _product(weights)
             if weight is not None:
                 value = value * ops.cast(ops.expand_dims(weight, -1), value.dtype)
-            result = value if result is None else result + value
+            result = _add(result, value)
         return result
 
     def _crop(self, ys, xs, integral_y, integral_x):
@@ -185,10 +185,8 @@ class _Sampler:
 
         flat = tf.reshape(padded, (-1, self._channels))
         cells = tf.shape(flat)[0]
-        of_flat, done = None, upstream
-        # How the result changes with the weights of rows and columns; of two the first
-        # weight is 1 - fraction, the second the fraction.
-        of_rows, of_columns = [], []
+        of_flat = of_ys = of_xs = None
+        done = upstream
         for number, row in enumerate(taps):
             for other, (index, y_weight, x_weight) in enumerate(row):
                 # One neighbour after the other, and none before `upstream` is there: a
@@ -196,24 +194,27 @@ class _Sampler:
                 with tf.control_dependencies([done]):
                     neighbor = tf.gather(flat, index)
                 share = tf.reduce_sum(tf.cast(upstream * neighbor, "float32"), axis=-1)
+                # Of two weights the first is 1 - fraction, the second the fraction.
                 if y_weight is not None:
-                    of_row = share if x_weight is None else share * x_weight
-                    of_rows.append(of_row if number else -of_row)
+                    part = share if x_weight is None else share * x_weight
+                    of_ys = _add(of_ys, part if number else -part)
                 if x_weight is not None:
-                    of_column = share if y_weight is None else share * y_weight
-                    of_columns.append(of_column if other else -of_column)
+                    part = share if y_weight is None else share * y_weight
+                    of_xs = _add(of_xs, part if other else -part)
                 weight = _product([y_weight, x_weight])
                 weight = tf.cast(tf.expand_dims(weight, -1), upstream.dtype)
-                part = upstream * weight
-                part = tf.math.unsorted_segment_sum(part, index, cells)
-                of_flat = part if of_flat is None else of_flat + part
-                done = of_flat
-        of_ys = of_xs = None
-        if of_rows:
-            of_ys = tf.reduce_sum(tf.add_n(of_rows), axis=2, keepdims=True)
-        if of_columns:
-            of_xs = tf.reduce_sum(tf.add_n(of_columns), axis=1, keepdims=True)
+                part = tf.math.unsorted_segment_sum(upstream * weight, index, cells)
+                of_flat = done = _add(of_flat, part)
+        if of_ys is not None:
+            of_ys = tf.reduce_sum(of_ys, axis=2, keepdims=True)
+        if of_xs is not None:
+            of_xs = tf.reduce_sum(of_xs, axis=1, keepdims=True)
         return tf.reshape(of_flat, tf.shape(padded)), of_ys, of_xs
+
+
+def _add(total, part):
+    """The sum in this order: an operation that adds many at once chooses its own."""
+    return part if total is None else total + part
 
 
 def _product(weights):
@@ -297,8 +298,7 @@ def star_conv(features, distances, kernel):
     for values, numbers in samples:
         weights = ops.concatenate([taps[number] for number in numbers], axis=0)
         values = ops.reshape(values, (-1, len(numbers) * channels))
-        product = ops.matmul(values, weights)
-        total = product if total is None else total + product
+        total = _add(total, ops.matmul(values, weights))
     return ops.reshape(total, (batch, height, width, filters))
 
 
