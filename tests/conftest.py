@@ -18,7 +18,19 @@ from vfnet_tf.detectors import FCOS, FoveaBox, RepPoints, RetinaNet, VFNet
 from vfnet_tf.heads import DenseHead, RepPointsHead, VFNetHead
 from vfnet_tf.necks import FPN
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+TESTS = pathlib.Path(__file__).parent
+GOLDEN = TESTS / "golden"
+#: Files of more than a minute. Begun last, one of them would leave the other core idle.
+FIRST = (
+    "training/test_loop.py",
+    "detectors/test_rivals.py",
+    "training/test_faults.py",
+    "detectors/test_dense_detector.py",
+    "training/test_trainer.py",
+    "colab/test_notebooks.py",
+    "training/test_study.py",
+    "export/test_saved_model.py",
+)
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -29,6 +41,14 @@ if keras.backend.backend() == "tensorflow":
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * 2,
     )
+
+
+def pytest_collection_modifyitems(items):
+    """Longest files first; the Makefile asks xdist to keep this order."""
+    paths = [TESTS / name for name in FIRST]
+    assert all(path.is_file() for path in paths)
+    rank = {path: number for number, path in enumerate(paths)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture(scope="session")

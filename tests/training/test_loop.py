@@ -32,6 +32,7 @@ def results(tmp_path_factory):
     ports = free_ports(4)
     commands = {
         "replicas": ("mirrored", 1, 2),
+        # TensorFlow's groups are numbered by process: one of four would be that of two.
         "more": ("mirrored", 4),
         "jax": ("jax", 2),
         "worker0": ("worker", 0, *ports[:2]),
