@@ -34,10 +34,14 @@ CONFIG = Config(
 
 
 def build(config, weights=None):
-    """A raw VFNet of 32 filters, traced in seconds."""
+    """A raw VFNet of 32 filters and two levels, traced in seconds."""
     backbone = KerasBackbone(tiny_model(), ("c3", "c4_bn", "c5"))
-    head = VFNetHead(config.model.num_classes, 32, 1, star=False, refine=False)
-    return VFNet(backbone, FPN(32), head)
+    neck = FPN(32, ("C3", "C4"), ("P3", "P4"))
+    levels = {"levels": ("P3", "P4"), "strides": (8, 16), "distance_units": (64, 128)}
+    head = VFNetHead(
+        config.model.num_classes, 32, 1, star=False, refine=False, **levels
+    )
+    return VFNet(backbone, neck, head)
 
 
 class Kill(keras.callbacks.Callback):
