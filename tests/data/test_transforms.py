@@ -193,6 +193,24 @@ def test_pixels_do_not_depend_on_the_type_that_they_are_resized_in(size):
     np.testing.assert_array_equal(out["image"], np.round(expected).astype("uint8"))
 
 
+def test_a_stretched_image_takes_no_negative_step_through_its_size():
+    """At one, TensorFlow's optimiser gives up the whole graph and prints an error."""
+    transform = transforms.resize_exact(20, 30)
+    image = tf.TensorSpec([None, None, 3], "uint8")
+    boxes = tf.TensorSpec([None, 4], "float32")
+    function = tf.function(
+        lambda image, boxes: transform({"image": image, "boxes": boxes}), [image, boxes]
+    )
+    slices = [
+        operation
+        for operation in function.get_concrete_function().graph.get_operations()
+        if operation.type == "StridedSlice"
+    ]
+    assert slices
+    for operation in slices:
+        assert tf.get_static_value(operation.inputs[3]).min() > 0
+
+
 def test_the_same_size_leaves_the_pixels_alone():
     example = make_example(make_pixels())
     out = transforms.resize_exact(20, 30)(example)

@@ -231,9 +231,11 @@ def _resize(example, size):
     is_same = tf.reduce_all(size == old_size)
     resized = tf.cond(is_same, lambda: image, interpolate)
     scale = tf.cast(size / old_size, "float32")
-    limit = tf.cast(tf.tile(size[::-1], [2]), "float32")
+    # Of (height, width) that of x, y, x, y. TensorFlow's optimiser complains of an
+    # INVALID_ARGUMENT at [::-1] of a constant size and leaves the graph as it is.
+    limit, factors = (tf.gather(pair, [1, 0, 1, 0]) for pair in (size, scale))
     # Rounding may put an edge beyond the border by a few millionths.
-    boxes = tf.minimum(example["boxes"] * tf.tile(scale[::-1], [2]), limit)
+    boxes = tf.minimum(example["boxes"] * factors, tf.cast(limit, "float32"))
     return {**example, "image": resized, "boxes": boxes, "scale": scale}
 
 
