@@ -94,7 +94,8 @@ def straight(data, tmp_path_factory):
 
 
 def test_a_run_killed_three_times_ends_with_the_same_bits(data, straight, tmp_path):
-    run_dir = tmp_path / "killed"
+    run_dir, temporary = tmp_path / "killed", tmp_path / "temporary"
+    temporary.mkdir()
     # Four steps an epoch: within the first, while the fifth is saved, and at the end of
     # the second, before its state is.
     for kill, resumed in (
@@ -102,9 +103,11 @@ def test_a_run_killed_three_times_ends_with_the_same_bits(data, straight, tmp_pa
         (("save", 5), "after epoch 0 of 3 and 2 of 4 steps"),
         (("step", 8), "after epoch 1 of 3"),
     ):
-        output, status = end(start(data, run_dir, *kill))
+        output, status = end(start(data, run_dir, *kill, TMPDIR=str(temporary)))
         assert status == -signal.SIGKILL, output
         assert resumed is None or f"resuming {resumed}" in output
+        # AutoGraph writes a file for each function, which only an orderly end removes.
+        assert list(temporary.iterdir()) == []
     output, status = end(start(data, run_dir))
     assert status == 0, output
     assert "resuming after epoch 1 of 3 and 3 of 4 steps" in output

@@ -418,7 +418,9 @@ def _cache_resized(load, num_records, sizes, num_parallel, limit):
         )
     pixels = np.empty(splits[-1], "uint8")
     examples = tf.data.Dataset.range(num_records).map(
-        load, num_parallel_calls=num_parallel, deterministic=True
+        tf.autograph.experimental.do_not_convert(load),
+        num_parallel_calls=num_parallel,
+        deterministic=True,
     )
     rest = []
     for index, example in enumerate(examples.as_numpy_iterator()):
@@ -460,6 +462,7 @@ def _pad_objects(example, max_boxes):
     }
 
 
+@tf.autograph.experimental.do_not_convert
 def _trim(batch):
     """Leaves out the repeats that fill a last batch."""
     is_kept = batch["image_id"] != PADDING_IMAGE_ID
@@ -650,6 +653,9 @@ def build_pipeline(
             lambda index: load(index), len(dataset), resized, num_parallel, cache_limit
         )
 
+    # Nothing is written in Python's own control flow, and to convert it would take
+    # seconds of every start.
+    @tf.autograph.experimental.do_not_convert
     def prepare(row):
         if cache_decoded:
             example = load_resized(row[_RECORD])
@@ -703,6 +709,7 @@ def build_pipeline(
             orders[epoch] = plan(epoch)
         orders = tf.constant(orders)
 
+        @tf.autograph.experimental.do_not_convert
         def rows_of_epoch(_):
             epoch, step = epoch_order.take()
             rows = orders[epoch % count][step * share * len(replicas) :]

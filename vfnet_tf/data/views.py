@@ -74,6 +74,7 @@ def build_views(
     records = list(dataset)
     has_pil = any(record.needs_pil for record in records)
 
+    @tf.autograph.experimental.do_not_convert
     def prepare(path, orientation, needs_pil, image_id):
         image = transforms.load_image(
             path, orientation, needs_pil if has_pil else False

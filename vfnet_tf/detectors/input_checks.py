@@ -257,6 +257,7 @@ class BatchWatch:
                 raise
             return np.int32(0)
 
+        @tf.autograph.experimental.do_not_convert
         def watch(*batch):
             batch = batch[0] if len(batch) == 1 else batch
             images, targets = self._find(*_pair(batch))

@@ -136,6 +136,7 @@ def prepare_files(image_bytes, prepare, max_pixels=MAX_PIXELS):
     """
     total = tf.shape(image_bytes)[0]
 
+    @tf.autograph.experimental.do_not_convert
     def load(index, contents):
         status = check_file(contents, max_pixels)
         prepared = tf.cond(
@@ -177,6 +178,7 @@ def read_examples(examples):
     total = tf.shape(examples)[0]
     feature = {"image/encoded": tf.io.FixedLenFeature((), "string", default_value="")}
 
+    @tf.autograph.experimental.do_not_convert
     def read(index, example):
         contents = tf.io.parse_single_example(example, feature)["image/encoded"]
         return {"index": index, "contents": contents}
@@ -194,6 +196,7 @@ def prepare_pixels(images, prepare):
     """The dict of `prepare` for uint8 `[B, H, W, 3]`, B > 0, as one batch."""
     total = tf.shape(images)[0]
     dataset = tf.data.Dataset.from_tensor_slices(images)
+    prepare = tf.autograph.experimental.do_not_convert(prepare)
     dataset = dataset.map(prepare, PARALLEL_IMAGES, deterministic=True)
     return _one_batch(dataset, total, _nothing(0))
 

@@ -167,7 +167,7 @@ class CocoEvaluation(keras.callbacks.Callback):
                 batch = _inputs_of(batch)
                 yield _to_numpy(batch["image_id"]), _to_numpy(self._detect(batch))
             return
-        inputs = self.batches.map(_inputs_of)
+        inputs = self.batches.map(tf.autograph.experimental.do_not_convert(_inputs_of))
         if is_cluster:
             for batch in strategy.distribute_datasets_from_function(lambda _: inputs):
                 is_told = tf.constant(0.0 if self.stop is None else self.stop.is_told)
