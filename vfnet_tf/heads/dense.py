@@ -87,7 +87,10 @@ class DenseHead(LevelHead):
         for scale in self.scales:
             scale.build(())
 
-    def predict_level(self, features, index):
+    def level_scalars(self, index):
+        return {"scale": self.scales[index].scale} if self.level_scales else {}
+
+    def predict_level(self, features, scalars):
         towers = {"class": self.class_tower(features), "box": self.box_tower(features)}
         predictions = {
             "class_logits": self.class_predictor(towers["class"]),
@@ -98,8 +101,7 @@ class DenseHead(LevelHead):
             predictions["centerness_logits"] = logits
         predictions = {n: ops.cast(p, "float32") for n, p in predictions.items()}
         if self.level_scales:
-            boxes = self.scales[index](predictions["box_predictions"])
-            predictions["box_predictions"] = boxes
+            predictions["box_predictions"] *= scalars["scale"]
         return predictions
 
     def channels(self):

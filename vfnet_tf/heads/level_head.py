@@ -3,12 +3,14 @@ import math
 import keras
 
 from vfnet_tf.layers import ConvNormAct
+from vfnet_tf.ops.shared_trace import shared_trace
 
 
 class LevelHead(keras.layers.Layer):
     """What all heads are: one prediction after another for the levels of a pyramid.
 
-    A subclass gives `channels` and `predict_level`.
+    A subclass gives `channels` and `predict_level`, and `level_scalars` if the levels
+    differ.
 
     Args:
         num_classes: int, K.
@@ -40,14 +42,20 @@ class LevelHead(keras.layers.Layer):
         """Channels of each output, a dict by name."""
         raise NotImplementedError
 
-    def predict_level(self, features, index):
-        """Outputs by name for one map `[B, H, W, C]`, that of level number `index`."""
+    def level_scalars(self, index):
+        """What level number `index` has of its own: dict of floats and variables."""
+        return {}
+
+    def predict_level(self, features, scalars):
+        """Outputs by name for one map `[B, H, W, C]` with the scalars of its level."""
         raise NotImplementedError
 
     def call(self, inputs):
         results = {name: {} for name in self.channels()}
+        predict = shared_trace(self.predict_level, inputs[self.levels[0]])
         for index, level in enumerate(self.levels):
-            for name, value in self.predict_level(inputs[level], index).items():
+            outputs = predict(inputs[level], self.level_scalars(index))
+            for name, value in outputs.items():
                 results[name][level] = value
         return results
 

@@ -87,7 +87,7 @@ class RepPointsHead(LevelHead):
         ):
             predictor.build(last_shape)
 
-    def predict_level(self, features, index):
+    def predict_level(self, features, scalars):
         class_features = self.class_tower(features)
         box_features = self.box_tower(features)
         shifts = self.point_predictor(self.point_conv(box_features))

@@ -120,26 +120,37 @@ class VFNetHead(LevelHead):
         for scale in self.scales + self.refine_scales:
             scale.build(())
 
-    def predict_level(self, features, index):
+    def level_scalars(self, index):
+        scalars = {
+            "unit": self.distance_units[index],
+            "stride": self.strides[index],
+            "scale": self.scales[index].scale,
+        }
+        if self.refine:
+            scalars["refine_scale"] = self.refine_scales[index].scale
+        return scalars
+
+    def predict_level(self, features, scalars):
         class_features = self.class_tower(features)
         box_features = self.box_tower(features)
 
         # float32 before exp: in half precision e^11 overflows and e^x has 3 digits.
         raw = ops.cast(self.box_predictor(self.box_conv(box_features)), "float32")
-        distances = ops.exp(self.scales[index](raw)) * self.distance_units[index]
+        distances = ops.exp(raw * scalars["scale"]) * scalars["unit"]
         results = {"distances": distances}
 
         if self.star:
             # The value is that of the distances, the gradient a tenth of theirs.
             share = self.star_gradient
             star = (1 - share) * ops.stop_gradient(distances) + share * distances
-            star = star / self.strides[index]
+            star = star / scalars["stride"]
             class_features = ops.relu(self.class_star(class_features, star))
         else:
             class_features = self.class_conv(class_features)
         if self.refine:
             raw = self.refine_predictor(ops.relu(self.box_star(box_features, star)))
-            factors = ops.exp(self.refine_scales[index](ops.cast(raw, "float32")))
+            raw = ops.cast(raw, "float32")
+            factors = ops.exp(raw * scalars["refine_scale"])
             results["refined_distances"] = factors * ops.stop_gradient(distances)
         logits = self.class_predictor(class_features)
         return {"class_logits": ops.cast(logits, "float32"), **results}
