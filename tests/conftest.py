@@ -1,5 +1,6 @@
 """What tests of several folders share: golden arrays and detectors."""
 
+import gc
 import json
 import pathlib
 
@@ -49,6 +50,12 @@ def pytest_collection_modifyitems(items):
     assert all(path.is_file() for path in paths)
     rank = {path: number for number, path in enumerate(paths)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+def pytest_collection_finish():
+    """Leaves the million objects of the imports out of all collections to come."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
