@@ -4,11 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-# Tests of one file share what is slow to make; much of their time is tracing, which
-# takes one core. `make test WORKERS=0` runs them one after the other. The order is that
-# of tests/conftest.py: xdist's own begins with the files of the most tests.
+# Much of the tests' time is tracing, which takes one core. `make test WORKERS=0` runs
+# them one after the other. What a worker gets as a whole, and the order, is said in
+# tests/conftest.py: xdist's own begins with the files of the most tests.
 WORKERS ?= 2
-SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := -n $(WORKERS) --no-loadscope-reorder
 # 3: TensorFlow's start-up notes would drown the summary of the tests.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 

@@ -21,16 +21,31 @@ from vfnet_tf.necks import FPN
 
 TESTS = pathlib.Path(__file__).parent
 GOLDEN = TESTS / "golden"
-#: Files of more than a minute. Begun last, one of them would leave the other core idle.
+#: Files that share what a session makes once, if one worker has them all.
+TOGETHER = {
+    "golden": (
+        "detectors/test_vfnet.py",
+        "heads/test_vfnet.py",
+        "necks/test_fpn.py",
+        "backbones/test_resnet.py",
+        "checkpoints/test_names.py",
+        "checkpoints/test_pytorch.py",
+    ),
+    "export": ("export/",),
+    "cli": ("cli/",),
+}
+#: What takes more than a minute. Begun last, it would leave the other core idle.
 FIRST = (
-    "training/test_loop.py",
-    "detectors/test_rivals.py",
+    "export",
+    "cli",
     "training/test_faults.py",
+    "training/test_loop.py",
+    "golden",
+    "detectors/test_rivals.py",
     "detectors/test_dense_detector.py",
     "training/test_trainer.py",
     "colab/test_notebooks.py",
     "training/test_study.py",
-    "export/test_saved_model.py",
 )
 
 if keras.backend.backend() == "tensorflow":
@@ -44,12 +59,32 @@ if keras.backend.backend() == "tensorflow":
     )
 
 
+def unit_of(file):
+    """What a worker runs as a whole: a file, by its path in this folder, or a group."""
+    groups = [name for name, paths in TOGETHER.items() if file.startswith(paths)]
+    return groups[0] if groups else file
+
+
 def pytest_collection_modifyitems(items):
-    """Longest files first; the Makefile asks xdist to keep this order."""
-    paths = [TESTS / name for name in FIRST]
-    assert all(path.is_file() for path in paths)
-    rank = {path: number for number, path in enumerate(paths)}
-    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+    """Longest units first; the Makefile asks xdist to keep this order."""
+    for name in (*FIRST, *sum(TOGETHER.values(), ())):
+        assert name in TOGETHER or (TESTS / name).exists(), name
+    rank = {unit: number for number, unit in enumerate(FIRST)}
+    units = [unit_of(item.path.relative_to(TESTS).as_posix()) for item in items]
+    order = sorted(range(len(items)), key=lambda i: rank.get(units[i], len(rank)))
+    items[:] = [items[i] for i in order]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Workers take units, not files."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class LoadUnitScheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return unit_of(super()._split_scope(nodeid).removeprefix("tests/"))
+
+    return LoadUnitScheduling(config, log)
 
 
 def pytest_collection_finish():
@@ -222,6 +257,16 @@ def build_small(kind, **settings):
     backbone = KerasBackbone(tiny_model(), ("c3", "c4_bn", "c5"))
     cls, neck, head, settings = SMALL[kind](settings)
     return cls(backbone, neck, head, **settings)
+
+
+def build_two_levels(num_classes=3, **switches):
+    """A VFNet of two levels: for processes that have nothing to trace it but once."""
+    levels = {"levels": ("P3", "P4"), "strides": (8, 16), "distance_units": (64, 128)}
+    return VFNet(
+        KerasBackbone(tiny_model(), ("c3", "c4_bn", "c5")),
+        FPN(32, ("C3", "C4"), levels["levels"], name="fpn"),
+        VFNetHead(num_classes, 32, 1, **levels, **switches, name="head"),
+    )
 
 
 @pytest.fixture

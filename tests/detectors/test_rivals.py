@@ -86,8 +86,13 @@ def state_of(stem):
 
 
 def marked():
-    """Every stem, with the mark of those that run on the other backends, too."""
+    """Every stem, with the mark of those that run on the other backends, too.
+
+    JAX compiles for 40 s what RetinaNet has, so there it is slow.
+    """
     marks = {stem: [pytest.mark.backend] for stem in PORTABLE}
+    if keras.backend.backend() == "jax":
+        marks[RETINANET].append(pytest.mark.slow)
     return [pytest.param(stem, marks=marks.get(stem, []), id=stem) for stem in PARTS]
 
 

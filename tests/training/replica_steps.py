@@ -26,17 +26,10 @@ LARGE_ID = 2**40
 
 
 def make_detector(run_eagerly=False):
-    """VFNet with two levels: tracing a step for each replica is what takes the time."""
-    from tests.conftest import tiny_model
-    from vfnet_tf import FPN, VFNet, VFNetHead
-    from vfnet_tf.backbones import KerasBackbone
+    from tests.conftest import build_two_levels
     from vfnet_tf.training.optimizers import SGD
 
-    neck = FPN(32, ("C3", "C4"), ("P3", "P4"), name="fpn")
-    levels = {"levels": ("P3", "P4"), "strides": (8, 16), "distance_units": (64, 128)}
-    head = VFNetHead(3, 32, 1, **levels, name="head")
-    backbone = KerasBackbone(tiny_model(), ("c3", "c4_bn", "c5"))
-    detector = VFNet(backbone, neck, head)
+    detector = build_two_levels()
     rng = np.random.default_rng(4)
     for weight in detector.weights:
         if len(weight.shape) > 1:
