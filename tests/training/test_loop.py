@@ -95,7 +95,7 @@ def keys(results, kind):
 def test_the_losses_of_three_steps_are_those_of_one_replica(results, way):
     one, several = results["1 replica"], results[way]
     names = {key.rpartition("/")[2] for key in keys(results, "logs")}
-    assert names >= {"loss", "class_loss", "box_loss", "refined_box_loss"}
+    assert names >= {"loss", "class_loss", "box_loss"}
     assert len(keys(results, "logs")) == 3 * len(names)
     assert one["logs/0/num_positives"] > 0
     for key in keys(results, "logs"):
