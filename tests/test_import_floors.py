@@ -6,6 +6,7 @@ otherwise.
 """
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -92,6 +93,24 @@ def import_time_nodes(tree):
     return found
 
 
+@functools.cache
+def package_imports():
+    """(path, unit, imports) of every module; an import is (name, line, runs at import).
+
+    Read once, and without the trees, which would be a million objects.
+    """
+    found = []
+    for path, unit, module in package_modules():
+        tree = ast.parse(path.read_text("utf-8"))
+        at_import = import_time_nodes(tree)
+        names = [
+            (name, line, node in at_import)
+            for name, line, node in imported_names(tree, module)
+        ]
+        found.append((path, unit, names))
+    return found
+
+
 def floor_violation(unit, target, same_folder_modules):
     """Says what is wrong when `unit` imports `target`; None when it may."""
     if unit == target or unit == "__init__":
@@ -115,9 +134,8 @@ def test_every_folder_and_module_has_a_floor():
 def test_no_module_imports_from_its_own_floor_or_above():
     in_root = {path.stem for path in PACKAGE.glob("*.py")}
     wrong = []
-    for path, unit, module in package_modules():
-        tree = ast.parse(path.read_text("utf-8"))
-        for name, line, _ in imported_names(tree, module):
+    for path, unit, names in package_imports():
+        for name, line, _ in names:
             parts = name.split(".")
             if parts[0] != "vfnet_tf" or len(parts) < 2:
                 continue
@@ -217,9 +235,8 @@ def test_imports_in_functions_and_under_the_backend_switch_do_not_run_at_import(
 )
 def test_a_library_is_imported_only_in_its_home(library, homes):
     users = set()
-    for path, _, module in package_modules():
-        tree = ast.parse(path.read_text("utf-8"))
-        for name, _, _ in imported_names(tree, module):
+    for path, _, names in package_imports():
+        for name, _, _ in names:
             if name.split(".")[0] == library:
                 users.add(path.relative_to(ROOT).as_posix())
     assert users <= homes, f"{library} does not belong in {sorted(users - homes)}"
@@ -227,7 +244,7 @@ def test_a_library_is_imported_only_in_its_home(library, homes):
 
 def test_tensorflow_is_not_imported_at_the_top_of_portable_modules():
     eager = []
-    for path, unit, module in package_modules():
+    for path, unit, names in package_imports():
         portable = unit == "__init__" or (FLOORS.get(unit, 0) <= 4 and unit != "data")
         without_tensorflow = {
             "vfnet_tf/data/__init__.py",
@@ -237,10 +254,8 @@ def test_tensorflow_is_not_imported_at_the_top_of_portable_modules():
         place = path.relative_to(ROOT).as_posix()
         if not portable and place not in without_tensorflow:
             continue
-        tree = ast.parse(path.read_text("utf-8"))
-        at_import = import_time_nodes(tree)
-        for name, line, node in imported_names(tree, module):
-            if name.split(".")[0] == "tensorflow" and node in at_import:
+        for name, line, runs_at_import in names:
+            if name.split(".")[0] == "tensorflow" and runs_at_import:
                 eager.append(f"{place}:{line}")
     assert not eager, f"import tensorflow inside the function that needs it: {eager}"
 
@@ -294,9 +309,8 @@ def test_setup_requires_what_the_package_imports():
     optional |= {"av", "supervision"}
     optional |= {"google"}  # protobuf, which TensorFlow requires
     imported = set()
-    for path, _, module in package_modules():
-        tree = ast.parse(path.read_text("utf-8"))
-        imported |= {name.split(".")[0] for name, _, _ in imported_names(tree, module)}
+    for _, _, names in package_imports():
+        imported |= {name.split(".")[0] for name, _, _ in names}
     imported -= set(sys.stdlib_module_names) | {"vfnet_tf"} | optional
     required = re.findall(
         r'^    "([a-z0-9_]+)>=', (ROOT / "setup.py").read_text(), re.M
