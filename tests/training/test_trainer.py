@@ -141,15 +141,6 @@ def test_the_learning_rate_is_scaled_and_said(datasets, tmp_path):
     assert "8 images, 2 steps" in text
 
 
-def test_without_validation_there_are_weights_but_no_metrics(datasets, tmp_path):
-    one = override(CONFIG, training__epochs=1)
-    trainer = Trainer(
-        one, datasets[0], None, tmp_path / "run", make_strategy("mirrored")
-    )
-    assert trainer.fit(verbose=0) is None
-    assert (tmp_path / "run" / "best.weights.h5").exists()
-
-
 def test_an_unknown_optimizer_is_refused(datasets, tmp_path):
     wrong = override(CONFIG, training__optimizer="lion")
     with pytest.raises(ValueError, match="optimizer=lion"):
@@ -233,6 +224,13 @@ def quick(datasets, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "draw_samples", lambda self: None)
     monkeypatch.setattr(visualization, "plot_history", lambda *paths: None)
     return make
+
+
+def test_without_validation_there_are_weights_but_no_metrics(quick):
+    trainer = quick(val=False, epochs=1)
+    assert trainer.fit(verbose=0) is None
+    assert (trainer.run_dir / "best.weights.h5").exists()
+    assert not (trainer.run_dir / "metrics.json").exists()
 
 
 class Ends(keras.callbacks.Callback):
