@@ -11,6 +11,10 @@ WORKERS ?= 2
 SIDE_BY_SIDE := -n $(WORKERS) --no-loadscope-reorder
 # 3: TensorFlow's start-up notes would drown the summary of the tests.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+# pip would compile 20,000 modules for half a minute, most of which nobody imports. Python
+# compiles the others once, also where the environment tells it to keep nothing.
+export PYTHONDONTWRITEBYTECODE :=
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 
 .PHONY: help train test test-all lint format docs clean
 .NOTPARALLEL:
@@ -26,12 +30,12 @@ help:
 # One stamp per set of requirements; a changed setup.py installs again.
 $(VENV)/.installed-run: setup.py pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(PIP_INSTALL) --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: setup.py pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(PIP_INSTALL) --editable ".[dev]"
 	@touch $@ $(VENV)/.installed-run
 
 train: $(VENV)/.installed-run
@@ -39,13 +43,16 @@ train: $(VENV)/.installed-run
 
 test: SELECTION := not slow
 test: ALSO := and not slow
+# JAX compiles each operation of a test, which takes longer than all of PyTorch's: here
+# it has the parity with the official code, and where it goes ways of its own.
+test: ON_JAX := -k "official or training or detections_are"
 test-all: SELECTION := slow or not slow
 test-all: ALSO :=
-# JAX: most of its tests' time is XLA optimising what runs once (103 s against 58 s of
-# CPU time in tests/detectors/test_vfnet.py).
+# Most of that time is XLA optimising what runs once (103 s against 58 s of CPU time in
+# tests/detectors/test_vfnet.py).
 test test-all: $(VENV)/.installed-dev
 	KERAS_BACKEND=tensorflow $(PYTEST) $(SIDE_BY_SIDE) -m "$(SELECTION)" $(ARGS)
-	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) $(SIDE_BY_SIDE) -m "backend $(ALSO)" $(ARGS)
+	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) $(SIDE_BY_SIDE) -m "backend $(ALSO)" $(ON_JAX) $(ARGS)
 	KERAS_BACKEND=torch $(PYTEST) $(SIDE_BY_SIDE) -m "backend $(ALSO)" $(ARGS)
 
 lint: $(VENV)/.installed-dev
