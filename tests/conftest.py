@@ -34,7 +34,7 @@ TOGETHER = {
     "export": ("export/",),
     "cli": ("cli/",),
 }
-#: What takes more than a minute. Begun last, it would leave the other core idle.
+#: What takes about a minute or more. Begun last, it would leave the other core idle.
 FIRST = (
     "export",
     "cli",
@@ -46,6 +46,9 @@ FIRST = (
     "training/test_trainer.py",
     "colab/test_notebooks.py",
     "training/test_study.py",
+    "detectors/test_each_detector.py",
+    "detectors/test_published.py",
+    "data/test_pipeline.py",
 )
 
 if keras.backend.backend() == "tensorflow":

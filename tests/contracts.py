@@ -11,11 +11,6 @@ import pytest
 HALF_POLICIES = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 
 
-def slow_on_jax(test):
-    """Leaves a test of plumbing to the other backends: JAX compiles for 20 s and more."""
-    return pytest.mark.slow(test) if keras.backend.backend() == "jax" else test
-
-
 def to_numpy(tree):
     """Tensors, alone or in dicts and sequences, as numpy arrays."""
     return keras.tree.map_structure(

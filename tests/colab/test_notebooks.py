@@ -36,8 +36,9 @@ RESULTS = {
     },
     "export": {"detections": (1, 100), "box difference in pixels": (0, 1e-3)},
 }
-# An export traces ten graphs; tests/export does it in the quick suite.
-SLOW = {"export"}
+# An export traces ten graphs, and a fine-tuning trains what tests/training does with
+# fewer; the quick suite has those.
+SLOW = {"export", "fine_tune"}
 SECONDS_PER_CELL = 600
 
 

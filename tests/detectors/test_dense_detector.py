@@ -125,7 +125,6 @@ def test_settings_may_be_overridden_for_one_call(small_detector, small_batch):
 
 
 @pytest.mark.backend
-@contracts.slow_on_jax
 def test_soft_nms_is_a_setting_of_the_detector_and_of_one_call(
     small_detector, small_batch
 ):

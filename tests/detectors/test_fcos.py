@@ -148,7 +148,6 @@ def test_points_are_centres_of_cells_or_their_corners(small_detector):
         np.testing.assert_array_equal(points[:2], [[first, first], [first + 8, first]])
 
 
-@contracts.slow_on_jax
 def test_views_share_one_nms_with_centerness_too(small_detector, small_batch):
     detector = small_detector("fcos", score_threshold=0.001)
     images = small_batch["images"]

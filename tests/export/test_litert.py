@@ -67,7 +67,7 @@ MAKERS = {
     "deformable_backbone": deformable_backbone,
 }
 #: The others are made of the same layers as these.
-QUICK = ("vfnet", "atss", "reppoints", "deformable_towers")
+QUICK = ("vfnet", "atss", "reppoints")
 
 
 def operators(path):

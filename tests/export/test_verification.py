@@ -22,6 +22,7 @@ def test_a_fresh_process_finds_what_detect_finds_in_batches_of_1_2_and_5(
     assert (report["box_difference"], report["score_difference"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_soft_nms_and_the_other_box_format_are_equal_too(
     soft_exported, soft_detector, images
 ):
@@ -30,10 +31,8 @@ def test_soft_nms_and_the_other_box_format_are_equal_too(
     assert (report["box_difference"], report["score_difference"]) == (0, 0)
 
 
-@pytest.mark.parametrize(
-    "signature",
-    ["tf_example", pytest.param("image_tensor", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("signature", ["tf_example", "image_tensor"])
 def test_other_signatures_are_equal_in_a_fresh_process(
     soft_exported, soft_detector, tmp_path, signature
 ):

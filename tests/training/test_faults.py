@@ -143,6 +143,7 @@ def end_both(variables_of, data, run_dir, told=None, *when):
             process.kill()
 
 
+@pytest.mark.slow
 def test_workers_stop_together_and_go_on_together_and_then_one_alone(
     data, straight, tmp_path
 ):

@@ -1,4 +1,7 @@
-"""One global batch on 1, 2 and 4 replicas, on 2 processes, and on JAX likewise."""
+"""One global batch on 1, 2 and 4 replicas, on 2 processes, and on JAX likewise.
+
+Two processes of JAX compile for most of a minute: they are slow tests.
+"""
 
 import os
 import pathlib
@@ -17,19 +20,39 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("tf.distribute needs TensorFlow", allow_module_level=True)
 
 SCRIPT = pathlib.Path(__file__).parent / "replica_steps.py"
-CLUSTERS = ("worker 0", "worker 1", "process 0 of JAX", "process 1 of JAX")
-ON_JAX = ("2 devices of JAX", *CLUSTERS[2:])
-WAYS = ("2 replicas", "4 replicas", "2 devices of JAX", *CLUSTERS)
+WORKERS = ("worker 0", "worker 1")
+PROCESSES = ("process 0 of JAX", "process 1 of JAX")
+DEVICES = "2 devices of JAX"
+
+
+def slowly(*ways):
+    """The same as parameters of slow tests."""
+    return [pytest.param(way, marks=pytest.mark.slow) for way in ways]
+
+
+CLUSTERS = (*WORKERS, *slowly(*PROCESSES))
+ON_JAX = (DEVICES, *slowly(*PROCESSES))
+WAYS = ("2 replicas", "4 replicas", DEVICES, *CLUSTERS)
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def results(request, tmp_path_factory):
     """What each way of `replica_steps.py` left, and how its process ended.
 
-    All at once: each has seconds in which it only waits.
+    All at once: each has seconds in which it only waits. Two processes of JAX are among
+    them if one of the tests asked for them by name.
     """
     directory = tmp_path_factory.mktemp("steps")
     ports = free_ports(4)
+    # Each way, and the file that it leaves.
+    files = {
+        "1 replica": "replicas1",
+        "2 replicas": "replicas2",
+        "4 replicas": "more4",
+        "worker 0": "worker0",
+        "worker 1": "worker1",
+        DEVICES: "jax",
+    }
     commands = {
         "replicas": ("mirrored", 1, 2),
         # TensorFlow's groups are numbered by process: one of four would be that of two.
@@ -37,12 +60,14 @@ def results(tmp_path_factory):
         "jax": ("jax", 2),
         "worker0": ("worker", 0, *ports[:2]),
         "worker1": ("worker", 1, *ports[:2]),
-        "process0": ("process", 0, *ports[2:]),
-        "process1": ("process", 1, *ports[2:]),
     }
+    if any(PROCESSES[0] in item.name for item in request.session.items):
+        for index, name in enumerate(PROCESSES):
+            files[name] = f"process{index}"
+            commands[files[name]] = ("process", index, *ports[2:])
     root = str(SCRIPT.parents[2])
     environment = {**os.environ, "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""}
-    # Four of the seven compile with JAX, most of whose time is optimising.
+    # To compile with JAX is to optimise, most of the time.
     environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     processes, ended = {}, {}
     try:
@@ -52,7 +77,7 @@ def results(tmp_path_factory):
                 processes[name] = subprocess.Popen(
                     command, env=environment, stdout=log, stderr=subprocess.STDOUT
                 )
-        # Seven processes on two cores, beside another worker's tests.
+        # Five or seven processes on two cores, beside another worker's tests.
         deadline = time.monotonic() + 900
         while len(ended) < len(processes) and time.monotonic() < deadline:
             for name, process in processes.items():
@@ -68,16 +93,6 @@ def results(tmp_path_factory):
         log = (directory / f"{name}.log").read_text()
         assert process.returncode == expected, f"{name}: {log[-3000:]}"
     found = {"lag": ended["worker0"][1] - ended["worker1"][1]}
-    files = {
-        "1 replica": "replicas1",
-        "2 replicas": "replicas2",
-        "4 replicas": "more4",
-        "worker 0": "worker0",
-        "worker 1": "worker1",
-        "2 devices of JAX": "jax",
-        "process 0 of JAX": "process0",
-        "process 1 of JAX": "process1",
-    }
     for way, file in files.items():
         with np.load(directory / f"{file}.npz") as arrays:
             found[way] = dict(arrays)
@@ -115,16 +130,16 @@ def test_gradients_and_weights_are_those_of_one_replica(results, way, kind):
         np.testing.assert_allclose(several[key], one[key], 0, limit, err_msg=key)
 
 
-@pytest.mark.parametrize("names", [CLUSTERS[:2], CLUSTERS[2:]], ids=str)
+@pytest.mark.parametrize("names", [WORKERS, *slowly(PROCESSES)], ids=str)
 def test_both_processes_have_the_same_weights(results, names):
     for key in keys(results, "weight"):
         np.testing.assert_array_equal(*(results[name][key] for name in names))
 
 
-def test_the_description_counts_the_replicas_of_all(results):
-    for way in (*CLUSTERS, ON_JAX[0]):
-        assert "2 replicas, batch 4 = 2 x 2" in str(results[way]["description"])
-    for way in ON_JAX:
+@pytest.mark.parametrize("way", [*CLUSTERS, DEVICES])
+def test_the_description_counts_the_replicas_of_all(results, way):
+    assert "2 replicas, batch 4 = 2 x 2" in str(results[way]["description"])
+    if way not in WORKERS:
         assert results[way]["devices"] == 2
 
 
@@ -134,7 +149,7 @@ def test_the_chief_alone_shows_progress(results):
     assert results["worker 1"]["history"] == results["worker 0"]["history"] == 3
 
 
-@pytest.mark.parametrize("way", [*CLUSTERS, ON_JAX[0]])
+@pytest.mark.parametrize("way", [*CLUSTERS, DEVICES])
 def test_every_process_sees_the_detections_of_each_image_once(results, way):
     # The eighth is padding, which an evaluator leaves out by its id.
     expected = [[i, i] for i in [*range(7), -1]]
@@ -150,7 +165,7 @@ def test_every_process_stops_early_after_the_same_epoch(results, way):
 
 @pytest.mark.parametrize("way", ON_JAX)
 def test_devices_of_jax_share_the_images_and_find_what_one_finds(results, way):
-    one, found = results["2 devices of JAX"], results[way]
+    one, found = results[DEVICES], results[way]
     assert (one["whole_on"], found["spread_on"]) == (1, 2)
     assert one["whole/num_detections"].min() > 0
     for name in ("boxes", "scores", "labels", "num_detections"):
@@ -167,7 +182,7 @@ def test_workers_that_differ_are_told_so(results, way):
     assert "finished_epochs=[0, 1], by worker" in message
 
 
-@pytest.mark.parametrize("way", [CLUSTERS[0], CLUSTERS[2]])
+@pytest.mark.parametrize("way", [WORKERS[0], *slowly(PROCESSES[0])])
 def test_a_killed_process_stops_the_other_within_minutes(results, way):
     message = str(results[way]["lost"])
     assert "Another worker is gone" in message

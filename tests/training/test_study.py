@@ -181,7 +181,14 @@ def test_a_base_of_another_detector_does_not_change_the_rows():
     assert row_config(row, base).model == ModelConfig()
 
 
-@pytest.mark.parametrize("table", ["table2", "table3", "table5"])
+# Each row is built: 10 s a table.
+@pytest.mark.parametrize(
+    "table",
+    [
+        "table3",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("table2", "table5")),
+    ],
+)
 def test_all_rows_of_a_table_build_and_their_initial_weights_are_kept(
     table, datasets, tmp_path
 ):
