@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 
@@ -24,6 +25,18 @@ def test_its_config_is_complete():
 
 def test_it_computes_in_half_precision():
     contracts.check_half_precision(lambda policy: Scale(1.5, dtype=policy), INPUT)
+
+
+@pytest.mark.backend
+def test_another_layer_in_half_precision_reads_all_of_its_value():
+    class Reader(keras.layers.Layer):
+        def call(self, inputs):
+            return keras.ops.convert_to_tensor(scale.scale) * 1.0
+
+    scale, value = Scale(1 + 2**-12, dtype="float32"), np.float32(1 + 2**-12)
+    scale.build(())
+    found = contracts.to_numpy(Reader(dtype="mixed_bfloat16")(INPUT))
+    assert found.dtype == "float32" and found == value
 
 
 def test_it_runs_in_a_graph_of_unknown_sizes():

@@ -89,9 +89,18 @@ def test_outside_of_a_graph_nothing_is_traced():
     assert shared_trace(levels.one, keras.KerasTensor((2, None, None, 3))) == levels.one
 
 
+@pytest.mark.parametrize(
+    ("policy", "tolerance"), [("float32", 1e-4), ("mixed_bfloat16", 0.05)]
+)
 @pytest.mark.parametrize("build", [build_two_levels, lambda: build_small("atss")])
-def test_a_detector_has_the_gradients_that_it_has_without_a_graph(build, small_batch):
-    detector = build()
+def test_a_detector_has_the_gradients_that_it_has_without_a_graph(
+    build, policy, tolerance, small_batch
+):
+    keras.config.set_dtype_policy(policy)
+    try:
+        detector = build()
+    finally:
+        keras.config.set_dtype_policy("float32")
     targets = {k: small_batch[k] for k in ("boxes", "labels", "image_size")}
     detector(small_batch["images"])
     variables = [v.value for v in detector.trainable_variables]
@@ -108,6 +117,6 @@ def test_a_detector_has_the_gradients_that_it_has_without_a_graph(build, small_b
     found, expected = graph(small_batch["images"]), gradients(small_batch["images"])
     for variable, one, two in zip(variables, found, expected, strict=True):
         try:
-            contracts.assert_close_to_max(one.numpy(), two.numpy(), 1e-4)
+            contracts.assert_close_to_max(one.numpy(), two.numpy(), tolerance)
         except AssertionError as error:
             raise AssertionError(variable.name) from error

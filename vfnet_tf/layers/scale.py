@@ -1,4 +1,5 @@
 import keras
+from keras import ops
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -17,10 +18,12 @@ class Scale(keras.layers.Layer):
 
     def build(self, input_shape):
         initializer = keras.initializers.Constant(self.initial_value)
-        self.scale = self.add_weight((), initializer, name="scale")
+        # Without autocast: a head, which may compute in half precision, reads it itself
+        # for what it does in float32.
+        self.scale = self.add_weight((), initializer, name="scale", autocast=False)
 
     def call(self, inputs):
-        return inputs * self.scale
+        return inputs * ops.cast(self.scale, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
