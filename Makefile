@@ -22,7 +22,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 help:
 	@echo "make train     train on the generated data set (12 minutes on 2 cores)"
 	@echo "               more options: make train ARGS='--epochs 3 --data DIR'"
-	@echo "make test      the test suite: TensorFlow, then the portable part on JAX and PyTorch"
+	@echo "make test      the test suite: TensorFlow, then the parity on JAX, then the portable part on PyTorch"
 	@echo "make test-all  the same with the slow tests"
 	@echo "make lint      check style; make format repairs what can be repaired"
 	@echo "make docs      the site, in site/; a warning is an error"

@@ -11,6 +11,16 @@ import pytest
 HALF_POLICIES = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 
 
+def with_policy(policy, build):
+    """What `build` makes under a global dtype policy, which stays what it was."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        return build()
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 def to_numpy(tree):
     """Tensors, alone or in dicts and sequences, as numpy arrays."""
     return keras.tree.map_structure(

@@ -421,11 +421,7 @@ def test_a_step_in_mixed_precision_is_near_that_in_float32(
 ):
     logs = {}
     for name in ("float32", policy):
-        keras.config.set_dtype_policy(name)
-        try:
-            detector = small_detector()
-        finally:
-            keras.config.set_dtype_policy("float32")
+        detector = contracts.with_policy(name, small_detector)
         outputs = detector(small_batch["images"])
         assert all(v.dtype == "float32" for v in outputs.values())
         assert {v.dtype for v in detector.trainable_variables} == {"float32"}

@@ -167,11 +167,7 @@ def test_a_step_in_a_graph_and_in_mixed_precision_is_near_the_eager_one(
 ):
     logs = {}
     for policy in ("float32", "mixed_bfloat16"):
-        keras.config.set_dtype_policy(policy)
-        try:
-            detector = small_detector(kind)
-        finally:
-            keras.config.set_dtype_policy("float32")
+        detector = contracts.with_policy(policy, lambda: small_detector(kind))
         is_eager = policy == "float32"
         detector.compile(keras.optimizers.SGD(1e-3), run_eagerly=is_eager)
         logs[policy] = detector.train_on_batch(small_batch, return_dict=True)
@@ -216,21 +212,11 @@ def test_keras_and_weights_files_give_the_same_bits(
     assert losses[0] == losses[1]
 
 
-def with_policy(policy, build):
-    """What `build` makes under a global dtype policy, which stays what it was."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        return build()
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
 @pytest.mark.parametrize(
     "kind", ["vfnet", "fcos", "retinanet", "foveabox", "reppoints"]
 )
 def test_half_precision_ends_at_the_head(kind, small_detector, small_batch):
-    detector = with_policy("mixed_float16", lambda: small_detector(kind))
+    detector = contracts.with_policy("mixed_float16", lambda: small_detector(kind))
     assert detector.backbone.layers[1].compute_dtype == "float16"
     outputs = detector(small_batch["images"])
     tensors = {**outputs, **detector.compute_losses(outputs, small_batch)}
@@ -244,7 +230,7 @@ def test_half_precision_ends_at_the_head(kind, small_detector, small_batch):
 def test_half_precision_learns_as_float32_does(small_detector, small_batch):
     losses = {}
     for policy in ("float32", "mixed_bfloat16", "mixed_float16"):
-        detector = with_policy(policy, small_detector)
+        detector = contracts.with_policy(policy, small_detector)
         optimizer = SGD(0.01)
         detector.compile(optimizer, jit_compile=False, run_eagerly=True)
         is_scaled = isinstance(detector.optimizer, keras.optimizers.LossScaleOptimizer)

@@ -2,11 +2,10 @@ import dataclasses
 import json
 import shutil
 
-import keras
 import numpy as np
 import pytest
 
-from tests import tiny_run
+from tests import contracts, tiny_run
 from tests.export import image_bytes as files
 from vfnet_tf.export import verification
 from vfnet_tf.export.saved_model import export_saved_model, read_metadata
@@ -160,11 +159,9 @@ def test_no_images_and_no_export_are_refused(exported, detector, images, tmp_pat
 
 @pytest.mark.slow
 def test_a_mixed_precision_detector_serves_in_that_precision(tmp_path, config, images):
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        detector = tiny_run.tiny_detector(config)
-    finally:
-        keras.config.set_dtype_policy("float32")
+    detector = contracts.with_policy(
+        "mixed_bfloat16", lambda: tiny_run.tiny_detector(config)
+    )
     directory = export_saved_model(detector, tmp_path / "model", config=config)
     text = (directory / "assets" / "metadata.json").read_text()
     assert json.loads(text)["precision"] == "mixed_bfloat16"

@@ -89,19 +89,12 @@ def test_outside_of_a_graph_nothing_is_traced():
     assert shared_trace(levels.one, keras.KerasTensor((2, None, None, 3))) == levels.one
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("build", [build_two_levels, lambda: build_small("atss")])
-def test_a_detector_has_the_gradients_that_it_has_without_a_graph(
-    build, policy, small_batch
-):
+def gradients_of(build, policy, batch):
+    """Of all weights: with the graph of open sizes, and without a graph."""
     keras.utils.set_random_seed(7)
-    keras.config.set_dtype_policy(policy)
-    try:
-        detector = build()
-    finally:
-        keras.config.set_dtype_policy("float32")
-    targets = {k: small_batch[k] for k in ("boxes", "labels", "image_size")}
-    detector(small_batch["images"])
+    detector = contracts.with_policy(policy, build)
+    targets = {k: batch[k] for k in ("boxes", "labels", "image_size")}
+    detector(batch["images"])
     variables = [v.value for v in detector.trainable_variables]
 
     def gradients(images):
@@ -113,18 +106,32 @@ def test_a_detector_has_the_gradients_that_it_has_without_a_graph(
     spec = tf.TensorSpec((None, None, None, 3))
     graph = tf.function(gradients, [spec], autograph=False).get_concrete_function()
     assert graph.graph.as_graph_def().library.function
-    found, expected = graph(small_batch["images"]), gradients(small_batch["images"])
-    if policy != "float32":
-        # Single elements are sums in which 8 bits cancel; the whole differs by 0.003.
-        found, expected = (
-            np.concatenate([np.ravel(gradient) for gradient in gradients])
-            for gradients in (found, expected)
-        )
-        error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
-        assert error < 0.02, error
-        return
-    for variable, one, two in zip(variables, found, expected, strict=True):
+    both = [calculate(batch["images"]) for calculate in (graph, gradients)]
+    return variables, *contracts.to_numpy(both)
+
+
+@pytest.mark.parametrize("build", [build_two_levels, lambda: build_small("atss")])
+def test_a_detector_has_the_gradients_that_it_has_without_a_graph(build, small_batch):
+    for variable, one, two in zip(
+        *gradients_of(build, "float32", small_batch), strict=True
+    ):
         try:
-            contracts.assert_close_to_max(one.numpy(), two.numpy(), 1e-4)
+            contracts.assert_close_to_max(one, two, 1e-4)
         except AssertionError as error:
             raise AssertionError(variable.name) from error
+
+
+@pytest.mark.parametrize(
+    "build",
+    [build_two_levels, lambda: build_small("atss"), lambda: build_small("reppoints")],
+)
+def test_in_half_precision_they_are_near(build, small_batch):
+    # As a whole: single elements are sums in which 8 bits cancel.
+    _, found, expected = gradients_of(build, "mixed_bfloat16", small_batch)
+    found, expected = (
+        np.concatenate([np.ravel(gradient) for gradient in one])
+        for one in (found, expected)
+    )
+    # In six seeds VFNet's differ by 0.003.
+    assert 0 < np.linalg.norm(expected) < np.inf
+    assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)

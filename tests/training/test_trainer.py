@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.contracts import with_policy
 from tests.tiny_run import LineDetector
 from vfnet_tf import builder, visualization
 from vfnet_tf.config import (
@@ -200,11 +201,7 @@ def quick(datasets, tmp_path, monkeypatch):
     """Makes a `Trainer` of a `LineDetector`: all but the detector is as in a real run."""
 
     def build(config, precision):
-        policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(precision)
-        detector = LineDetector()
-        keras.config.set_dtype_policy(policy)
-        return detector
+        return with_policy(precision, LineDetector)
 
     def resolve(config, backbone):
         return config

@@ -43,7 +43,10 @@ class LevelHead(keras.layers.Layer):
         raise NotImplementedError
 
     def level_scalars(self, index):
-        """What level number `index` has of its own: dict of floats and variables."""
+        """What level number `index` has of its own: dict of floats and variables.
+
+        Variables of float32 and without autocast: they are read by the head.
+        """
         return {}
 
     def predict_level(self, features, scalars):
