@@ -46,9 +46,12 @@ def check(found):
         np.testing.assert_array_equal(values, 3 * expected + number)
 
 
-def test_a_graph_of_open_sizes_has_it_once():
+@pytest.mark.parametrize(
+    "sizes", [lambda x: (None, None), lambda x: (None, x.shape[2])]
+)
+def test_a_graph_of_open_sizes_has_it_once(sizes):
     levels = Levels()
-    graph = levels.graph(specs_of(MAPS, lambda x: (None, None)))
+    graph = levels.graph(specs_of(MAPS, sizes))
     assert levels.calls == 1
     check(graph([tf.constant(x) for x in MAPS]))
 
