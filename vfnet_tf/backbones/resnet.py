@@ -1,6 +1,7 @@
 import keras
 
 from vfnet_tf.layers import ConvNormAct
+from vfnet_tf.layers.trainable_parts import TrainableParts, trainable_parts
 from vfnet_tf.ops.convolution import pad_symmetric
 
 #: Blocks per stage, and whether they are bottlenecks (He et al., CVPR 2016, Table 1).
@@ -12,7 +13,7 @@ DEPTHS = {
 }
 
 
-class StagedBackbone(keras.Model):
+class StagedBackbone(TrainableParts, keras.Model):
     """What networks of a stem and four stages share: freezing, outputs and config.
 
     Args:
@@ -38,8 +39,12 @@ class StagedBackbone(keras.Model):
         for layer in self.layers:
             if layer.name.startswith(tuple(frozen)):
                 layer.trainable = False
+        self._first_trainable_parts = trainable_parts(self)
 
-    def get_config(self):
+    def _parts_of_constructor(self):
+        return self._first_trainable_parts
+
+    def _own_config(self):
         return {
             "name": self.name,
             "trainable": self.trainable,
@@ -48,7 +53,7 @@ class StagedBackbone(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def _revive(cls, config, custom_objects):
         return cls(**config)
 
 

@@ -1,10 +1,11 @@
 import keras
 
 from vfnet_tf.layers import ConvNormAct
+from vfnet_tf.layers.trainable_parts import TrainableParts
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class ConvTower(keras.layers.Layer):
+class ConvTower(TrainableParts, keras.layers.Layer):
     """3x3 convolutions with norm and ReLU, shared by all levels.
 
     Args:

@@ -6,6 +6,7 @@ from keras import ops
 from vfnet_tf.layers.deform_conv2d import DeformableConv2D
 from vfnet_tf.layers.frozen_batch_norm import FrozenBatchNorm
 from vfnet_tf.layers.group_norm import GroupNorm
+from vfnet_tf.layers.trainable_parts import TrainableParts
 from vfnet_tf.ops.convolution import conv2d
 
 #: Numbers in the largest kernel that a frozen batch norm is folded into. Larger ones
@@ -23,7 +24,7 @@ NORMS = {
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class ConvNormAct(keras.layers.Layer):
+class ConvNormAct(TrainableParts, keras.layers.Layer):
     """A 2-D convolution, its normalisation and its activation.
 
     Padding is symmetric, `(kernel_size - 1) // 2` on each side, as in PyTorch; at

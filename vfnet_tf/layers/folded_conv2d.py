@@ -2,11 +2,12 @@ import keras
 from keras import ops
 
 from vfnet_tf.layers.frozen_batch_norm import FrozenBatchNorm
+from vfnet_tf.layers.trainable_parts import TrainableParts
 from vfnet_tf.ops.convolution import add_bias
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class FoldedConv2D(keras.layers.Conv2D):
+class FoldedConv2D(TrainableParts, keras.layers.Conv2D):
     """A Keras `Conv2D` that includes the frozen batch norm after it.
 
     The result is that of the two layers one after the other, without the passes over

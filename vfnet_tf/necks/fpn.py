@@ -2,11 +2,12 @@ import keras
 from keras import ops
 
 from vfnet_tf.layers import ConvNormAct
+from vfnet_tf.layers.trainable_parts import TrainableParts
 from vfnet_tf.ops.shapes import sizes_of
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class FPN(keras.layers.Layer):
+class FPN(TrainableParts, keras.layers.Layer):
     """Feature pyramid P3-P7 from C3-C5 (Lin et al., CVPR 2017; FCOS, Sec. 3.2).
 
     P3-P5 are 3x3 convolutions of the top-down sums; P6 is a stride-2 convolution of P5

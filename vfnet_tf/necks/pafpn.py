@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from vfnet_tf.layers import ConvNormAct
+from vfnet_tf.layers.trainable_parts import TrainableParts
 from vfnet_tf.necks.fpn import (
     build_laterals,
     check_levels,
@@ -11,7 +12,7 @@ from vfnet_tf.necks.fpn import (
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class PAFPN(keras.layers.Layer):
+class PAFPN(TrainableParts, keras.layers.Layer):
     """Path aggregation pyramid of VFNet-X (PANet, Liu et al., CVPR 2018; paper, Sec. 5.3).
 
     Top-down sums as in `FPN`, then a bottom-up path: every level gets a stride-2
