@@ -1,7 +1,8 @@
 """VarifocalNet (VFNet) and its relatives for Keras 3."""
 
 import importlib
-import sys
+
+from vfnet_tf import _registration
 
 __version__ = "0.1.0"
 
@@ -30,13 +31,6 @@ _PUBLIC = {
 }
 _MODULES = ("layers", "losses", "assigners", "box_coders", "export")
 
-#: they bring all that `keras.saving.load_model` must know by name
-_SERIALIZABLE = (
-    "vfnet_tf.builder",
-    "vfnet_tf.training.optimizers",
-    "vfnet_tf.training.schedules",
-)
-
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
 
 
@@ -52,8 +46,4 @@ def __dir__():
     return sorted(__all__)
 
 
-# A saved model names its classes and Keras finds those that were imported. Who works
-# with Keras has it already and waits 0.1 s; the commands stay quick without it.
-if "keras" in sys.modules:
-    for _name in _SERIALIZABLE:
-        importlib.import_module(_name)
+_registration.watch()
