@@ -12,6 +12,7 @@ from vfnet_tf.detectors.postprocess import (
 )
 from vfnet_tf.ops.boxes import distances_to_boxes
 from vfnet_tf.ops.nms import suppress
+from vfnet_tf.ops.shapes import sizes_of
 from vfnet_tf.priors import make_points
 
 GRID = [(32, 40), (16, 20), (8, 10), (4, 5), (2, 3)]
@@ -161,13 +162,52 @@ def test_factors_rank_with_the_scores_and_the_threshold_is_for_the_scores_alone(
     # which is not above it, are gone.
     expected = [[0.09, 0], [0.72, 0.27], [0.03, 0], [0, 0]]
     np.testing.assert_allclose(found, [expected], rtol=1e-5)
-    # The best two products are those of points 1 and 0: 0.72, 0.09, then 0.05.
-    kept, found = evaluate(lambda *x: select(*x, 2), *inputs)
-    np.testing.assert_array_equal(kept, boxes[:, [1, 0]])
-    np.testing.assert_allclose(found, [[expected[1], expected[0]]], rtol=1e-5)
-    # By the scores alone it would have been 0 and 1, in this order.
-    kept, _ = evaluate(lambda *x: select(*x, None, 2), *inputs[:2])
+    # The best products are those of points 1 and 0: 0.72, 0.09, then 0.05.
+    kept, found = evaluate(lambda *x: select(*x, 1), *inputs)
+    np.testing.assert_array_equal(kept, boxes[:, [1]])
+    np.testing.assert_allclose(found, [[expected[1]]], rtol=1e-5)
+    # By the scores alone it would have been 0.
+    kept, _ = evaluate(lambda *x: select(*x, None, 1), *inputs[:2])
+    np.testing.assert_array_equal(kept, boxes[:, [0]])
+    # They stay in the order of places.
+    kept, _ = evaluate(lambda *x: select(*x, 2), *inputs)
     np.testing.assert_array_equal(kept, boxes[:, [0, 1]])
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("limit", [0, -1, 2.5, float("nan")])
+def test_candidates_must_be_some(limit):
+    boxes, scores = np.zeros((1, 3, 4), "float32"), np.ones((1, 3, 1), "float32")
+    with pytest.raises(ValueError, match="`candidates_per_level` must be at least 1"):
+        select_candidates(boxes, scores, [3], [[9, 9]], candidates_per_level=limit)
+
+
+@pytest.mark.parametrize("limit", [3, 5, 1000])
+def test_a_graph_of_open_sizes_takes_equal_scores_as_one_of_known_sizes(limit):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("open sizes are TensorFlow's")
+    import tensorflow as tf
+
+    # Point 4 is the best of its level by class 1, and as good as others by class 0.
+    boxes = np.float32([[[20 * i, 0, 20 * i + 9, 9] for i in range(6)]])
+    scores = np.float32([[[0.5, 0.25]] * 4 + [[0.5, 0.75]] + [[0.5, 0.25]]])
+
+    def detect(boxes, scores):
+        return postprocess(
+            boxes,
+            scores,
+            [sizes_of(boxes)[1]],
+            [[999, 999]],
+            candidates_per_level=limit,
+            max_detections=3,
+        )
+
+    specs = [tf.TensorSpec((None, None, size)) for size in (4, 2)]
+    found = to_numpy(tf.function(detect, specs, autograph=False)(boxes, scores))
+    assert found["labels"].tolist() == [[1, 0, 0]]
+    np.testing.assert_array_equal(found["boxes"], boxes[:, [4, 0, 1]])
+    for name, value in evaluate(detect, boxes, scores).items():
+        np.testing.assert_array_equal(found[name], value)
 
 
 @pytest.mark.backend

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests import nms_cases
 from vfnet_tf.detectors.postprocess import select_candidates
 from vfnet_tf.export import numpy_detection
 from vfnet_tf.ops.nms import suppress
@@ -41,10 +42,49 @@ def test_three_boxes_of_two_classes_by_hand():
     assert not found["boxes"][0, 3:].any()
 
 
+@pytest.mark.parametrize("name", nms_cases.CASES)
+def test_edges_of_nms_by_hand(name):
+    boxes, scores, iou_threshold, limit, expected = nms_cases.case(name)
+    settings = {
+        **SETTINGS,
+        "score_threshold": nms_cases.SCORE_THRESHOLD,
+        "nms_iou_threshold": iou_threshold,
+        "max_detections": limit,
+        "level_sizes": [boxes.shape[1]],
+    }
+    found = numpy_detection.detect(boxes, scores, None, np.inf * ONES, ONES, settings)
+    nms_cases.check(found, expected)
+    if iou_threshold == 0.5:
+        soft = {**settings, "nms": "soft_linear", "soft_nms_min_score": 0.2}
+        found = numpy_detection.detect(boxes, scores, None, np.inf * ONES, ONES, soft)
+        assert found["num_detections"] == (expected["scores"] >= 0.2).sum()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"score_threshold": 1.5},
+        {"nms_iou_threshold": -0.1},
+        {"candidates_per_level": 0},
+        {"max_detections": 0},
+        {"nms": "softer"},
+        {"soft_nms_sigma": 0.0},
+        {"soft_nms_min_score": float("nan")},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(setting):
+    (name,) = setting
+    settings = {**SETTINGS, "level_sizes": [1], **setting}
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        numpy_detection.detect(
+            np.ones((1, 1, 4)), np.ones((1, 1, 1)), None, ONES, ONES, settings
+        )
+
+
 def test_the_best_of_each_level_are_taken_and_of_equals_the_first():
     ranks = np.array([0.1, 0.5, 0.5, 0.9, 0.2, 0.3, 0.3])
     index = numpy_detection.best_of_each_level(ranks, [4, 3], 2)
-    assert index.tolist() == [3, 1, 5, 6]
+    assert index.tolist() == [1, 3, 5, 6]
     assert numpy_detection.best_of_each_level(ranks, [7], 9).tolist() == list(range(7))
 
 

@@ -9,7 +9,7 @@ from vfnet_tf.backbones.res2net import _SymmetricAveragePool
 from vfnet_tf.export.onnx_graph import Graph
 from vfnet_tf.export.onnx_layers import CONVERTERS, convert
 from vfnet_tf.export.onnx_predictor import open_session
-from vfnet_tf.layers import DeformableConv2D, StarDeformableConv2D
+from vfnet_tf.layers import ConvNormAct, DeformableConv2D, StarDeformableConv2D
 
 
 def run_layer(layer, *inputs):
@@ -68,6 +68,15 @@ CASES = {
     "deformable, in groups": lambda: DeformableConv2D(
         6, 5, 2, groups=2, deform_groups=2
     ),
+    "deformable, pairs": lambda: DeformableConv2D(6, (3, 5), (2, 1), activation="relu"),
+    "deformable, valid": lambda: DeformableConv2D(
+        6, (3, 2), dilation_rate=(1, 2), padding="valid"
+    ),
+    "pairs": lambda: ConvNormAct(6, (3, 1), (1, 2), "frozen_batch_norm"),
+    "same, pairs": lambda: ConvNormAct(6, (4, 3), (3, 2), padding="same"),
+    "valid, pairs": lambda: ConvNormAct(
+        6, (2, 3), dilation_rate=(2, 1), padding="valid"
+    ),
     "deformable, dilated": lambda: DeformableConv2D(
         6, dilation_rate=2, modulated=False, deform_groups=2
     ),
@@ -107,8 +116,12 @@ def test_each_layer_with_a_converter_is_of_one_class_only():
         (LAYERS.ReLU(negative_slope=0.1), "negative_slope=0.1"),
         (LAYERS.Concatenate(axis=1), "axis=1 of concat"),
         (LAYERS.MaxPooling2D(data_format="channels_first"), "channels_first of max"),
+        (DeformableConv2D(3, padding="same", name="dcn"), "'same' of dcn"),
     ],
 )
 def test_an_argument_that_would_change_the_numbers_is_refused(layer, rule):
     with pytest.raises(ValueError, match=rule):
-        run_layer(layer, random_map(1, 8, 8, 2))
+        inputs = random_map(1, 8, 8, 2)
+        if isinstance(layer, DeformableConv2D):
+            layer.build(inputs.shape)
+        run_layer(layer, inputs)

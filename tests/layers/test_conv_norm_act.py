@@ -100,8 +100,8 @@ def test_bad_arguments_are_refused():
 def test_its_config_is_complete():
     arguments = {
         "filters": 32,
-        "kernel_size": 5,
-        "strides": 2,
+        "kernel_size": (3, 5),
+        "strides": (2, 1),
         "norm": "group_norm",
         "activation": keras.activations.relu,
         "use_bias": True,
@@ -110,10 +110,21 @@ def test_its_config_is_complete():
         "kernel_initializer": keras.initializers.RandomNormal(stddev=0.3),
         "bias_initializer": keras.initializers.Constant(0.2),
         "offset_initializer": keras.initializers.RandomNormal(stddev=0.4),
+        "dilation_rate": 1,
+        "padding": "valid",
+        "kernel_regularizer": keras.regularizers.L2(0.1),
+        "bias_regularizer": keras.regularizers.L1(0.2),
+        "kernel_constraint": keras.constraints.MaxNorm(3),
+        "bias_constraint": keras.constraints.NonNeg(),
+        "data_format": "channels_last",
     }
-
+    # Keras's convolution cannot have both at once.
+    dilated = {**arguments, "strides": 1, "dilation_rate": (1, 2)}
     contracts.check_config(
-        ConvNormAct, arguments, base={"name": "other", "dtype": "mixed_bfloat16"}
+        ConvNormAct,
+        arguments,
+        dilated,
+        base={"name": "other", "dtype": "mixed_bfloat16"},
     )
 
 

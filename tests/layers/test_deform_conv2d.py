@@ -139,6 +139,13 @@ def test_its_config_is_complete():
         "kernel_initializer": keras.initializers.RandomNormal(stddev=0.3),
         "bias_initializer": keras.initializers.Constant(0.2),
         "offset_initializer": keras.initializers.RandomNormal(stddev=0.4),
+        "activation": keras.activations.relu,
+        "padding": "valid",
+        "kernel_regularizer": keras.regularizers.L2(0.1),
+        "bias_regularizer": keras.regularizers.L1(0.2),
+        "kernel_constraint": keras.constraints.MaxNorm(3),
+        "bias_constraint": keras.constraints.NonNeg(),
+        "data_format": "channels_last",
     }
     # Keras's convolution, which gives the offsets, cannot have both at once.
     strided = {**arguments, "strides": 2, "dilation_rate": 1}

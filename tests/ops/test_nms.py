@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests import nms_cases
 from tests.contracts import evaluate
 from vfnet_tf.ops import nms as module
 from vfnet_tf.ops.nms import class_wise_nms, class_wise_soft_nms, suppress
@@ -354,14 +355,102 @@ def test_the_kinds_of_nms_go_by_name():
         named("softer")
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"method": "naive"}, "'linear' or 'gaussian'. Received: method='naive'"),
-        ({"sigma": 0.0}, "sigma=0.0"),
-        ({"min_score": -0.1}, "min_score=-0.1"),
-    ],
-)
-def test_settings_of_soft_nms_that_make_no_sense_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        run_softly([TWO], [[[0.75], [0.5]]], 0.5, 0.05, 2, **settings)
+def test_another_method_of_soft_nms_is_refused():
+    with pytest.raises(ValueError, match="'linear' or 'gaussian'.*method='naive'"):
+        run_softly([TWO], [[[0.75], [0.5]]], 0.5, 0.05, 2, method="naive")
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", nms_cases.CASES)
+def test_edges_by_hand(name):
+    boxes, scores, iou_threshold, limit, expected = nms_cases.case(name)
+    settings = (iou_threshold, nms_cases.SCORE_THRESHOLD, limit)
+    nms_cases.check(run(class_wise_nms, boxes, scores, *settings), expected)
+    prepared = module._prepare(boxes, scores)
+    nms_cases.check(run(module._looped_nms, *prepared, *settings), expected)
+    if len(PORTABLE) > 1:
+        import tensorflow as tf
+
+        shapes = ((None, None, 4), (None, None, scores.shape[-1]))
+        in_graph = tf.function(
+            lambda boxes, scores: class_wise_nms(boxes, scores, *settings),
+            [tf.TensorSpec(shape) for shape in shapes],
+            autograph=False,
+        )
+        nms_cases.check(in_graph(boxes, scores), expected)
+    if iou_threshold == 0.5:
+        # What is dropped above is weakened to less than 0.2 here.
+        softly = run_softly(boxes, scores, *settings, min_score=0.2)
+        strong = expected["scores"] >= 0.2
+        np.testing.assert_array_equal(
+            softly["scores"][strong], expected["scores"][strong]
+        )
+        np.testing.assert_array_equal(
+            softly["labels"][strong], expected["labels"][strong]
+        )
+        np.testing.assert_array_equal(
+            softly["boxes"][strong], expected["boxes"][strong]
+        )
+        assert softly["num_detections"] == strong.sum()
+
+
+@pytest.mark.skipif(len(PORTABLE) < 2, reason="the switch is TensorFlow's")
+@pytest.mark.parametrize("per_detection", [1, 40])
+@pytest.mark.parametrize("steps", [2, 16])
+def test_the_switch_and_the_loop_agree_where_many_are_equal(
+    monkeypatch, steps, per_detection
+):
+    # Of 360 pairs 20 or 800 are looked at first; 20 are too few.
+    monkeypatch.setattr(module, "_POOL_PER_DETECTION", per_detection)
+    boxes, scores = random_case(np.random.default_rng(3), batch=2, num_boxes=120)
+    arguments = (boxes, np.round(scores * steps) / steps, 0.4, 0.2, 20)
+    looped = run(module._looped_nms, *arguments)
+    combined = run(module._combined_nms, *arguments)
+    for key, value in looped.items():
+        np.testing.assert_array_equal(value, combined[key])
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(("name", "value"), nms_cases.WRONG)
+def test_settings_that_make_no_sense_are_refused_by_name(name, value):
+    settings = {"iou_threshold": 0.5, "score_threshold": 0.1, "max_detections": 3}
+    scores, boxes = np.full((1, 2, 1), 0.5, "float32"), np.float32([TWO])
+    is_soft = name in ("sigma", "min_score")
+    functions = [class_wise_soft_nms] if is_soft else [class_wise_nms, suppress]
+    for function in functions:
+        with pytest.raises(ValueError, match=f"`{name}` must be .*Received: {name}="):
+            function(boxes, scores, **{**settings, name: value})
+    if isinstance(value, float):
+        tensor = keras.ops.convert_to_tensor(value, dtype="float32")
+        with pytest.raises(ValueError, match=f"`{name}` must be"):
+            functions[0](boxes, scores, **{**settings, name: tensor})
+
+
+@pytest.mark.backend
+def test_shapes_that_do_not_fit_are_refused():
+    for boxes, scores in (
+        ((1, 2, 4), (1, 3, 1)),
+        ((1, 2, 5), (1, 2, 1)),
+        ((2, 2, 4), (1, 2, 1)),
+        ((2, 4), (2, 1)),
+        ((1, 2, 1, 4), (1, 2, 1)),
+    ):
+        for nms in (class_wise_nms, class_wise_soft_nms):
+            with pytest.raises(ValueError, match=r"\[B, N, 4\] and scores"):
+                nms(np.zeros(boxes), np.zeros(scores), 0.5, 0.1, 3)
+
+
+@pytest.mark.backend
+def test_no_boxes_at_all_give_an_empty_result():
+    for nms in (class_wise_nms, class_wise_soft_nms):
+        found = run(nms, np.zeros((2, 0, 4)), np.zeros((2, 0, 3)), 0.5, 0.1, 2)
+        assert found["num_detections"].tolist() == [0, 0]
+        assert found["labels"].tolist() == [[-1, -1]] * 2
+
+
+@pytest.mark.backend
+def test_of_equal_ranks_the_first_are_the_best_and_nan_is_the_worst():
+    ranks = np.full((2, 3000), 0.5, "float32")
+    ranks[1, 5], ranks[1, 7], ranks[1, 2000] = np.nan, 0.75, 0.75
+    found = evaluate(lambda x: module.best_places(x, 6), ranks)
+    assert found.tolist() == [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 7, 2000]]

@@ -143,7 +143,11 @@ def _block(inputs, width, scales, filters, strides, is_first, norm, deformable, 
         if strides > 1:
             # "same": a last odd row or column is a mean of its own, without zeros.
             shortcut = keras.layers.AveragePooling2D(
-                2, 2, "same", name=f"{name}_shortcut_pool"
+                2,
+                2,
+                "same",
+                data_format="channels_last",
+                name=f"{name}_shortcut_pool",
             )(shortcut)
         shortcut = ConvNormAct(filters, 1, norm=norm, name=f"{name}_pooled_downsample")(
             shortcut

@@ -3,7 +3,8 @@
 from keras import ops
 
 from vfnet_tf.ops.boxes import clip_boxes
-from vfnet_tf.ops.nms import suppress
+from vfnet_tf.ops.nms import best_places, suppress
+from vfnet_tf.ops.nms_settings import check_settings
 
 
 def best_of_each_level(ranks, tensors, level_sizes, limit):
@@ -24,7 +25,7 @@ def best_of_each_level(ranks, tensors, level_sizes, limit):
         level = [tensor[:, start : start + size] for tensor in tensors]
         if not isinstance(size, int) or size > limit:
             count = limit if isinstance(size, int) else ops.minimum(limit, size)
-            _, index = ops.top_k(ranks[:, start : start + size], count)
+            index = best_places(ranks[:, start : start + size], count)
             level = [
                 ops.take_along_axis(tensor, index[..., None], axis=1)
                 for tensor in level
@@ -68,7 +69,11 @@ def select_candidates(
     Returns:
         `boxes` `[B, N, 4]`, in pixels of the original images where `scale` is given,
         and `scores` `[B, N, K]`.
+
+    Raises:
+        ValueError: for `candidates_per_level` out of range.
     """
+    check_settings(candidates_per_level=candidates_per_level)
     ranks, tensors = ops.max(scores, axis=-1), [boxes, scores]
     if factors is not None:
         ranks, tensors = ranks * factors, [boxes, scores, factors[..., None]]

@@ -9,7 +9,7 @@ from vfnet_tf.data.normalization import Normalization
 from vfnet_tf.data.random_sizes import CANVAS_MULTIPLE
 from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
 from vfnet_tf.export import fingerprint
-from vfnet_tf.ops.nms import check_nms
+from vfnet_tf.ops.nms_settings import check_settings
 
 
 def describe_detector(detector, config=None, given=None, **versions):
@@ -56,7 +56,7 @@ def describe_detector(detector, config=None, given=None, **versions):
         "nms_iou_threshold": float(chosen["nms_iou_threshold"]),
         "candidates_per_level": int(chosen["candidates_per_level"]),
         "max_detections": int(chosen["max_detections"]),
-        "nms": check_nms(chosen["nms"]),
+        "nms": chosen["nms"],
         "soft_nms_sigma": float(chosen["soft_nms_sigma"]),
         "soft_nms_min_score": float(chosen["soft_nms_min_score"]),
         "precision": detector.dtype_policy.name,
@@ -90,16 +90,7 @@ def _check_settings(settings, num_classes):
                 f"`{name}` must have one entry per class, {num_classes}. "
                 f"Received: {name} with {len(settings[name])} entries"
             )
-    for name in ("score_threshold", "nms_iou_threshold"):
-        if not 0 <= settings[name] <= 1:
-            raise ValueError(
-                f"`{name}` must be in [0, 1]. Received: {name}={settings[name]}"
-            )
-    for name in ("candidates_per_level", "max_detections"):
-        if settings[name] < 1:
-            raise ValueError(
-                f"`{name}` must be at least 1. Received: {name}={settings[name]}"
-            )
+    check_settings(**{name: settings[name] for name in DETECTION_SETTINGS})
     if not isinstance(settings["normalization"], Normalization):
         raise ValueError(
             "`normalization` must be a Normalization. "

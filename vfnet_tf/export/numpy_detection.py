@@ -5,6 +5,8 @@ What `detectors.postprocess` and `ops.nms` do on tensors, image by image.
 
 import numpy as np
 
+from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS, check_settings
+
 
 def detect(boxes, scores, centerness, image_size, scale, settings):
     """Selection per level, clipping, scaling and class-wise NMS.
@@ -19,8 +21,13 @@ def detect(boxes, scores, centerness, image_size, scale, settings):
             of `DETECTION_SETTINGS`.
 
     Returns:
-        dict as of `DenseDetector.detect`, numpy arrays.
+        dict as of `DenseDetector.detect`, numpy arrays. Equal scores, inverted boxes and
+        NaN are taken as in `ops.nms.class_wise_nms`.
+
+    Raises:
+        ValueError: for settings out of range.
     """
+    check_settings(**{name: settings[name] for name in DETECTION_SETTINGS})
     limit = settings["max_detections"]
     batch = len(boxes)
     found = {
@@ -46,6 +53,8 @@ def detect(boxes, scores, centerness, image_size, scale, settings):
         )
         own_boxes = np.clip(boxes[row][rows], 0, [width, height, width, height])
         own_boxes = own_boxes / np.asarray(scale[row], "float32")[[1, 0, 1, 0]]
+        low, high = own_boxes[:, :2], own_boxes[:, 2:]
+        own_boxes[:, 2:] = np.where(high < low, low, high)
         places, labels = np.nonzero(takes_part)
         pairs = (own_boxes[places], own_scores[places, labels], labels)
         if settings["nms"] == "hard":
@@ -69,23 +78,26 @@ def best_of_each_level(ranks, level_sizes, limit):
         limit: int.
 
     Returns:
-        int64 `[N]`, level by level; of equals the first come first.
+        int64 `[N]`, ascending; of equals those that come first.
     """
     kept, start = [], 0
     for size in level_sizes:
         index = np.arange(size)
         if size > limit:
             index = np.argsort(-ranks[start : start + size], kind="stable")[:limit]
+            index = np.sort(index)
         kept.append(start + index)
         start += size
     return np.concatenate(kept)
 
 
 def _ious(box, boxes):
-    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
-    common = np.maximum(sides, 0).prod(axis=-1)
-    own, others = ((b[..., 2:] - b[..., :2]).prod(axis=-1) for b in (box, boxes))
-    return common / np.maximum(own + others - common, np.float32(1e-6))
+    with np.errstate(invalid="ignore"):  # of infinite boxes
+        sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+        common = np.maximum(sides, 0).prod(axis=-1)
+        own, others = ((b[..., 2:] - b[..., :2]).prod(axis=-1) for b in (box, boxes))
+        ious = common / np.maximum(own + others - common, np.finfo("float32").tiny)
+    return np.where(np.isnan(ious), np.float32(0), ious)
 
 
 def _suppress(boxes, scores, labels, iou_threshold, limit):

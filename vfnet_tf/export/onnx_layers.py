@@ -22,6 +22,7 @@ from vfnet_tf.layers import (
     GroupNorm,
     StarDeformableConv2D,
 )
+from vfnet_tf.layers.conv_arguments import cells_around
 from vfnet_tf.necks import FPN, PAFPN
 
 #: Cells. A distance beyond it leads out of every map, and infinity times 0 is no number.
@@ -102,9 +103,9 @@ def convolution(
         kernel: array `[kh, kw, C / groups, F]`, as Keras has it.
         bias: array `[F]` or None.
         strides, dilation: int or pair.
-        padding: int, cells on every side, or `"same"`: as TensorFlow pads, by the size
-            of the map that comes, more on the right and below. None keeps the size at
-            stride 1.
+        padding: int, or pair for rows and columns, cells on every side, or `"same"`: as
+            TensorFlow pads, by the size of the map that comes, more on the right and
+            below. None keeps the size at stride 1.
         groups: int.
     """
     if padding is None:
@@ -112,7 +113,7 @@ def convolution(
     if padding == "same":
         padded = {"auto_pad": "SAME_UPPER"}
     else:
-        padded = {"pads": [padding] * 4}
+        padded = {"pads": _pair(padding) * 2}
     return graph.node(
         "Conv",
         inputs,
@@ -151,7 +152,8 @@ def deformable_convolution(
         kernel: array `[kh, kw, C / groups, F]`.
         bias: array `[F]` or None.
         mask: `[B, taps * D, Ho, Wo]` or None.
-        strides, padding, dilation, groups: ints, as in `convolution`.
+        strides, padding, dilation: int or pair, for rows and columns.
+        groups: int, as in `convolution`.
         deform_groups: int, D.
     """
     height, width, channels, filters = kernel.shape
@@ -164,8 +166,10 @@ def deformable_convolution(
                 inputs,
                 offsets,
                 axis,
-                np.tile(tap * dilation - padding, deform_groups),
-                strides,
+                np.tile(
+                    tap * _pair(dilation)[axis] - _pair(padding)[axis], deform_groups
+                ),
+                _pair(strides)[axis],
             )
             for axis, tap in ((1, tap_x), (0, tap_y))
         ],
@@ -288,8 +292,16 @@ def _conv_norm_act(graph, layer, inputs):
     if layer.deformable:
         outputs = _deformable(graph, layer.conv, inputs, kernel, bias)
     else:
+        cells = cells_around(layer.kernel_size, layer.dilation_rate, layer.padding)
         outputs = convolution(
-            graph, inputs, kernel, bias, layer.strides, groups=layer.groups
+            graph,
+            inputs,
+            kernel,
+            bias,
+            layer.strides,
+            "same" if cells is None else cells,
+            layer.dilation_rate,
+            layer.groups,
         )
     if layer.norm == "group_norm":
         outputs = _group_norm(graph, layer.norm_layer, outputs)
@@ -298,14 +310,20 @@ def _conv_norm_act(graph, layer, inputs):
 
 def _deformable_conv(graph, layer, inputs):
     bias = _array(layer.bias) if layer.use_bias else None
-    return _deformable(graph, layer, inputs, _array(layer.kernel), bias)
+    outputs = _deformable(graph, layer, inputs, _array(layer.kernel), bias)
+    return activate(graph, outputs, layer.activation)
 
 
 def _deformable(graph, layer, inputs, kernel, bias):
     """A `DeformableConv2D` with another kernel and bias in place of its own."""
+    if layer.cells is None:
+        raise ValueError(
+            "A deformable convolution must be padded alike on all sides to be exported "
+            f"to ONNX. Received: padding='same' of {layer.name}"
+        )
     settings = {
         "strides": layer.strides,
-        "padding": layer.padding,
+        "padding": layer.cells,
         "dilation": layer.dilation_rate,
     }
     offsets = convolution(
@@ -317,8 +335,7 @@ def _deformable(graph, layer, inputs, kernel, bias):
     )
     mask = None
     if layer.modulated:
-        num_offsets = 2 * layer.deform_groups * layer.kernel_size**2
-        sizes = np.array([num_offsets, num_offsets // 2])
+        sizes = np.array([layer.num_offsets, layer.num_offsets // 2])
         offsets, mask = graph.node("Split", offsets, sizes, outputs=2, axis=1)
         mask = graph.node("Sigmoid", mask)
     return deformable_convolution(

@@ -1,8 +1,8 @@
 """Selection per level and class-wise NMS as ONNX nodes: what `detector.detect` does.
 
 `detectors.postprocess.select_candidates` and `ops.nms.class_wise_nms` are the same in
-Keras. Ties, and pairs whose IoU is the threshold but for its last digit, may go another
-way: the runtimes' NMS round otherwise.
+Keras, of equal scores too. Pairs whose IoU is the threshold but for its last digit may
+go another way: the runtimes' NMS round otherwise.
 """
 
 import numpy as np
@@ -40,6 +40,10 @@ def detect(graph, detector, settings, predictions, image_size, scale, thresholds
         limits = _xyxy(graph, graph.node("Sub", image_size, margin))
         boxes = graph.node("Min", graph.node("Max", boxes, np.float32(0)), limits)
         boxes = graph.node("Div", boxes, _xyxy(graph, scale))
+        # An inverted box has no area; the operator would exchange its corners.
+        low, high = graph.node("Split", boxes, outputs=2, num_outputs=2, axis=2)
+        high = graph.node("Where", graph.node("Less", high, low), low, high)
+        boxes = graph.concat([low, high], axis=2)
     if factors is not None:
         # It has been applied, to the scores before they were multiplied.
         score_threshold = np.zeros(1, "float32")
@@ -66,6 +70,9 @@ def _select(graph, boxes, scores, factors, level_sizes, limit, score_threshold):
             graph.node("Mul", scores, graph.node("Unsqueeze", factors, np.array([2]))),
             np.float32(0),
         )
+    # NaN comes last.
+    is_rank = graph.node("GreaterOrEqual", ranks, np.float32(0))
+    ranks = graph.node("Where", is_rank, ranks, np.float32(-1))
     splits = graph.concat(level_sizes, axis=0)
     count = len(level_sizes)
     levels = [
@@ -76,6 +83,8 @@ def _select(graph, boxes, scores, factors, level_sizes, limit, score_threshold):
     for level_ranks, *tensors, size in zip(*levels, level_sizes, strict=True):
         best = graph.node("Min", size, np.array([limit]))
         _, index = graph.node("TopK", level_ranks, best, outputs=2, axis=1)
+        # In the order of places, as all of them would be.
+        index, _ = graph.node("TopK", index, best, outputs=2, axis=1, largest=0)
         kept.append([_rows(graph, tensor, index) for tensor in tensors])
     return [graph.concat(parts, axis=1) for parts in zip(*kept, strict=True)]
 

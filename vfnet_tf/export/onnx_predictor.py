@@ -11,18 +11,11 @@ from vfnet_tf.data import numpy_images
 from vfnet_tf.data.coco import inspect_image
 from vfnet_tf.data.normalization import Normalization
 from vfnet_tf.export import numpy_detection
+from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS, check_settings
 from vfnet_tf.predictor import Prediction, Predictor
 
 #: Metadata that `OnnxDetector.detect` takes for one call, too.
-SETTINGS = (
-    "score_threshold",
-    "nms_iou_threshold",
-    "candidates_per_level",
-    "max_detections",
-    "nms",
-    "soft_nms_sigma",
-    "soft_nms_min_score",
-)
+SETTINGS = DETECTION_SETTINGS
 _SETTINGS_OF_THE_GRAPH = ("score_threshold", "nms_iou_threshold")
 
 
@@ -127,7 +120,7 @@ class OnnxDetector:
                 `score_threshold` and `nms_iou_threshold` only.
 
         Raises:
-            ValueError: for an override that the file does not allow.
+            ValueError: for an override that the file does not allow, or out of range.
         """
         batch, *size = np.shape(images)[:3]
         if image_size is None:
@@ -140,6 +133,7 @@ class OnnxDetector:
             raise ValueError(
                 f"This file takes the settings {sorted(allowed)}. Received: {unknown}"
             )
+        check_settings(**overrides)
         if has_nms:
             given = {name: [value] for name, value in overrides.items()}
             found = self._run(

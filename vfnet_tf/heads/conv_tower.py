@@ -26,6 +26,10 @@ class ConvTower(TrainableParts, keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if num_convs < 0:
+            raise ValueError(
+                f"`num_convs` must be >= 0. Received: num_convs={num_convs}"
+            )
         self.num_convs = num_convs
         self.filters = filters
         self.norm = norm

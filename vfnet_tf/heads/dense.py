@@ -4,6 +4,7 @@ from keras import ops
 from vfnet_tf.heads.conv_tower import ConvTower
 from vfnet_tf.heads.level_head import LevelHead
 from vfnet_tf.layers import Scale
+from vfnet_tf.layers.conv_arguments import positive
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -54,7 +55,7 @@ class DenseHead(LevelHead):
         self.filters = filters
         self.num_convs = num_convs
         self.norm = norm
-        self.anchors_per_cell = anchors_per_cell
+        self.anchors_per_cell = positive(anchors_per_cell, "anchors_per_cell")
         self.centerness = centerness
         self.level_scales = level_scales
         policy = {"dtype": self.dtype_policy}
@@ -75,7 +76,7 @@ class DenseHead(LevelHead):
         ]
 
     def build(self, input_shapes):
-        input_shape = input_shapes[self.levels[0]]
+        input_shape = self.one_shape(input_shapes)
         self.class_tower.build(input_shape)
         self.box_tower.build(input_shape)
         tower_shape = self.box_tower.compute_output_shape(input_shape)

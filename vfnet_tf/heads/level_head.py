@@ -4,6 +4,8 @@ import re
 import keras
 
 from vfnet_tf.layers import ConvNormAct
+from vfnet_tf.layers.conv_arguments import positive
+from vfnet_tf.layers.pyramid_levels import check_given, level_names, shapes_of
 from vfnet_tf.layers.trainable_parts import TrainableParts
 from vfnet_tf.ops.shared_trace import shared_trace
 
@@ -22,13 +24,20 @@ class LevelHead(TrainableParts, keras.layers.Layer):
 
     Input: dict of `[B, H, W, C]`. Output, in training and in inference alike: dict of
     dicts by level, all float32.
+
+    Raises:
+        ValueError: for levels that are missing, doubled or of different channels, and
+            for other arguments that make no sense.
     """
 
     def __init__(self, num_classes, levels, strides, prior_probability, **kwargs):
         super().__init__(**kwargs)
-        if num_classes < 1:
+        self.num_classes = positive(num_classes, "num_classes")
+        self.levels = level_names(levels, "levels")
+        if not 0 < prior_probability < 1:
             raise ValueError(
-                f"`num_classes` must be at least 1. Received: num_classes={num_classes}"
+                "`prior_probability` must be between 0 and 1. "
+                f"Received: prior_probability={prior_probability}"
             )
         if strides is None:
             if not all(re.fullmatch(r"P\d+", level) for level in levels):
@@ -42,9 +51,9 @@ class LevelHead(TrainableParts, keras.layers.Layer):
                 "`levels` and `strides` must be of one length. "
                 f"Received: levels={levels}, strides={strides}"
             )
-        self.num_classes = num_classes
-        self.levels = tuple(levels)
         self.strides = tuple(strides)
+        if not all(stride > 0 for stride in self.strides):
+            raise ValueError(f"`strides` must be > 0. Received: strides={strides}")
         self.prior_probability = prior_probability
 
     def channels(self):
@@ -62,7 +71,22 @@ class LevelHead(TrainableParts, keras.layers.Layer):
         """Outputs by name for one map `[B, H, W, C]` with the scalars of its level."""
         raise NotImplementedError
 
+    def one_shape(self, input_shapes):
+        """The shape of the finest level, whose channels all have.
+
+        Raises:
+            ValueError: for levels that are missing, or of different channels.
+        """
+        shapes = shapes_of(input_shapes, self.levels, self)
+        if len({shape[-1] for shape in shapes}) > 1:
+            raise ValueError(
+                f"{self.name} ({type(self).__name__}) must be given levels of one number "
+                f"of channels. Received: {dict(zip(self.levels, shapes, strict=True))}"
+            )
+        return shapes[0]
+
     def call(self, inputs):
+        check_given(inputs, self.levels, self)
         results = {name: {} for name in self.channels()}
         predict = shared_trace(self.predict_level, inputs[self.levels[0]])
         for index, level in enumerate(self.levels):
@@ -72,6 +96,7 @@ class LevelHead(TrainableParts, keras.layers.Layer):
         return results
 
     def compute_output_spec(self, inputs, **kwargs):
+        check_given(inputs, self.levels, self)
         return {
             name: {
                 level: keras.KerasTensor((*inputs[level].shape[:-1], size), "float32")

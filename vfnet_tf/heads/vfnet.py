@@ -106,7 +106,7 @@ class VFNetHead(LevelHead):
         )
 
     def build(self, input_shapes):
-        input_shape = input_shapes[self.levels[0]]
+        input_shape = self.one_shape(input_shapes)
         self.class_tower.build(input_shape)
         self.box_tower.build(input_shape)
         tower_shape = self.box_tower.compute_output_shape(input_shape)

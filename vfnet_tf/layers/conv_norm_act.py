@@ -3,6 +3,15 @@ import math
 import keras
 from keras import ops
 
+from vfnet_tf.layers.conv_arguments import (
+    cells_around,
+    channels_of,
+    check_layout,
+    convolved_shape,
+    int_or_pair,
+    padding_mode,
+    positive,
+)
 from vfnet_tf.layers.deform_conv2d import DeformableConv2D
 from vfnet_tf.layers.frozen_batch_norm import FrozenBatchNorm
 from vfnet_tf.layers.group_norm import GroupNorm
@@ -17,7 +26,7 @@ NORMS = {
     "frozen_batch_norm": FrozenBatchNorm,
     # torch's momentum 0.1 is Keras's 0.9.
     "batch_norm": lambda **kwargs: keras.layers.BatchNormalization(
-        momentum=0.9, epsilon=1e-5, **kwargs
+        axis=-1, momentum=0.9, epsilon=1e-5, **kwargs
     ),
     "group_norm": GroupNorm,
 }
@@ -28,22 +37,26 @@ class ConvNormAct(TrainableParts, keras.layers.Layer):
     """A 2-D convolution, its normalisation and its activation.
 
     Padding is symmetric, `(kernel_size - 1) // 2` on each side, as in PyTorch; at
-    stride 2 that differs from Keras's "same". A frozen batch norm is folded into the
+    stride 2 that differs from Keras's `"same"`. A frozen batch norm is folded into the
     kernel unless that is large.
 
     Args:
         filters: int.
-        kernel_size: int, odd.
-        strides: int.
+        kernel_size: int or pair for rows and columns; odd, unless `padding` is `"same"`
+            or `"valid"`.
+        strides: int or pair.
         norm: `"frozen_batch_norm"`, `"batch_norm"`, `"group_norm"` or None.
-        activation: name of a Keras activation or None.
+        activation: as in `keras.layers.Conv2D`, after the norm.
         use_bias: bool; None means a bias exactly where there is no norm.
         groups: int, groups of channels that are convolved apart (ResNeXt).
         deformable: bool, a modulated `DeformableConv2D` in place of the convolution.
-        kernel_initializer, bias_initializer: as in `keras.layers.Conv2D`.
+        kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
+            kernel_constraint, bias_constraint: as in `keras.layers.Conv2D`.
         offset_initializer: as in `DeformableConv2D`.
+        dilation_rate: int or pair; strides are 1 then.
+        padding, data_format: as in `DeformableConv2D`.
 
-    Shapes: `[B, H, W, C]` to `[B, ceil(H / strides), ceil(W / strides), filters]`.
+    Shapes, errors: as of `DeformableConv2D`.
     """
 
     def __init__(
@@ -59,41 +72,60 @@ class ConvNormAct(TrainableParts, keras.layers.Layer):
         kernel_initializer="he_normal",
         bias_initializer="zeros",
         offset_initializer="zeros",
+        dilation_rate=1,
+        padding="symmetric",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        data_format=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if kernel_size % 2 == 0:
-            raise ValueError(
-                f"`kernel_size` must be odd. Received: kernel_size={kernel_size}"
-            )
+        check_layout(data_format)
+        self.data_format = "channels_last"
         if norm is not None and norm not in NORMS:
             raise ValueError(
                 f"`norm` must be None or one of {sorted(NORMS)}. Received: norm={norm}"
             )
-        self.filters = filters
-        self.kernel_size = kernel_size
-        self.strides = strides
+        self.filters = positive(filters, "filters")
+        self.kernel_size = int_or_pair(kernel_size, "kernel_size")
+        self.strides = int_or_pair(strides, "strides")
+        self.dilation_rate = int_or_pair(dilation_rate, "dilation_rate")
+        self.padding = padding_mode(padding, self.kernel_size)
         self.norm = norm
         self.activation = keras.activations.get(activation)
         self.use_bias = norm is None if use_bias is None else use_bias
-        self.groups = groups
+        self.groups = positive(groups, "groups")
         self.deformable = deformable
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.offset_initializer = keras.initializers.get(offset_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.input_spec = keras.InputSpec(ndim=4)
         kind, settings = keras.layers.Conv2D, {}
         if deformable:
             kind = DeformableConv2D
             settings["offset_initializer"] = self.offset_initializer
+            settings["padding"] = self.padding
         # It holds the variables; `call` pads, and folds the norm.
         self.conv = kind(
-            filters,
-            kernel_size,
-            strides,
-            groups=groups,
+            self.filters,
+            self.kernel_size,
+            self.strides,
+            dilation_rate=self.dilation_rate,
+            groups=self.groups,
             use_bias=self.use_bias,
             kernel_initializer=self.kernel_initializer,
             bias_initializer=self.bias_initializer,
+            kernel_regularizer=self.kernel_regularizer,
+            bias_regularizer=self.bias_regularizer,
+            kernel_constraint=self.kernel_constraint,
+            bias_constraint=self.bias_constraint,
+            data_format="channels_last",
             dtype=self.dtype_policy,
             name="conv",
             **settings,
@@ -103,8 +135,10 @@ class ConvNormAct(TrainableParts, keras.layers.Layer):
             self.norm_layer = NORMS[norm](dtype=self.dtype_policy, name="norm")
 
     def build(self, input_shape):
+        channels = channels_of(input_shape, self)
+        self.input_spec = keras.InputSpec(ndim=4, axes={-1: channels})
         # Sizes left open: `call` pads the map.
-        self.conv.build((None, None, None, input_shape[-1]))
+        self.conv.build((None, None, None, channels))
         if self.norm_layer is not None:
             self.norm_layer.build(self.compute_output_shape(input_shape))
 
@@ -123,7 +157,16 @@ class ConvNormAct(TrainableParts, keras.layers.Layer):
         if self.deformable:
             outputs = self.conv.convolve(inputs, kernel, bias)
         else:
-            outputs = conv2d(inputs, kernel, bias, self.strides, groups=self.groups)
+            cells = cells_around(self.kernel_size, self.dilation_rate, self.padding)
+            outputs = conv2d(
+                inputs,
+                kernel,
+                bias,
+                self.strides,
+                "same" if cells is None else cells,
+                self.groups,
+                self.dilation_rate,
+            )
         if self.norm == "batch_norm":
             outputs = self.norm_layer(outputs, training=training)
         elif self.norm is not None and not is_folded:
@@ -131,8 +174,15 @@ class ConvNormAct(TrainableParts, keras.layers.Layer):
         return self.activation(outputs)
 
     def compute_output_shape(self, input_shape):
-        sides = [s and -(-s // self.strides) for s in input_shape[1:3]]
-        return (input_shape[0], *sides, self.filters)
+        channels_of(input_shape, self)
+        return convolved_shape(
+            input_shape,
+            self.filters,
+            self.kernel_size,
+            self.strides,
+            self.dilation_rate,
+            self.padding,
+        )
 
     def get_config(self):
         return {
@@ -148,4 +198,11 @@ class ConvNormAct(TrainableParts, keras.layers.Layer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "offset_initializer": keras.initializers.serialize(self.offset_initializer),
+            "dilation_rate": self.dilation_rate,
+            "padding": self.padding,
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+            "data_format": self.data_format,
         }

@@ -1,8 +1,21 @@
+import math
+
 import keras
 from keras import ops
 
+from vfnet_tf.layers.conv_arguments import (
+    as_pair,
+    cells_around,
+    channels_of,
+    check_layout,
+    convolved_shape,
+    int_or_pair,
+    padding_mode,
+    positive,
+)
 from vfnet_tf.ops.convolution import add_bias, pad_symmetric
 from vfnet_tf.ops.deform_conv import deform_conv
+from vfnet_tf.ops.shapes import sizes_of
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -17,20 +30,29 @@ class DeformableConv2D(keras.layers.Layer):
 
     Args:
         filters: int.
-        kernel_size: int, odd.
-        strides: int.
-        dilation_rate: int.
+        kernel_size: int or pair for rows and columns; odd, unless `padding` is `"same"`
+            or `"valid"`.
+        strides, dilation_rate: int or pair; one of them is 1.
         groups: int, groups of the main convolution.
         deform_groups: int, groups of input channels with offsets of their own.
         modulated: bool, True for version 2.
         use_bias: bool, bias of the main convolution.
-        kernel_initializer, bias_initializer: as in `keras.layers.Conv2D`.
+        padding: `"symmetric"`, by the same number of cells on every side, as in PyTorch;
+            or `"same"` or `"valid"`, as in Keras.
+        activation, kernel_initializer, bias_initializer, kernel_regularizer,
+            bias_regularizer, kernel_constraint, bias_constraint: as in
+            `keras.layers.Conv2D`.
+        data_format: `"channels_last"` or None.
         offset_initializer: of the kernel that predicts offsets and masks; zeros, as in
             the papers, start without any.
 
-    Shapes: `[B, H, W, C]` to `[B, ceil(H / strides), ceil(W / strides), filters]`; padding
-    is symmetric and keeps the size at stride 1. Outside the map counts as 0. Offsets and
-    masks are float32 under mixed precision.
+    Shapes: `[B, H, W, C]` to `[B, ceil(H / strides), ceil(W / strides), filters]`, less by
+    the kernel with `"valid"`. Outside the map counts as 0. Offsets and masks are float32
+    under mixed precision.
+
+    Raises:
+        ValueError: for arguments that it has not or that make no sense, and for anything
+            but one map of known channels.
     """
 
     def __init__(
@@ -46,44 +68,61 @@ class DeformableConv2D(keras.layers.Layer):
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
         offset_initializer="zeros",
+        padding="symmetric",
+        activation=None,
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        data_format=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if kernel_size % 2 == 0:
-            raise ValueError(
-                f"`kernel_size` must be odd. Received: kernel_size={kernel_size}"
-            )
+        check_layout(data_format)
+        self.data_format = "channels_last"
+        filters, groups = positive(filters, "filters"), positive(groups, "groups")
         if filters % groups:
             raise ValueError(
                 "`groups` must divide `filters`. "
                 f"Received: groups={groups}, filters={filters}"
             )
         self.filters = filters
-        self.kernel_size = kernel_size
-        self.strides = strides
-        self.dilation_rate = dilation_rate
+        self.kernel_size = int_or_pair(kernel_size, "kernel_size")
+        self.strides = int_or_pair(strides, "strides")
+        self.dilation_rate = int_or_pair(dilation_rate, "dilation_rate")
         self.groups = groups
-        self.deform_groups = deform_groups
+        self.deform_groups = positive(deform_groups, "deform_groups")
         self.modulated = modulated
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.offset_initializer = keras.initializers.get(offset_initializer)
-        self.padding = dilation_rate * (kernel_size - 1) // 2
-        self._num_offsets = 2 * deform_groups * kernel_size**2
+        self.padding = padding_mode(padding, self.kernel_size)
+        self.activation = keras.activations.get(activation)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        #: zero cells around the map; None where its size decides
+        self.cells = cells_around(self.kernel_size, self.dilation_rate, self.padding)
+        self.input_spec = keras.InputSpec(ndim=4)
+        #: channels of the offsets, after which the masks' come
+        self.num_offsets = 2 * deform_groups * math.prod(as_pair(self.kernel_size))
         self.conv_offset = keras.layers.Conv2D(
-            self._num_offsets * 3 // 2 if modulated else self._num_offsets,
-            kernel_size,
-            strides,
-            padding="valid",
-            dilation_rate=dilation_rate,
+            self.num_offsets * 3 // 2 if modulated else self.num_offsets,
+            self.kernel_size,
+            self.strides,
+            padding="same" if self.padding == "same" else "valid",
+            data_format="channels_last",
+            dilation_rate=self.dilation_rate,
             kernel_initializer=self.offset_initializer,
             dtype="float32",
             name="conv_offset",
         )
 
     def build(self, input_shape):
-        channels = input_shape[-1]
+        channels = channels_of(input_shape, self)
+        self.input_spec = keras.InputSpec(ndim=4, axes={-1: channels})
         for name, value in (
             ("groups", self.groups),
             ("deform_groups", self.deform_groups),
@@ -95,54 +134,85 @@ class DeformableConv2D(keras.layers.Layer):
                 )
         self.conv_offset.build((None, None, None, channels))  # padded in `call`
         self.kernel = self.add_weight(
-            (
-                self.kernel_size,
-                self.kernel_size,
-                channels // self.groups,
-                self.filters,
-            ),
+            (*as_pair(self.kernel_size), channels // self.groups, self.filters),
             self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
             name="kernel",
         )
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(
-                (self.filters,), self.bias_initializer, name="bias"
+                (self.filters,),
+                self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+                name="bias",
             )
 
     def call(self, inputs):
         kernel = ops.convert_to_tensor(self.kernel)
         bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
-        return self.convolve(inputs, kernel, bias)
+        return self.activation(self.convolve(inputs, kernel, bias))
 
     def convolve(self, inputs, kernel, bias=None):
         """The layer with another kernel in place of its own, e.g. one with a norm in it.
+
+        Without the activation.
 
         Args:
             inputs: float `[B, H, W, C]`.
             kernel: of the shape of the layer's own.
             bias: float `[filters]` or None.
         """
-        offsets = self.conv_offset(pad_symmetric(inputs, self.padding))
+        cells, padded = self.cells, inputs
+        if cells is None:
+            cells = self._cells_before(inputs)
+        elif any(cells):
+            padded = pad_symmetric(inputs, cells)
+        offsets = self.conv_offset(padded)
         mask = None
         if self.modulated:
-            mask = ops.sigmoid(offsets[..., self._num_offsets :])
-            offsets = offsets[..., : self._num_offsets]
+            mask = ops.sigmoid(offsets[..., self.num_offsets :])
+            offsets = offsets[..., : self.num_offsets]
         outputs = deform_conv(
             inputs,
             offsets,
             kernel,
             mask,
             strides=self.strides,
-            padding=self.padding,
+            padding=cells,
             dilation=self.dilation_rate,
             groups=self.groups,
         )
         return outputs if bias is None else add_bias(outputs, bias)
 
+    def _cells_before(self, inputs):
+        """Cells above and on the left as `"same"` has them: half, rounded down."""
+        cells = []
+        for size, kernel, stride, dilation in zip(
+            sizes_of(inputs)[1:3],
+            *map(as_pair, (self.kernel_size, self.strides, self.dilation_rate)),
+            strict=True,
+        ):
+            missing = (-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1
+            missing = missing - size
+            is_known = isinstance(size, int)
+            cells.append(
+                (max(missing, 0) if is_known else ops.maximum(missing, 0)) // 2
+            )
+        return cells
+
     def compute_output_shape(self, input_shape):
-        sides = [s and -(-s // self.strides) for s in input_shape[1:3]]
-        return (input_shape[0], *sides, self.filters)
+        channels_of(input_shape, self)
+        return convolved_shape(
+            input_shape,
+            self.filters,
+            self.kernel_size,
+            self.strides,
+            self.dilation_rate,
+            self.padding,
+        )
 
     def get_config(self):
         return {
@@ -158,4 +228,11 @@ class DeformableConv2D(keras.layers.Layer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "offset_initializer": keras.initializers.serialize(self.offset_initializer),
+            "padding": self.padding,
+            "activation": keras.activations.serialize(self.activation),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+            "data_format": self.data_format,
         }

@@ -1,6 +1,7 @@
 import keras
 from keras import ops
 
+from vfnet_tf.layers.conv_arguments import check_layout
 from vfnet_tf.layers.frozen_batch_norm import FrozenBatchNorm
 from vfnet_tf.layers.trainable_parts import TrainableParts
 from vfnet_tf.ops.convolution import add_bias
@@ -17,13 +18,26 @@ class FoldedConv2D(TrainableParts, keras.layers.Conv2D):
         epsilon: float, of the batch norm.
         others: as in `keras.layers.Conv2D`; no activation and no bias: that of an
             original layer is subtracted from the stored mean, which it was part of.
+            Maps are `[B, H, W, C]`, whatever `keras.config.image_data_format()` is.
 
     Attributes:
         norm: the `FrozenBatchNorm`, whose `gamma` and `beta` are trained.
+
+    Raises:
+        ValueError: for an activation or `data_format="channels_first"`.
     """
 
     def __init__(self, *args, epsilon=1e-5, **kwargs):
-        super().__init__(*args, **{**kwargs, "use_bias": False})
+        settings = {"data_format": "channels_last", **kwargs, "use_bias": False}
+        if len(args) > 4:  # filters, kernel_size, strides, padding, data_format
+            del settings["data_format"]
+        super().__init__(*args, **settings)
+        check_layout(self.data_format)
+        if self.activation is not keras.activations.linear:
+            raise ValueError(
+                "`activation` must be None: it belongs after the norm. "
+                f"Received: activation={self.activation}"
+            )
         self.epsilon = epsilon
         self.norm = FrozenBatchNorm(epsilon, dtype=self.dtype_policy, name="norm")
 

@@ -21,7 +21,13 @@ class FrozenBatchNorm(keras.layers.Layer):
         self.epsilon = epsilon
 
     def build(self, input_shape):
+        if not isinstance(input_shape[-1], int):
+            raise ValueError(
+                f"{self.name} (FrozenBatchNorm) must be given one tensor [..., C] of a "
+                f"known number of channels. Received: shape={input_shape}"
+            )
         shape = (input_shape[-1],)
+        self.input_spec = keras.InputSpec(axes={-1: input_shape[-1]})
         self.gamma = self.add_weight(shape, "ones", name="gamma")
         self.beta = self.add_weight(shape, "zeros", name="beta")
         self.moving_mean = self.add_weight(

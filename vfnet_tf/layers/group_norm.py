@@ -1,5 +1,6 @@
 import keras
 
+from vfnet_tf.layers.conv_arguments import channels_of, positive
 from vfnet_tf.ops.normalization import group_norm
 
 
@@ -20,11 +21,12 @@ class GroupNorm(keras.layers.Layer):
 
     def __init__(self, groups=32, epsilon=1e-5, **kwargs):
         super().__init__(**kwargs)
-        self.groups = groups
+        self.groups = positive(groups, "groups")
         self.epsilon = epsilon
 
     def build(self, input_shape):
-        channels = input_shape[-1]
+        channels = channels_of(input_shape, self)
+        self.input_spec = keras.InputSpec(ndim=4, axes={-1: channels})
         if channels % self.groups:
             raise ValueError(
                 "`groups` must divide the channels. "

@@ -1,9 +1,11 @@
 import keras
 from keras import ops
 
+from vfnet_tf.losses.pairs import SCORES, PairLoss, checked_pair, same_shape
 from vfnet_tf.losses.varifocal import logits_from_probabilities
 
 
+@keras.saving.register_keras_serializable("vfnet_tf")
 def focal_loss(targets, logits, alpha=0.25, gamma=2.0):
     """Element-wise sigmoid focal loss (Lin et al., ICCV 2017, Eq. 5).
 
@@ -18,9 +20,18 @@ def focal_loss(targets, logits, alpha=0.25, gamma=2.0):
 
     Returns:
         float32 `[..., K]`, unreduced, finite for any finite logit.
+
+    Raises:
+        ValueError: for targets of another shape, and, where values are known, for some
+            that are not in [0, 1] (0.01 beyond is rounding, and counts as it is) or NaN.
+            While a graph is traced the loss of such a target is NaN.
     """
-    y = ops.cast(targets, "float32")
-    logits = ops.cast(logits, "float32")
+    y, logits = checked_pair(targets, logits, SCORES)
+    return _focal(y, logits, alpha, gamma)
+
+
+def _focal(y, logits, alpha, gamma):
+    """`focal_loss` of float32 tensors."""
     # Towards the wrong side: log(1 - p) for positives, log p for negatives.
     log_wrong = -ops.softplus(ops.where(y > 0, logits, -logits))
     cross_entropy = ops.softplus(logits) - y * logits
@@ -29,14 +40,14 @@ def focal_loss(targets, logits, alpha=0.25, gamma=2.0):
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class FocalLoss(keras.losses.Loss):
+class FocalLoss(PairLoss):
     """`focal_loss` for `compile`: `[B, P, K]` pairs to `[B, P]`, then reduced.
 
     Args:
         alpha: weight of the positives in [0, 1].
         gamma: focusing exponent.
         from_logits: True if predictions are logits, False if they are probabilities.
-        reduction, name, dtype: as in `keras.losses.Loss`.
+        reduction, name, dtype, errors: as in `PairLoss` and `focal_loss`.
 
     Source: Lin et al., ICCV 2017, Eq. 5.
     """
@@ -65,7 +76,7 @@ class FocalLoss(keras.losses.Loss):
     def call(self, y_true, y_pred):
         if not self.from_logits:
             y_pred = logits_from_probabilities(y_pred)
-        loss = focal_loss(y_true, y_pred, self.alpha, self.gamma)
+        loss = _focal(*same_shape(y_true, y_pred), self.alpha, self.gamma)
         return ops.sum(loss, axis=-1)
 
     def get_config(self):

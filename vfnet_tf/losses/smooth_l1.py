@@ -1,7 +1,10 @@
 import keras
 from keras import ops
 
+from vfnet_tf.losses.pairs import PairLoss, checked_pair, same_shape
 
+
+@keras.saving.register_keras_serializable("vfnet_tf")
 def smooth_l1_loss(targets, predictions, beta=1.0):
     """Element-wise smooth L1 loss (Girshick, ICCV 2015, Eq. 3).
 
@@ -9,14 +12,21 @@ def smooth_l1_loss(targets, predictions, beta=1.0):
              = |d| - 0.5 beta      otherwise
 
     Args:
-        targets, predictions: float `[...]`.
+        targets, predictions: float `[...]`, of one shape.
         beta: where the square turns into a line; 0 is the L1 loss.
 
     Returns:
-        float32 `[...]`, unreduced.
+        float32 `[...]`, unreduced; NaN at a target of NaN.
+
+    Raises:
+        ValueError: for targets of another shape.
     """
-    targets = ops.cast(targets, "float32")
-    distance = ops.abs(ops.cast(predictions, "float32") - targets)
+    return _smooth_l1(*checked_pair(targets, predictions), beta)
+
+
+def _smooth_l1(targets, predictions, beta):
+    """`smooth_l1_loss` of float32 tensors."""
+    distance = ops.abs(predictions - targets)
     if beta == 0:
         return distance
     square = 0.5 * ops.square(distance) / beta
@@ -24,17 +34,19 @@ def smooth_l1_loss(targets, predictions, beta=1.0):
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class SmoothL1Loss(keras.losses.Loss):
+class SmoothL1Loss(PairLoss):
     """`smooth_l1_loss` for `compile`: `[B, P, 4]` pairs to sums `[B, P]`, then reduced.
 
     Keras's `Huber` is `beta` times this one, and a mean over the four.
 
     Args:
         beta: where the square turns into a line; 0 is the L1 loss.
-        reduction, name, dtype: as in `keras.losses.Loss`.
+        reduction, name, dtype, errors: as in `PairLoss`.
 
     Source: Girshick, ICCV 2015, Eq. 3.
     """
+
+    rule = None  # any number
 
     def __init__(self, beta=1.0, reduction="sum", name="smooth_l1_loss", **kwargs):
         super().__init__(reduction=reduction, name=name, **kwargs)
@@ -43,7 +55,8 @@ class SmoothL1Loss(keras.losses.Loss):
         self.beta = beta
 
     def call(self, y_true, y_pred):
-        return ops.sum(smooth_l1_loss(y_true, y_pred, self.beta), axis=-1)
+        loss = _smooth_l1(*same_shape(y_true, y_pred), self.beta)
+        return ops.sum(loss, axis=-1)
 
     def get_config(self):
         return {**super().get_config(), "beta": self.beta}

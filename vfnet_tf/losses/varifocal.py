@@ -1,7 +1,10 @@
 import keras
 from keras import ops
 
+from vfnet_tf.losses.pairs import SCORES, PairLoss, checked_pair, same_shape
 
+
+@keras.saving.register_keras_serializable("vfnet_tf")
 def varifocal_loss(target_scores, logits, alpha=0.75, gamma=2.0, iou_weighted=True):
     """Element-wise varifocal loss (Zhang et al., CVPR 2021, Eq. 2).
 
@@ -19,12 +22,21 @@ def varifocal_loss(target_scores, logits, alpha=0.75, gamma=2.0, iou_weighted=Tr
     Returns:
         float32 `[..., K]`, unreduced, finite for any finite logit.
 
+    Raises:
+        ValueError: for targets of another shape, and, where values are known, for some
+            that are not in [0, 1] (0.01 beyond is rounding, and counts as it is) or NaN.
+            While a graph is traced the loss of such a target is NaN.
+
     >>> loss = varifocal_loss([[0.8, 0.0]], [[0.0, 0.0]])  # logit 0: p = 0.5
     >>> ops.convert_to_numpy(loss).round(3)
     array([[0.555, 0.13 ]], dtype=float32)
     """
-    q = ops.cast(target_scores, "float32")
-    logits = ops.cast(logits, "float32")  # sigmoid saturates in float16
+    q, logits = checked_pair(target_scores, logits, SCORES)
+    return _varifocal(q, logits, alpha, gamma, iou_weighted)
+
+
+def _varifocal(q, logits, alpha, gamma, iou_weighted):
+    """`varifocal_loss` of float32 tensors; in float16 sigmoid saturates."""
     # sigmoid is written from softplus: log p and log(1 - p) stay finite at +-1e4.
     log_not_p = -ops.softplus(logits)
     cross_entropy = -(q * logits + log_not_p)
@@ -37,21 +49,21 @@ def varifocal_loss(target_scores, logits, alpha=0.75, gamma=2.0, iou_weighted=Tr
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class VarifocalLoss(keras.losses.Loss):
+class VarifocalLoss(PairLoss):
     """`varifocal_loss` for `compile`: `[B, P, K]` pairs to `[B, P]`, then reduced.
 
     The loss is meant to be **summed** and divided by the number of positives of the
     whole batch, with soft targets: a one-hot target throws away what it is for, and a
     mean over all cells makes it thousands of times too small. `reduction="sum"` is the
-    default for that reason; divide by the positives through `sample_weight` (shape
-    `[B, P]` or a scalar) where the detector does not do it itself.
+    default for that reason; divide by the positives through `sample_weight` (a scalar,
+    or of shape `[B]` or `[B, P]`) where the detector does not do it itself.
 
     Args:
         alpha: weight of the negatives.
         gamma: focusing exponent of the negatives.
         iou_weighted: weight the positives by their target.
         from_logits: True if predictions are logits, False if they are probabilities.
-        reduction, name, dtype: as in `keras.losses.Loss`.
+        reduction, name, dtype, errors: as in `PairLoss` and `varifocal_loss`.
 
     Source: Zhang et al., CVPR 2021, Eq. 2.
 
@@ -84,7 +96,8 @@ class VarifocalLoss(keras.losses.Loss):
     def call(self, y_true, y_pred):
         if not self.from_logits:
             y_pred = logits_from_probabilities(y_pred)
-        loss = varifocal_loss(y_true, y_pred, self.alpha, self.gamma, self.iou_weighted)
+        pair = same_shape(y_true, y_pred)
+        loss = _varifocal(*pair, self.alpha, self.gamma, self.iou_weighted)
         return ops.sum(loss, axis=-1)
 
     def get_config(self):

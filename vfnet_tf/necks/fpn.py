@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from vfnet_tf.layers import ConvNormAct
+from vfnet_tf.layers.pyramid_levels import check_given, level_names, shapes_of
 from vfnet_tf.layers.trainable_parts import TrainableParts
 from vfnet_tf.ops.shapes import sizes_of
 
@@ -24,6 +25,10 @@ class FPN(TrainableParts, keras.layers.Layer):
 
     Input: dict of `[B, H, W, C]`, from which `in_levels` are taken. Output: dict of
     `[B, H, W, filters]`, each level half the size of the one before, rounded up.
+
+    Raises:
+        ValueError: for levels that are missing, doubled or fewer than the inputs, and for
+            maps that are not each half the finer one, as far as their sizes are known.
     """
 
     def __init__(
@@ -37,15 +42,13 @@ class FPN(TrainableParts, keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_levels(in_levels, out_levels)
+        self.in_levels, self.out_levels = check_levels(in_levels, out_levels)
         if extra_from not in ("output", "input"):
             raise ValueError(
                 "`extra_from` must be 'output' or 'input'. "
                 f"Received: extra_from={extra_from!r}"
             )
         self.filters = filters
-        self.in_levels = tuple(in_levels)
-        self.out_levels = tuple(out_levels)
         self.relu_before_extra = relu_before_extra
         self.extra_from = extra_from
         self.norm = norm
@@ -70,7 +73,7 @@ class FPN(TrainableParts, keras.layers.Layer):
         ]
 
     def build(self, input_shapes):
-        build_laterals(self.laterals, self.in_levels, input_shapes)
+        build_laterals(self, input_shapes)
         for number, output in enumerate(self.outputs):
             shape = (None, None, None, self.filters)
             if number == len(self.in_levels) and self.extra_from == "input":
@@ -78,7 +81,7 @@ class FPN(TrainableParts, keras.layers.Layer):
             output.build(shape)
 
     def call(self, inputs):
-        levels = top_down(self.laterals, self.in_levels, inputs)
+        levels = top_down(self, inputs)
         split = len(levels)
         results = [
             output(level)
@@ -94,9 +97,7 @@ class FPN(TrainableParts, keras.layers.Layer):
         return dict(zip(self.out_levels, results, strict=True))
 
     def compute_output_shape(self, input_shapes):
-        return pyramid_shapes(
-            input_shapes, self.in_levels, self.out_levels, self.filters
-        )
+        return pyramid_shapes(self, input_shapes)
 
     def get_config(self):
         return {
@@ -116,16 +117,23 @@ def add_upsampled(fine, coarse):
     Nearest-neighbour resizing to the exact size is the same, since each level is half
     the finer one, rounded up.
     """
+    for size, half in zip(fine.shape[1:3], coarse.shape[1:3], strict=True):
+        if None not in (size, half) and half != -(-size // 2):
+            raise ValueError(
+                "Each level must be half the finer one, rounded up. Received: maps of "
+                f"the shapes {tuple(fine.shape)} and {tuple(coarse.shape)}"
+            )
     height, width = sizes_of(fine)[1:3]
     upsampled = ops.repeat(ops.repeat(coarse, 2, axis=1), 2, axis=2)
     return fine + upsampled[:, :height, :width]
 
 
-def top_down(laterals, in_levels, inputs):
+def top_down(neck, inputs):
     """Every level through its lateral convolution plus what the coarser ones give."""
+    check_given(inputs, neck.in_levels, neck)
     levels = [
         lateral(inputs[level])
-        for level, lateral in zip(in_levels, laterals, strict=True)
+        for level, lateral in zip(neck.in_levels, neck.laterals, strict=True)
     ]
     for index in reversed(range(len(levels) - 1)):
         levels[index] = add_upsampled(levels[index], levels[index + 1])
@@ -133,33 +141,33 @@ def top_down(laterals, in_levels, inputs):
 
 
 def check_levels(in_levels, out_levels):
-    """Raises `ValueError` if a pyramid would have fewer levels than its inputs."""
+    """Both as tuples; raises `ValueError` for fewer levels than inputs or odd names."""
+    in_levels = level_names(in_levels, "in_levels")
+    out_levels = level_names(out_levels, "out_levels")
     if len(out_levels) < len(in_levels):
         raise ValueError(
             "`out_levels` must not be fewer than `in_levels`. Received: "
             f"out_levels={out_levels}, in_levels={in_levels}"
         )
+    return in_levels, out_levels
 
 
-def build_laterals(laterals, in_levels, input_shapes):
+def build_laterals(neck, input_shapes):
     """Builds one layer for each input level, or says which level is missing."""
-    if any(level not in input_shapes for level in in_levels):
-        raise ValueError(
-            f"The inputs must have the levels {in_levels}. "
-            f"Received: {sorted(input_shapes)}"
-        )
-    for level, lateral in zip(in_levels, laterals, strict=True):
-        lateral.build(input_shapes[level])
+    shapes = shapes_of(input_shapes, neck.in_levels, neck)
+    for shape, lateral in zip(shapes, neck.laterals, strict=True):
+        lateral.build(shape)
 
 
-def pyramid_shapes(input_shapes, in_levels, out_levels, filters):
+def pyramid_shapes(neck, input_shapes):
     """Shapes of a pyramid: those of the inputs, then halves, rounded up."""
+    given = shapes_of(input_shapes, neck.in_levels, neck)
     shapes = {}
-    for number, level in enumerate(out_levels):
-        if number < len(in_levels):
-            shape = (*input_shapes[in_levels[number]][:-1], filters)
+    for number, level in enumerate(neck.out_levels):
+        if number < len(given):
+            shape = (*given[number][:-1], neck.filters)
         else:
             sides = [s and -(-s // 2) for s in shape[1:3]]
-            shape = (shape[0], *sides, filters)
+            shape = (shape[0], *sides, neck.filters)
         shapes[level] = shape
     return shapes

@@ -27,7 +27,7 @@ class PAFPN(TrainableParts, keras.layers.Layer):
         norm: as in `ConvNormAct`.
         deformable: bool, modulated deformable convolutions (DCNv2) at the end.
 
-    Input and output: as of `FPN`.
+    Input, output and errors: as of `FPN`.
     """
 
     def __init__(
@@ -40,10 +40,8 @@ class PAFPN(TrainableParts, keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_levels(in_levels, out_levels)
+        self.in_levels, self.out_levels = check_levels(in_levels, out_levels)
         self.filters = filters
-        self.in_levels = tuple(in_levels)
-        self.out_levels = tuple(out_levels)
         self.norm = norm
         self.deformable = deformable
         split = len(self.in_levels)
@@ -79,13 +77,13 @@ class PAFPN(TrainableParts, keras.layers.Layer):
         ]
 
     def build(self, input_shapes):
-        build_laterals(self.laterals, self.in_levels, input_shapes)
+        build_laterals(self, input_shapes)
         for layer in (*self.outputs, *self.downsamples, *self.final_outputs):
             layer.build((None, None, None, self.filters))
 
     def call(self, inputs):
         split = len(self.in_levels)
-        levels = top_down(self.laterals, self.in_levels, inputs)
+        levels = top_down(self, inputs)
         levels = [
             output(level)
             for output, level in zip(self.outputs[:split], levels, strict=True)
@@ -103,9 +101,7 @@ class PAFPN(TrainableParts, keras.layers.Layer):
         return dict(zip(self.out_levels, results, strict=True))
 
     def compute_output_shape(self, input_shapes):
-        return pyramid_shapes(
-            input_shapes, self.in_levels, self.out_levels, self.filters
-        )
+        return pyramid_shapes(self, input_shapes)
 
     def get_config(self):
         return {

@@ -13,40 +13,66 @@ SLICE_FILTERS = 64
 
 
 def pad_symmetric(inputs, cells):
-    """Adds `cells` zero rows and columns on each side of a `[B, H, W, C]` map."""
-    return ops.pad(inputs, ((0, 0), (cells, cells), (cells, cells), (0, 0)))
+    """Adds zero rows and columns on each side of a `[B, H, W, C]` map.
+
+    Args:
+        cells: int, or a pair for rows and columns.
+    """
+    rows, columns = (cells, cells) if isinstance(cells, int) else cells
+    return ops.pad(inputs, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
 
 
-def conv2d(inputs, kernel, bias=None, strides=1, padding=None, groups=1):
+def conv2d(inputs, kernel, bias=None, strides=1, padding=None, groups=1, dilation=1):
     """Convolution padded by the same number of zero cells on every side (PyTorch's way).
 
     Args:
         inputs: float `[B, H, W, C]`.
         kernel: float `[kh, kw, C / groups, F]`, odd sides.
         bias: float `[F]` or None.
-        strides: int.
-        padding: int, cells on every side; None keeps the size at stride 1.
+        strides: int or pair.
+        padding: int or pair, cells on every side, None for those that keep the size at
+            stride 1; or `"same"` or `"valid"`, as Keras pads.
         groups: int, groups of channels that are convolved apart. On TensorFlow's CPU a
             few dense convolutions with block-diagonal kernels do it: of 32 groups the
             gradient takes 160 times as long otherwise.
+        dilation: int or pair.
 
     Returns:
         `[B, Ho, Wo, F]` of the dtype of `inputs`.
     """
-    kernel_size = kernel.shape[0]
+    strides, dilation = (
+        (value, value) if isinstance(value, int) else tuple(value)
+        for value in (strides, dilation)
+    )
+    own = tuple(
+        side * (size - 1) // 2
+        for side, size in zip(dilation, kernel.shape[:2], strict=True)
+    )
     if padding is None:
-        padding = kernel_size // 2
+        padding = own
+    elif isinstance(padding, int):
+        padding = (padding, padding)
     # At stride 1 "same" pads both sides alike. Explicit paddings would say all cases at
     # once, but their gradients have no fast kernel in TensorFlow on CPU.
-    is_same = strides == 1 and padding == kernel_size // 2
-    if padding and not is_same:
-        inputs = pad_symmetric(inputs, padding)
-    mode = "same" if is_same else "valid"
-    if tensorflow_kernels():
+    if isinstance(padding, str):
+        mode = padding
+    elif strides == (1, 1) and padding == own and all(n % 2 for n in kernel.shape[:2]):
+        mode = "same"
+    else:
+        mode = "valid"
+        if any(padding):
+            inputs = pad_symmetric(inputs, padding)
+    # TensorFlow has no gradient of a dilated convolution on CPU; Keras goes around it.
+    if tensorflow_kernels() and dilation == (1, 1):
         outputs = _grouped_conv(inputs, kernel, strides, mode.upper(), groups)
     else:
         outputs = ops.conv(
-            inputs, kernel, strides=strides, padding=mode, data_format="channels_last"
+            inputs,
+            kernel,
+            strides=strides,
+            padding=mode,
+            data_format="channels_last",
+            dilation_rate=dilation,
         )
     return outputs if bias is None else add_bias(outputs, bias)
 
@@ -94,7 +120,7 @@ def _dense_conv(inputs, kernel, strides, padding):
         outputs = [tf.nn.conv2d(inputs, part, strides, padding) for part in slices]
 
         def gradient(upstream):
-            settings = {"strides": [1, strides, strides, 1], "padding": padding}
+            settings = {"strides": [1, *strides, 1], "padding": padding}
             return (
                 tf.raw_ops.Conv2DBackpropInput(
                     input_sizes=tf.shape(inputs),

@@ -302,6 +302,10 @@ def star_conv(features, distances, kernel):
     return ops.reshape(total, (batch, height, width, filters))
 
 
+def _pair(value):
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
 def deform_conv(
     features, offsets, kernel, mask=None, strides=1, padding=None, dilation=1, groups=1
 ):
@@ -315,9 +319,10 @@ def deform_conv(
             row by row; D deformable groups, the group is the outer index.
         kernel: float `[kh, kw, C / groups, F]`.
         mask: float `[B, Ho, Wo, D * kh * kw]` that multiplies each tap, or None.
-        strides: int.
-        padding: int, cells on every side; None keeps the size at stride 1.
-        dilation: int.
+        strides: int or pair, for rows and columns.
+        padding: int or pair, cells above and on the left, also scalar tensors; None
+            keeps the size at stride 1.
+        dilation: int or pair.
         groups: int, groups of the convolution itself.
 
     Returns:
@@ -327,13 +332,21 @@ def deform_conv(
     taps = kernel_height * kernel_width
     batch, _, _, channels = sizes_of(features)
     out_height, out_width = sizes_of(offsets)[1:3]
+    strides, dilation = map(_pair, (strides, dilation))
     if padding is None:
-        padding = dilation * (kernel_height - 1) // 2
+        padding = [
+            step * (size - 1) // 2
+            for step, size in zip(dilation, kernel.shape[:2], strict=True)
+        ]
+    padding = [
+        side if isinstance(side, int) else ops.cast(side, "float32")
+        for side in _pair(padding)
+    ]
     deform_groups = offsets.shape[-1] // (2 * taps)
     y, x = cell_grid(out_height, out_width)
     tap_y, tap_x = cell_grid(kernel_height, kernel_width)
-    base_y = (y * strides - padding)[:, None] + tap_y * dilation
-    base_x = (x * strides - padding)[:, None] + tap_x * dilation
+    base_y = (y * strides[0] - padding[0])[:, None] + tap_y * dilation[0]
+    base_x = (x * strides[1] - padding[1])[:, None] + tap_x * dilation[1]
     offsets = ops.cast(offsets, "float32")
     offsets = ops.reshape(offsets, (batch, -1, deform_groups, taps, 2))
     if mask is not None:

@@ -1,28 +1,23 @@
 """Class-wise non-maximum suppression, hard and soft, with padded results."""
 
+import keras
+import numpy as np
 from keras import ops
 
 from vfnet_tf.ops.boxes import box_area, elementwise_iou
 from vfnet_tf.ops.kernels import tensorflow_kernels
+from vfnet_tf.ops.nms_settings import check_nms, check_settings
 from vfnet_tf.ops.shapes import sizes_of
 
-#: What `suppress` knows.
-NMS_KINDS = ("hard", "soft_linear", "soft_gaussian")
+#: Floor of a union in square pixels: only a box without any area overlaps nothing.
+_TINY = float(np.finfo("float32").tiny)
 
-# Pairs that soft-NMS looks at for each detection asked for, before it looks at all.
+#: Whole numbers up to this are exact in float32.
+_EXACT = 2**24
+
+# Pairs that are looked at for each detection asked for, before all are.
 _POOL_PER_DETECTION = 40
 _REMOVED = -1.0
-
-
-def check_nms(nms):
-    """Returns `nms` if it is one of `NMS_KINDS`.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    if nms not in NMS_KINDS:
-        raise ValueError(f"`nms` must be one of {NMS_KINDS}. Received: nms={nms!r}")
-    return nms
 
 
 def suppress(
@@ -55,51 +50,154 @@ def suppress(
 def class_wise_nms(boxes, scores, iou_threshold, score_threshold, max_detections):
     """Greedy NMS within each class, then the best `max_detections` of all classes.
 
-    Every (box, class) pair with a score **above** `score_threshold` takes part; a box is
-    dropped if its IoU with a better one of its class is **above** `iou_threshold`.
+    Every (box, class) pair with a score **above** `score_threshold` takes part, one of
+    NaN does not; a box is dropped if its IoU with a better one of its class is **above**
+    `iou_threshold`. Of equal scores the lower box index comes first, then the lower
+    class, on every backend. A box that is inverted (x2 < x1 or y2 < y1) is one without
+    area, as which it comes out; such a box, and one of NaN, overlaps nothing.
 
     Args:
-        boxes: float32 `[B, N, 4]` pixels, shared by the classes.
+        boxes: float32 `[B, N, 4]` pixels, or any other unit; shared by the classes.
         scores: float32 `[B, N, K]` in [0, 1].
-        iou_threshold: float or scalar tensor.
-        score_threshold: float or scalar tensor.
-        max_detections: int, D.
+        iou_threshold: float or scalar tensor in [0, 1].
+        score_threshold: float or scalar tensor in [0, 1].
+        max_detections: int >= 1, D.
 
     Returns:
         dict with `boxes` float32 `[B, D, 4]` (zeros after the last), `scores` float32
         `[B, D]` (descending, zeros), `labels` int32 `[B, D]` (-1) and `num_detections`
         int32 `[B]`.
 
+    Raises:
+        ValueError: for settings out of range, or shapes that do not fit.
+
     >>> boxes = ops.array([[[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 8.0, 9.0]]])
     >>> found = class_wise_nms(boxes, ops.array([[[0.6], [0.8]]]), 0.5, 0.05, 3)
     >>> ops.convert_to_numpy(found["scores"])
     array([[0.8, 0. , 0. ]], dtype=float32)
     """
-    if tensorflow_kernels():
-        return _combined_nms(
-            boxes, scores, iou_threshold, score_threshold, max_detections
+    check_settings(
+        iou_threshold=iou_threshold,
+        score_threshold=score_threshold,
+        max_detections=max_detections,
+    )
+    boxes, scores = _prepare(boxes, scores)
+    nms = _combined_nms if tensorflow_kernels() else _looped_nms
+    return nms(boxes, scores, iou_threshold, score_threshold, int(max_detections))
+
+
+def best_places(ranks, count):
+    """Places of the highest ranks, of equals those of the first, of NaN none before.
+
+    Args:
+        ranks: float `[B, N]`, not negative.
+        count: int or scalar tensor, at most N.
+
+    Returns:
+        int32 `[B, count]`, ascending: NMS takes equal scores in the order of places,
+        which is to be the same whether some are left out or not.
+    """
+    ranks = ops.where(ranks >= 0, ranks, -1.0)
+    if keras.backend.backend() == "torch":  # whose `topk` takes any of equals
+        index = ops.argsort(-ranks, axis=-1)[:, :count]
+    else:
+        _, index = ops.top_k(ranks, count)
+    return ops.sort(ops.cast(index, "int32"), axis=-1)
+
+
+def _prepare(boxes, scores):
+    """Boxes and scores as float32, none inverted, one row at least.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+    """
+    boxes = ops.convert_to_tensor(boxes, dtype="float32")
+    scores = ops.convert_to_tensor(scores, dtype="float32")
+    of_boxes, of_scores = tuple(boxes.shape), tuple(scores.shape)
+    fits = len(of_boxes) == len(of_scores) == 3 and of_boxes[-1] in (4, None)
+    if not fits or any(
+        None not in sides and sides[0] != sides[1]
+        for sides in zip(of_boxes[:2], of_scores[:2], strict=True)
+    ):
+        raise ValueError(
+            "Boxes must be [B, N, 4] and scores [B, N, K]. Received: boxes of shape "
+            f"{of_boxes}, scores of shape {of_scores}"
         )
-    return _looped_nms(boxes, scores, iou_threshold, score_threshold, max_detections)
+    if of_scores[1] == 0:
+        boxes, scores = (ops.pad(x, ((0, 0), (0, 1), (0, 0))) for x in (boxes, scores))
+    low, high = boxes[..., :2], boxes[..., 2:]
+    # Not `maximum`, so that NaN stays.
+    return ops.concatenate([low, ops.where(high < low, low, high)], axis=-1), scores
 
 
 def _combined_nms(boxes, scores, iou_threshold, score_threshold, max_detections):
+    """By TensorFlow's kernel, which takes equal scores in the order of its heap."""
     import tensorflow as tf
 
-    found = tf.image.combined_non_max_suppression(
-        boxes[:, :, None],
-        scores,
-        max_output_size_per_class=max_detections,
-        max_total_size=max_detections,
-        iou_threshold=iou_threshold,
-        score_threshold=score_threshold,
-        clip_boxes=False,
+    def suppress(scores, score_threshold, limit):
+        return tf.image.combined_non_max_suppression(
+            boxes[:, :, None],
+            scores,
+            max_output_size_per_class=limit,
+            max_total_size=limit,
+            iou_threshold=iou_threshold,
+            score_threshold=score_threshold,
+            clip_boxes=False,
+        )
+
+    # One more, which may be as good as the last.
+    found = suppress(scores, score_threshold, max_detections + 1)
+
+    def as_found():
+        count = tf.minimum(found.valid_detections, max_detections)
+        kept = (found.nmsed_boxes, found.nmsed_scores, found.nmsed_classes)
+        return (*(x[:, :max_detections] for x in kept), count)
+
+    def rank(count):
+        """With the place among the best pairs for a score: no two are equal."""
+        batch, num_boxes, num_classes = sizes_of(scores)
+        size = num_boxes * num_classes
+        # No sort knows where NaN belongs.
+        flat = tf.where(scores > score_threshold, scores, _REMOVED)
+        flat = tf.reshape(flat, (batch, size))
+        count = tf.minimum(count, size)
+        best = tf.math.top_k(flat, count)  # of equals the lower index
+        takes_part = best.values > 0
+        keys = tf.where(takes_part, _EXACT - tf.range(count), 0)
+        pairs = best.indices + tf.range(batch)[:, None] * size
+        keys = tf.scatter_nd(
+            tf.reshape(pairs, (-1, 1)),
+            tf.reshape(tf.cast(keys, "float32"), (-1,)),
+            [batch * size],
+        )
+        keys = tf.reshape(keys, (batch, num_boxes, num_classes))
+        chosen = suppress(keys, 0.0, max_detections)
+        is_chosen = chosen.nmsed_scores > 0
+        places = _EXACT - tf.cast(chosen.nmsed_scores, "int32")
+        kept = tf.gather(best.values, tf.where(is_chosen, places, 0), batch_dims=1)
+        # All that takes part was among the best, or as many as are wanted are found.
+        is_settled = tf.logical_or(tf.logical_not(takes_part[:, -1]), is_chosen[:, -1])
+        found = (chosen.nmsed_boxes, kept, chosen.nmsed_classes)
+        return (*found, chosen.valid_detections), tf.reduce_all(is_settled)
+
+    def as_ranked():
+        found, is_settled = rank(_POOL_PER_DETECTION * max_detections)
+        return tf.cond(is_settled, lambda: found, lambda: rank(_EXACT)[0])
+
+    # Where nothing that was kept has an equal, the order of equals changed nothing.
+    is_found = found.nmsed_scores > 0
+    is_next = found.nmsed_scores[:, 1:] == found.nmsed_scores[:, :-1]
+    of_class = tf.gather(
+        tf.transpose(scores, (0, 2, 1)),
+        tf.cast(found.nmsed_classes, "int32"),
+        batch_dims=1,
     )
-    return _padded(
-        found.nmsed_boxes,
-        found.nmsed_scores,
-        found.nmsed_classes,
-        found.valid_detections,
+    equals = tf.math.count_nonzero(of_class == found.nmsed_scores[..., None], axis=-1)
+    has_equals = tf.logical_or(
+        tf.reduce_any(tf.logical_and(is_found[:, 1:], is_next)),
+        tf.reduce_any(tf.logical_and(is_found, equals > 1)),
     )
+    return _padded(*tf.cond(has_equals, as_ranked, as_found))
 
 
 def _looped_nms(boxes, scores, iou_threshold, score_threshold, max_detections):
@@ -114,7 +212,7 @@ def _looped_nms(boxes, scores, iou_threshold, score_threshold, max_detections):
         score = ops.take_along_axis(flat, best[:, None], axis=1)[:, 0]
         box_index, label = best // num_classes, best % num_classes
         box = ops.take_along_axis(boxes, box_index[:, None, None], axis=1)
-        overlaps = elementwise_iou(boxes, box) > iou_threshold
+        overlaps = elementwise_iou(boxes, box, _TINY) > iou_threshold
         own = ops.arange(num_boxes, dtype="int32") == box_index[:, None]
         dropped = ops.logical_and(
             ops.logical_or(overlaps, own)[..., None],
@@ -154,14 +252,14 @@ def class_wise_soft_nms(
     and pairs **below** `min_score` are removed, until `max_detections` are taken. The
     score threshold is not applied again. Of equal scores the lower box index comes
     first, then the lower class; the official order depends on how its list was
-    rearranged by removals.
+    rearranged by removals. Boxes are taken as in `class_wise_nms`.
 
     Args:
         boxes: float32 `[B, N, 4]` pixels, shared by the classes.
         scores: float32 `[B, N, K]` in [0, 1].
-        iou_threshold: float or scalar tensor, of the linear method.
-        score_threshold: float or scalar tensor.
-        max_detections: int, D.
+        iou_threshold: float or scalar tensor in [0, 1], of the linear method.
+        score_threshold: float or scalar tensor in [0, 1].
+        max_detections: int >= 1, D.
         method: `"linear"` or `"gaussian"`.
         sigma: float > 0, of the Gaussian.
         min_score: float >= 0.
@@ -171,16 +269,21 @@ def class_wise_soft_nms(
         descending.
 
     Raises:
-        ValueError: for another `method`, or `sigma` or `min_score` out of range.
+        ValueError: for another `method`, settings out of range, or shapes that do not
+            fit.
     """
+    check_settings(
+        iou_threshold=iou_threshold,
+        score_threshold=score_threshold,
+        max_detections=max_detections,
+        sigma=sigma,
+        min_score=min_score,
+    )
+    max_detections = int(max_detections)
+    boxes, scores = _prepare(boxes, scores)
     if method not in ("linear", "gaussian"):
         raise ValueError(
             f"`method` must be 'linear' or 'gaussian'. Received: method={method!r}"
-        )
-    if not sigma > 0 or not min_score >= 0:
-        raise ValueError(
-            "`sigma` must be > 0 and `min_score` >= 0. "
-            f"Received: sigma={sigma}, min_score={min_score}"
         )
 
     def weigh(ious):
@@ -240,9 +343,12 @@ def _select_softly(boxes, scores, labels, max_detections, weigh, min_score):
         weigh: function from IoUs to factors, float32 `[B, S]`.
         min_score: float.
     """
-    # Split once and not in each of the D steps, which are many small operations.
-    x1, y1, x2, y2 = (boxes[..., side] for side in range(4))
-    areas = box_area(boxes)
+    # Split once and not in each of the D steps, which are many small operations. A box
+    # of NaN overlaps nothing.
+    is_finite = ops.all(ops.isfinite(boxes), axis=-1, keepdims=True)
+    finite = ops.where(is_finite, boxes, 0.0)
+    x1, y1, x2, y2 = (finite[..., side] for side in range(4))
+    areas = box_area(finite)
     columns = ops.stack([x1, y1, x2, y2, areas], axis=-1)
     places = ops.arange(sizes_of(scores)[1], dtype="int32")
     slots = ops.arange(max_detections, dtype="int32")
@@ -259,7 +365,7 @@ def _select_softly(boxes, scores, labels, max_detections, weigh, min_score):
         width = ops.minimum(x2, row[..., 2]) - ops.maximum(x1, row[..., 0])
         height = ops.minimum(y2, row[..., 3]) - ops.maximum(y1, row[..., 1])
         common = ops.maximum(width, 0.0) * ops.maximum(height, 0.0)
-        ious = common / ops.maximum(areas + row[..., 4] - common, 1e-6)
+        ious = common / ops.maximum(areas + row[..., 4] - common, _TINY)
         decayed = ops.where(labels == label, scores * weigh(ious), scores)
         is_gone = ops.logical_or(places == best, decayed < min_score)
         is_gone = ops.logical_or(is_gone, scores < 0)  # -1 x 0 is no longer negative

@@ -87,7 +87,7 @@ def _group_mean(values, groups):
 def _per_channel(values, channels):
     """`[B, G, 1]` to `[B, 1, C]`."""
     groups = values.shape[1]
-    spread = values + ops.zeros((groups, channels // groups))
+    spread = values + ops.zeros((groups, channels // groups), dtype="float32")
     return ops.reshape(spread, (-1, 1, channels))
 
 
