@@ -84,8 +84,11 @@ def test_its_config_is_complete():
         "norm": "batch_norm",
         "frozen_stages": 2,
     }
-    model = Res2Net(**arguments, input_shape=(64, 96, 3), name="other")
+    model = Res2Net(
+        **arguments, input_shape=(64, 96, 3), dtype="mixed_bfloat16", name="other"
+    )
     copy = Res2Net.from_config(model.get_config())
+    assert copy.get_layer("stem0").dtype_policy.name == "mixed_bfloat16"
     assert {name: getattr(copy, name) for name in arguments} == arguments
     assert copy.name == "other" and copy.input_shape == (None, 64, 96, 3)
 

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.contracts import to_numpy
+from tests.contracts import to_numpy, with_policy
 from vfnet_tf.backbones import ResNet
 
 
@@ -133,3 +133,18 @@ def test_widths_of_resnext_follow_groups_and_width_per_group():
 def test_settings_that_do_not_fit_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         ResNet(**arguments)
+
+
+def test_its_dtype_policy_stays_in_configs_and_files(tmp_path):
+    backbone = with_policy("mixed_bfloat16", lambda: ResNet(18))
+    backbone.save(tmp_path / "backbone.keras")
+    found = {
+        "argument": ResNet(18, dtype="mixed_bfloat16"),
+        "config": ResNet.from_config(backbone.get_config()),
+        "file": keras.saving.load_model(tmp_path / "backbone.keras"),
+    }
+    for name, copy in found.items():
+        assert copy.dtype_policy.name == "mixed_bfloat16", name
+        policies = {layer.dtype_policy.name for layer in copy._flatten_layers()}
+        assert policies - {"float32"} == {"mixed_bfloat16"}, name
+    assert keras.config.dtype_policy().name == "float32"

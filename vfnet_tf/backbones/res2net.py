@@ -5,6 +5,7 @@ from vfnet_tf.backbones.resnet import (
     StagedBackbone,
     SymmetricMaxPool,
     check_stages,
+    layers_of,
 )
 from vfnet_tf.layers import ConvNormAct
 from vfnet_tf.ops.convolution import pad_symmetric
@@ -25,7 +26,7 @@ class Res2Net(StagedBackbone):
         depth: 50 or 101.
         base_width: channels of one scale in the first stage, doubled in every later one.
         scales: int >= 2, scales of a block.
-        deformable, norm, frozen_stages, input_shape: see `ResNet`.
+        deformable, norm, frozen_stages, input_shape, dtype: see `ResNet`.
 
     Input and output: as of `ResNet`.
     """
@@ -39,6 +40,7 @@ class Res2Net(StagedBackbone):
         norm="frozen_batch_norm",
         frozen_stages=1,
         input_shape=(None, None, 3),
+        dtype=None,
         name=None,
         **kwargs,
     ):
@@ -49,29 +51,35 @@ class Res2Net(StagedBackbone):
         if scales < 2:
             raise ValueError(f"`scales` must be at least 2. Received: scales={scales}")
         check_stages(frozen_stages, deformable)
-        inputs = keras.Input(input_shape)
-        x = inputs
-        for number, (filters, strides) in enumerate(((32, 2), (32, 1), (64, 1))):
-            x = ConvNormAct(
-                filters, 3, strides, norm=norm, activation="relu", name=f"stem{number}"
-            )(x)
-        x = SymmetricMaxPool(name="pool1")(x)
-        outputs = {}
-        for stage, blocks in enumerate(DEPTHS[depth], start=1):
-            level = f"C{stage + 1}"
-            for block in range(blocks):
-                x = _block(
-                    x,
-                    width=base_width * 2 ** (stage - 1),
-                    scales=scales,
-                    filters=256 * 2 ** (stage - 1),
-                    strides=2 if stage > 1 and block == 0 else 1,
-                    is_first=block == 0,
+        with layers_of(dtype) as policy:
+            inputs = keras.Input(input_shape)
+            x = inputs
+            for number, (filters, strides) in enumerate(((32, 2), (32, 1), (64, 1))):
+                x = ConvNormAct(
+                    filters,
+                    3,
+                    strides,
                     norm=norm,
-                    deformable=level in deformable,
-                    name=f"layer{stage}_{block}",
-                )
-            outputs[level] = x
+                    activation="relu",
+                    name=f"stem{number}",
+                )(x)
+            x = SymmetricMaxPool(name="pool1")(x)
+            outputs = {}
+            for stage, blocks in enumerate(DEPTHS[depth], start=1):
+                level = f"C{stage + 1}"
+                for block in range(blocks):
+                    x = _block(
+                        x,
+                        width=base_width * 2 ** (stage - 1),
+                        scales=scales,
+                        filters=256 * 2 ** (stage - 1),
+                        strides=2 if stage > 1 and block == 0 else 1,
+                        is_first=block == 0,
+                        norm=norm,
+                        deformable=level in deformable,
+                        name=f"layer{stage}_{block}",
+                    )
+                outputs[level] = x
         settings = {
             "depth": depth,
             "base_width": base_width,
@@ -81,7 +89,13 @@ class Res2Net(StagedBackbone):
             "frozen_stages": frozen_stages,
         }
         super().__init__(
-            inputs, outputs, "stem", settings, name=name or f"res2net{depth}", **kwargs
+            inputs,
+            outputs,
+            "stem",
+            settings,
+            policy,
+            name=name or f"res2net{depth}",
+            **kwargs,
         )
 
 

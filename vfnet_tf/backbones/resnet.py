@@ -1,3 +1,5 @@
+import contextlib
+
 import keras
 
 from vfnet_tf.layers import ConvNormAct
@@ -22,11 +24,13 @@ class StagedBackbone(TrainableParts, keras.Model):
         stem: str, how the names of the stem's layers start; those of the stages start
             with `layer1_` to `layer4_`.
         settings: dict of the subclass's arguments, `frozen_stages` among them, which
-            become attributes and, with the input's shape, the config.
+            become attributes and, with the input's shape and the policy, the config.
+        policy: `keras.DTypePolicy` of the layers.
     """
 
-    def __init__(self, inputs, outputs, stem, settings, **kwargs):
+    def __init__(self, inputs, outputs, stem, settings, policy, **kwargs):
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self.dtype_policy = policy
         self._names = tuple(settings)
         for name, value in settings.items():
             setattr(self, name, value)
@@ -48,6 +52,7 @@ class StagedBackbone(TrainableParts, keras.Model):
         return {
             "name": self.name,
             "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "input_shape": self._input_shape_argument,
             **{name: getattr(self, name) for name in self._names},
         }
@@ -55,6 +60,18 @@ class StagedBackbone(TrainableParts, keras.Model):
     @classmethod
     def _revive(cls, config, custom_objects):
         return cls(**config)
+
+
+@contextlib.contextmanager
+def layers_of(dtype):
+    """Layers made within are of this dtype policy, None for the one in force; gives it."""
+    before = keras.config.dtype_policy()
+    policy = keras.dtype_policies.get(dtype)
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield policy
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -76,6 +93,7 @@ class ResNet(StagedBackbone):
             later one.
         deformable: levels among `"C2"` .. `"C5"` whose 3x3 convolutions, the strided
             ones too, are modulated deformable ones (DCNv2, Zhu et al., CVPR 2019).
+        dtype: dtype policy of the layers; None is the global one.
 
     Input: float `[B, H, W, 3]`, normalised by torchvision's mean and standard deviation.
     Output: dict `"C2"` .. `"C5"` of `[B, ceil(H / s), ceil(W / s), C]`, s = 4, 8, 16, 32.
@@ -91,6 +109,7 @@ class ResNet(StagedBackbone):
         groups=1,
         width_per_group=64,
         deformable=(),
+        dtype=None,
         name=None,
         **kwargs,
     ):
@@ -106,27 +125,30 @@ class ResNet(StagedBackbone):
                 f"width_per_group={width_per_group}"
             )
         check_stages(frozen_stages, deformable)
-        inputs = keras.Input(input_shape)
-        x = ConvNormAct(64, 7, 2, norm=norm, activation="relu", name="conv1")(inputs)
-        # Zeros pad the pooling as well as -inf would: the map is not negative.
-        x = SymmetricMaxPool(name="pool1")(x)
-        outputs = {}
-        for stage, blocks in enumerate(num_blocks, start=1):
-            filters = 64 * 2 ** (stage - 1)
-            level = f"C{stage + 1}"
-            for block in range(blocks):
-                x = _residual_block(
-                    x,
-                    width=filters * width_per_group // 64 * groups,
-                    filters=filters * 4 if bottleneck else filters,
-                    strides=2 if stage > 1 and block == 0 else 1,
-                    bottleneck=bottleneck,
-                    norm=norm,
-                    groups=groups,
-                    deformable=level in deformable,
-                    name=f"layer{stage}_{block}",
-                )
-            outputs[level] = x
+        with layers_of(dtype) as policy:
+            inputs = keras.Input(input_shape)
+            x = ConvNormAct(64, 7, 2, norm=norm, activation="relu", name="conv1")(
+                inputs
+            )
+            # Zeros pad the pooling as well as -inf would: the map is not negative.
+            x = SymmetricMaxPool(name="pool1")(x)
+            outputs = {}
+            for stage, blocks in enumerate(num_blocks, start=1):
+                filters = 64 * 2 ** (stage - 1)
+                level = f"C{stage + 1}"
+                for block in range(blocks):
+                    x = _residual_block(
+                        x,
+                        width=filters * width_per_group // 64 * groups,
+                        filters=filters * 4 if bottleneck else filters,
+                        strides=2 if stage > 1 and block == 0 else 1,
+                        bottleneck=bottleneck,
+                        norm=norm,
+                        groups=groups,
+                        deformable=level in deformable,
+                        name=f"layer{stage}_{block}",
+                    )
+                outputs[level] = x
         settings = {
             "depth": depth,
             "norm": norm,
@@ -136,7 +158,13 @@ class ResNet(StagedBackbone):
             "deformable": tuple(deformable),
         }
         super().__init__(
-            inputs, outputs, "conv1", settings, name=name or f"resnet{depth}", **kwargs
+            inputs,
+            outputs,
+            "conv1",
+            settings,
+            policy,
+            name=name or f"resnet{depth}",
+            **kwargs,
         )
 
 
