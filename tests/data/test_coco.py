@@ -67,7 +67,7 @@ def test_crowds_are_set_aside_and_counted(coco):
         ([1, 2, float("nan"), 20], {}, reader.BAD_BOX),
         ([1, 2, float("inf"), 20], {}, reader.BAD_BOX),
         ([1, 2, 10], {}, reader.BAD_BOX),
-        ([1, 2, 10, "20"], {}, reader.BAD_BOX),
+        ([1, 2, 10, "20 px"], {}, reader.BAD_BOX),
         ([1, 2, 10, 10**400], {}, reader.BAD_BOX),
         (None, {}, reader.BAD_BOX),
         ([1, 2, -10, 20], {}, reader.BAD_SIZE),
@@ -464,7 +464,7 @@ def test_the_report_keeps_all_problems_with_image_and_box(coco):
     for number in range(5):
         coco.box([1, 2, -number, 20])
     coco.box([-5, 40, 20, 20])
-    coco.box([1, 2, "3", 4])
+    coco.box([1, 2, True, 4])
     coco.box([1, 2, 3, 4], image_id=99)
     report = read_coco(coco.save(), coco.directory).report
     assert len(report.examples[reader.BAD_SIZE]) == 3

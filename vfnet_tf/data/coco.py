@@ -12,15 +12,24 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import pathlib
 import re
+import unicodedata
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vfnet_tf.data.cache import cache_directory
+from vfnet_tf.data.text import (
+    NOT_UTF8,
+    find_file,
+    is_valid,
+    printable,
+    read_json,
+    read_text,
+)
+from vfnet_tf.data.values import read_crowd, read_id, read_number, read_size
 
 # The official training set leaves out smaller images and smaller boxes (fact S33).
 MIN_IMAGE_SIDE = 32
@@ -37,6 +46,7 @@ UNKNOWN_IMAGE = "image id is not in the file"
 DUPLICATE = "annotation is repeated"
 TINY = "box is narrower or lower than 1 pixel"
 CLIPPED = "box reaches outside the image"
+BAD_FLAG = "flag is neither true nor false"
 OTHER_CLASS = "class is not among those asked for"
 SKIPPED_IMAGE = "image was skipped"
 
@@ -51,6 +61,10 @@ _NO_MISTAKE = frozenset({TINY, OTHER_CLASS, SKIPPED_IMAGE})
 
 _MAX_LISTED = 20
 _MAX_EXAMPLES = 3
+# Of the many records without crowd regions, or without boxes.
+_NO_BOXES = np.zeros((0, 4), "float32")
+_NO_LABELS = np.zeros(0, "int32")
+_NO_IDS = np.zeros(0, "int64")
 _EXIF_ORIENTATION = 0x0112
 _TENSORFLOW_FORMATS = frozenset({"JPEG", "MPO", "PNG"})
 _PIL_FORMATS = frozenset({"BMP", "TIFF", "WEBP"})
@@ -71,7 +85,9 @@ class ImageRecord:
         boxes: float32 `[R, 4]`, `(x1, y1, x2, y2)` in pixels, inside the image.
         labels: int32 `[R]`, index into `DetectionDataset.class_names`.
         annotation_ids: int64 `[R]`, -1 where the file gives none.
-        num_crowd: int, crowd regions of the file, which are not among `boxes`.
+        crowd_boxes: float32 `[N, 4]`, as `boxes`: the crowd regions, which training
+            leaves out and evaluation ignores.
+        crowd_labels: int32 `[N]`.
         orientation: int in 1..8, the EXIF orientation that decoding must apply.
         needs_pil: bool, whether TensorFlow cannot decode the file (BMP, TIFF, WebP).
     """
@@ -83,9 +99,15 @@ class ImageRecord:
     boxes: np.ndarray
     labels: np.ndarray
     annotation_ids: np.ndarray
-    num_crowd: int = 0
+    crowd_boxes: np.ndarray = dataclasses.field(default_factory=lambda: _NO_BOXES)
+    crowd_labels: np.ndarray = dataclasses.field(default_factory=lambda: _NO_LABELS)
     orientation: int = 1
     needs_pil: bool = False
+
+    @property
+    def num_crowd(self):
+        """Number of crowd regions."""
+        return len(self.crowd_boxes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +140,9 @@ class ReadReport:
         examples: dict reason -> up to three texts naming annotation and image.
         num_clipped: int, boxes cut at the image border by more than one pixel.
         num_crowd: int, crowd regions, not counted in `dropped`.
+        num_masks: int, annotations that have a mask.
+        similar_classes: list of tuples of class names that differ only in blanks or
+            case, or in how their letters are composed.
         num_without_objects: int, good images without a usable box.
         keep_empty: bool, whether those were kept.
         num_small_images: int, images dropped for a side below 32 pixels.
@@ -133,6 +158,8 @@ class ReadReport:
     examples: dict = dataclasses.field(default_factory=dict)
     num_clipped: int = 0
     num_crowd: int = 0
+    num_masks: int = 0
+    similar_classes: list = dataclasses.field(default_factory=list)
     num_without_objects: int = 0
     keep_empty: bool = False
     num_small_images: int = 0
@@ -150,6 +177,7 @@ class ReadReport:
         self._note("clipped", CLIPPED, example, path, box)
 
     def _note(self, key, reason, example, path, box):
+        example = printable(example)
         examples = self.examples.setdefault(key, [])
         if len(examples) < _MAX_EXAMPLES:
             examples.append(example)
@@ -179,6 +207,9 @@ class ReadReport:
         ]
         if self.num_crowd:
             lines.append(f"  {self.num_crowd} crowd regions set aside")
+        for names in self.similar_classes:
+            listed = ", ".join(map(repr, names))
+            lines.append(f"  classes that look alike, are they one? {listed}")
         for reason, count in sorted(self.dropped.items()):
             shown = "; ".join(self.examples.get(reason, ()))
             more = "; ..." if count > _MAX_EXAMPLES else ""
@@ -423,17 +454,11 @@ def _write_atomically(path, text):
 
 def _load_json(annotation_file, training):
     """Reads and checks the top level of an annotation file."""
-    path = pathlib.Path(annotation_file)
-    if not path.is_file():
-        raise ValueError(
-            "The annotation file must exist. "
-            f"Received: annotation_file={str(annotation_file)!r}"
-        )
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        content = read_json(annotation_file)
+    except ValueError as error:
         raise ValueError(
-            f"The annotation file must be valid json ({error}). "
+            f"The annotation file {error}. "
             f"Received: annotation_file={str(annotation_file)!r}"
         ) from error
     keys = ["images", "annotations", "categories"]
@@ -457,33 +482,19 @@ def _load_json(annotation_file, training):
     return content
 
 
-def _is_integer(value):
-    """Whether a json value is an integer that an int64 holds."""
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    return is_integer and -(2**63) <= value < 2**63
-
-
-def _finite(value):
-    """A json value as a float, None if it is no finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        value = float(value)
-    except OverflowError:
-        return None
-    return value if math.isfinite(value) else None
-
-
 def _read_categories(content, class_names, annotation_file):
     """Returns class names, category ids (index = label) and all ids of the file."""
     found = {}
     for category in content["categories"]:
-        category_id, name = category.get("id"), category.get("name")
-        if not _is_integer(category_id) or not isinstance(name, str):
+        category_id, name = read_id(category.get("id")), category.get("name")
+        is_name = isinstance(name, str) and name.strip() and is_valid(name)
+        if category_id is None or not is_name:
             raise ValueError(
-                "Each category must have an integer id and a name. "
-                f"Received: category={category} in {str(annotation_file)!r}"
+                "Each category must have an integer id and a name in UTF-8. "
+                f"Received: category={printable(str(category))} in "
+                f"{str(annotation_file)!r}"
             )
+        name = unicodedata.normalize("NFC", name)
         if category_id in found:
             raise ValueError(
                 f"Category ids must be unique: {found[category_id]!r} and {name!r} "
@@ -505,6 +516,7 @@ def _read_categories(content, class_names, annotation_file):
             "`class_names` must be at least one name, each once. "
             f"Received: class_names={list(class_names)}"
         )
+    class_names = [unicodedata.normalize("NFC", name) for name in class_names]
     missing = [name for name in class_names if name not in by_name]
     if missing:
         raise ValueError(
@@ -568,10 +580,12 @@ def _find_image_dir(annotation_file, file_name, root=None):
 
 def _first_file_name(annotation_file):
     """The first `file_name` near the head of a json file, without parsing it whole."""
-    with open(annotation_file, "rb") as file:
-        head = file.read(1 << 20).decode("utf-8", "replace")
-    match = re.search(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', head)
-    return json.loads(match.group(1)) if match else None
+    try:
+        head = read_text(annotation_file, 1 << 20)
+        match = re.search(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', head)
+        return json.loads(match.group(1)) if match else None
+    except ValueError:  # which `read_coco` names
+        return None
 
 
 def find_annotation_files(root):
@@ -640,16 +654,13 @@ def find_coco_splits(directory):
     return splits
 
 
-def _stated_size(image):
-    """(height, width) that the file states, None if it states none, () if not so."""
-    stated = (image.get("height"), image.get("width"))
-    if stated == (None, None):
-        return None
-    numbers = [_finite(value) for value in stated]
-    # Some tools write 480.0.
-    if any(value is None or value < 1 or value % 1 for value in numbers):
-        return ()
-    return tuple(int(value) for value in numbers)
+def _similar_names(names):
+    """Groups of names that a person would read as one, as tuples."""
+    groups = collections.defaultdict(list)
+    for name in names:
+        letters = unicodedata.normalize("NFKC", name).casefold()
+        groups[" ".join(letters.split())].append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 def _list_images(content, image_dir, level):
@@ -658,17 +669,22 @@ def _list_images(content, image_dir, level):
     Returns:
         (dict image id -> `(path, ImageHeader)`, list of bad `(file name, reason)`).
     """
-    paths = {}
-    for image in content["images"]:
+    paths, sizes, wrong_sizes = {}, [], {}
+    for index, image in enumerate(content["images"]):
         name = image.get("file_name")
-        if isinstance(name, str) and name:
-            paths[name] = os.path.join(image_dir, name)
+        if isinstance(name, str) and name and is_valid(name):
+            paths[name] = find_file(image_dir, name)
+        try:
+            size = read_size(image.get("height"), image.get("width"))
+        except ValueError as error:
+            size, wrong_sizes[index] = (), str(error)
+        sizes.append(size)
     needed = paths.values()
     if level is None:  # Unchecked, but a size that the file omits must be read.
         needed = [
             paths[image["file_name"]]
-            for image in content["images"]
-            if image.get("file_name") in paths and _stated_size(image) is None
+            for image, size in zip(content["images"], sizes, strict=True)
+            if size is None and image.get("file_name") in paths
         ]
     if callable(level):
         headers = level(needed)
@@ -676,25 +692,30 @@ def _list_images(content, image_dir, level):
         headers = inspect_images(needed, image_dir, full=level == "full")
     good, bad, first_name = {}, [], {}
     for index, image in enumerate(content["images"]):
-        name, image_id = image.get("file_name"), image.get("id")
-        if name not in paths:
-            bad.append((f"images[{index}]", f"has no file_name (id {image_id})"))
+        name, image_id = image.get("file_name"), read_id(image.get("id"))
+        if isinstance(name, str) and not is_valid(name):
+            reason = f"must have another name, as this one {NOT_UTF8}: rename the file"
+            bad.append((printable(name), reason))
+            continue
+        if not isinstance(name, str) or name not in paths:
+            text = f"has no file_name (id {image.get('id')!r})"
+            bad.append((f"images[{index}]", text))
             continue
         # -1 marks the repeats that fill a batch.
-        if not _is_integer(image_id) or image_id < 0:
-            bad.append((name, f"must have an integer id >= 0, has {image_id!r}"))
+        if image_id is None or image_id < 0:
+            text = f"must have an integer id >= 0, has {image.get('id')!r}"
+            bad.append((name, text))
             continue
         if image_id in first_name:
             bad.append((name, f"has id {image_id}, as {first_name[image_id]} has"))
             continue
         first_name[image_id] = name
         if image.get(ERROR_KEY):
-            bad.append((name, image[ERROR_KEY]))
+            bad.append((name, printable(image[ERROR_KEY])))
             continue
-        size = _stated_size(image)
+        size = sizes[index]
         if size == ():
-            size_found = (image.get("height"), image.get("width"))
-            bad.append((name, f"must have a size of positive integers: {size_found}"))
+            bad.append((name, wrong_sizes[index]))
             continue
         header = headers.get(paths[name])
         if header is None:
@@ -719,7 +740,7 @@ def _list_images(content, image_dir, level):
 
 def _finite_box(bbox):
     """A COCO box as `(x, y, w, h)` of floats, None if it is not four finite numbers."""
-    numbers = [_finite(value) for value in bbox] if isinstance(bbox, list) else []
+    numbers = [read_number(value) for value in bbox] if isinstance(bbox, list) else []
     return None if len(numbers) != 4 or None in numbers else tuple(numbers)
 
 
@@ -744,7 +765,7 @@ def clip_box(bbox, area, height, width):
     x, y, w, h = numbers
     if w <= 0 or h <= 0:
         return None, BAD_SIZE, False
-    if area is not None and (_finite(area) or 0) <= 0:
+    if area is not None and (read_number(area) or 0) <= 0:
         return None, BAD_AREA, False
     inside = (max(x, 0), max(y, 0), min(x + w, width), min(y + h, height))
     box = np.asarray(inside, "float32")
@@ -762,23 +783,23 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
     """Drops what cannot be used and groups the rest by image.
 
     Returns:
-        (dict image id -> list of `(box, label, annotation id)`, Counter of crowds by
-        image id).
+        (dict image id -> list of `(box, label, annotation id)`, the same of crowds).
     """
-    objects, crowds = collections.defaultdict(list), collections.Counter()
+    objects, crowds = collections.defaultdict(list), collections.defaultdict(list)
     first_with_id = {}
     for reason, text in content.get(DROPPED_KEY, ()):
         report.drop(reason, text)
     for index, annotation in enumerate(content["annotations"]):
-        annotation_id = annotation.get("id")
+        annotation_id = read_id(annotation.get("id"))
         name = f"annotations[{index}]"
-        if _is_integer(annotation_id):
+        if annotation_id is not None:
             name = f"annotation {annotation_id}"
         else:
             annotation_id = -1
         name = annotation.get(SOURCE_KEY, name)
         image_id = annotation.get("image_id")
         category_id, bbox = annotation.get("category_id"), annotation.get("bbox")
+        report.num_masks += bool(annotation.get("segmentation"))
         if annotation_id >= 0:
             content_of = (image_id, category_id, repr(bbox))
             first = first_with_id.setdefault(annotation_id, content_of)
@@ -792,8 +813,7 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
                     f"truth. Received: id={annotation_id} for (image id, category id, "
                     f"bbox) {first} and {content_of} in {report.annotation_file!r}"
                 )
-        # A json list or object is no id and cannot be looked up.
-        image_key = image_id if _is_integer(image_id) else None
+        image_key = read_id(image_id)
         if image_key not in good:
             is_skipped = image_key in skipped_ids
             reason = SKIPPED_IMAGE if is_skipped else UNKNOWN_IMAGE
@@ -801,7 +821,7 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
             continue
         path, header = good[image_key]
         name = f"{name} in {os.path.basename(path)}"
-        category_key = category_id if _is_integer(category_id) else None
+        category_key = read_id(category_id)
         if category_key not in found:
             text = f"{name} (category id {category_id!r})"
             report.drop(UNKNOWN_CATEGORY, text, path, _corners(bbox))
@@ -809,20 +829,34 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
         if category_key not in labels:
             report.drop(OTHER_CLASS, f"{name} ({found[category_key]})")
             continue
-        if annotation.get("iscrowd") or annotation.get("ignore"):
-            crowds[image_key] += 1
+        is_crowd, wrong_flag = read_crowd(annotation)
+        if wrong_flag:
+            report.drop(BAD_FLAG, f"{name} ({wrong_flag})", path, _corners(bbox))
             continue
-        box, reason, is_clipped = clip_box(
-            bbox, annotation.get("area"), header.height, header.width
-        )
+        # The area of a crowd region is its mask's, and used by nobody.
+        area = None if is_crowd else annotation.get("area")
+        box, reason, is_clipped = clip_box(bbox, area, header.height, header.width)
         if box is None:
-            value = annotation.get("area") if reason == BAD_AREA else bbox
+            value = area if reason == BAD_AREA else bbox
             report.drop(reason, f"{name} ({value})", path, _corners(bbox))
             continue
-        if is_clipped:
+        if is_clipped and not is_crowd:
             report.clip(f"{name} ({bbox})", path, _corners(bbox))
-        objects[image_key].append((box, labels[category_key], annotation_id))
+        found_objects = crowds if is_crowd else objects
+        found_objects[image_key].append((box, labels[category_key], annotation_id))
     return objects, crowds
+
+
+def _columns(rows):
+    """Boxes, labels and annotation ids of objects as arrays."""
+    if not rows:
+        return _NO_BOXES, _NO_LABELS, _NO_IDS
+    boxes, labels, ids = zip(*rows, strict=True)
+    return (
+        np.asarray(boxes, "float32"),
+        np.asarray(labels, "int32"),
+        np.asarray(ids, "int64"),
+    )
 
 
 def _listed(texts):
@@ -919,9 +953,9 @@ def read_coco(
             + _listed([f"{name}: {reason}" for name, reason in bad])
         )
     report.bad_images = bad
-    skipped_ids = {
-        image["id"] for image in content["images"] if _is_integer(image.get("id"))
-    }.difference(good)
+    skipped_ids = {read_id(image.get("id")) for image in content["images"]}
+    skipped_ids = skipped_ids.difference(good) - {None}
+    report.similar_classes = _similar_names(names)
     labels = {category_id: label for label, category_id in enumerate(category_ids)}
     objects, crowds = _group_annotations(
         content, good, skipped_ids, labels, found, report
@@ -932,7 +966,7 @@ def read_coco(
             f"All annotations of {shown!r} must be valid (strict=True). "
             f"Received: {len(mistakes)} bad annotations:" + _listed(mistakes)
         )
-    report.num_crowd = sum(crowds.values())
+    report.num_crowd = sum(map(len, crowds.values()))
 
     records = []
     for image_id, (path, header) in good.items():
@@ -944,19 +978,19 @@ def read_coco(
             report.num_without_objects += 1
             if not keep_empty:
                 continue
-        boxes, row_labels, annotation_ids = (
-            zip(*rows, strict=True) if rows else ([],) * 3
-        )
+        boxes, row_labels, annotation_ids = _columns(rows)
+        crowd_boxes, crowd_labels, _ = _columns(crowds.get(image_id, ()))
         records.append(
             ImageRecord(
                 image_id=image_id,
                 path=path,
                 height=header.height,
                 width=header.width,
-                boxes=np.asarray(boxes, "float32").reshape(-1, 4),
-                labels=np.asarray(row_labels, "int32"),
-                annotation_ids=np.asarray(annotation_ids, "int64"),
-                num_crowd=crowds[image_id],
+                boxes=boxes,
+                labels=row_labels,
+                annotation_ids=annotation_ids,
+                crowd_boxes=crowd_boxes,
+                crowd_labels=crowd_labels,
                 orientation=header.orientation,
                 needs_pil=header.needs_pil,
             )

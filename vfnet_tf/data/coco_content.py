@@ -11,6 +11,7 @@ import pathlib
 
 from vfnet_tf.data.cache import cache_directory
 from vfnet_tf.data.coco import DROPPED_KEY, DUPLICATE, ERROR_KEY, SOURCE_KEY
+from vfnet_tf.data.text import NOT_UTF8, is_valid, plain_name, printable, read_lines
 
 
 class CocoContent:
@@ -46,7 +47,8 @@ class CocoContent:
         Args:
             file_name: str, relative to the folder of the images, or absolute.
             image_id: int; None takes the next number from 1.
-            size: (height, width) in pixels; None leaves it to the file.
+            size: (height, width) in pixels as the source has it, which `values.read_size`
+                reads; None leaves it to the file.
             error: str, why the image cannot be used; None for a good one.
 
         Returns:
@@ -69,7 +71,7 @@ class CocoContent:
         bbox,
         *,
         source=None,
-        is_crowd=False,
+        flags=None,
         area=None,
         annotation_id=None,
     ):
@@ -80,7 +82,8 @@ class CocoContent:
             label: int, index into the classes.
             bbox: four floats `[x, y, width, height]` in pixels, good or not.
             source: str, where it comes from, such as `labels/a.txt line 3`.
-            is_crowd: bool, kept out of training and ignored in evaluation.
+            flags: dict, some of `values.CROWD_FLAGS` and what the source says of each;
+                None for an object of training.
             area: float, pixels; None takes the box's.
             annotation_id: int; None takes the next number from 1.
         """
@@ -96,7 +99,7 @@ class CocoContent:
             "image_id": image_id,
             "category_id": self.category_ids[label],
             "bbox": bbox,
-            "iscrowd": int(is_crowd),
+            **({"iscrowd": 0} if flags is None else flags),
         }
         if area is not None:
             annotation["area"] = area
@@ -141,11 +144,15 @@ def read_class_names(directory):
     path = directory / "classes.txt"
     if not path.is_file():
         return None
-    lines = path.read_text(encoding="utf-8").splitlines()
-    names = [line.strip() for line in lines if line.strip()]
-    if not names or len(set(names)) != len(names):
+    try:
+        names = [plain_name(line) for line in read_lines(path)]
+        wrong = [printable(name) for name in names if not is_valid(name)]
+        reason = f"{wrong} {NOT_UTF8}" if wrong else ""
+    except ValueError as error:
+        names, reason = [], str(error)
+    if reason or not names or len(set(names)) != len(names):
         raise ValueError(
-            "classes.txt must name at least one class, each once, one a line. "
-            f"Received: {names} in {str(path)!r}"
+            "classes.txt must name at least one class, each once, one a line, in UTF-8. "
+            f"Received: {reason or names} in {str(path)!r}"
         )
     return names

@@ -1,19 +1,19 @@
 """Writes a dataset of any format that `readers` opens in another one."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
 import tempfile
+import unicodedata
 
 import numpy as np
 
-from vfnet_tf.data.coco import clip_box, read_coco
+from vfnet_tf.data.coco import IMAGE_SUFFIXES, read_coco
 from vfnet_tf.data.coco_content import CocoContent
 from vfnet_tf.data.csv_file import write_csv
 from vfnet_tf.data.labelled_image import LabelledImage
-from vfnet_tf.data.voc import write_voc
+from vfnet_tf.data.voc import LABEL_SUFFIXES, write_voc
 from vfnet_tf.data.yolo import write_yolo
 
 # As COCO's own files round, and one more.
@@ -29,7 +29,8 @@ def _write_coco(out, split, images, class_names, category_ids):
         for (x1, y1, x2, y2), label, is_crowd in image.objects():
             bbox = [round(value, _DECIMALS) for value in (x1, y1, x2 - x1, y2 - y1)]
             area = round(bbox[2] * bbox[3], _DECIMALS)
-            content.add_box(image.image_id, label, bbox, is_crowd=is_crowd, area=area)
+            flags = {"iscrowd": int(is_crowd)}
+            content.add_box(image.image_id, label, bbox, flags=flags, area=area)
     (out / "annotations").mkdir(exist_ok=True)
     content.write(out / "annotations" / f"instances_{split}.json")
 
@@ -109,7 +110,9 @@ def convert_dataset(
         )
         names = dataset.class_names
         read[split] = dataset
-    images, num_masks = _labelled_images(read)
+    images = _labelled_images(read)
+    _check_names(target, names, images)
+    num_masks = sum(dataset.report.num_masks for dataset in read.values())
     num_turned = sum(
         record.orientation > 1 for dataset in read.values() for record in dataset
     )
@@ -170,58 +173,86 @@ def _place_image(source, target, link):
 
 
 def _labelled_images(read):
-    """Joins records with the crowd regions, which only the annotation files have.
-
-    Args:
-        read: dict split -> `DetectionDataset`.
-
-    Returns:
-        (dict split -> list of `LabelledImage`, number of annotations with a mask).
-    """
-    found, taken, num_masks = {}, set(), 0
+    """Dict split -> list of `LabelledImage`, of a dict split -> `DetectionDataset`."""
+    found, taken = {}, set()
     for split, dataset in read.items():
-        with open(dataset.annotation_file, encoding="utf-8") as file:
-            annotations = json.load(file).get("annotations", [])
-        num_masks += sum(bool(a.get("segmentation")) for a in annotations)
-        crowds = _crowd_regions(annotations, dataset)
-        entries = found[split] = []
-        for record in dataset:
-            boxes, labels = crowds.get(record.image_id, ([], []))
-            is_crowd = np.arange(len(record.boxes) + len(boxes)) >= len(record.boxes)
-            rows = [*record.boxes.tolist(), *boxes]
-            entries.append(
-                LabelledImage(
-                    path=record.path,
-                    name=_free_name(record.path, split, taken),
-                    image_id=record.image_id,
-                    height=record.height,
-                    width=record.width,
-                    boxes=np.asarray(rows, "float64").reshape(-1, 4),
-                    labels=np.asarray([*record.labels.tolist(), *labels], "int64"),
-                    is_crowd=is_crowd,
-                )
+        found[split] = [
+            LabelledImage(
+                path=record.path,
+                name=_free_name(record.path, split, taken),
+                image_id=record.image_id,
+                height=record.height,
+                width=record.width,
+                boxes=np.concatenate(
+                    [record.boxes, record.crowd_boxes], dtype="float64"
+                ),
+                labels=np.concatenate(
+                    [record.labels, record.crowd_labels], dtype="int64"
+                ),
+                is_crowd=np.repeat(
+                    [False, True], [len(record.boxes), record.num_crowd]
+                ),
             )
-    return found, num_masks
-
-
-def _crowd_regions(annotations, dataset):
-    """Dict image id -> (boxes, labels) of the crowd regions that lie in their image."""
-    records = {record.image_id: record for record in dataset}
-    labels = {value: label for label, value in enumerate(dataset.category_ids)}
-    found = {}
-    for annotation in annotations:
-        if not (annotation.get("iscrowd") or annotation.get("ignore")):
-            continue
-        record = records.get(annotation.get("image_id"))
-        label = labels.get(annotation.get("category_id"))
-        if record is None or label is None:
-            continue
-        box, _, _ = clip_box(annotation.get("bbox"), None, record.height, record.width)
-        if box is not None:
-            boxes, row_labels = found.setdefault(record.image_id, ([], []))
-            boxes.append(box.tolist())
-            row_labels.append(label)
+            for record in dataset
+        ]
     return found
+
+
+def _has_controls(name):
+    return any(unicodedata.category(c) == "Cc" or c in "\ufffe\uffff" for c in name)
+
+
+def _check_names(target, class_names, images):
+    """Refuses what the reader of the new format would not find again, or find otherwise.
+
+    Raises:
+        ValueError: that names the classes or images.
+    """
+    if target in ("voc", "csv"):
+        wrong = [n for n in class_names if n != n.strip() or _has_controls(n)]
+        if wrong:
+            shown = [
+                f"{n!r} beside {n.strip()!r}" if n.strip() in class_names else repr(n)
+                for n in wrong
+            ]
+            raise ValueError(
+                f"Names of classes in {target} must not begin or end with blanks and "
+                "must have no line break or control character: rename them, or write "
+                f"coco or yolo. Received: {', '.join(shown)}"
+            )
+    names = [image.name for entries in images.values() for image in entries]
+    wrong, rule = [], ""
+    if target == "csv":
+        rule = "not end with a blank"
+        wrong = [name for name in names if name != name.rstrip()]
+    elif target == "voc":
+        rule = (
+            "have no control character, no blank at either end or before the suffix, and "
+            f"not end with {', '.join(sorted(LABEL_SUFFIXES))}"
+        )
+        parts = [os.path.splitext(name) for name in names]
+        wrong = [
+            name
+            for name, (stem, suffix) in zip(names, parts, strict=True)
+            if stem != stem.strip()
+            or suffix != suffix.strip()
+            or _has_controls(name)
+            or suffix.lower() in LABEL_SUFFIXES
+        ]
+    elif target == "yolo":
+        rule = f"not begin with a dot, and end with {', '.join(sorted(IMAGE_SUFFIXES))}"
+        wrong = [
+            name
+            for name in names
+            if name.startswith(".")
+            or os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES
+        ]
+    if wrong:
+        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise ValueError(
+            f"Names of images in {target} must {rule}: rename them, or write coco. "
+            f"Received: {', '.join(map(repr, wrong[:10]))}{more}"
+        )
 
 
 def _free_name(path, split, taken):

@@ -6,10 +6,21 @@ height at the others.
 
 import csv
 import functools
+import io
+import os
 import pathlib
 
 from vfnet_tf.data.coco import BAD_BOX, SPLITS, UNKNOWN_CATEGORY
 from vfnet_tf.data.coco_content import CocoContent, read_class_names
+from vfnet_tf.data.text import (
+    NOT_UTF8,
+    find_file,
+    is_valid,
+    plain_name,
+    printable,
+    read_text,
+)
+from vfnet_tf.data.values import CROWD_FLAGS, is_blank, read_number, read_size
 
 COLUMNS = ("split", "image", "x1", "y1", "x2", "y2", "label", "crowd")
 # Of TensorFlow's older tools and their like.
@@ -25,6 +36,7 @@ _NEEDED = frozenset(COLUMNS) - {"split", "crowd"}
 _HEADERLESS = ("image", "x1", "y1", "x2", "y2", "label")
 _CORNERS = ("x1", "y1", "x2", "y2")
 _SPLITS = {**SPLITS, "validation": "val"}
+NO_LABEL = "line has no label"
 
 # A thousandth of a pixel.
 _DECIMALS = 3
@@ -41,9 +53,10 @@ def find_csv_splits(path):
     The first line names the columns, in any order: `image` (or `filename`; relative to
     the file, or to `images/` beside it), `x1, y1, x2, y2` (or `xmin, ymin, xmax, ymax`),
     `label` (or `class`), and if there are such `split` (train, val or test; without it
-    all is the training split), `crowd` (1: kept out of training, ignored in evaluation),
-    `width` and `height` (of the image, checked). Without names there must be six columns,
-    `image,x1,y1,x2,y2,label`. An image whose corners and label are empty has no objects.
+    all is the training split), `crowd` or another of `values.CROWD_FLAGS` (1: kept out of
+    training, ignored in evaluation), `width` and `height` (of the image, checked).
+    Without names there must be six columns, `image,x1,y1,x2,y2,label`. An image whose
+    corners and label are empty has no objects; `nan`, as pandas writes it, is empty too.
     Classes are those of `classes.txt` beside the file, else all labels in alphabetical
     order.
 
@@ -79,7 +92,17 @@ def find_csv_splits(path):
     names = read_class_names(path if path.is_dir() else path.parent)
     if names is None:
         rows = [row for _, rows in tables.values() for row in rows]
-        names = sorted({row["label"] for row in rows if row.get("label")})
+        labels = {row["label"] for row in rows if "error" not in row}
+        names = sorted(label for label in labels if not is_blank(label))
+        if not names:
+            wrong = [
+                f"line {row['line']}: {row.get('error', NO_LABEL)}{row.get('shown', '')}"
+                for row in rows
+            ]
+            raise ValueError(
+                "A CSV file must have at least one line with a label. Received: "
+                f"{str(path)!r}, {', '.join(wrong[:3]) or 'without a line'}"
+            )
     return {
         split: functools.partial(_write_split, split, *tables[split], names)
         for split in ("train", "val", "test")
@@ -124,17 +147,10 @@ def _columns(first):
     if set(names) >= _NEEDED and len(set(names)) == len(names):
         return names
     corners = texts[1:5]
-    if len(texts) == 6 and (not any(corners) or all(map(_is_number, corners))):
+    are_numbers = all(read_number(text) is not None for text in corners)
+    if len(texts) == 6 and (are_numbers or all(map(is_blank, corners))):
         return list(_HEADERLESS)
     return None
-
-
-def _is_number(text):
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _split_files(root):
@@ -154,34 +170,39 @@ def _split_files(root):
 
 def _has_columns(path):
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return _columns(next(csv.reader(file), [])) is not None
-    except (OSError, UnicodeDecodeError, csv.Error):
+        # As much as the first line can be.
+        text = read_text(path, csv.field_size_limit())
+        return _columns(next(_csv_reader(text), [])) is not None
+    except (OSError, ValueError, csv.Error):
         return False
+
+
+def _csv_reader(text):
+    return csv.reader(io.StringIO(text, newline=""))
 
 
 def _read_rows(path):
     """All lines as dicts column -> text, with `line` and, if it is wrong, `error`."""
     rows = []
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            first = next(reader, [])
-            names = _columns(first)
-            if names is None:
-                raise ValueError(
-                    "A CSV file must begin with a line that names the columns "
-                    f"{', '.join(_HEADERLESS)} (and split, crowd, width, height), "
-                    "separated by commas, or have those six without names. Received: "
-                    f"{str(path)!r}, which begins with {first}"
-                )
+        reader = _csv_reader(read_text(path))
+        first = next(reader, [])
+        names = _columns(first)
+        if names is not None:
             if names == list(_HEADERLESS) and _is_headerless(first):
                 rows.append(_row(names, first, 1))
             rows += [_row(names, texts, reader.line_num) for texts in reader if texts]
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, ValueError) as error:
         raise ValueError(
-            f"The file must be CSV in UTF-8 ({error}). Received: {str(path)!r}"
+            f"The file must be CSV ({error}). Received: {str(path)!r}"
         ) from error
+    if names is None:
+        raise ValueError(
+            "A CSV file must begin with a line that names the columns "
+            f"{', '.join(_HEADERLESS)} (and split, crowd, width, height), separated by "
+            "commas, or have those six without names. Received: "
+            f"{str(path)!r}, which begins with {printable(str(first))}"
+        )
     return rows
 
 
@@ -194,50 +215,84 @@ def _row(names, texts, line):
     row["line"] = line
     if len(texts) != len(names):
         row["error"] = f"line has not {len(names)} columns"
-    elif not row["image"]:
+    elif not all(map(is_valid, texts)):
+        wrong = next(text for text in texts if not is_valid(text))
+        row["error"] = f"line {NOT_UTF8}, save the file so"
+        row["shown"] = f" ({printable(wrong)})"
+    elif is_blank(row["image"]):
         row["error"] = "line names no image"
+    else:
+        row["label"] = plain_name(row["label"])
     return row
 
 
-def _stated_size(row):
-    """(height, width) of the columns of that name, None without them."""
-    try:
-        return int(row["height"]), int(row["width"])
-    except (KeyError, ValueError):
-        return None
+def _stated_sizes(rows):
+    """What lines say of the sizes of their images.
+
+    Returns:
+        (dict image -> (height, width) as the file has it, dict image -> what is wrong).
+    """
+    sizes, errors, firsts = {}, {}, {}
+    for row in rows:
+        stated = row.get("height"), row.get("width")
+        if "error" in row or all(map(is_blank, stated)):
+            continue
+        image = row["image"]
+        try:
+            size = read_size(*stated)
+        except ValueError as error:
+            errors[image] = f"{error} (line {row['line']})"
+            continue
+        if size is None:
+            continue
+        sizes[image] = size
+        line, first = firsts.setdefault(image, (row["line"], size))
+        if first != size:
+            errors[image] = (
+                f"must have one size, line {line} states height and width {first}, "
+                f"line {row['line']} {size}"
+            )
+    return sizes, errors
 
 
 def _write_split(split, path, rows, names):
     root = path.parent
     first = next((row["image"] for row in rows if "error" not in row), "")
-    if not (root / first).is_file() and (root / "images" / first).is_file():
-        root = root / "images"
+    places = (root, root / "images")
+    found = [place for place in places if os.path.isfile(find_file(place, first))]
+    root = found[0] if found else root
     content = CocoContent(names, source=f"{path} ({split})")
     labels = {name: label for label, name in enumerate(names)}
+    sizes, errors = _stated_sizes(rows)
     image_ids = {}
     for row in rows:
         source = f"{path.name} line {row['line']}"
         if "error" in row:
-            content.drop(row["error"], source)
+            content.drop(row["error"], source + row.get("shown", ""))
             continue
         image = row["image"]
         if image not in image_ids:
-            image_ids[image] = content.add_image(image, size=_stated_size(row))
-        corners = [row[corner] for corner in _CORNERS]
-        if not any(corners) and not row["label"]:
+            image_ids[image] = content.add_image(
+                image, size=sizes.get(image), error=errors.get(image)
+            )
+        corners, label = [row[corner] for corner in _CORNERS], row["label"]
+        if label not in labels:
+            # Of a class that is called none, classes.txt knows.
+            if not is_blank(label):
+                content.drop(UNKNOWN_CATEGORY, f"{source} ({label!r})")
+            elif not all(map(is_blank, corners)):
+                content.drop(NO_LABEL, f"{source} ({', '.join(corners)})")
             continue
-        if row["label"] not in labels:
-            content.drop(UNKNOWN_CATEGORY, f"{source} ({row['label']!r})")
-            continue
-        if not all(map(_is_number, corners)):
+        numbers = [read_number(corner) for corner in corners]
+        if None in numbers:
             content.drop(BAD_BOX, f"{source} ({', '.join(corners)})")
             continue
-        x1, y1, x2, y2 = map(float, corners)
+        x1, y1, x2, y2 = numbers
         content.add_box(
             image_ids[image],
-            labels[row["label"]],
+            labels[label],
             [x1, y1, x2 - x1, y2 - y1],
             source=source,
-            is_crowd=row.get("crowd", "").lower() in ("1", "true"),
+            flags={name: row[name] for name in CROWD_FLAGS if name in row},
         )
     return content.write_to_cache(split), str(root)

@@ -15,17 +15,15 @@ import tempfile
 import numpy as np
 
 from vfnet_tf.data.cache import cache_directory
-from vfnet_tf.data.coco import inspect_image
+from vfnet_tf.data.coco import UNKNOWN_CATEGORY, inspect_image
 from vfnet_tf.data.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from vfnet_tf.data.coco_content import CocoContent
+from vfnet_tf.data.values import CROWD_FLAGS, read_number
 
 _SPLITS = {"train": "train", "validation": "val", "val": "val", "valid": "val"}
 _SPLITS["test"] = "test"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _ANNOTATIONS = "annotations.json"
-# The image with its objects but no pixels of ours: the flags that leave one out of
-# training are called differently.
-_CROWD_FEATURES = ("is_crowd", "is_difficult")
 
 
 def find_tfds_splits(name, progress=None):
@@ -209,14 +207,21 @@ def _add_example(content, example, file, number):
         size=None if header.error else (height, width),
         error=header.error or None,
     )
-    objects = example["objects"]
+    objects, labels = example["objects"], range(len(content.category_ids))
     for index, (box, label) in enumerate(
         zip(objects["bbox"].tolist(), objects["label"].tolist(), strict=True)
     ):
         ymin, xmin, ymax, xmax = box
         source = f"example {number} object {index + 1}"
-        is_crowd = any(bool(objects[k][index]) for k in _CROWD_FEATURES if k in objects)
-        area = float(objects["area"][index]) if "area" in objects else 0.0
+        if label not in labels:  # -1 stands for none
+            content.drop(UNKNOWN_CATEGORY, f"{source} (label {label})")
+            continue
+        flags = {
+            name: _as_json(objects[name][index])
+            for name in CROWD_FLAGS
+            if name in objects
+        }
+        area = read_number(objects["area"][index]) if "area" in objects else None
         content.add_box(
             image_id,
             label,
@@ -227,9 +232,13 @@ def _add_example(content, example, file, number):
                 (ymax - ymin) * height,
             ],
             source=source,
-            is_crowd=is_crowd,
+            flags=flags,
             # Areas of masks, as whole numbers: 0 says nothing.
-            area=area if area > 0 else None,
+            area=area if area is not None and area > 0 else None,
             # Each is an object of its own, also one with the box of another.
             annotation_id=len(content.content["annotations"]) + 1,
         )
+
+
+def _as_json(value):
+    return value.decode() if isinstance(value, bytes) else value.item()

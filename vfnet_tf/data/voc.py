@@ -5,18 +5,31 @@ pixels wide and becomes x1 = 0, x2 = 4. `difficult` objects become crowd regions
 training leaves out and evaluation ignores.
 """
 
+import collections
 import functools
 import os
 import pathlib
+import re
 from xml.etree import ElementTree
 
 from vfnet_tf.data.coco import BAD_BOX, IMAGE_SUFFIXES, SPLITS, UNKNOWN_CATEGORY
 from vfnet_tf.data.coco_content import CocoContent, read_class_names
+from vfnet_tf.data.text import (
+    decode_text,
+    find_file,
+    has_mark,
+    plain_name,
+    read_lines,
+)
+from vfnet_tf.data.values import CROWD_FLAGS, read_number
 
 # An object takes about 300 bytes: room for thirty thousand.
 MAX_XML_BYTES = 10 * 2**20
 NO_NAME = "object has no name"
+REPEATED = "object states something twice"
 
+# What some tools state as the image is the annotation.
+LABEL_SUFFIXES = frozenset({".xml", ".txt", ".json"})
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -173,10 +186,18 @@ def _image_sets(folder):
         for name in names:
             path = lists / f"{name}.txt"
             if path.is_file():
-                lines = path.read_text(encoding="utf-8").splitlines()
-                found[split] = [line.strip() for line in lines if line.strip()]
+                found[split] = _list_of(path)
                 break
     return found or {"train": None}
+
+
+def _list_of(path):
+    try:
+        return read_lines(path)
+    except ValueError as error:
+        raise ValueError(
+            f"A list of images must be text ({error}). Received: {str(path)!r}"
+        ) from error
 
 
 def _files(folder, names=None):
@@ -185,29 +206,54 @@ def _files(folder, names=None):
     places = [folder / "JPEGImages", folder / "images", xml_folder, folder]
     if names is None:
         names = sorted(path.stem for path in _xml_files(xml_folder))
-    return [(xml_folder / f"{name}.xml", name, places) for name in names]
+    return [(find_file(xml_folder, f"{name}.xml"), name, places) for name in names]
 
 
 def _images_by_stem(folder):
-    """Dict stem -> name of the image file in a folder."""
-    found = {}
+    """Dict stem in composed form -> names of the image files in a folder."""
+    found = collections.defaultdict(list)
     if folder.is_dir():
         for name in sorted(os.listdir(folder)):
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in IMAGE_SUFFIXES:
-                found.setdefault(stem, name)
+                found[plain_name(stem)].append(name)
     return found
 
 
 def _find_image(name, stated, places, listing):
-    """The image of an annotation by its own name, else by the one that it states."""
-    for wanted in (name, os.path.splitext(stated)[0]):
+    """The image of an annotation: of its own name, else of the one that it states.
+
+    Args:
+        name: str, that of the xml without the suffix.
+        stated: str, the file name in the xml; empty if it states none.
+        places: list of `Path`, the folders to look in.
+        listing: `_images_by_stem`.
+
+    Returns:
+        (path or None, why it cannot be told, empty if it can).
+    """
+    stated_stem, suffix = os.path.splitext(stated)
+    is_own = plain_name(stated_stem) == plain_name(os.path.basename(name))
+    if is_own and suffix.lower() not in LABEL_SUFFIXES:
+        for place in places:  # where several have the stem, that very one
+            path = find_file((place / name).parent, stated)
+            if os.path.isfile(path):
+                return pathlib.Path(path), ""
+    for wanted in filter(None, (name, stated_stem)):
         for place in places:
             path = place / wanted
-            found = listing(path.parent).get(path.name)
-            if found and wanted:
-                return path.parent / found
-    return None
+            found = listing(path.parent).get(plain_name(path.name), [])
+            by_case = [n for n in found if n.casefold() == stated.casefold()]
+            if len(by_case) == 1:
+                found = by_case
+            if len(found) > 1:
+                return None, (
+                    f"must say by <filename> which image is its own, {' or '.join(found)}: "
+                    f"it states {stated!r}"
+                )
+            if found:
+                return path.parent / found[0], ""
+    return None, f"has no image {name}.jpg, .png, ..."
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
@@ -235,7 +281,8 @@ def _read_xml(path):
         raise ValueError(f"is larger than {MAX_XML_BYTES} bytes")
     parser = ElementTree.XMLParser(target=_NoDoctype())
     try:
-        parser.feed(text)
+        # A byte order mark is right where it contradicts the declaration.
+        parser.feed(decode_text(text) if has_mark(text) else text)
         root = parser.close()
     except (ElementTree.ParseError, LookupError) as error:
         raise ValueError(f"is no valid xml: {error}") from error
@@ -249,15 +296,9 @@ def _text(element, name):
 
 
 def _stated_size(root):
-    """(height, width) that an annotation states; None for none or zeros."""
+    """(height, width) as the annotation has them; None without."""
     size = root.find("size")
-    texts = ["", ""] if size is None else [_text(size, n) for n in ("height", "width")]
-    try:
-        height, width = (int(float(text)) for text in texts)
-    except (ValueError, OverflowError):
-        return None
-    # Many converters write zeros; the file says it then.
-    return (height, width) if (height, width) != (0, 0) else None
+    return None if size is None else (_text(size, "height"), _text(size, "width"))
 
 
 def _parse(root, found):
@@ -265,8 +306,7 @@ def _parse(root, found):
 
     Returns:
         (class names, dict split -> list of (image path or None, xml path relative to
-        `root`, size, objects, error)), objects being `(name, texts of the corners, is
-        difficult)`.
+        `root`, size, objects, error)), objects as of `_parse_object`.
     """
     listing = functools.cache(_images_by_stem)
     parsed, names = {}, set()
@@ -282,19 +322,30 @@ def _parse(root, found):
             else:
                 size, stated = _stated_size(tree), _text(tree, "filename")
                 objects = [_parse_object(entry) for entry in tree.findall("object")]
-                names.update(label for label, _, _ in objects if label)
-            image = _find_image(name, pathlib.PurePath(stated).name, places, listing)
+                names.update(entry[0] for entry in objects if entry[0])
+            # Some state a path, of Windows too.
+            stated = re.split(r"[/\\]", stated)[-1]
+            image, problem = _find_image(name, stated, places, listing)
             if image is None:
-                error = error or f"{shown} has no image {name}.jpg, .png, ..."
+                error = error or f"{shown} {problem}"
                 image = places[0] / name
             rows.append((image, shown, size, objects, error))
     return read_class_names(root) or sorted(names), parsed
 
 
 def _parse_object(entry):
+    """(class name, texts of the corners, dict of flags, tag that occurs twice or "")."""
     box = entry.find("bndbox")
     corners = ["" if box is None else _text(box, corner) for corner in _CORNERS]
-    return _text(entry, "name"), corners, _text(entry, "difficult") == "1"
+    flags = {n: _text(entry, n) for n in CROWD_FLAGS if entry.find(n) is not None}
+    parts = [(entry, ("name", "bndbox", *flags)), (box, _CORNERS)]
+    twice = [
+        tag
+        for part, tags in parts
+        for tag in tags
+        if part is not None and len(part.findall(tag)) > 1
+    ]
+    return plain_name(_text(entry, "name")), corners, flags, "".join(twice[:1])
 
 
 def _write_split(root, split, parsed):
@@ -305,19 +356,20 @@ def _write_split(root, split, parsed):
         image_id = content.add_image(
             os.path.relpath(image, root), size=size, error=error
         )
-        for number, (name, corners, is_difficult) in enumerate(objects, 1):
+        for number, (name, corners, flags, twice) in enumerate(objects, 1):
             source = f"{shown} object {number}"
+            if twice:
+                content.drop(REPEATED, f"{source} (<{twice}>)")
+                continue
             if name not in labels:
                 reason = UNKNOWN_CATEGORY if name else NO_NAME
                 content.drop(reason, f"{source} ({name})" if name else source)
                 continue
-            try:
-                xmin, ymin, xmax, ymax = map(float, corners)
-            except ValueError:
+            numbers = [read_number(corner) for corner in corners]
+            if None in numbers:
                 content.drop(BAD_BOX, f"{source} ({', '.join(corners)})")
                 continue
+            xmin, ymin, xmax, ymax = numbers
             bbox = [xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1]
-            content.add_box(
-                image_id, labels[name], bbox, source=source, is_crowd=is_difficult
-            )
+            content.add_box(image_id, labels[name], bbox, source=source, flags=flags)
     return content.write_to_cache(split), str(root)
