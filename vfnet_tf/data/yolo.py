@@ -1,28 +1,43 @@
 """YOLO: a data.yaml and, for each image, a text file of normalised boxes.
 
 A line is `class cx cy width height`, in parts of the upright image. Lines with an even
-number of coordinates from six on are polygons, of which the box around is taken.
+number of coordinates from six on are polygons, oriented boxes among them, of which the
+box around is taken; with `kpt_shape` in the yaml, keypoints follow the box. A line that
+could be one thing or another is dropped.
 """
 
 import functools
 import json
-import math
 import os
 import pathlib
 import re
 
 from vfnet_tf.data.coco import (
-    BAD_BOX,
     IMAGE_SUFFIXES,
     UNKNOWN_CATEGORY,
     inspect_images,
 )
 from vfnet_tf.data.coco_content import CocoContent
+from vfnet_tf.data.text import find_file, read_lines, read_text, split_lines
+from vfnet_tf.data.values import read_integer, read_number
 
 MAX_YAML_BYTES = 2**20
 
 # Eight decimals: a thousandth of a pixel even where a side has 50,000.
 _DECIMALS = 8
+# Parts of a side: how far a polygon may reach outside, and a box that a tool rounded.
+_OVERHANG = 0.5
+_ROUNDING = 0.01
+# Label files that say what the lines of a split are.
+_NUM_LOOKED_AT = 1000
+NO_NUMBER = "line has a word that is no finite number"
+NO_BOX = "line is neither `class cx cy width height` nor a polygon"
+FIFTH_NUMBER = "line has a number after the box: a confidence, track id or angle"
+NO_POLYGON = "corners are no polygon in parts of the image"
+BOX_OR_TRIANGLE = "line is a triangle, or a box with confidence and track id"
+BOX_OR_POLYGON = "line is a polygon, or a box with keypoints (kpt_shape in the yaml)"
+NO_KEYPOINTS = "line has not the columns of the box and of kpt_shape in the yaml"
+
 _SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 
 
@@ -63,6 +78,7 @@ def find_yolo_splits(path):
         path = files[0]
     content = _read_yaml(path)
     category_ids, names = _read_names(content, path)
+    num_columns = _keypoint_columns(content, path)
     root = _root(content, path)
     found = {}
     for split, keys in _SPLIT_KEYS.items():
@@ -77,6 +93,7 @@ def find_yolo_splits(path):
                     path,
                     category_ids,
                     names,
+                    num_columns,
                 )
                 break
     if not found:
@@ -115,25 +132,35 @@ def write_yolo(out, split, images, class_names):
                 (y2 - y1) / image.height,
             ]
             lines.append(f"{label} " + " ".join(f"{v:.{_DECIMALS}f}" for v in row))
-        path = folder / f"{pathlib.Path(image.name).stem}.txt"
+        path = folder / f"{os.path.splitext(image.name)[0]}.txt"
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     description = out / "data.yaml"
-    # Text in quotes as json has it is yaml too.
     head = "names:\n" + "".join(
-        f"  {label}: {json.dumps(name, ensure_ascii=False)}\n"
-        for label, name in enumerate(class_names)
+        f"  {label}: {_quoted(name)}\n" for label, name in enumerate(class_names)
     )
     earlier = description.read_text("utf-8") if description.exists() else head
     description.write_text(f"{earlier}{split}: images/{split}\n", encoding="utf-8")
     return num_left_out
 
 
+def _quoted(name):
+    """A name as yaml has it: as json, but for characters that yaml takes for breaks."""
+    text = json.dumps(name, ensure_ascii=False)
+    return re.sub(
+        "[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]",
+        lambda match: f"\\u{ord(match[0]):04x}",
+        text,
+    )
+
+
 def _find_yamls(root):
     """The yaml files of a folder that have the keys of a dataset."""
     found = []
     for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
-        with open(path, encoding="utf-8", errors="replace") as file:
-            text = file.read(MAX_YAML_BYTES)
+        try:
+            text = "\n".join(split_lines(read_text(path, MAX_YAML_BYTES)))
+        except (OSError, ValueError):
+            continue
         if all(
             re.search(rf"^{key}\s*:", text, re.M) for key in ("names", "(train|val)")
         ):
@@ -153,9 +180,22 @@ def _read_yaml(path):
             f"The yaml must be an existing file of at most {MAX_YAML_BYTES} bytes. "
             f"Received: {str(path)!r}"
         )
+
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that comes twice, of which yaml takes the last unsaid."""
+
+        def construct_mapping(self, node, deep=False):
+            keys = [
+                key.value for key, _ in node.value if not key.tag.endswith(":merge")
+            ]
+            if len(set(map(repr, keys))) < len(keys):
+                twice = next(key for key in keys if keys.count(key) > 1)
+                raise ValueError(f"the key {twice!r} comes twice")
+            return super().construct_mapping(node, deep)
+
     try:
-        content = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        content = yaml.load(read_text(path), Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(
             f"The file must be valid yaml ({error}). Received: {str(path)!r}"
         ) from error
@@ -172,6 +212,11 @@ def _read_names(content, path):
     names = content.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
+    elif isinstance(names, dict):
+        # json has texts for keys, and what was made from it.
+        keys = [key if type(key) is bool else read_integer(key) for key in names]
+        if len(set(keys)) == len(keys) and None not in keys:
+            names = dict(zip(keys, names.values(), strict=True))
     # Unquoted, yaml takes `no` for False and `1` for a number.
     if (
         not isinstance(names, dict)
@@ -185,13 +230,27 @@ def _read_names(content, path):
             f"names={names!r} in {str(path)!r}"
         )
     count = content.get("nc", len(names))
-    if count != len(names):
+    if type(count) is bool or read_integer(count) != len(names):
         raise ValueError(
             "`nc` must be the number of `names`. Received: "
             f"nc={count!r}, {len(names)} names in {str(path)!r}"
         )
     ids = sorted(names)
     return ids, [str(names[class_id]) for class_id in ids]
+
+
+def _keypoint_columns(content, path):
+    """The number of columns of the keypoints of a line; 0 without `kpt_shape`."""
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return 0
+    counts = [read_integer(v) for v in shape] if isinstance(shape, list) else []
+    if len(counts) != 2 or None in counts or counts[0] < 1 or counts[1] not in (2, 3):
+        raise ValueError(
+            "`kpt_shape` must be the number of keypoints and 2 (x, y) or 3 (visibility "
+            f"too). Received: kpt_shape={shape!r} in {str(path)!r}"
+        )
+    return counts[0] * counts[1]
 
 
 def _root(content, path):
@@ -226,9 +285,15 @@ def _listed_images(key, entries, root, path):
                 and not file.name.startswith(".")
             )
             continue
-        for line in place.read_text(encoding="utf-8").splitlines():
-            if line.strip():
-                images.append(os.path.normpath(place.parent / line.strip()))
+        try:
+            lines = read_lines(place)
+        except ValueError as error:
+            raise ValueError(
+                f"`{key}` must name lists of images that are text ({error}). Received: "
+                f"{str(place)!r}"
+            ) from error
+        for line in lines:
+            images.append(os.path.normpath(find_file(place.parent, line)))
     if not images:
         raise ValueError(
             f"`{key}` must lead to at least one image. Received: {entries!r} in "
@@ -241,10 +306,10 @@ def _label_file(image):
     head, found, rest = image.rpartition(f"{os.sep}images{os.sep}")
     if found:
         image = os.path.join(head, "labels", rest)
-    return os.path.splitext(image)[0] + ".txt"
+    return find_file(os.sep, os.path.splitext(image)[0] + ".txt")
 
 
-def _parse_line(words, class_ids):
+def _parse_line(words, class_ids, num_keypoint_columns):
     """Reads a line.
 
     Returns:
@@ -253,57 +318,143 @@ def _parse_line(words, class_ids):
     Raises:
         ValueError: with the reason, of those that a report counts.
     """
-    try:
-        class_id, *numbers = map(float, words)
-    except ValueError:
-        raise ValueError("line has a word that is no number") from None
+    numbers = [read_number(word) for word in words]
+    if None in numbers:
+        raise ValueError(NO_NUMBER)
+    class_id, *numbers = numbers
+    if num_keypoint_columns and len(numbers) != 4:
+        if len(numbers) != 4 + num_keypoint_columns:
+            raise ValueError(NO_KEYPOINTS)
+        numbers = numbers[:4]
     is_polygon = len(numbers) >= 6 and len(numbers) % 2 == 0
+    if len(numbers) == 5:
+        raise ValueError(FIFTH_NUMBER)
     if len(numbers) != 4 and not is_polygon:
-        raise ValueError("line is neither `class cx cy width height` nor a polygon")
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError(BAD_BOX)
+        raise ValueError(NO_BOX)
     if class_id not in class_ids:
         raise ValueError(UNKNOWN_CATEGORY)
     label = class_ids[class_id]
     if is_polygon:
+        if not _can_be_polygon(numbers):
+            raise ValueError(NO_POLYGON)
+        # A confidence and a track id behind a box, in either order.
+        has_integer = any(number % 1 == 0 for number in numbers[4:])
+        if len(numbers) == 6 and has_integer and _can_be_box(numbers):
+            raise ValueError(BOX_OR_TRIANGLE)
         x, y = min(numbers[::2]), min(numbers[1::2])
         return label, (x, y, max(numbers[::2]) - x, max(numbers[1::2]) - y)
     cx, cy, w, h = numbers
     return label, (cx - w / 2, cy - h / 2, w, h)
 
 
-def _write_split(split, key, entries, root, path, category_ids, names):
+def _can_be_polygon(numbers):
+    """Whether coordinates are corners of an area, in or a little beside the image."""
+    # Pixels, track ids and visibilities of 2 lie farther out.
+    if min(numbers) < -_OVERHANG or max(numbers) > 1 + _OVERHANG:
+        return False
+    corners = [*dict.fromkeys(zip(numbers[::2], numbers[1::2], strict=True))]
+    (x, y), *others = corners
+    sides = [(a - x, b - y) for a, b in others]
+    # Corners on one line have no area, however many they are.
+    return any(abs(a * sides[0][1] - b * sides[0][0]) > 1e-12 for a, b in sides)
+
+
+def _can_be_box(numbers):
+    """Whether the first four are `cx cy width height` of a box inside the image."""
+    cx, cy, w, h = numbers[:4]
+    inside = min(cx - w / 2, cy - h / 2) >= -_ROUNDING
+    return w > 0 and h > 0 and inside and max(cx + w / 2, cy + h / 2) <= 1 + _ROUNDING
+
+
+def _look_like_keypoints(rows):
+    """Whether lines with many numbers are boxes with keypoints, whose shape nobody says.
+
+    Those of a set have one length, and each is a box that holds its keypoints. That alone
+    can also be said of small polygons near the middle of the image; but there the second
+    pair, width and height, is a corner among the others, always so in oriented boxes.
+
+    Args:
+        rows: iterable of lists of the numbers after the class, None for what is none.
+    """
+    length, num_rows, num_apart = None, 0, 0
+    for numbers in rows:
+        if len(numbers) < 6 or None in numbers:
+            continue
+        length, num_rows = length or len(numbers), num_rows + 1
+        if len(numbers) != length:
+            return False
+        rest = numbers[4:]
+        with_visibility = len(rest) % 3 == 0 and {*rest[2::3]} <= {0, 1, 2}
+        step = 3 if with_visibility else 2
+        if len(rest) % step or not _can_be_box(numbers):
+            return False
+        cx, cy, w, h = numbers[:4]
+        # A keypoint that is not there is (0, 0).
+        pairs = [p for p in zip(rest[::step], rest[1::step], strict=True) if any(p)]
+        if any(abs(x - cx) > w / 2 or abs(y - cy) > h / 2 for x, y in pairs):
+            return False
+        xs, ys = zip((cx, cy), *pairs, strict=True)
+        num_apart += with_visibility or any(
+            not min(values) - extent <= side <= max(values) + extent
+            for side, values in ((w, xs), (h, ys))
+            for extent in [max(values) - min(values)]
+        )
+    return 0 < num_rows <= 2 * num_apart
+
+
+def _read_labels(image):
+    """Lines of the label file of an image.
+
+    Returns:
+        (file, list of (number, line) that are not empty, why it cannot be read or "").
+    """
+    labels = _label_file(image)
+    try:
+        lines = enumerate(split_lines(read_text(labels)), 1)
+    except FileNotFoundError:
+        return labels, [], ""
+    except (OSError, ValueError) as error:
+        return labels, [], f"cannot be read: {error}"
+    return labels, [(number, line) for number, line in lines if line.strip()], ""
+
+
+def _write_split(
+    split, key, entries, root, path, category_ids, names, num_keypoint_columns
+):
     images = _listed_images(key, entries, root, path)
     root = str(root)
     # Checked in full, as reading will, which remembers it.
     headers = inspect_images(images, root, full=True)
     content = CocoContent(names, category_ids, source=f"{path} ({split})")
     class_ids = {class_id: label for label, class_id in enumerate(category_ids)}
+    is_pose = not num_keypoint_columns and _look_like_keypoints(
+        [read_number(word) for word in line.split()[1:]]
+        for image in images[:_NUM_LOOKED_AT]
+        for _, line in _read_labels(image)[1]
+    )
     for image in images:
-        header, labels = headers[image], _label_file(image)
-        shown, error, lines = os.path.relpath(labels, root), header.error or None, []
-        try:
-            with open(labels, encoding="utf-8") as file:
-                lines = file.read().splitlines()
-        except FileNotFoundError:
-            pass
-        except (OSError, UnicodeDecodeError) as problem:
-            error = error or f"{shown} cannot be read: {problem}"
+        header, (labels, lines, problem) = headers[image], _read_labels(image)
+        shown, error = os.path.relpath(labels, root), header.error or None
+        if problem:
+            error = error or f"{shown} {problem}"
         is_inside = not os.path.relpath(image, root).startswith(os.pardir)
         image_id = content.add_image(
             os.path.relpath(image, root) if is_inside else image,
             size=None if error else (header.height, header.width),
             error=error,
         )
-        for number, line in enumerate(lines, 1):
-            if error or not line.strip():
+        for number, line in lines:
+            if error:
                 continue
-            source = f"{shown} line {number}"
+            source, words = f"{shown} line {number}", line.split()
             try:
-                label, (x, y, w, h) = _parse_line(line.split(), class_ids)
-            except ValueError as problem:
-                content.drop(str(problem), f"{source} ({line.strip()[:80]})")
+                if is_pose and len(words) > 5:
+                    raise ValueError(BOX_OR_POLYGON)
+                label, box = _parse_line(words, class_ids, num_keypoint_columns)
+            except ValueError as reason:
+                content.drop(str(reason), f"{source} ({line.strip()[:80]})")
                 continue
+            x, y, w, h = box
             width, height = header.width, header.height
             bbox = [x * width, y * height, w * width, h * height]
             content.add_box(image_id, label, bbox, source=source)
