@@ -33,7 +33,7 @@ FLOORS = {
     "published": 1,
     "video": 1,
     "data": 1,
-    "evaluation": 1,
+    "evaluation": 2,
     "backbones": 2,
     "necks": 2,
     "heads": 2,
