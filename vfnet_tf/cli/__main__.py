@@ -98,6 +98,9 @@ def run_command(name, arguments=None, prog=None):
     try:
         if prog is not None:
             sys.argv[0] = prog
+        # A name may have what the terminal has not.
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             module = importlib.import_module(COMMANDS[name][0])

@@ -10,6 +10,7 @@ import re
 
 from vfnet_tf.data.coco import find_annotation_files, find_coco_splits, split_of
 from vfnet_tf.data.csv_file import find_csv_splits, is_csv
+from vfnet_tf.data.text import is_valid, printable
 from vfnet_tf.data.tfds import find_tfds_splits
 from vfnet_tf.data.voc import find_voc_splits, is_voc
 from vfnet_tf.data.yolo import find_yolo_splits, is_yolo
@@ -102,6 +103,11 @@ def find_format(data):
         ValueError: if there is no such folder or file, or none of the formats in it.
     """
     data = os.fspath(data)
+    if not is_valid(data):
+        raise ValueError(
+            "--data must have a name in UTF-8: rename it. "
+            f"Received: --data {printable(data)}"
+        )
     match = _PREFIXED.fullmatch(data)
     kind, name = match.groups() if match else (None, data)
     if kind == "tfds":

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from vfnet_tf.data import coco
 from vfnet_tf.data.random_sizes import keep_ratio_sizes
+from vfnet_tf.data.text import printable
 
 #: Levels of a finding, worst first.
 LEVELS = ("error", "warning", "note")
@@ -171,6 +172,11 @@ KINDS = {
         "warning",
         "class without any box",
         "Without boxes in train it is never learned, without boxes in val never measured.",
+    ),
+    "similar_classes": Kind(
+        "warning",
+        "classes with names that look alike",
+        "They differ only in blanks or case. Are they one class?",
     ),
     "class_not_in_train": Kind(
         "warning",
@@ -589,6 +595,10 @@ def scan_splits(
     if len(statistics) == len(splits):  # or its images would seem to be unlisted
         findings += _unlisted_files(listed, files.seen)
     order = list(KINDS)
+    findings = [
+        dataclasses.replace(finding, text=printable(finding.text))
+        for finding in findings
+    ]
     findings.sort(
         key=lambda finding: (LEVELS.index(finding.level), order.index(finding.kind))
     )
@@ -634,6 +644,9 @@ def _reader_findings(split, dataset):
         pictures = (Picture(problem.path, boxes),) if problem.path else ()
         text = f"{problem.text}: {problem.reason}"
         findings.append(Finding(kind, split, text, 1, pictures))
+    for names in report.similar_classes:
+        text = ", ".join(map(repr, names))
+        findings.append(Finding("similar_classes", split, text, len(names)))
     others = report.dropped.get(coco.OTHER_CLASS, 0)
     if others:
         examples = "; ".join(report.examples[coco.OTHER_CLASS])
