@@ -48,6 +48,14 @@ _WRITERS = {
     "csv": ("images", write_csv, None),
 }
 TARGETS = tuple(_WRITERS)
+# What names of images must do, by format; COCO takes any.
+_IMAGE_RULES = {
+    "csv": "not end with a blank",
+    "yolo": f"not begin with a dot, and end with {', '.join(sorted(IMAGE_SUFFIXES))}",
+    "voc": "have no dot or blank at the beginning, no blank at the end or before the "
+    "suffix, no control character, and not end with "
+    f"{', '.join(sorted(LABEL_SUFFIXES))}",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +207,9 @@ def _labelled_images(read):
 
 
 def _has_controls(name):
-    return any(unicodedata.category(c) == "Cc" or c in "\ufffe\uffff" for c in name)
+    return any(
+        unicodedata.category(c) == "Cc" or c in "\ufeff\ufffe\uffff" for c in name
+    )
 
 
 def _check_names(target, class_names, images):
@@ -221,38 +231,29 @@ def _check_names(target, class_names, images):
                 f"coco or yolo. Received: {', '.join(shown)}"
             )
     names = [image.name for entries in images.values() for image in entries]
-    wrong, rule = [], ""
-    if target == "csv":
-        rule = "not end with a blank"
-        wrong = [name for name in names if name != name.rstrip()]
-    elif target == "voc":
-        rule = (
-            "have no control character, no blank at either end or before the suffix, and "
-            f"not end with {', '.join(sorted(LABEL_SUFFIXES))}"
-        )
-        parts = [os.path.splitext(name) for name in names]
-        wrong = [
-            name
-            for name, (stem, suffix) in zip(names, parts, strict=True)
-            if stem != stem.strip()
-            or suffix != suffix.strip()
-            or _has_controls(name)
-            or suffix.lower() in LABEL_SUFFIXES
-        ]
-    elif target == "yolo":
-        rule = f"not begin with a dot, and end with {', '.join(sorted(IMAGE_SUFFIXES))}"
-        wrong = [
-            name
-            for name in names
-            if name.startswith(".")
-            or os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES
-        ]
+    wrong = [name for name in names if _is_lost(target, name)]
     if wrong:
         more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise ValueError(
-            f"Names of images in {target} must {rule}: rename them, or write coco. "
-            f"Received: {', '.join(map(repr, wrong[:10]))}{more}"
+            f"Names of images in {target} must {_IMAGE_RULES[target]}: rename them, or "
+            f"write coco. Received: {', '.join(map(repr, wrong[:10]))}{more}"
         )
+
+
+def _is_lost(target, name):
+    """Whether the reader of a format would not find an image of that name."""
+    stem, suffix = os.path.splitext(name)
+    if target == "csv":
+        return name != name.rstrip()
+    if target == "yolo":
+        return name.startswith(".") or suffix.lower() not in IMAGE_SUFFIXES
+    return target == "voc" and (
+        name.startswith(".")
+        or stem != stem.strip()
+        or name != name.strip()
+        or suffix.lower() in LABEL_SUFFIXES
+        or _has_controls(name)
+    )
 
 
 def _free_name(path, split, taken):
