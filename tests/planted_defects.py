@@ -7,7 +7,7 @@ from PIL import Image
 
 from tests.tiny_run import picture
 
-CLASSES = {1: "cell", 2: "platelet", 3: "unicorn"}
+CLASSES = {1: "cell", 2: "platelet", 3: "Cell"}
 
 #: Kind -> what its texts must name. Those that stop a whole split are not among them.
 EXPECTED = {
@@ -36,7 +36,8 @@ EXPECTED = {
     "conflicting_box": ["pairs.jpg: cell (annotation", "and platelet (annotation"],
     "small_image": ["stamp.png"],
     "many_objects": ["crowded.jpg"],
-    "class_without_boxes": ["1 of 3 classes: unicorn"],
+    "class_without_boxes": ["1 of 3 classes: Cell"],
+    "similar_classes": ["'cell', 'Cell'"],
     "class_not_in_train": ["in foreign.jpg (stranger)"],
     "commonly_small_boxes": ["boxes (9"],
     "small_box": ["have a side below 8 pixels at the training size 128x160"],

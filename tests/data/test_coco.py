@@ -80,6 +80,12 @@ def test_crowds_are_set_aside_and_counted(coco):
         ([1, 2, 10, 20], {"category_id": 8}, reader.UNKNOWN_CATEGORY),
         ([1, 2, 10, 20], {"category_id": None}, reader.UNKNOWN_CATEGORY),
         ([1, 2, 10, 20], {"category_id": [7]}, reader.UNKNOWN_CATEGORY),
+        ([1, 2, 10, 20], {"category_id": "7"}, reader.UNKNOWN_CATEGORY),
+        ([1, 2, 10, 20], {"category_id": 7.5}, reader.UNKNOWN_CATEGORY),
+        ([1, 2, 10, 20], {"image_id": "1"}, reader.UNKNOWN_IMAGE),
+        ("[1, 2, 10, 20]", {}, reader.BAD_BOX),
+        ([1, 2, 10, 0], {"iscrowd": 1}, reader.BAD_SIZE),
+        ([1, 2, 10, 20], {"area": "large"}, reader.BAD_AREA),
         ([1, 2, 10, 20], {"image_id": 99}, reader.UNKNOWN_IMAGE),
         ([1, 2, 10, 20], {"image_id": {}}, reader.UNKNOWN_IMAGE),
         ([5, 5, 5, 5], {"id": 1}, reader.DUPLICATE),
@@ -100,6 +106,38 @@ def test_a_bad_annotation_is_dropped_and_named_and_refused_if_strict(
     assert str(file) in dataset.summary()
     with pytest.raises(ValueError, match=f"{name}.*{reason}"):
         read_coco(file, coco.directory, strict=True)
+
+
+def test_numbers_are_read_whatever_a_json_has_them_like(coco):
+    coco.content["categories"] = [{"id": 7.0, "name": "cell"}]
+    coco.image(id=3.0)
+    coco.content["images"][0].update(height="48", width=64.0)
+    coco.box([1, "2", "10.0", 2e1], id=5.0, image_id=3, category_id=7, area="200")
+    coco.box([1, 2, 10, 20], id=6, image_id=3.0, category_id=7.0)
+    del coco.content["annotations"][1]["iscrowd"]
+    (record,) = dataset = read_coco(coco.save(), coco.directory, strict=True)
+    assert record.boxes.tolist() == [[1, 2, 11, 22]] * 2
+    assert (record.image_id, dataset.category_ids) == (3, (7,))
+    assert record.annotation_ids.tolist() == [5, 6]
+
+
+def test_classes_that_look_alike_are_told(coco):
+    names = [
+        "cat",
+        "cat ",
+        "CAT",
+        "dog",
+        "traffic light",
+        "traffic  light",
+        "k\u00f6ter",
+    ]
+    coco.content["categories"] = [{"id": i, "name": n} for i, n in enumerate(names)]
+    coco.image()
+    coco.box([1, 2, 10, 20], category_id=1)
+    report = read_coco(coco.save(), coco.directory).report
+    expected = [("cat", "cat ", "CAT"), ("traffic light", "traffic  light")]
+    assert report.similar_classes == expected
+    assert "look alike, are they one? 'cat', 'cat ', 'CAT'" in report.summary()
 
 
 def test_a_tiny_box_is_dropped_by_rule_even_if_strict(coco):
@@ -243,7 +281,13 @@ def test_a_bad_image_stops_the_reading_or_is_skipped_and_listed(
     "changes, reason",
     [
         ({"id": 1}, "has id 1, as 0.jpg has"),
-        ({"id": "a"}, "must have an integer id"),
+        ({"id": "a"}, "must have an integer id >= 0, has 'a'"),
+        ({"id": "2"}, "must have an integer id >= 0, has '2'"),
+        ({"id": 2.5}, "must have an integer id"),
+        ({"id": True}, "must have an integer id"),
+        ({"id": [2]}, "must have an integer id"),
+        ({"id": 2**63}, "must have an integer id"),
+        ({"id": float("nan")}, "must have an integer id"),
         ({"id": -1}, "must have an integer id >= 0"),
         ({"height": 0}, "size of positive integers"),
         ({"height": float("nan")}, "size of positive integers"),
@@ -329,6 +373,24 @@ def test_a_header_claiming_too_many_pixels_is_refused_before_decoding(tmp_path):
         (
             '{"images": [], "annotations": [], "categories": [{"id": "1"}]}',
             "integer id and a name",
+        ),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": "1", "name": "a"}]}',
+            "integer id and a name",
+        ),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": " "}]}',
+            "integer id and a name",
+        ),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1,'
+            '"name": "\\udce4"}]}',
+            r"a name in UTF-8. Received: .*\\udce4",
+        ),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"},'
+            '{"id": 2, "name": "b"}], "categories": [{"id": 1, "name": "a"}]}',
+            "the key 'categories' comes twice",
         ),
         (
             '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"},'

@@ -52,7 +52,7 @@ def test_each_planted_defect_is_found_and_named(result, kind):
 def test_a_defect_is_found_once_and_nothing_else_is(result):
     numbers = {kind: len(found) for kind, found in result.by_kind().items()}
     twice = {"undecodable_image", "leakage", "degenerate_box"}
-    # One for each split: those without unicorns, and what is small in each.
+    # One for each split: those without a Cell, and what is small in each.
     several = {"class_without_boxes": 3, "small_box": 1, "commonly_small_boxes": 1}
     for kind, number in numbers.items():
         assert number == several.get(kind, 1 + (kind in twice)), (kind, numbers)

@@ -65,7 +65,8 @@ def test_bytes_that_are_no_utf_8_spoil_their_entry_only():
         (None, "must exist"),
         (b"{", "valid json"),
         (b"\xff\xfe0", "UTF-16"),
-        (b"", "json"),
+        (b"", "valid json"),
+        (b'{"a": {"b": [1], "b": [2]}}', "the key 'b' comes twice with two values"),
     ],
 )
 def test_a_json_that_cannot_be_read_is_refused_with_the_reason(tmp_path, data, message):
@@ -73,6 +74,8 @@ def test_a_json_that_cannot_be_read_is_refused_with_the_reason(tmp_path, data, m
         (tmp_path / "a.json").write_bytes(data)
     with pytest.raises(ValueError, match=message):
         read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text('{"a": [1], "a": [1]}')
+    assert read_json(tmp_path / "a.json") == {"a": [1]}
 
 
 @pytest.mark.parametrize("on_disk", ["NFC", "NFD"])

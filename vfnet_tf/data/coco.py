@@ -491,7 +491,7 @@ def _read_categories(content, class_names, annotation_file):
         if category_id is None or not is_name:
             raise ValueError(
                 "Each category must have an integer id and a name in UTF-8. "
-                f"Received: category={printable(str(category))} in "
+                f"Received: category={category} in "
                 f"{str(annotation_file)!r}"
             )
         name = unicodedata.normalize("NFC", name)

@@ -576,7 +576,7 @@ def scan_splits(
         findings.append(Finding("no_train_split", "train", "there is no split train"))
     if "val" not in splits:
         findings.append(Finding("no_validation_split", "val", "there is no split val"))
-    class_names = None
+    class_names, similar = None, collections.defaultdict(list)
     for split in splits:
         annotation_file, image_dir = splits[split]
         dataset = _read(split, annotation_file, image_dir, class_names, files, findings)
@@ -590,7 +590,13 @@ def scan_splits(
         )
         findings += found
         usable += [(split, record.path) for record in dataset]
+        for names in dataset.report.similar_classes:
+            similar[names].append(split)
         listed.setdefault(dataset.image_dir, []).append(split)
+    findings += [
+        Finding("similar_classes", "+".join(found), ", ".join(map(repr, names)))
+        for names, found in similar.items()
+    ]
     findings += _same_images(usable, files.seen)
     if len(statistics) == len(splits):  # or its images would seem to be unlisted
         findings += _unlisted_files(listed, files.seen)
@@ -644,9 +650,6 @@ def _reader_findings(split, dataset):
         pictures = (Picture(problem.path, boxes),) if problem.path else ()
         text = f"{problem.text}: {problem.reason}"
         findings.append(Finding(kind, split, text, 1, pictures))
-    for names in report.similar_classes:
-        text = ", ".join(map(repr, names))
-        findings.append(Finding("similar_classes", split, text, len(names)))
     others = report.dropped.get(coco.OTHER_CLASS, 0)
     if others:
         examples = "; ".join(report.examples[coco.OTHER_CLASS])

@@ -85,9 +85,19 @@ def read_json(path):
     if not os.path.isfile(path):
         raise ValueError("must exist")
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"must be valid json ({error})") from error
+
+
+def _object(pairs):
+    """A dict of key and value pairs; json itself would take the last of two unsaid."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in pairs:
+            if found[key] is not value and found[key] != value:
+                raise ValueError(f"the key {key!r} comes twice with two values")
+    return found
 
 
 def is_valid(text):
