@@ -304,6 +304,18 @@ def test_names_are_found_however_they_are_composed(tmp_path, kind, on_disk, name
     assert again.class_names == (name,)
 
 
+def test_an_image_that_a_csv_names_in_two_forms_is_one(tmp_path):
+    data = OneImage(tmp_path / "set", "csv", "M\u00fcller.jpg")
+    data.box((10, 20, 40, 44))
+    (data.save().root / "boxes.csv").write_text(
+        "".join(
+            f"{unicodedata.normalize(form, data.image)},1,2,9,{y},cat\n"
+            for form, y in (("NFC", 9), ("NFD", 10))
+        )
+    )
+    assert [len(record.boxes) for record in data.read()] == [2]
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_name_that_is_no_utf_8_is_named_and_the_rest_is_read(tmp_path, kind):
     good = OneImage(tmp_path / "set", kind)

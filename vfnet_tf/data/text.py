@@ -5,6 +5,7 @@ CRLF or CR. Bytes that are no UTF-8 spoil the entry that they stand in, not the 
 """
 
 import codecs
+import gc
 import json
 import os
 import unicodedata
@@ -84,10 +85,15 @@ def read_json(path):
     """
     if not os.path.isfile(path):
         raise ValueError("must exist")
+    was_enabled = gc.isenabled()
+    gc.disable()  # A fifth of the time: nothing of a json can be garbage yet.
     try:
         return json.loads(read_text(path), object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"must be valid json ({error})") from error
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _object(pairs):

@@ -25,13 +25,16 @@ CROWD_FLAGS = (
     "is_difficult",
     "ignore",
 )
+_CROWD_FLAGS = frozenset(CROWD_FLAGS)  # the order is for what is written
 
 
 def is_blank(value):
     """Whether a value says nothing: None, NaN, or a text such as `""` and `"nan"`."""
     if isinstance(value, str):
         return value.strip().lower() in _BLANK_TEXTS
-    return value is None or (isinstance(value, numbers.Real) and value != value)
+    if value is None or type(value) in (int, float):  # quicker than what follows
+        return value is None or value != value
+    return isinstance(value, numbers.Real) and value != value
 
 
 def read_number(value):
@@ -77,6 +80,8 @@ def read_flag(value):
 
     A blank value is False: the flag is not set.
     """
+    if type(value) is int:  # most of a large file
+        return bool(value) if value in (0, 1) else None
     if isinstance(value, bool | np.bool_):
         return bool(value)
     if is_blank(value):
@@ -98,12 +103,11 @@ def read_crowd(entry):
         `iscrowd='maybe'`; it is empty where all is right.
     """
     is_crowd = False
-    for name in CROWD_FLAGS:
-        if name in entry:
-            flag = read_flag(entry[name])
-            if flag is None:
-                return False, f"{name}={entry[name]!r}"
-            is_crowd |= flag
+    for name in _CROWD_FLAGS & entry.keys():
+        flag = read_flag(entry[name])
+        if flag is None:
+            return False, f"{name}={entry[name]!r}"
+        is_crowd |= flag
     return is_crowd, ""
 
 
