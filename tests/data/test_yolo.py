@@ -248,6 +248,9 @@ def test_a_line_is_the_right_box_or_dropped_and_named(root, shape, numbers, expe
     ],
 )
 def test_odd_values_of_the_yaml_are_named(root, text, message):
+    describe(root, text).write_bytes((root / "data.yaml").read_bytes() + b"# k\xe4")
+    with pytest.raises(ValueError, match=r"'# k\\\\xe4' is not valid UTF-8"):
+        find_splits(root)
     describe(root, text)
     with pytest.raises(ValueError, match=message):
         find_splits(root)

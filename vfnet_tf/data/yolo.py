@@ -18,7 +18,15 @@ from vfnet_tf.data.coco import (
     inspect_images,
 )
 from vfnet_tf.data.coco_content import CocoContent
-from vfnet_tf.data.text import find_file, read_lines, read_text, split_lines
+from vfnet_tf.data.text import (
+    NOT_UTF8,
+    find_file,
+    is_valid,
+    printable,
+    read_lines,
+    read_text,
+    split_lines,
+)
 from vfnet_tf.data.values import read_integer, read_number
 
 MAX_YAML_BYTES = 2**20
@@ -194,7 +202,11 @@ def _read_yaml(path):
             return super().construct_mapping(node, deep)
 
     try:
-        content = yaml.load(read_text(path), Loader)
+        text = read_text(path)
+        wrong = [line for line in split_lines(text) if not is_valid(line)]
+        if wrong:
+            raise ValueError(f"{printable(wrong[0])!r} {NOT_UTF8}")
+        content = yaml.load(text, Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(
             f"The file must be valid yaml ({error}). Received: {str(path)!r}"
