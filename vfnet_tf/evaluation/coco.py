@@ -541,7 +541,8 @@ def _read_json(path):
         raise ValueError(f"The json file {error}. Received: path={path}") from None
 
 
-def _read_truth(path, allow_bad_images=False):
+def _read_truth(path, has_bad_images=False):
+    """The content of an annotation file; bad images, if there may be some, left out."""
     content = _read_json(path)
     keys = ("images", "annotations", "categories")
     missing = [
@@ -555,28 +556,24 @@ def _read_truth(path, allow_bad_images=False):
             f"categories. Received: path={path} without {', '.join(missing)}"
         )
     for key in ("images", "categories"):
+        entries = []
         for number, entry in enumerate(content[key]):
-            number_id = read_id(entry.get("id")) if isinstance(entry, dict) else None
-            # A dataset was read without its bad images.
-            if number_id is None and not (key == "images" and allow_bad_images):
+            own_id = read_id(entry.get("id")) if isinstance(entry, dict) else None
+            if own_id is not None:
+                entries.append({**entry, "id": own_id})
+            elif key == "categories" or not has_bad_images:
                 raise ValueError(
                     f"Each entry of {key} must have an integer id. Received: "
                     f"path={path} with entry {number}: {str(entry)[:200]}"
                 )
-            if number_id is not None:
-                entry["id"] = number_id
-    content["images"] = [e for e in content["images"] if _has_id(e)]
+        content[key] = entries
     return content
-
-
-def _has_id(entry):
-    return isinstance(entry, dict) and read_id(entry.get("id")) is not None
 
 
 def _truth_of_dataset(dataset):
     if getattr(dataset, "annotation_file", None) is not None:
         path = os.fspath(dataset.annotation_file)
-        return _read_truth(path, allow_bad_images=True), path
+        return _read_truth(path, has_bad_images=True), path
     annotations = []
     for record in dataset.records:
         rows = [(record.boxes, record.labels, 0)]
@@ -611,15 +608,15 @@ def _clean_truth(truth, image_ids, path):
     known_images = {image["id"] for image in truth["images"]}
     known_categories = {category["id"] for category in truth["categories"]}
     for index, source in enumerate(truth["annotations"]):
-        is_dict = isinstance(source, dict)
-        image_id = read_id(source.get("image_id")) if is_dict else None
+        source = source if isinstance(source, dict) else {}
+        image_id = read_id(source.get("image_id"))
         if image_id in known_images and image_id not in image_ids:
             continue
-        own_id = read_id(source.get("id")) if is_dict else None
+        own_id = read_id(source.get("id"))
         name = f"annotations[{index}]" if own_id is None else own_id
-        category_id = read_id(source.get("category_id")) if is_dict else None
-        bbox = _finite_numbers(source.get("bbox"), 4) if is_dict else None
-        is_crowd, wrong_flag = read_crowd(source) if is_dict else (False, "")
+        category_id = read_id(source.get("category_id"))
+        bbox = _finite_numbers(source.get("bbox"), 4)
+        is_crowd, wrong_flag = read_crowd(source)
         content = (own_id, image_id, category_id, *(bbox or ()))
         problem = ""
         if image_id not in known_images:
@@ -676,16 +673,12 @@ def _checked_results(results, place):
         )
     checked = []
     for number, result in enumerate(results):
-        is_dict = isinstance(result, dict)
+        get = result.get if isinstance(result, dict) else {}.get
         values = (
-            [
-                read_id(result.get("image_id")),
-                read_id(result.get("category_id")),
-                _finite_numbers(result.get("bbox"), 4),
-                read_number(result.get("score")),
-            ]
-            if is_dict
-            else [None]
+            read_id(get("image_id")),
+            read_id(get("category_id")),
+            _finite_numbers(get("bbox"), 4),
+            read_number(get("score")),
         )
         if None in values:
             raise ValueError(
