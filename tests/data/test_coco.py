@@ -73,7 +73,7 @@ def test_crowds_are_set_aside_and_counted(coco):
         ([1, 2, -10, 20], {}, reader.BAD_SIZE),
         ([1, 2, 10, 0], {}, reader.BAD_SIZE),
         ([1, 2, 10, 20], {"area": 0}, reader.BAD_AREA),
-        ([1, 2, 10, 20], {"area": float("nan")}, reader.BAD_AREA),
+        ([1, 2, 10, 20], {"area": float("inf")}, reader.BAD_AREA),
         ([64, 2, 10, 20], {}, reader.OUTSIDE),
         ([-10, 2, 10, 20], {}, reader.OUTSIDE),
         ([1, 500, 10, 20], {}, reader.OUTSIDE),
@@ -114,11 +114,12 @@ def test_numbers_are_read_whatever_a_json_has_them_like(coco):
     coco.content["images"][0].update(height="48", width=64.0)
     coco.box([1, "2", "10.0", 2e1], id=5.0, image_id=3, category_id=7, area="200")
     coco.box([1, 2, 10, 20], id=6, image_id=3.0, category_id=7.0)
+    coco.box([1, 2, 10, 20], image_id=3, area=float("nan"), iscrowd=float("nan"))
     del coco.content["annotations"][1]["iscrowd"]
     (record,) = dataset = read_coco(coco.save(), coco.directory, strict=True)
-    assert record.boxes.tolist() == [[1, 2, 11, 22]] * 2
+    assert record.boxes.tolist() == [[1, 2, 11, 22]] * 3
     assert (record.image_id, dataset.category_ids) == (3, (7,))
-    assert record.annotation_ids.tolist() == [5, 6]
+    assert record.annotation_ids.tolist() == [5, 6, 3]
 
 
 def test_classes_that_look_alike_are_told(coco):

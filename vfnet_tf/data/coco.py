@@ -29,7 +29,7 @@ from vfnet_tf.data.text import (
     read_json,
     read_text,
 )
-from vfnet_tf.data.values import read_crowd, read_id, read_number, read_size
+from vfnet_tf.data.values import is_blank, read_crowd, read_id, read_number, read_size
 
 # The official training set leaves out smaller images and smaller boxes (fact S33).
 MIN_IMAGE_SIDE = 32
@@ -765,7 +765,7 @@ def clip_box(bbox, area, height, width):
     x, y, w, h = numbers
     if w <= 0 or h <= 0:
         return None, BAD_SIZE, False
-    if area is not None and (read_number(area) or 0) <= 0:
+    if not is_blank(area) and (read_number(area) or 0) <= 0:
         return None, BAD_AREA, False
     inside = (max(x, 0), max(y, 0), min(x + w, width), min(y + h, height))
     box = np.asarray(inside, "float32")
