@@ -242,7 +242,9 @@ def test_of_images_with_one_stem_the_stated_one_is_taken(devkit, stated, expecte
     path = devkit / "Annotations" / "a.xml"
     write_xml(path, name, thing("dog", 1, 1, 9, 9), size=(0, 0))
     if expected is None:
-        with pytest.raises(ValueError, match=r"must say .* a.jpg or a.png: it states"):
+        with pytest.raises(
+            ValueError, match=r"must have in .* a.jpg or a.png: it states"
+        ):
             read(devkit)
     else:
         assert read(devkit)[0].path == str(devkit / "JPEGImages" / expected)

@@ -199,7 +199,7 @@ BOX = [[40, 15, 60, 35]]  # of 0.5 0.5 0.2 0.4
         ),
         # Nobody says that these are keypoints, but they are no polygons.
         (None, "0.5 0.5 0.2 0.4 0.45 0.4 0.55 0.4 0.5 0.6", "box with keypoints"),
-        (None, "0.5 0.5 0.2 0.4 0.45 0.4", "box with keypoints"),
+        (None, "0.5 0.5 0.2 0.4 0.45 0.4 0.55 0.4", "box with keypoints"),
         (None, "0.5 0.5 0.9 0.8 0.45 0.4 1 0.3 0.3 0", "box with keypoints"),
         (None, "0.5 0.5 0.2 0.4 0.45 0.4 2 0 0 0", "box with keypoints"),
         # Confidence, track id, angle.
@@ -212,6 +212,7 @@ BOX = [[40, 15, 60, 35]]  # of 0.5 0.5 0.2 0.4
         # Polygons, oriented boxes among them.
         (None, "0.1 0.2 0.5 0.2 0.3 0.6", [[10, 10, 50, 30]]),
         (None, "0.1 0.2 0.5 0.2 0.3 1", [[10, 10, 50, 50]]),
+        (None, "0.4 0.6 0.5 0.4 0.6 0.6", [[40, 20, 60, 30]]),
         (None, "0.3 0.1 0.6 0.4 0.5 0.5 0.2 0.2", [[20, 5, 60, 25]]),
         (None, "0.48 0.48 0.53 0.5 0.52 0.56 0.47 0.54", [[47, 24, 53, 28]]),
         (None, "0.4 0.4 0.45 0.4 0.45 0.46 0.42 0.48 0.4 0.44", [[40, 20, 45, 24]]),

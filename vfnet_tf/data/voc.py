@@ -248,7 +248,7 @@ def _find_image(name, stated, places, listing):
                 found = by_case
             if len(found) > 1:
                 return None, (
-                    f"must say by <filename> which image is its own, {' or '.join(found)}: "
+                    f"must have in <filename> the name of its image, {' or '.join(found)}: "
                     f"it states {stated!r}"
                 )
             if found:

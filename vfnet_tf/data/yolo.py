@@ -383,14 +383,15 @@ def _look_like_keypoints(rows):
 
     Those of a set have one length, and each is a box that holds its keypoints. That alone
     can also be said of small polygons near the middle of the image; but there the second
-    pair, width and height, is a corner among the others, always so in oriented boxes.
+    pair, width and height, is a corner among the others, always so in oriented boxes. Of
+    three pairs it cannot be told: those are triangles, as the format has it.
 
     Args:
         rows: iterable of lists of the numbers after the class, None for what is none.
     """
     length, num_rows, num_apart = None, 0, 0
     for numbers in rows:
-        if len(numbers) < 6 or None in numbers:
+        if len(numbers) < 8 or None in numbers:
             continue
         length, num_rows = length or len(numbers), num_rows + 1
         if len(numbers) != length:
