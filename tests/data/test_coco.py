@@ -289,6 +289,8 @@ def test_a_bad_image_stops_the_reading_or_is_skipped_and_listed(
         ({"id": [2]}, "must have an integer id"),
         ({"id": 2**63}, "must have an integer id"),
         ({"id": float("nan")}, "must have an integer id"),
+        ({"file_name": "1.jpg\0"}, "another name, as this one has a zero byte"),
+        ({"file_name": "1.jpg\ud83d"}, "another name, as this one is not valid UTF-8"),
         ({"id": -1}, "must have an integer id >= 0"),
         ({"height": 0}, "size of positive integers"),
         ({"height": float("nan")}, "size of positive integers"),
@@ -300,7 +302,7 @@ def test_a_bad_image_entry_stops_the_reading(coco, changes, reason):
     coco.image()
     coco.content["images"][1].update(changes)
     coco.box([1, 2, 10, 20])
-    with pytest.raises(ValueError, match=f"1.jpg: .*{reason}"):
+    with pytest.raises(ValueError, match=f"1.jpg.*: .*{reason}"):
         read_coco(coco.save(), coco.directory)
     dataset = read_coco(coco.file, coco.directory, skip_bad_images=True)
     assert [record.path for record in dataset] == [str(coco.directory / "0.jpg")]

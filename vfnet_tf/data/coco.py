@@ -663,6 +663,11 @@ def _similar_names(names):
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
+def _name_fault(name):
+    """Why no image can be called so, empty if it can."""
+    return "has a zero byte" if "\0" in name else "" if is_valid(name) else NOT_UTF8
+
+
 def _list_images(content, image_dir, level):
     """Joins the images of the file with what is on disk.
 
@@ -672,7 +677,7 @@ def _list_images(content, image_dir, level):
     paths, sizes, wrong_sizes = {}, [], {}
     for index, image in enumerate(content["images"]):
         name = image.get("file_name")
-        if isinstance(name, str) and name and is_valid(name):
+        if isinstance(name, str) and name and not _name_fault(name):
             paths[name] = find_file(image_dir, name)
         try:
             size = read_size(image.get("height"), image.get("width"))
@@ -693,9 +698,9 @@ def _list_images(content, image_dir, level):
     good, bad, first_name = {}, [], {}
     for index, image in enumerate(content["images"]):
         name, image_id = image.get("file_name"), read_id(image.get("id"))
-        if isinstance(name, str) and not is_valid(name):
-            reason = f"must have another name, as this one {NOT_UTF8}: rename the file"
-            bad.append((printable(name), reason))
+        if isinstance(name, str) and _name_fault(name):
+            reason = f"must have another name, as this one {_name_fault(name)}"
+            bad.append((printable(name), f"{reason}: rename the file"))
             continue
         if not isinstance(name, str) or name not in paths:
             text = f"has no file_name (id {image.get('id')!r})"

@@ -564,7 +564,7 @@ def _read_truth(path, has_bad_images=False):
             elif key == "categories" or not has_bad_images:
                 raise ValueError(
                     f"Each entry of {key} must have an integer id. Received: "
-                    f"path={path} with entry {number}: {str(entry)[:200]}"
+                    f"path={path} with entry {number}: {entry!r:.200}"
                 )
         content[key] = entries
     return content
@@ -684,7 +684,7 @@ def _checked_results(results, place):
             raise ValueError(
                 "A COCO result must have the integers image_id and category_id, a bbox "
                 f"of four finite numbers and a finite score. Received: entry {number} "
-                f"of {place}: {result}"
+                f"of {place}: {result!r:.200}"
             )
         checked.append(dict(zip(keys, values, strict=True)))
     return checked
