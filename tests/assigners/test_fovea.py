@@ -118,7 +118,7 @@ def test_empty_and_inverted_boxes_have_no_positives():
 
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="one length"):
-        FoveaAssigner((8, 16))
+        FoveaAssigner((8, 16), [(1.0, 64.0)])
 
 
 def test_its_config_is_complete():

@@ -141,7 +141,7 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="num_classes=0"):
         DenseHead(0)
     with pytest.raises(ValueError, match="one length"):
-        DenseHead(3, levels=("P3", "P4"))
+        DenseHead(3, levels=("P3", "P4"), strides=(8,))
     with pytest.raises(ValueError, match="centerness='both'"):
         DenseHead(3, centerness="both")
 

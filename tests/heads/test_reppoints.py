@@ -201,7 +201,7 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="num_classes=0"):
         RepPointsHead(0)
     with pytest.raises(ValueError, match="one length"):
-        RepPointsHead(3, levels=("P3", "P4"))
+        RepPointsHead(3, levels=("P3", "P4"), strides=(8,))
 
 
 def test_its_config_is_complete():

@@ -177,7 +177,7 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="num_classes=0"):
         VFNetHead(0)
     with pytest.raises(ValueError, match="one length"):
-        VFNetHead(3, levels=("P3", "P4"))
+        VFNetHead(3, levels=("P3", "P4"), strides=(8,))
     with pytest.raises(ValueError, match="star=False, refine=True"):
         VFNetHead(3, star=False)
 

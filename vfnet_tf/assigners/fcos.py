@@ -21,7 +21,8 @@ class FCOSAssigner:
     Args:
         strides: pixels per cell of each level.
         limits: largest distance in pixels that each level learns; the smallest is the
-            limit of the finer level, 0 for the finest.
+            limit of the finer level, 0 for the finest. None: 8 strides, as published,
+            and no limit on the coarsest level.
         center_radius: positives lie within so many strides of the box's centre, left
             and right and above and below, and inside the box; None, as first published,
             takes all points inside.
@@ -35,10 +36,12 @@ class FCOSAssigner:
     def __init__(
         self,
         strides=(8, 16, 32, 64, 128),
-        limits=(64.0, 128.0, 256.0, 512.0, float("inf")),
+        limits=None,
         center_radius=1.5,
         padding_multiple=32,
     ):
+        if limits is None:
+            limits = [*(8.0 * stride for stride in strides[:-1]), float("inf")]
         if len(strides) != len(limits):
             raise ValueError(
                 "`strides` and `limits` must be of one length. "

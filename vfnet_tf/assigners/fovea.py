@@ -16,7 +16,8 @@ class FoveaAssigner:
 
     Args:
         strides: pixels per cell of each level.
-        scale_ranges: (smallest, largest) side in pixels for each level.
+        scale_ranges: (smallest, largest) side in pixels for each level. None: 2 and 8
+            strides, as published, and 1 pixel and 16 strides at the two ends.
         sigma: side of the shrunken box, 1 leaves the box.
 
     Every point is valid, the padded ones too (fact S23).
@@ -28,15 +29,12 @@ class FoveaAssigner:
     def __init__(
         self,
         strides=(8, 16, 32, 64, 128),
-        scale_ranges=(
-            (1.0, 64.0),
-            (32.0, 128.0),
-            (64.0, 256.0),
-            (128.0, 512.0),
-            (256.0, 2048.0),
-        ),
+        scale_ranges=None,
         sigma=0.4,
     ):
+        if scale_ranges is None:
+            scale_ranges = [[2.0 * stride, 8.0 * stride] for stride in strides]
+            scale_ranges[0][0], scale_ranges[-1][1] = 1.0, 16.0 * strides[-1]
         if len(strides) != len(scale_ranges):
             raise ValueError(
                 "`strides` and `scale_ranges` must be of one length. "

@@ -1,13 +1,18 @@
 import keras
 
-from vfnet_tf.backbones.stages import stage_ends
+from vfnet_tf.backbones.stages import stage_ends, strides_of
 from vfnet_tf.layers import FoldedConv2D, FrozenBatchNorm
+from vfnet_tf.layers.trainable_parts import (
+    TrainableParts,
+    copy_config,
+    trainable_parts,
+)
 
 _LEVELS = {"C3": 8, "C4": 16, "C5": 32}  # strides
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class KerasBackbone(keras.Model):
+class KerasBackbone(TrainableParts, keras.Model):
     """Any functional Keras model as a backbone: `keras.applications`, KerasHub, your own.
 
     The model is cloned with its weights; the original stays as it was.
@@ -63,24 +68,28 @@ class KerasBackbone(keras.Model):
             frozen = set(names[: names.index(frozen_until) + 1])
             for layer in self.layers:
                 layer.trainable = layer.name not in frozen and layer.trainable
+        self._first_trainable_parts = trainable_parts(self)
 
     @property
     def pyramid_outputs(self):
         """The same maps by KerasHub's names."""
         return {level.replace("C", "P"): self.output[level] for level in _LEVELS}
 
-    def get_config(self):
+    def _parts_of_constructor(self):
+        return self._first_trainable_parts
+
+    def _own_config(self):
         return {
             "name": self.name,
             "trainable": self.trainable,
-            "model": self._model_config,
+            "model": copy_config(self._model_config),
             "layer_names": self.layer_names,
             "frozen_until": self.frozen_until,
             "trainable_norms": self.trainable_norms,
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def _revive(cls, config, custom_objects):
         model = keras.saving.deserialize_keras_object(
             config["model"], custom_objects=custom_objects
         )
@@ -106,6 +115,13 @@ def _pyramid(model, layer_names):
         )
     else:
         maps = [model.get_layer(name).output for name in layer_names]
+        strides = strides_of(model, maps)
+        if strides != list(_LEVELS.values()):
+            raise ValueError(
+                "The layers of `layer_names` must give maps of the strides "
+                f"{list(_LEVELS.values())}. Received: layer_names={layer_names} of the "
+                f"strides {strides}"
+            )
     return dict(zip(_LEVELS, maps, strict=True))
 
 

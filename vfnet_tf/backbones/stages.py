@@ -39,16 +39,31 @@ def stage_ends(model):
     maps = [x for x in maps if len(x.shape) == 4]
     if not maps:
         return {}
+    strides = strides_of(model, maps)
+    # Of several maps of one stride the last.
+    return {s: x for s, x in zip(strides, maps, strict=True) if s in STRIDES}
+
+
+def strides_of(model, maps):
+    """Pixels per cell of some maps of a model.
+
+    Args:
+        model: a functional Keras model of one batch of images `[B, H, W, C]`.
+        maps: `KerasTensor`s `[B, h, w, c]` of the model.
+
+    Returns:
+        list of ints, None for a map that has not exactly a stride-th of an image's rows
+        and columns.
+    """
     height, width, channels = model.inputs[0].shape[1:]
     height, width = height or _PROBE, width or _PROBE
     image = keras.KerasTensor((1, height, width, channels), model.inputs[0].dtype)
-    sized = keras.Model(model.inputs, maps)([image])
-    ends = {}
-    for tensor, spec in zip(maps, sized, strict=True):
-        for stride in STRIDES:
-            if tuple(spec.shape[1:3]) == (height / stride, width / stride):
-                ends[stride] = tensor
-    return ends
+    strides = []
+    for spec in keras.Model(model.inputs, maps)([image]):
+        stride, rest = divmod(height, spec.shape[1])
+        is_one = rest == 0 and stride * spec.shape[2] == width
+        strides.append(stride if is_one else None)
+    return strides
 
 
 def _maps_that_all_need(model):

@@ -1,8 +1,11 @@
+import inspect
+
 import keras
 from keras import ops
 
-from vfnet_tf.detectors import input_checks
+from vfnet_tf.detectors import execution, input_checks
 from vfnet_tf.detectors.postprocess import merge_candidates, select_candidates
+from vfnet_tf.layers.trainable_parts import TrainableParts, trainable_parts
 from vfnet_tf.ops.boxes import elementwise_iou
 from vfnet_tf.ops.nms import check_nms, suppress
 from vfnet_tf.ops.shapes import sizes_of
@@ -22,7 +25,7 @@ DETECTION_SETTINGS = (
 )
 
 
-class DenseDetector(keras.Model):
+class DenseDetector(TrainableParts, keras.Model):
     """What all dense detectors share: points, the loss call, metrics and detection.
 
     A subclass gives `decode`, `assign` and `_loss_parts`, and says in its attributes what
@@ -100,9 +103,11 @@ class DenseDetector(keras.Model):
             name: keras.metrics.Mean(name=name)
             for name in (*self.loss_names, "num_positives")
         }
-        self._graphs = {}  # by the name of the method that they were traced from
+        self._loss_weights = {}
+        self._traces = execution.Traces(self)
         self._looked_at = set()  # methods whose first inputs have been
         self.build((None, None, None, 3))
+        self._first_trainable_parts = trainable_parts(self)
 
     @property
     def num_classes(self):
@@ -123,7 +128,40 @@ class DenseDetector(keras.Model):
             self.neck.build(features)
         if not self.head.built:
             self.head.build(self.neck.compute_output_shape(features))
+        self._check_levels(features)
         self.built = True
+
+    def _check_levels(self, features):
+        """Refuses a head whose levels the neck does not give, or of other strides."""
+        size = 32 * max(self.strides)
+        sized = {}
+        for level, shape in features.items():
+            # C3 is the map of stride 8 in every backbone.
+            cells = size // 2 ** int(level.removeprefix("C"))
+            sized[level] = (shape[0], cells, cells, shape[-1])
+        found = {
+            level: size // shape[1]
+            for level, shape in self.neck.compute_output_shape(sized).items()
+        }
+        strides = dict(zip(self.head.levels, self.strides, strict=True))
+        if any(found.get(level) != stride for level, stride in strides.items()):
+            raise ValueError(
+                "The head's levels must be among the neck's, with the same strides: give "
+                "the head the neck's `levels` and `strides`. Received: "
+                f"{strides} of the head, {found} of the neck"
+            )
+
+    def _check_assigners(self):
+        """Refuses assigners for other strides than the head's."""
+        for name in ("assigner", "initial_assigner"):
+            assigner = getattr(self, name, None)
+            strides = getattr(assigner, "strides", None)
+            if strides is not None and tuple(strides) != tuple(self.strides):
+                raise ValueError(
+                    f"`{name}` must have the head's strides: "
+                    f"{type(assigner).__name__}(strides={tuple(self.strides)}), or leave "
+                    f"it out. Received: strides={tuple(strides)}"
+                )
 
     def compute_output_spec(self, inputs, training=None, **kwargs):
         outputs = {"class_logits": self.num_classes}
@@ -184,14 +222,64 @@ class DenseDetector(keras.Model):
 
     @loss.setter
     def loss(self, loss):
-        # Set by Keras's `compile`. Were that overridden instead, Keras would not compile
-        # a detector that it loads.
         if loss is not None:
             raise ValueError(
                 "A detector brings its losses: leave `loss` out of `compile`. Another "
                 "loss of the classes is the argument `class_loss` of the detector. "
                 f"Received: loss={loss}"
             )
+
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        **kwargs,
+    ):
+        """As of `keras.Model`, without `loss`: a detector brings its losses.
+
+        Args:
+            optimizer: as of `keras.Model.compile`.
+            loss: None. Another loss of the classes is the detector's `class_loss`.
+            loss_weights: dict from names of `loss_names` to floats that the parts of the
+                loss are multiplied by, or a list of them, one for each name.
+            metrics, weighted_metrics: None. The parts of the loss are metrics; COCO's
+                are computed by the callback `CocoEvaluation`.
+            **kwargs: as of `keras.Model.compile`.
+
+        Raises:
+            ValueError: for what a detector cannot use.
+        """
+        if metrics or weighted_metrics:
+            raise ValueError(
+                "A detector has its own metrics: leave `metrics` and `weighted_metrics` "
+                "out of `compile`. AP is computed by the callback "
+                "`vfnet_tf.training.callbacks.CocoEvaluation`. "
+                f"Received: metrics={metrics}, weighted_metrics={weighted_metrics}"
+            )
+        self._loss_weights = self._find_loss_weights(loss_weights)
+        super().compile(optimizer, loss, loss_weights=loss_weights, **kwargs)
+
+    def compile_from_config(self, config):
+        config = keras.saving.deserialize_keras_object(config)
+        self.compile(**config)
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+    def _find_loss_weights(self, loss_weights):
+        """The argument of `compile` as a dict from names of losses to factors."""
+        weights = {} if loss_weights is None else loss_weights
+        if isinstance(weights, list | tuple) and len(weights) == len(self.loss_names):
+            weights = dict(zip(self.loss_names, weights, strict=True))
+        if not isinstance(weights, dict) or not set(weights) <= set(self.loss_names):
+            raise ValueError(
+                f"`loss_weights` must be a dict with some of the keys {self.loss_names}, "
+                f"or a list of {len(self.loss_names)} floats. "
+                f"Received: loss_weights={loss_weights}"
+            )
+        return {name: float(weight) for name, weight in weights.items()}
 
     def load_weights(self, filepath, *args, **kwargs):
         """As of `keras.Model`.
@@ -230,35 +318,60 @@ class DenseDetector(keras.Model):
             x: batch dicts with `images` and what `compute_losses` takes as targets, or
                 images; in any form that Keras takes.
             y: dict of targets, if `x` are images.
-            *args, **kwargs: as of `keras.Model.fit`.
+            *args, **kwargs: as of `keras.Model.fit`; `sample_weight` as of
+                `compute_loss`. `class_weight` is refused.
 
         Raises:
             ValueError: for what `input_checks` knows to be a mistake, with the remedy.
                 `check_inputs = False` leaves out what takes time, a look at each batch.
         """
+        given = inspect.signature(super().fit).bind(x, y, *args, **kwargs).arguments
+        if given.pop("class_weight", None) is not None:
+            raise ValueError(
+                "`class_weight` has no meaning for a detector, as an image has objects "
+                "of several classes. Weigh images by `sample_weight`. "
+                "Received: class_weight"
+            )
+        x, y, kwargs = _with_targets(**given)
         # Several replicas split a dataset by its form, which a look would change.
         strategy = getattr(self, "distribute_strategy", None)
         is_split = strategy is not None and strategy.num_replicas_in_sync > 1
         if not self.check_inputs or is_split:
-            return super().fit(x, y, *args, **kwargs)
+            return super().fit(x, y, **kwargs)
         watch = input_checks.BatchWatch(self.num_classes)
         try:
-            return super().fit(watch.watch(x, y), y, *args, **kwargs)
+            return super().fit(watch.watch(x, y), y, **kwargs)
         except Exception:
             if watch.error is not None:  # that of tf.data hides it
                 raise watch.error from None
             raise
 
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """As of `keras.Model`; `x`, `y` and `sample_weight` as of `fit`."""
+        given = inspect.signature(super().evaluate).bind(x, y, *args, **kwargs)
+        x, y, kwargs = _with_targets(**given.arguments)
+        return super().evaluate(x, y, **kwargs)
+
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        """Sum of `compute_losses`; the parts become metrics.
+        """Sum of `compute_losses` and of `losses`; the parts become metrics.
+
+        `losses` are those of regularizers and of `add_loss`, as in any Keras model.
+
+        Args:
+            x, y, y_pred, training: as of `keras.Model.compute_loss`.
+            sample_weight: float `[B]` or `[B, 1]`, factors of the images' losses. The
+                normalisers (the number of positives, sums of IoUs) count all images
+                alike, so that the loss is linear in the weights, as Keras's own is. A
+                dict with the keys of the targets weighs the class loss by `"labels"`,
+                all others by `"boxes"`.
 
         Raises:
-            ValueError: for targets of another structure or shape.
+            ValueError: for targets or weights of another structure or shape.
         """
         targets = input_checks.find_targets(x, y)
-        losses, num_positives = self._loss_parts(y_pred, targets)
+        losses, num_positives = self._weighted_parts(y_pred, targets, sample_weight)
         replicas = num_replicas()
         is_good = None if self.loss_watch is None else self.loss_watch(losses)
         # The parts of all replicas add up to the loss; Mean averages replicas.
@@ -269,9 +382,11 @@ class DenseDetector(keras.Model):
                 weight = ops.cast(is_good, "float32")
                 value = ops.where(is_good, value, 0.0)
             self._part_metrics[name].update_state(value, weight)
-        return sum(losses.values())
+        # These are the same on all replicas.
+        others = [ops.sum(ops.cast(loss, "float32")) / replicas for loss in self.losses]
+        return sum([*losses.values(), *others])
 
-    def compute_losses(self, outputs, targets):
+    def compute_losses(self, outputs, targets, sample_weight=None):
         """The weighted and normalised parts of the loss.
 
         Args:
@@ -279,6 +394,7 @@ class DenseDetector(keras.Model):
             targets: dict of `"boxes"` float32 `[B, M, 4]` in pixels of the network
                 input, `"labels"` int32 `[B, M]` (-1 pads) and `"image_size"` `[B, 2]`,
                 `(height, width)` of the images without padding.
+            sample_weight: as of `compute_loss`.
 
         Returns:
             dict of float32 scalars. Under `tf.distribute` each replica gets its share:
@@ -293,11 +409,23 @@ class DenseDetector(keras.Model):
         if self._is_first_look("compute_losses", values):
             values = map(ops.convert_to_numpy, values)
             input_checks.check_target_values(*values, self.num_classes)
-        return self._loss_parts(outputs, targets)[0]
+        return self._weighted_parts(outputs, targets, sample_weight)[0]
+
+    def _weighted_parts(self, outputs, targets, sample_weight):
+        """`_loss_parts` times what `compile` and the caller gave as weights."""
+        self._check_assigners()
+        # A subclass need not know of weights that nobody gives.
+        weights = input_checks.find_sample_weight(sample_weight, targets)
+        more = () if weights is None else (weights,)
+        losses, num_positives = self._loss_parts(outputs, targets, *more)
+        for name, factor in self._loss_weights.items():
+            losses[name] = losses[name] * factor
+        return losses, num_positives
 
     def _is_first_look(self, method, values):
         """Whether values can be looked at, and were not: it costs a wait for a GPU."""
-        if not self.check_inputs or method in self._looked_at or not _is_eager(values):
+        is_seen = not self.check_inputs or method in self._looked_at
+        if is_seen or not execution.is_eager(values):
             return False
         self._looked_at.add(method)
         return True
@@ -323,17 +451,24 @@ class DenseDetector(keras.Model):
             targets["image_size"],
         )
 
-    def _loss_parts(self, outputs, targets):
-        """`compute_losses` and the number of positives over all replicas."""
+    def _loss_parts(self, outputs, targets, weights=None):
+        """The parts of the loss by name, and the number of positives over all replicas.
+
+        Args:
+            outputs, targets: as of `compute_losses`.
+            weights: None, or dict of the factors of images, float32 `[B]`: `"labels"`
+                for the class loss, `"boxes"` for the others; see `weighted_sum`.
+        """
         raise NotImplementedError
 
-    def _sum_class_loss(self, outputs, assignment, ious):
+    def _sum_class_loss(self, outputs, assignment, ious, weights=None):
         """Sum of the class loss over the points of this replica.
 
         Args:
             outputs: what calling the detector returned.
             assignment: `Assignment`.
             ious: float32 `[B, P]`, the target of soft losses at the true class.
+            weights: as of `_loss_parts`.
         """
         is_hard = getattr(self.class_loss, "hard_targets", False)
         quality = ops.cast(assignment.is_positive, "float32") if is_hard else ious
@@ -343,7 +478,7 @@ class DenseDetector(keras.Model):
         )
         if not isinstance(self.class_loss, self.unmasked_losses):
             losses = losses * ops.cast(assignment.is_valid, "float32")
-        return ops.sum(losses)
+        return weighted_sum(losses, weights, "labels")
 
     def detect(self, images, image_size=None, scale=None, **overrides):
         """Detections after NMS.
@@ -504,78 +639,55 @@ class DenseDetector(keras.Model):
         )
 
     def _run(self, method, *arguments, **overrides):
-        """`method(*arguments, **overrides)` in the backend's fastest way."""
-        if keras.backend.backend() == "tensorflow" and not overrides:
-            return self._in_graph(method, *arguments)
-        if keras.backend.backend() == "jax" and not overrides:
-            return self._compiled(method, *arguments)
-        return method(*arguments, **overrides)
+        """`method(*arguments, **overrides)`, traced once if there are no overrides."""
+        if overrides:
+            return method(*arguments, **overrides)
+        return execution.run(self._traces, method, *arguments)
 
-    def _in_graph(self, method, *arguments):
-        """`method(*arguments)` in one graph for all sizes, unless in a graph already.
+    def in_graph(self, method, *arguments):
+        """`method(*arguments)` of tensors, on TensorFlow in one graph for all sizes.
 
-        As fast as a graph for each size, which would be traced each time.
+        The graph is kept until something of the detector is changed that it holds.
         """
-        import tensorflow as tf
+        return execution.in_graph(self._traces, method, *arguments)
 
-        if not tf.executing_eagerly():
-            return method(*arguments)
-        name = method.__name__
-        if name not in self._graphs:
-            # Batches, heights and widths vary; channels, sides and classes do not.
-            shapes = [[None, *[None] * (len(x.shape) - 2)] for x in arguments]
-            signature = [
-                tf.TensorSpec([*shape, *x.shape[len(shape) :]], x.dtype)
-                for shape, x in zip(shapes, arguments, strict=True)
-            ]
-            self._graphs[name] = tf.function(method, signature, autograph=False)
-        return self._graphs[name](*arguments)
+    def make_train_function(self, force=False):
+        return super().make_train_function(force or self._traces.is_stale("train"))
 
-    def _compiled(self, method, *arguments):
-        """`method(*arguments)` compiled by JAX for each size; op by op takes minutes.
+    def make_test_function(self, force=False):
+        return super().make_test_function(force or self._traces.is_stale("test"))
 
-        Images that are spread over several devices are detected on where they lie, and
-        so is what is found; others on one device, whatever the weights are spread over.
+    def make_predict_function(self, force=False):
+        return super().make_predict_function(force or self._traces.is_stale("predict"))
+
+    def predict_step(self, *arguments):
+        """`model.predict` gives detections; batch dicts bring their sizes along.
+
+        Args:
+            *arguments: the batch; on JAX, as Keras has it, behind the values of the
+                variables, which are returned with the detections.
         """
-        import jax
-
-        is_spread = _is_spread(arguments[0])
-        name = (method.__name__, is_spread)
-        if name not in self._graphs:
-
-            def call(values, arguments):
-                mapping = zip(self.variables, values, strict=True)
-                with keras.StatelessScope(state_mapping=mapping):
-                    return method(*arguments)
-
-            if is_spread:
-                # No device sends or waits for anything. Left to itself XLA gathers what
-                # NMS sorts and picks from.
-                sharding = arguments[0].sharding
-                rows = jax.sharding.PartitionSpec(*sharding.spec[:1])
-                call = jax.shard_map(
-                    call,
-                    mesh=sharding.mesh,
-                    in_specs=(jax.sharding.PartitionSpec(), rows),
-                    out_specs=rows,
-                    check_vma=False,
-                )
-            self._graphs[name] = jax.jit(call)
-        values = [variable.value for variable in self.variables]
-        if not is_spread:
-            values = [value.addressable_data(0) for value in values]
-        return self._graphs[name](values, arguments)
-
-    def predict_step(self, data, **kwargs):
-        """`model.predict` gives detections; batch dicts bring their sizes along."""
+        *state, data = arguments
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         if not isinstance(inputs, dict):
-            return self.detect(inputs)
-        return self.detect(
-            inputs["images"], inputs.get("image_size"), inputs.get("scale")
-        )
+            inputs = {"images": inputs}
+        inputs = [inputs.get(name) for name in ("images", "image_size", "scale")]
+        if not state:
+            return self.detect(*inputs)
+        ((trainable, others),) = state
+        mapping = [
+            *zip(self.trainable_variables, trainable, strict=True),
+            *zip(self.non_trainable_variables, others, strict=True),
+        ]
+        with keras.StatelessScope(state_mapping=mapping):
+            return self.detect(*inputs), others
 
-    def get_config(self):
+    def _parts_of_constructor(self):
+        parts = (self.backbone, self.neck, self.head)
+        keep_theirs = all(isinstance(part, TrainableParts) for part in parts)
+        return self._first_trainable_parts if keep_theirs else None
+
+    def _own_config(self):
         names = ("backbone", "neck", "head", "class_loss", *self.config_names)
         parts = {
             name: keras.saving.serialize_keras_object(getattr(self, name))
@@ -585,7 +697,7 @@ class DenseDetector(keras.Model):
         return {**keras.Model.get_config(self), **parts, **settings}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def _revive(cls, config, custom_objects):
         config = {
             key: keras.saving.deserialize_keras_object(
                 value, custom_objects=custom_objects
@@ -610,34 +722,17 @@ def _view_tensors(images, image_size, scale):
     return images, image_size, scale
 
 
-def _is_eager(values):
-    """Whether all values are known, and not those of a graph that is being traced."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
+def _with_targets(x=None, y=None, args=(), kwargs=None, **others):
+    """Arguments of `fit` or `evaluate` as (x, y, dict of the others).
 
-        return tf.executing_eagerly() and not any(
-            map(keras.utils.is_keras_tensor, values)
-        )
-    if backend == "jax":
-        import jax
-
-        # Of several processes each can read its own share only.
-        return not any(
-            isinstance(value, jax.core.Tracer)
-            or not getattr(value, "is_fully_addressable", True)
-            for value in values
-        )
-    return True
-
-
-def _is_spread(images):
-    """Whether each of several devices of JAX has a share of the images."""
-    import jax
-
-    # While JAX traces there are no devices yet.
-    is_traced = isinstance(images, jax.core.Tracer)
-    return not is_traced and not images.sharding.is_fully_replicated
+    Keras drops the weights of what has no `y`: batch dicts are given their targets.
+    """
+    others.update(kwargs or {})
+    has_weights = others.get("sample_weight") is not None
+    if has_weights and y is None and isinstance(x, dict):
+        targets = input_checks.find_targets(x, None)
+        y = {name: targets[name] for name in input_checks.TARGET_KEYS}
+    return x, y, others
 
 
 def flatten_levels(maps, channels=None):
@@ -650,6 +745,20 @@ def flatten_levels(maps, channels=None):
         shape = sizes_of(level)
         flat.append(ops.reshape(level, (shape[0], -1, channels or shape[-1])))
     return ops.concatenate(flat, axis=1)
+
+
+def weighted_sum(losses, weights, name):
+    """Sum of `[B, ...]` losses, those of each image times its weight.
+
+    Args:
+        losses: float32 `[B, ...]`.
+        weights: as of `DenseDetector._loss_parts`; with None all images count alike.
+        name: `"labels"` or `"boxes"`, which of the weights.
+    """
+    if weights is not None:
+        shape = (-1, *[1] * (len(losses.shape) - 1))
+        losses = losses * ops.reshape(weights[name], shape)
+    return ops.sum(losses)
 
 
 def positive_ious(boxes, assignment):

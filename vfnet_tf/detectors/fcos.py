@@ -9,6 +9,7 @@ from vfnet_tf.detectors.dense_detector import (
     flatten_levels,
     positive_ious,
     sum_over_replicas,
+    weighted_sum,
 )
 from vfnet_tf.losses import FocalLoss, GIoULoss, VarifocalLoss
 from vfnet_tf.ops.boxes import centerness_of
@@ -27,7 +28,8 @@ class FCOS(DenseDetector):
     Args:
         backbone, neck: see `DenseDetector`.
         head: `DenseHead(num_classes, centerness="box", level_scales=True)`.
-        assigner: which points learn which box; `FCOSAssigner()` by default.
+        assigner: which points learn which box; `FCOSAssigner` of the head's
+            strides by default.
         box_coder: `DistanceCoder("relu")` by default: distances in strides.
         class_loss: see `DenseDetector`; `FocalLoss()` by default.
         box_loss: loss of decoded boxes, `GIoULoss()` by default.
@@ -70,7 +72,8 @@ class FCOS(DenseDetector):
                 "`head` must predict centerness. Received: centerness=None"
             )
         super().__init__(backbone, neck, head, class_loss or FocalLoss(), **kwargs)
-        self.assigner = FCOSAssigner() if assigner is None else assigner
+        self.assigner = assigner or FCOSAssigner(strides=head.strides)
+        self._check_assigners()
         self.box_coder = DistanceCoder() if box_coder is None else box_coder
         self.box_loss = GIoULoss() if box_loss is None else box_loss
         self.box_loss_weight = box_loss_weight
@@ -86,7 +89,7 @@ class FCOS(DenseDetector):
             "centerness_logits": flat["centerness_logits"],
         }
 
-    def _loss_parts(self, outputs, targets):
+    def _loss_parts(self, outputs, targets, weights=None):
         """Normalised as in the official code of ATSS (fact S23)."""
         assignment = self.assign(outputs, targets)
         num_positives = count_positives(assignment, self.min_positives)
@@ -97,7 +100,7 @@ class FCOS(DenseDetector):
         centerness = ops.where(is_positive, centerness, 0.0)
 
         count = ops.maximum(num_positives, 1.0)
-        class_loss = self._sum_class_loss(outputs, assignment, ious)
+        class_loss = self._sum_class_loss(outputs, assignment, ious, weights)
         box_losses = centerness * self.box_loss.call(assignment.boxes, boxes)
         total = sum_over_replicas(ops.sum(centerness))
         # Masked before and after: a zero weight would not stop NaN.
@@ -106,8 +109,10 @@ class FCOS(DenseDetector):
         centerness_losses = ops.where(is_positive, centerness_losses, 0.0)
         losses = {
             "class_loss": class_loss / count,
-            "box_loss": ops.sum(box_losses) / ops.maximum(total, 1e-6),
-            "centerness_loss": ops.sum(centerness_losses) / count,
+            "box_loss": weighted_sum(box_losses, weights, "boxes")
+            / ops.maximum(total, 1e-6),
+            "centerness_loss": weighted_sum(centerness_losses, weights, "boxes")
+            / count,
         }
         losses["box_loss"] *= self.box_loss_weight
         losses["centerness_loss"] *= self.centerness_loss_weight

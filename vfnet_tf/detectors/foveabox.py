@@ -9,6 +9,7 @@ from vfnet_tf.detectors.dense_detector import (
     flatten_levels,
     num_replicas,
     positive_ious,
+    weighted_sum,
 )
 from vfnet_tf.losses import FocalLoss, SmoothL1Loss
 from vfnet_tf.ops.boxes import clip_boxes
@@ -23,7 +24,8 @@ class FoveaBox(DenseDetector):
         backbone, neck: see `DenseDetector`; the neck is
             `FPN(extra_from="input", relu_before_extra=False)` in the official code.
         head: `DenseHead(num_classes, norm=None)`.
-        assigner: which points learn which box; `FoveaAssigner()` by default.
+        assigner: which points learn which box; `FoveaAssigner` of the head's
+            strides by default.
         box_coder: logarithms of distances in units of two strides by default.
         class_loss: see `DenseDetector`; `FocalLoss(0.4, 1.5)` by default.
         box_loss: loss of encoded boxes, `SmoothL1Loss(0.11)` by default.
@@ -57,7 +59,8 @@ class FoveaBox(DenseDetector):
             nms_iou_threshold=nms_iou_threshold,
             **kwargs,
         )
-        self.assigner = FoveaAssigner() if assigner is None else assigner
+        self.assigner = assigner or FoveaAssigner(strides=head.strides)
+        self._check_assigners()
         if box_coder is None:
             box_coder = DistanceCoder("exp", unit=2.0, limits=(1 / 16, 16.0))
         self.box_coder = box_coder
@@ -72,17 +75,18 @@ class FoveaBox(DenseDetector):
             "box_predictions": flat["box_predictions"],
         }
 
-    def _loss_parts(self, outputs, targets):
+    def _loss_parts(self, outputs, targets, weights=None):
         assignment = self.assign(outputs, targets)
         num_positives = count_positives(assignment)
         boxes = clip_boxes(outputs["boxes"], self._canvas_size(outputs) - 1.0)
         class_loss = self._sum_class_loss(
-            outputs, assignment, positive_ious(boxes, assignment)
+            outputs, assignment, positive_ious(boxes, assignment), weights
         )
         encoded = self.box_coder.encode(assignment.boxes, outputs)
         is_positive = assignment.is_positive[..., None]
         predictions = ops.where(is_positive, outputs["box_predictions"], encoded)
-        box_loss = ops.sum(self.box_loss.call(encoded, predictions))
+        box_losses = self.box_loss.call(encoded, predictions)
+        box_loss = weighted_sum(box_losses, weights, "boxes")
         # As in the official code one more for each image, so that it is never 0.
         images = ops.cast(sizes_of(boxes)[0] * num_replicas(), "float32")
         losses = {

@@ -9,6 +9,7 @@ import types
 import warnings
 
 import numpy as np
+from keras import ops
 
 TARGET_KEYS = ("boxes", "labels", "image_size")
 _TARGET_SHAPES = {
@@ -105,6 +106,47 @@ def find_targets(x, y):
                 + "".join(f", {axis}={size}" for axis, size in sizes.items())
             )
     return targets
+
+
+def find_sample_weight(sample_weight, targets):
+    """Factors of the images' losses.
+
+    Args:
+        sample_weight: as of `DenseDetector.compute_loss`, or None.
+        targets: dict of targets.
+
+    Returns:
+        None, or dict of float32 `[B]` with the keys `"labels"` and `"boxes"`.
+
+    Raises:
+        ValueError: for another structure or shape.
+    """
+    if sample_weight is None:
+        return None
+    if not isinstance(sample_weight, dict):
+        sample_weight = dict.fromkeys(("labels", "boxes"), sample_weight)
+    elif not {"labels", "boxes"} <= set(sample_weight):
+        raise ValueError(
+            "A dict of `sample_weight` must have the keys 'labels' (for the class loss) "
+            f"and 'boxes' (for the others). Received: {sorted(sample_weight)}"
+        )
+    weights = {}
+    labels_shape = _known_shape(targets["labels"])
+    for name in ("labels", "boxes"):
+        shape = _known_shape(sample_weight[name])
+        wanted = labels_shape and labels_shape[0]
+        if shape is not None and (
+            len(shape) not in (1, 2)
+            or shape[1:] not in ((), (1,))
+            or (None not in (wanted, shape[0]) and shape[0] != wanted)
+        ):
+            raise ValueError(
+                "`sample_weight` must be one number for each image, [B]. "
+                f"Received: sample_weight of shape {shape} for labels [B, M] of shape "
+                f"{labels_shape}"
+            )
+        weights[name] = ops.reshape(ops.cast(sample_weight[name], "float32"), (-1,))
+    return weights
 
 
 def check_target_values(boxes, labels, image_size, num_classes, canvas_size=None):

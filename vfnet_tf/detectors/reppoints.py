@@ -8,6 +8,7 @@ from vfnet_tf.detectors.dense_detector import (
     count_positives,
     flatten_levels,
     positive_ious,
+    weighted_sum,
 )
 from vfnet_tf.losses import FocalLoss, SmoothL1Loss
 
@@ -23,7 +24,8 @@ class RepPoints(DenseDetector):
         backbone, neck: see `DenseDetector`; the neck is `FPN(extra_from="input",
             relu_before_extra=False, norm="group_norm")` in the official code.
         head: `RepPointsHead(num_classes)`.
-        initial_assigner: for the first points; `PointAssigner()` by default.
+        initial_assigner: for the first points; `PointAssigner` of the head's strides
+            by default.
         assigner: for the refined points; `MaxIoUAssigner()` by default.
         class_loss: see `DenseDetector`; `FocalLoss()` by default.
         box_loss: loss of boxes in units of `point_scale` strides, `SmoothL1Loss(0.11)`
@@ -68,8 +70,9 @@ class RepPoints(DenseDetector):
             nms_iou_threshold=nms_iou_threshold,
             **kwargs,
         )
-        self.initial_assigner = initial_assigner or PointAssigner()
-        self.assigner = MaxIoUAssigner() if assigner is None else assigner
+        self.initial_assigner = initial_assigner or PointAssigner(strides=head.strides)
+        self.assigner = assigner or MaxIoUAssigner()
+        self._check_assigners()
         self.box_loss = SmoothL1Loss(0.11) if box_loss is None else box_loss
         self.box_loss_weight = box_loss_weight
         self.refined_box_loss_weight = refined_box_loss_weight
@@ -93,7 +96,7 @@ class RepPoints(DenseDetector):
             targets["labels"],
         )
 
-    def _loss_parts(self, outputs, targets):
+    def _loss_parts(self, outputs, targets, weights=None):
         initial = self.initial_assigner(
             outputs["points"],
             outputs["strides"],
@@ -105,9 +108,11 @@ class RepPoints(DenseDetector):
         # At least one for each image, as in the official code.
         num_positives = count_positives(assignment, per_image=1)
         ious = positive_ious(outputs["refined_boxes"], assignment)
-        class_loss = self._sum_class_loss(outputs, assignment, ious)
-        box_loss = self._sum_box_loss(outputs, "boxes", initial)
-        refined_box_loss = self._sum_box_loss(outputs, "refined_boxes", assignment)
+        class_loss = self._sum_class_loss(outputs, assignment, ious, weights)
+        box_loss = self._sum_box_loss(outputs, "boxes", initial, weights)
+        refined_box_loss = self._sum_box_loss(
+            outputs, "refined_boxes", assignment, weights
+        )
         losses = {
             "class_loss": class_loss / num_positives,
             "box_loss": self.box_loss_weight
@@ -119,8 +124,9 @@ class RepPoints(DenseDetector):
         }
         return losses, num_positives
 
-    def _sum_box_loss(self, outputs, name, assignment):
+    def _sum_box_loss(self, outputs, name, assignment, weights):
         units = outputs["strides"][:, None] * self.point_scale
         is_positive = assignment.is_positive[..., None]
         boxes = ops.where(is_positive, outputs[name], 0.0)
-        return ops.sum(self.box_loss.call(assignment.boxes / units, boxes / units))
+        losses = self.box_loss.call(assignment.boxes / units, boxes / units)
+        return weighted_sum(losses, weights, "boxes")

@@ -9,6 +9,7 @@ from vfnet_tf.detectors.dense_detector import (
     count_positives,
     flatten_levels,
     positive_ious,
+    weighted_sum,
 )
 from vfnet_tf.losses import FocalLoss, SmoothL1Loss
 from vfnet_tf.priors import make_anchors
@@ -72,7 +73,8 @@ class RetinaNet(DenseDetector):
             nms_iou_threshold=nms_iou_threshold,
             **kwargs,
         )
-        self.assigner = MaxIoUAssigner() if assigner is None else assigner
+        self.assigner = assigner or MaxIoUAssigner()
+        self._check_assigners()
         self.box_coder = DeltaCoder() if box_coder is None else box_coder
         self.box_loss = SmoothL1Loss(0.0) if box_loss is None else box_loss
         self.box_loss_weight = box_loss_weight
@@ -107,18 +109,19 @@ class RetinaNet(DenseDetector):
             targets["labels"],
         )
 
-    def _loss_parts(self, outputs, targets):
+    def _loss_parts(self, outputs, targets, weights=None):
         assignment = self.assign(outputs, targets)
         # At least one for each image, as in the official code.
         num_positives = count_positives(assignment, per_image=1)
         ious = positive_ious(outputs["boxes"], assignment)
-        class_loss = self._sum_class_loss(outputs, assignment, ious)
+        class_loss = self._sum_class_loss(outputs, assignment, ious, weights)
         is_positive = assignment.is_positive[..., None]
         # Any box with sides will do for the rest.
         boxes = ops.where(is_positive, assignment.boxes, outputs["anchors"])
         deltas = self.box_coder.encode(boxes, outputs)
         predictions = ops.where(is_positive, outputs["box_predictions"], deltas)
-        box_loss = ops.sum(self.box_loss.call(deltas, predictions))
+        box_losses = self.box_loss.call(deltas, predictions)
+        box_loss = weighted_sum(box_losses, weights, "boxes")
         losses = {
             "class_loss": class_loss / num_positives,
             "box_loss": self.box_loss_weight * box_loss / num_positives,

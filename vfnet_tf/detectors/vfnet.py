@@ -8,6 +8,7 @@ from vfnet_tf.detectors.dense_detector import (
     flatten_levels,
     positive_ious,
     sum_over_replicas,
+    weighted_sum,
 )
 from vfnet_tf.losses import GIoULoss, VarifocalLoss
 from vfnet_tf.ops.boxes import distances_to_boxes
@@ -24,7 +25,8 @@ class VFNet(DenseDetector):
         backbone: a model that gives `"C3"`, `"C4"`, `"C5"`, e.g. `ResNet(depth=50)`.
         neck: e.g. `FPN()`.
         head: `VFNetHead(num_classes=...)`.
-        assigner: which points learn which box; `ATSSAssigner()` by default.
+        assigner: which points learn which box; `ATSSAssigner` of the head's
+            strides by default.
         class_loss: see `DenseDetector`; `VarifocalLoss()` by default.
         box_loss: loss of decoded boxes, `GIoULoss()` by default.
         box_loss_weight: lambda_0 of Eq. 3, for the initial boxes.
@@ -70,7 +72,8 @@ class VFNet(DenseDetector):
             self.loss_names = VFNet.loss_names[:2]
         self._box_names = ("boxes", "refined_boxes") if head.refine else ("boxes",)
         super().__init__(backbone, neck, head, class_loss or VarifocalLoss(), **kwargs)
-        self.assigner = ATSSAssigner() if assigner is None else assigner
+        self.assigner = assigner or ATSSAssigner(strides=head.strides)
+        self._check_assigners()
         self.box_loss = GIoULoss() if box_loss is None else box_loss
         self.box_loss_weight = box_loss_weight
         self.refined_box_loss_weight = refined_box_loss_weight
@@ -85,21 +88,21 @@ class VFNet(DenseDetector):
             )
         return boxes
 
-    def _loss_parts(self, outputs, targets):
+    def _loss_parts(self, outputs, targets, weights=None):
         """Eq. 3, with the normalisation of the official code (two IoU sums)."""
         assignment = self.assign(outputs, targets)
         num_positives = count_positives(assignment)
         losses = {}
-        weights = (self.box_loss_weight, self.refined_box_loss_weight)
-        for name, weight in zip(self._box_names, weights, strict=False):
-            loss, ious = self._box_loss(outputs[name], assignment)
-            losses[name.replace("boxes", "box_loss")] = weight * loss
+        factors = (self.box_loss_weight, self.refined_box_loss_weight)
+        for name, factor in zip(self._box_names, factors, strict=False):
+            loss, ious = self._box_loss(outputs[name], assignment, weights)
+            losses[name.replace("boxes", "box_loss")] = factor * loss
         # The IoUs are those of the last boxes.
-        class_loss = self._sum_class_loss(outputs, assignment, ious)
+        class_loss = self._sum_class_loss(outputs, assignment, ious, weights)
         class_loss = class_loss / ops.maximum(num_positives, 1.0)
         return {"class_loss": class_loss, **losses}, num_positives
 
-    def _box_loss(self, boxes, assignment):
+    def _box_loss(self, boxes, assignment, weights):
         """IoU-weighted mean loss of the positives' boxes, and their IoUs `[B, P]`."""
         is_positive = assignment.is_positive
         # Negatives may be anything, inf included: a zero weight would not stop NaN.
@@ -108,4 +111,5 @@ class VFNet(DenseDetector):
         ious = ops.where(is_positive, ops.maximum(ious, MIN_TARGET_IOU), 0.0)
         losses = self.box_loss.call(assignment.boxes, boxes)
         total = sum_over_replicas(ops.sum(ious))
-        return ops.sum(ious * losses) / ops.maximum(total, 1.0), ious
+        loss = weighted_sum(ious * losses, weights, "boxes")
+        return loss / ops.maximum(total, 1.0), ious

@@ -128,7 +128,6 @@ class OracleStudy:
         self.columns = columns_of(detector)
         self._detector = detector
         self._evaluators = [copy.copy(evaluator) for _ in self.columns]
-        self._graphs = {}  # by the name of the method that they were traced from
         self.reset()
 
     def reset(self):
@@ -156,9 +155,10 @@ class OracleStudy:
         canvas_size = ops.convert_to_tensor(batch["images"].shape[1:3], dtype="int32")
         # Two graphs, as the second is the same for all columns: traced ten times it
         # would take half a minute.
+        in_graph = self._detector.in_graph
         return [
-            self._in_graph(self._finish, canvas_size, *sizes, *predictions)
-            for predictions in self._in_graph(self._predict, *tensors.values())
+            in_graph(self._finish, canvas_size, *sizes, *predictions)
+            for predictions in in_graph(self._predict, *tensors.values())
         ]
 
     def _predict(self, images, boxes, labels, image_size):
@@ -193,29 +193,6 @@ class OracleStudy:
             scale,
         )
         return detector.suppress_candidates(*candidates)
-
-    def _in_graph(self, method, *arguments):
-        """`method(*arguments)`, on TensorFlow in one graph for all sizes."""
-        if keras.backend.backend() != "tensorflow":
-            return method(*arguments)
-        import tensorflow as tf
-
-        name = method.__name__
-        if name not in self._graphs:
-            # Channels, sides and classes are known.
-            shapes = [
-                [
-                    *[None] * (len(x.shape) - 1),
-                    x.shape[-1] if len(x.shape) > 2 else None,
-                ]
-                for x in arguments
-            ]
-            signature = [
-                tf.TensorSpec(shape, x.dtype)
-                for shape, x in zip(shapes, arguments, strict=True)
-            ]
-            self._graphs[name] = tf.function(method, signature, autograph=False)
-        return self._graphs[name](*arguments)
 
     def update(self, batch):
         """Adds a batch with its `"image_id"` `[B]`; rows of -1 are skipped."""

@@ -4,7 +4,6 @@ from keras import ops
 from vfnet_tf.heads.conv_tower import ConvTower
 from vfnet_tf.heads.level_head import LevelHead
 from vfnet_tf.layers import Scale
-from vfnet_tf.priors import STRIDES
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -23,7 +22,7 @@ class DenseHead(LevelHead):
         centerness: `"box"` or `"class"`, the tower that predicts it, or None for none.
         level_scales: bool, a learned scalar for each level, times the box predictions.
         levels: names of the input levels, fine to coarse.
-        strides: pixels per cell of each level.
+        strides: pixels per cell of each level; None: 2**n of a level named `"P<n>"`.
         prior_probability: score of every class before training.
 
     Input: dict of `[B, H, W, C]`. Output, in training and in inference alike: dict of
@@ -42,7 +41,7 @@ class DenseHead(LevelHead):
         centerness=None,
         level_scales=False,
         levels=("P3", "P4", "P5", "P6", "P7"),
-        strides=STRIDES,
+        strides=None,
         prior_probability=0.01,
         **kwargs,
     ):

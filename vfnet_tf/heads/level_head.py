@@ -1,12 +1,14 @@
 import math
+import re
 
 import keras
 
 from vfnet_tf.layers import ConvNormAct
+from vfnet_tf.layers.trainable_parts import TrainableParts
 from vfnet_tf.ops.shared_trace import shared_trace
 
 
-class LevelHead(keras.layers.Layer):
+class LevelHead(TrainableParts, keras.layers.Layer):
     """What all heads are: one prediction after another for the levels of a pyramid.
 
     A subclass gives `channels` and `predict_level`, and `level_scalars` if the levels
@@ -15,7 +17,7 @@ class LevelHead(keras.layers.Layer):
     Args:
         num_classes: int, K.
         levels: names of the input levels, fine to coarse.
-        strides: pixels per cell of each level.
+        strides: pixels per cell of each level; None: 2**n of a level named `"P<n>"`.
         prior_probability: score of every class before training.
 
     Input: dict of `[B, H, W, C]`. Output, in training and in inference alike: dict of
@@ -28,6 +30,13 @@ class LevelHead(keras.layers.Layer):
             raise ValueError(
                 f"`num_classes` must be at least 1. Received: num_classes={num_classes}"
             )
+        if strides is None:
+            if not all(re.fullmatch(r"P\d+", level) for level in levels):
+                raise ValueError(
+                    "Levels of other names than 'P3', 'P4', ... need `strides`. "
+                    f"Received: levels={levels}, strides=None"
+                )
+            strides = [2 ** int(level[1:]) for level in levels]
         if len(levels) != len(strides):
             raise ValueError(
                 "`levels` and `strides` must be of one length. "

@@ -5,7 +5,6 @@ from vfnet_tf.heads.conv_tower import ConvTower
 from vfnet_tf.heads.level_head import LevelHead
 from vfnet_tf.ops.boxes import points_to_moment_boxes
 from vfnet_tf.ops.deform_conv import deform_conv
-from vfnet_tf.priors import STRIDES
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -25,7 +24,7 @@ class RepPointsHead(LevelHead):
             convolutions to the first points.
         moment_gradient: share of the gradient that the learned factors get.
         levels: names of the input levels, fine to coarse.
-        strides: pixels per cell of each level.
+        strides: pixels per cell of each level; None: 2**n of a level named `"P<n>"`.
         prior_probability: score of every class before training.
 
     Input: dict of `[B, H, W, C]`. Output, in training and in inference alike: dict of
@@ -43,7 +42,7 @@ class RepPointsHead(LevelHead):
         point_gradient=0.1,
         moment_gradient=0.01,
         levels=("P3", "P4", "P5", "P6", "P7"),
-        strides=STRIDES,
+        strides=None,
         prior_probability=0.01,
         **kwargs,
     ):

@@ -4,7 +4,6 @@ from keras import ops
 from vfnet_tf.heads.conv_tower import ConvTower
 from vfnet_tf.heads.level_head import LevelHead
 from vfnet_tf.layers import Scale, StarDeformableConv2D
-from vfnet_tf.priors import STRIDES
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -21,9 +20,9 @@ class VFNetHead(LevelHead):
         num_convs: int, convolutions of each tower.
         deformable_towers: bool, the last convolution of each tower is a deformable one.
         levels: names of the input levels, fine to coarse.
-        strides: pixels per cell of each level.
-        distance_units: pixels that the distance 1 stands for on each level: the
-            upper regress ranges of FCOS, the last one doubled.
+        strides: pixels per cell of each level; None: 2**n of a level named `"P<n>"`.
+        distance_units: pixels that the distance 1 stands for on each level. None: 8
+            strides, the upper regress ranges of FCOS with the last one doubled.
         star_gradient: share of the gradient that passes from the star's sampling points
             to the initial distances (0.1 in the official code).
         prior_probability: score of every class before training.
@@ -44,8 +43,8 @@ class VFNetHead(LevelHead):
         num_convs=3,
         deformable_towers=False,
         levels=("P3", "P4", "P5", "P6", "P7"),
-        strides=STRIDES,
-        distance_units=(64.0, 128.0, 256.0, 512.0, 1024.0),
+        strides=None,
+        distance_units=None,
         star_gradient=0.1,
         prior_probability=0.01,
         star=True,
@@ -53,6 +52,8 @@ class VFNetHead(LevelHead):
         **kwargs,
     ):
         super().__init__(num_classes, levels, strides, prior_probability, **kwargs)
+        if distance_units is None:
+            distance_units = [8.0 * stride for stride in self.strides]
         if len(distance_units) != len(levels):
             raise ValueError(
                 "`levels` and `distance_units` must be of one length. "

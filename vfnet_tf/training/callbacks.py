@@ -21,6 +21,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from vfnet_tf.detectors import execution
 from vfnet_tf.training.whole_files import replacing
 
 # The attribute of an HDF5 file that holds the place in the run, as JSON.
@@ -80,11 +81,11 @@ class CocoEvaluation(keras.callbacks.Callback):
         self.stop = stop
         self.weights = weights or contextlib.nullcontext
         self.last_metrics = None
-        self._detect = None
+        self._detect = self._traces = None
 
     def set_model(self, model):
         if model is not self._model:
-            self._detect = None
+            self._detect = self._traces = None
         super().set_model(model)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -141,8 +142,11 @@ class CocoEvaluation(keras.callbacks.Callback):
         strategy = self.model.distribute_strategy
         replicas = strategy.num_replicas_in_sync if strategy else 1
         is_cluster = len(strategies.cluster_of(strategy).addresses) > 1
-        if self._detect is None:
-            # One graph for each shape of a batch; kept over the epochs.
+        if self._traces is None:
+            self._traces = execution.Traces(self.model)
+        if self._traces.is_stale("detect"):
+            # One graph for each shape of a batch; kept over the epochs, unless a
+            # setting is changed between them.
             if replicas == 1:
                 self._detect = tf.function(detect, autograph=False)
             elif is_cluster:
