@@ -136,5 +136,5 @@ def test_a_file_that_is_not_utf_8_is_refused(root):
 
 def test_a_folder_without_such_a_file_is_refused(root):
     write(root, "name,price\n")
-    with pytest.raises(ValueError, match="There must be a CSV file"):
+    with pytest.raises(ValueError, match="There must be one CSV file"):
         find_splits(f"csv:{root}")

@@ -7,20 +7,33 @@ of a training, and is reported with the file and the annotation that it concerns
 bad boxes are dropped and counted, bad images stop the reading with their names.
 """
 
+import codecs
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
 import pathlib
 import re
+import urllib.parse
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vfnet_tf.data.cache import cache_directory
+from vfnet_tf.data.files import (
+    best_folder,
+    find_file,
+    is_hidden,
+    list_folder,
+    list_folders,
+    regular_file_error,
+)
+from vfnet_tf.data.splits import SPLITS, FoundSplits, by_split, split_named
 
 # The official training set leaves out smaller images and smaller boxes (fact S33).
 MIN_IMAGE_SIDE = 32
@@ -55,8 +68,9 @@ _EXIF_ORIENTATION = 0x0112
 _TENSORFLOW_FORMATS = frozenset({"JPEG", "MPO", "PNG"})
 _PIL_FORMATS = frozenset({"BMP", "TIFF", "WEBP"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-#: what a split is called in files and folders -> what it is called here
-SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+# What a json in the COCO format begins with, in one order or another.
+_COCO_KEY = re.compile(r'"(?:images|annotations|categories)"\s*:\s*\[')
+_FILE_NAME = re.compile(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -334,6 +348,9 @@ def inspect_image(path, full=True, look=None):
     Returns:
         `ImageHeader`; never raises for a bad file, the reason is in `error`.
     """
+    error = regular_file_error(path)
+    if error:
+        return ImageHeader(error=error)
     try:
         with Image.open(path) as image:
             image_format = image.format
@@ -490,7 +507,8 @@ def _read_categories(content, class_names, annotation_file):
                 f"share one. Received: id={category_id} in {str(annotation_file)!r}"
             )
         found[category_id] = name
-    if not found:
+    # Of another format, whose labels may all be unreadable: then that is said.
+    if not found and SOURCE_KEY not in content:
         raise ValueError(
             "The annotation file must list at least one category. "
             f"Received: categories=[] in {str(annotation_file)!r}"
@@ -521,41 +539,62 @@ def _read_categories(content, class_names, annotation_file):
     return tuple(class_names), tuple(by_name[name][0] for name in class_names), found
 
 
-def _split_of(annotation_file):
-    """`("train2017", "train")` for instances_train2017.json, `("", "")` if unnamed."""
-    stem = pathlib.Path(annotation_file).stem
-    match = re.fullmatch(r"(?:.*_)?((train|valid|val|test)\w*)", stem)
-    return match.groups() if match else ("", "")
-
-
 def split_of(annotation_file):
-    """The split that a file is named for, `val` for instances_val2017.json, or None."""
-    return SPLITS.get(_split_of(annotation_file)[1])
+    """The split that a file is named for, else its folder; None if neither is.
+
+    `val` for instances_val2017.json and for valid/_annotations.coco.json.
+    """
+    path = pathlib.Path(annotation_file)
+    words = [*re.split(r"[-_.\s]+", path.stem), path.absolute().parent.name]
+    return next(filter(None, map(split_named, words)), None)
 
 
 def _image_dir_candidates(annotation_file, root=None):
     """Folders that may hold the images of an annotation file, best first."""
-    parent = pathlib.Path(annotation_file).absolute().parent
+    path = pathlib.Path(annotation_file).absolute()
+    parent = path.parent
     if root is None:
-        root = parent.parent if parent.name == "annotations" else parent
-    names = [name for name in dict.fromkeys(_split_of(annotation_file)) if name]
-    folders = [root / name for name in names]
-    folders += [root / "images" / name for name in names]
-    folders += [root / "images", root, parent]
+        root = parent.parent if parent.name.lower() == "annotations" else parent
+    own = path.stem.removeprefix("instances_")
+    split = split_of(path)
+    shared = [
+        folder
+        for name, folder in list_folders(root).items()
+        if name.lower() == "images"
+    ]
+    folders = []
+    for place in (root, *shared):
+        inside = list_folders(place)
+        # First the one of the same name: train2014 may lie beside train2017.
+        names = [own, *by_split(inside).get(split, [])]
+        folders += [inside[name] for name in names if name in inside]
+    folders += [*shared, root, parent]
     return list(dict.fromkeys(folders))
 
 
-def _find_image_dir(annotation_file, file_name, root=None):
-    """The first candidate folder that holds `file_name`, or any image if it is None."""
+def _find_image_dir(annotation_file, name_lists, root=None):
+    """The candidate folder that holds most of the named files.
+
+    Args:
+        annotation_file: str or path.
+        name_lists: iterable of lists of file names, each looked at if none of an
+            earlier one was found.
+        root: `Path` of the dataset's folder, None for the annotation file's.
+
+    Raises:
+        ValueError: if there are no such files, and no image in any of the folders.
+    """
     folders = _image_dir_candidates(annotation_file, root)
     existing = [folder for folder in folders if folder.is_dir()]
-    for folder in existing:
-        if file_name is not None and (folder / file_name).is_file():
+    for names in name_lists:
+        folder = best_folder(existing, names)
+        if folder is not None:
             return folder
     for folder in existing:
         with os.scandir(folder) as entries:
             if any(
                 os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+                and not is_hidden(entry.name)
                 for entry in entries
             ):
                 return folder
@@ -566,40 +605,89 @@ def _find_image_dir(annotation_file, file_name, root=None):
     )
 
 
-def _first_file_name(annotation_file):
-    """The first `file_name` near the head of a json file, without parsing it whole."""
+def _chunks(annotation_file):
+    """Yields a json file as texts of a megabyte, each with the end of the one before."""
     with open(annotation_file, "rb") as file:
-        head = file.read(1 << 20).decode("utf-8", "replace")
-    match = re.search(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', head)
-    return json.loads(match.group(1)) if match else None
+        data = file.read(1 << 20)
+        decoder = codecs.getincrementaldecoder(json.detect_encoding(data))("replace")
+        end = ""
+        while data:
+            text = end + decoder.decode(data)
+            yield text
+            end, data = text[-1024:], file.read(1 << 20)
 
 
-def find_annotation_files(root):
-    """Annotation files of a folder, named as `find_coco_splits` says.
+def _file_names(annotation_file):
+    """Yields lists of the `file_name`s in a json file, without parsing it whole."""
+    for text in _chunks(annotation_file):
+        names = []
+        for quoted in _FILE_NAME.findall(text):
+            with contextlib.suppress(ValueError):
+                names.append(json.loads(quoted))
+        if names:
+            yield names
 
-    Args:
-        root: `Path` of the folder.
+
+def _only_coco(paths):
+    """The json files that look like some of the format, by their first megabytes.
+
+    Of many, none is: other formats have a json for each image.
+    """
+    found = []
+    for path in paths if len(paths) <= _MAX_LISTED else ():
+        with contextlib.suppress(OSError):
+            if _COCO_KEY.search(next(_chunks(path), "")):
+                found.append(path)
+    return found
+
+
+def _annotation_files(root):
+    """Finds the annotation files of a folder.
 
     Returns:
-        dict split -> list of `Path`, empty if the folder is none of COCO's.
+        (dict split -> list of `Path`, list of `Path`: json files that are not used).
     """
-    pattern = re.compile(r"(?:instances_)?(train|valid|val|test)(?:\d{4})?\.json")
-    found = collections.defaultdict(list)
-    for folder in (root / "annotations", root):
-        for path in sorted(folder.glob("*.json")):
-            match = pattern.fullmatch(path.name)
-            if match:
-                found[SPLITS[match.group(1)]].append(path)
-    return found
+    found, unused = collections.defaultdict(list), []
+    folders = list_folders(root)
+    places = [path for name, path in folders.items() if name.lower() == "annotations"]
+    for place in (*places, root):
+        files = list_folder(place, {".json"})
+        used = by_split(files, lambda path: path.stem.removeprefix("instances_"))
+        for split, paths in used.items():
+            found[split] += paths
+        others = set(files).difference(*used.values())
+        unused += sorted(others if place != root else _only_coco(others))
+    for split, names in by_split(folders).items():
+        has_file = split in found
+        for name in names:
+            files = list_folder(folders[name], {".json"})
+            exports = [path for path in files if path.name == "_annotations.coco.json"]
+            files = exports or _only_coco(files)
+            if has_file:
+                unused += files
+            else:
+                found[split] += files
+    return {split: found[split] for split in SPLITS if found.get(split)}, unused
+
+
+def is_coco_folder(root):
+    """Whether a folder has annotation files as `find_coco_splits` says.
+
+    Args:
+        root: `Path`.
+    """
+    return bool(_annotation_files(root)[0])
 
 
 def find_coco_splits(directory):
     """Finds the annotation files and image folders of a COCO-format directory.
 
     Annotation files are `annotations/instances_<split><year>.json`, the same without
-    `instances_`, or either of them directly in `directory`; splits are `train`, `val`
-    (or `valid`) and `test`, the year is optional. Images lie in `<split><year>/`,
-    `<split>/`, `images/<split><year>/`, `images/<split>/`, `images/`, or `directory`.
+    `instances_`, or either of them directly in `directory`; or, as some exports have
+    it, the `_annotations.coco.json` (or the only json of the format) in a folder named
+    for a split. Names of splits are those of `splits.split_named`, the year is
+    optional. Images lie in `<split><year>/`, `images/<split><year>/`, `images/`,
+    `directory`, or beside the json: where most of them are.
 
     Args:
         directory: str or path.
@@ -612,32 +700,48 @@ def find_coco_splits(directory):
         ValueError: if the directory does not exist, holds no annotation file, holds
             two for one split, or the images of one are nowhere.
     """
+    return {split: part() for split, part in coco_parts(directory).items()}
+
+
+def coco_parts(directory):
+    """`find_coco_splits` with a function for each split, which raises its errors.
+
+    Returns:
+        `FoundSplits`.
+    """
     root = pathlib.Path(directory).expanduser()
     if not root.is_dir():
         raise ValueError(
             f"`directory` must be an existing folder. Received: directory={str(root)!r}"
         )
-    found = find_annotation_files(root)
+    found, unused = _annotation_files(root)
     if not found:
         present = sorted(path.name for path in root.iterdir())[:_MAX_LISTED]
         raise ValueError(
             "No annotation file was found. Looked for "
             "annotations/instances_{train,val,test}[year].json, "
-            "annotations/{train,val,test}[year].json and the same names directly in "
-            f"the folder. Received: directory={str(root)!r}, which holds {present}"
+            "annotations/{train,val,test}[year].json, the same names directly in the "
+            "folder, and {train,val,test}/_annotations.coco.json. "
+            f"Received: directory={str(root)!r}, which holds {present}"
         )
-    splits = {}
-    for split in ("train", "val", "test"):
-        files = found.get(split, [])
-        if len(files) > 1:
-            raise ValueError(
-                f"There must be one annotation file for the split {split!r}. "
-                f"Received: {[str(path) for path in files]}"
-            )
-        for path in files:
-            image_dir = _find_image_dir(path, _first_file_name(path), root)
-            splits[split] = (str(path), str(image_dir))
-    return splits
+    return FoundSplits(
+        {
+            split: functools.partial(_locate, split, found[split], root)
+            for split in found
+        },
+        [os.path.relpath(path, root) for path in unused],
+    )
+
+
+def _locate(split, files, root):
+    """(annotation file, image folder) of the only one of some files."""
+    if len(files) > 1:
+        raise ValueError(
+            f"There must be one annotation file for the split {split!r}. "
+            f"Received: {[str(path) for path in files]}"
+        )
+    (path,) = files
+    return str(path), str(_find_image_dir(path, _file_names(path), root))
 
 
 def _stated_size(image):
@@ -662,7 +766,7 @@ def _list_images(content, image_dir, level):
     for image in content["images"]:
         name = image.get("file_name")
         if isinstance(name, str) and name:
-            paths[name] = os.path.join(image_dir, name)
+            paths[name] = find_file(image_dir, name)
     needed = paths.values()
     if level is None:  # Unchecked, but a size that the file omits must be read.
         needed = [
@@ -689,7 +793,7 @@ def _list_images(content, image_dir, level):
             continue
         first_name[image_id] = name
         if image.get(ERROR_KEY):
-            bad.append((name, image[ERROR_KEY]))
+            bad.append((name, f"{image[ERROR_KEY]}{_hint(image_dir, name)}"))
             continue
         size = _stated_size(image)
         if size == ():
@@ -700,7 +804,7 @@ def _list_images(content, image_dir, level):
         if header is None:
             header = ImageHeader(*size)
         if header.error:
-            bad.append((name, header.error))
+            bad.append((name, f"{header.error}{_hint(image_dir, name)}"))
             continue
         if size is not None and size != (header.height, header.width):
             turned = f" (EXIF orientation {header.orientation} applied)"
@@ -715,6 +819,20 @@ def _list_images(content, image_dir, level):
             continue
         good[image_id] = (paths[name], header)
     return good, bad
+
+
+def _hint(image_dir, name):
+    """Which image a name of none may have meant; empty for one that is there."""
+    if os.path.lexists(find_file(image_dir, name)):
+        return ""
+    plain = urllib.parse.unquote(name.replace("\\", "/"))
+    parts = plain.split("/")
+    # Some tools put the folder of their own server or archive before the name.
+    for first in range(len(parts)):
+        meant = "/".join(parts[first:])
+        if meant and meant != name and os.path.isfile(find_file(image_dir, meant)):
+            return f" (there is {meant!r}: is that its name?)"
+    return ""
 
 
 def _finite_box(bbox):
@@ -825,7 +943,7 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
     return objects, crowds
 
 
-def _listed(texts):
+def listed(texts):
     """Texts one a line, at most twenty and then how many more."""
     lines = [f"\n  {text}" for text in texts[:_MAX_LISTED]]
     if len(texts) > _MAX_LISTED:
@@ -843,6 +961,7 @@ def read_coco(
     skip_bad_images=False,
     check_images="full",
     training=True,
+    allow_empty=False,
 ):
     """Reads a COCO-format dataset and checks all of it.
 
@@ -867,6 +986,7 @@ def read_coco(
             trusts the annotation file, and no EXIF orientation is seen. A function of
             the paths that returns a dict path -> `ImageHeader` is called in their place.
         training: bool, False keeps all images of the file.
+        allow_empty: bool, return a dataset without images where none can be used.
 
     Returns:
         `DetectionDataset`, records in the order of the file.
@@ -893,9 +1013,9 @@ def read_coco(
             f"Received: images=[] in {shown!r}"
         )
     if image_dir is None:
-        name = content["images"][0].get("file_name")
-        name = name if isinstance(name, str) else None
-        image_dir = _find_image_dir(annotation_file, name)
+        names_of_files = [image.get("file_name") for image in content["images"]]
+        names_of_files = [name for name in names_of_files if isinstance(name, str)]
+        image_dir = _find_image_dir(annotation_file, [names_of_files])
     elif not os.path.isdir(image_dir):
         raise ValueError(
             f"`image_dir` must be an existing folder. Received: image_dir={image_dir!r}"
@@ -916,7 +1036,7 @@ def read_coco(
             "repair or remove the bad ones, or go on without them by "
             "skip_bad_images=True (--skip-bad-images). Received: "
             f"{len(bad)} bad of {report.num_images} images:"
-            + _listed([f"{name}: {reason}" for name, reason in bad])
+            + listed([f"{name}: {reason}" for name, reason in bad])
         )
     report.bad_images = bad
     skipped_ids = {
@@ -930,7 +1050,7 @@ def read_coco(
     if mistakes:
         raise ValueError(
             f"All annotations of {shown!r} must be valid (strict=True). "
-            f"Received: {len(mistakes)} bad annotations:" + _listed(mistakes)
+            f"Received: {len(mistakes)} bad annotations:" + listed(mistakes)
         )
     report.num_crowd = sum(crowds.values())
 
@@ -962,7 +1082,7 @@ def read_coco(
             )
         )
     num_boxes = sum(len(record.boxes) for record in records)
-    if not records or (training and not num_boxes):
+    if not allow_empty and (not records or (training and not num_boxes)):
         raise ValueError(
             "The dataset must not be empty: no image "
             f"{'with a usable box ' if training else ''}is left. Expected classes: "

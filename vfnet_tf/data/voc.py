@@ -8,10 +8,18 @@ training leaves out and evaluation ignores.
 import functools
 import os
 import pathlib
+import unicodedata
 from xml.etree import ElementTree
 
-from vfnet_tf.data.coco import BAD_BOX, IMAGE_SUFFIXES, SPLITS, UNKNOWN_CATEGORY
+from vfnet_tf.data.coco import BAD_BOX, IMAGE_SUFFIXES, UNKNOWN_CATEGORY
 from vfnet_tf.data.coco_content import CocoContent, read_class_names
+from vfnet_tf.data.files import (
+    is_hidden,
+    list_folder,
+    list_folders,
+    regular_file_error,
+)
+from vfnet_tf.data.splits import SPLITS, FoundSplits, by_split, split_named
 
 # An object takes about 300 bytes: room for thirty thousand.
 MAX_XML_BYTES = 10 * 2**20
@@ -23,39 +31,43 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 def is_voc(directory):
     """Whether a folder has xml files where `find_voc_splits` looks; cheap."""
     root = pathlib.Path(directory)
-    return bool(_devkit_folders(root) or _split_folders(root))
+    return bool(_devkit_folders(root) or _split_folders(root)[0])
 
 
 def find_voc_splits(directory):
     """Finds the splits of a folder of Pascal VOC annotations.
 
     Layouts: `Annotations/` (or `annotations/`) with the images in `JPEGImages/`,
-    `images/` or beside, split by `ImageSets/Main/{train,val,test}.txt` (`trainval.txt`
-    without `train.txt` is the training split; without lists all is); a folder of such
-    folders `VOC*`, whose splits are joined; `train/`, `valid/`, `test/`, each with xml
-    files; or xml files beside their images. Classes are those of `classes.txt`, else
-    all names of all splits in alphabetical order, VOC's own.
+    `images/` or beside, split by the lists in `ImageSets/Main/` (`trainval.txt` without
+    a list for train is the training split; without lists all is); a folder of such
+    folders `VOC*`, whose splits are joined; folders with xml files; or xml files beside
+    their images. Lists and folders are called as `splits.split_named` says. Classes are
+    those of `classes.txt`, else all names of all splits in alphabetical order, VOC's
+    own.
 
     Args:
         directory: str or path.
 
     Returns:
-        dict split -> function that returns (annotation file, image folder), both str;
-        the file, a COCO json, is written into the cache by the call.
+        `FoundSplits`: split -> function that returns (annotation file, image folder),
+        both str; the file, a COCO json, is written into the cache by the call.
 
     Raises:
         ValueError: if there is no such folder, or no xml file in it.
     """
     root = pathlib.Path(directory).expanduser().absolute()
     folders = _devkit_folders(root)
+    of_splits, unused = _split_folders(root)
     found = {}
+    for folder in folders:
+        lists, others = _image_sets(folder)
+        unused += others
+        for split, names in lists.items():
+            found.setdefault(split, []).extend(_files(folder, names))
     if folders:
-        for folder in folders:
-            for split, names in _image_sets(folder).items():
-                found.setdefault(split, []).extend(_files(folder, names))
+        unused += [folder for folder in of_splits.values() if folder != root]
     else:
-        for split, folder in _split_folders(root).items():
-            found[split] = _files(folder)
+        found = {split: _files(folder) for split, folder in of_splits.items()}
     if not found:
         raise ValueError(
             "A Pascal VOC folder must have xml files in Annotations/, in VOC*/"
@@ -63,11 +75,17 @@ def find_voc_splits(directory):
             f"Received: directory={str(root)!r}"
         )
     parsed = functools.cache(lambda: _parse(root, found))
-    return {
-        split: functools.partial(_write_split, root, split, parsed)
-        for split in ("train", "val", "test")
-        if split in found
-    }
+    xml_files = {str(path) for files in found.values() for path, _, _ in files}
+    return FoundSplits(
+        {
+            split: functools.partial(_write_split, root, split, parsed)
+            for split in SPLITS
+            if split in found
+        },
+        [os.path.relpath(path, root) for path in unused],
+        ".xml",
+        lambda images: xml_files,
+    )
 
 
 def write_voc(out, split, images, class_names):
@@ -125,19 +143,14 @@ def _add(parent, **texts):
 
 
 def _has_xml(folder):
-    return folder.is_dir() and next(_xml_files(folder), None) is not None
-
-
-def _xml_files(folder):
-    # macOS leaves files like ._a.xml on foreign disks.
-    return (path for path in folder.glob("*.xml") if not path.name.startswith("."))
+    return bool(list_folder(folder, {".xml"}))
 
 
 def _xml_folder(folder):
     """The folder of the xml files of `folder` in the devkit's layout, or None."""
-    for name in ("Annotations", "annotations"):
-        if _has_xml(folder / name):
-            return folder / name
+    for name, inside in list_folders(folder).items():
+        if name.lower() == "annotations" and _has_xml(inside):
+            return inside
     return None
 
 
@@ -150,41 +163,66 @@ def _devkit_folders(root):
 
 
 def _split_folders(root):
-    """Dict split -> folder with xml files, of train/, valid/, test/ or `root` itself."""
-    folders = {}
-    for name, split in SPLITS.items():
-        folder = root / name
-        if _xml_folder(folder) or _has_xml(folder):
-            folders.setdefault(split, folder)
-    if not folders and _has_xml(root):
-        folders["train"] = root
-    return folders
+    """Finds the folders with xml files that are named for a split, or `root` itself.
+
+    Returns:
+        (dict split -> folder, list of further folders with xml files of these splits).
+    """
+    named = by_split(list_folders(root).values(), lambda folder: folder.name)
+    found, unused = {}, []
+    for split, folders in named.items():
+        filled = [path for path in folders if _xml_folder(path) or _has_xml(path)]
+        found.update((split, folder) for folder in filled[:1])
+        unused += filled[1:]
+    if not found and _has_xml(root):
+        found["train"] = root
+    return found, unused
 
 
 def _image_sets(folder):
-    """Dict split -> names of its list in ImageSets/Main, None for all xml files."""
-    lists = folder / "ImageSets" / "Main"
+    """Reads the lists of a folder in the devkit's layout.
+
+    Returns:
+        (dict split -> names of its list, None for all xml files; list of `Path`: lists
+        that are not used).
+    """
+    lists = folder / "ImageSets"
+    files = list_folder(lists / "Main", {".txt"}) or list_folder(lists, {".txt"})
+    used = {}
+    for split, paths in by_split(files, lambda path: path.stem).items():
+        used[split] = paths[0]
+    both = next((path for path in files if path.stem.lower() == "trainval"), None)
+    if both is not None and "train" not in used:
+        used["train"] = both
+
+    def is_part(path):
+        # The devkit has lists of two splits, and some of the images of a class.
+        class_name, _, name = path.stem.rpartition("_")
+        is_both = name.lower() == "trainval"
+        parts = {"train", "val"} if is_both else {split_named(name)}
+        return parts <= used.keys() and (is_both or class_name)
+
+    unused = [path for path in files if path not in used.values() and not is_part(path)]
     found = {}
-    for split, names in {
-        "train": ("train", "trainval"),
-        "val": ("val", "valid"),
-        "test": ("test",),
-    }.items():
-        for name in names:
-            path = lists / f"{name}.txt"
-            if path.is_file():
-                lines = path.read_text(encoding="utf-8").splitlines()
-                found[split] = [line.strip() for line in lines if line.strip()]
-                break
-    return found or {"train": None}
+    for split in SPLITS:
+        if split in used:
+            lines = used[split].read_text(encoding="utf-8").splitlines()
+            found[split] = [line.strip() for line in lines if line.strip()]
+    return found or {"train": None}, unused
 
 
 def _files(folder, names=None):
     """Lists (xml file, its image or None) by the names of a list, or all of a folder."""
     xml_folder = _xml_folder(folder) or folder
-    places = [folder / "JPEGImages", folder / "images", xml_folder, folder]
+    # The first is where a missing image is said to be missing.
+    places = [folder / "JPEGImages"]
+    for name in ("jpegimages", "images"):
+        inside = list_folders(folder).values()
+        places += [path for path in inside if path.name.lower() == name]
+    places = [*dict.fromkeys(places), xml_folder, folder]
     if names is None:
-        names = sorted(path.stem for path in _xml_files(xml_folder))
+        paths = list_folder(xml_folder, {".xml"})
+        return [(path, path.stem, places) for path in paths]
     return [(xml_folder / f"{name}.xml", name, places) for name in names]
 
 
@@ -194,8 +232,8 @@ def _images_by_stem(folder):
     if folder.is_dir():
         for name in sorted(os.listdir(folder)):
             stem, suffix = os.path.splitext(name)
-            if suffix.lower() in IMAGE_SUFFIXES:
-                found.setdefault(stem, name)
+            if suffix.lower() in IMAGE_SUFFIXES and not is_hidden(name):
+                found.setdefault(unicodedata.normalize("NFC", stem), name)
     return found
 
 
@@ -204,7 +242,8 @@ def _find_image(name, stated, places, listing):
     for wanted in (name, os.path.splitext(stated)[0]):
         for place in places:
             path = place / wanted
-            found = listing(path.parent).get(path.name)
+            stem = unicodedata.normalize("NFC", path.name)
+            found = listing(path.parent).get(stem)
             if found and wanted:
                 return path.parent / found
     return None
@@ -226,6 +265,9 @@ def _read_xml(path):
     Raises:
         ValueError: for a file that is missing, too large, broken or something else.
     """
+    error = regular_file_error(path) if os.path.exists(path) else ""
+    if error:
+        raise ValueError(error)
     try:
         with open(path, "rb") as file:
             text = file.read(MAX_XML_BYTES + 1)

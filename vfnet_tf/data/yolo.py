@@ -18,12 +18,20 @@ from vfnet_tf.data.coco import (
     inspect_images,
 )
 from vfnet_tf.data.coco_content import CocoContent
+from vfnet_tf.data.files import (
+    best_folder,
+    find_file,
+    list_folder,
+    list_folders,
+    list_tree,
+    regular_file_error,
+)
+from vfnet_tf.data.splits import FoundSplits, by_split, split_named
 
 MAX_YAML_BYTES = 2**20
 
 # Eight decimals: a thousandth of a pixel even where a side has 50,000.
 _DECIMALS = 8
-_SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 
 
 def is_yolo(directory):
@@ -34,18 +42,18 @@ def is_yolo(directory):
 def find_yolo_splits(path):
     """Finds the splits of a dataset in the layout of Ultralytics.
 
-    The yaml has `names` (list, or dict class id -> name), `train`, `val`, `test` (each
-    a folder, a text file of image paths, or a list of these) and `path`, the folder
-    that they are relative to, itself relative to the yaml. The labels of
-    `.../images/.../a.jpg` are in `.../labels/.../a.txt`, those of another image beside
-    it. An image without such a file has no objects.
+    The yaml has `names` (list, or dict class id -> name), keys named for splits (as of
+    `splits.split_named`, each with a folder, a text file of image paths, or a list of
+    these) and `path`, the folder that they are relative to, itself relative to the
+    yaml. The labels of `.../images/.../a.jpg` are in `.../labels/.../a.txt`, or beside
+    the image. An image without such a file has no objects.
 
     Args:
         path: str or path of the yaml, or of a folder that holds one.
 
     Returns:
-        dict split -> function that returns (annotation file, image folder), both str;
-        the file, a COCO json, is written into the cache by the call.
+        `FoundSplits`: split -> function that returns (annotation file, image folder),
+        both str; the file, a COCO json, is written into the cache by the call.
 
     Raises:
         ValueError: if there is no yaml, or it does not describe a dataset.
@@ -64,27 +72,39 @@ def find_yolo_splits(path):
     content = _read_yaml(path)
     category_ids, names = _read_names(content, path)
     root = _root(content, path)
-    found = {}
-    for split, keys in _SPLIT_KEYS.items():
-        for key in keys:
-            if content.get(key):
-                found[split] = functools.partial(
-                    _write_split,
-                    split,
-                    key,
-                    content[key],
-                    root,
-                    path,
-                    category_ids,
-                    names,
-                )
-                break
-    if not found:
+    named = by_split([key for key in content if isinstance(key, str)])
+    used = {}
+    for split, keys in named.items():
+        filled = [key for key in keys if content[key]]
+        used.update((split, key) for key in filled[:1])
+    if not used:
         raise ValueError(
             "The yaml must name the images of a split by `train`, `val` or `test`. "
             f"Received: {str(path)!r} with the keys {sorted(map(str, content))}"
         )
-    return found
+    unused = [key for keys in named.values() for key in keys]
+    return FoundSplits(
+        {
+            split: functools.partial(
+                _write_split,
+                split,
+                key,
+                content[key],
+                root,
+                path,
+                category_ids,
+                names,
+            )
+            for split, key in used.items()
+        },
+        [
+            f"{key}: of {path.name}{'' if content[key] else ', which is empty'}"
+            for key in unused
+            if key not in used.values()
+        ],
+        ".txt",
+        _label_files,
+    )
 
 
 def write_yolo(out, split, images, class_names):
@@ -131,12 +151,11 @@ def write_yolo(out, split, images, class_names):
 def _find_yamls(root):
     """The yaml files of a folder that have the keys of a dataset."""
     found = []
-    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
-        with open(path, encoding="utf-8", errors="replace") as file:
+    for path in list_folder(root, {".yaml", ".yml"}):
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
             text = file.read(MAX_YAML_BYTES)
-        if all(
-            re.search(rf"^{key}\s*:", text, re.M) for key in ("names", "(train|val)")
-        ):
+        keys = re.findall(r"""^["']?(\w+)["']?\s*:""", text, re.M)
+        if "names" in keys and any(map(split_named, keys)):
             found.append(path)
     return found
 
@@ -211,7 +230,7 @@ def _listed_images(key, entries, root, path):
         text = str(entry)
         # Some exports write ../train/images for a folder beside the yaml.
         candidates = [root / text, root / text.removeprefix("../"), path.parent / text]
-        place = next((place for place in candidates if place.exists()), None)
+        place = next(filter(os.path.exists, candidates), None)
         if place is None:
             raise ValueError(
                 f"`{key}` must name existing folders or lists of images. Received: "
@@ -219,16 +238,13 @@ def _listed_images(key, entries, root, path):
             )
         place = pathlib.Path(os.path.normpath(place))
         if place.is_dir():
-            images += sorted(
-                str(file)
-                for file in place.rglob("*")
-                if file.suffix.lower() in IMAGE_SUFFIXES
-                and not file.name.startswith(".")
-            )
-            continue
-        for line in place.read_text(encoding="utf-8").splitlines():
-            if line.strip():
-                images.append(os.path.normpath(place.parent / line.strip()))
+            images += [
+                file
+                for file in list_tree(place)
+                if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES
+            ]
+        else:
+            images += _read_list(place, root)
     if not images:
         raise ValueError(
             f"`{key}` must lead to at least one image. Received: {entries!r} in "
@@ -237,11 +253,53 @@ def _listed_images(key, entries, root, path):
     return list(dict.fromkeys(images))
 
 
-def _label_file(image):
-    head, found, rest = image.rpartition(f"{os.sep}images{os.sep}")
-    if found:
-        image = os.path.join(head, "labels", rest)
-    return os.path.splitext(image)[0] + ".txt"
+def _read_list(place, root):
+    """The images that a text file lists, relative to itself or to the dataset."""
+    try:
+        lines = _read_lines(place)
+    except ValueError as error:
+        raise ValueError(
+            f"A list of images {error}. Received: {str(place)!r}"
+        ) from error
+    names = [line.strip() for line in lines if line.strip()]
+    folder = best_folder([place.parent, root], names) or place.parent
+    return [os.path.normpath(find_file(folder, name)) for name in names]
+
+
+def _label_files(images):
+    """Set of the label files of images, there or not."""
+    find = _label_finder()
+    return {find(image) for image in images}
+
+
+def _label_finder():
+    """A function from an image to its label file, which need not be there."""
+
+    @functools.cache
+    def folders_of_labels(parent):
+        inside = list_folders(pathlib.Path(parent)).values()
+        return [str(path) for path in inside if path.name.lower() == "labels"]
+
+    @functools.cache
+    def mirrored(folder):
+        """The folders that may have the labels of a folder of images."""
+        parts = pathlib.PurePath(folder).parts
+        found = []
+        # The last `images` first; one above the dataset is no part of its layout.
+        for place in range(len(parts) - 1, 0, -1):
+            if parts[place].lower() == "images":
+                head, rest = os.path.join(*parts[:place]), parts[place + 1 :]
+                found += [os.path.join(p, *rest) for p in folders_of_labels(head)]
+        return [*found, folder]
+
+    def find(image):
+        folder, name = os.path.split(image)
+        name = os.path.splitext(name)[0] + ".txt"
+        places = mirrored(folder)
+        found = (find_file(place, name) for place in places)
+        return next(filter(os.path.lexists, found), os.path.join(places[0], name))
+
+    return find
 
 
 def _parse_line(words, class_ids):
@@ -272,6 +330,17 @@ def _parse_line(words, class_ids):
     return label, (cx - w / 2, cy - h / 2, w, h)
 
 
+def _read_lines(path):
+    problem = regular_file_error(path)
+    if problem:
+        raise ValueError(problem)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot be read: {error}") from error
+
+
 def _write_split(split, key, entries, root, path, category_ids, names):
     images = _listed_images(key, entries, root, path)
     root = str(root)
@@ -279,16 +348,15 @@ def _write_split(split, key, entries, root, path, category_ids, names):
     headers = inspect_images(images, root, full=True)
     content = CocoContent(names, category_ids, source=f"{path} ({split})")
     class_ids = {class_id: label for label, class_id in enumerate(category_ids)}
+    label_file = _label_finder()
     for image in images:
-        header, labels = headers[image], _label_file(image)
+        header, labels = headers[image], label_file(image)
         shown, error, lines = os.path.relpath(labels, root), header.error or None, []
         try:
-            with open(labels, encoding="utf-8") as file:
-                lines = file.read().splitlines()
-        except FileNotFoundError:
-            pass
-        except (OSError, UnicodeDecodeError) as problem:
-            error = error or f"{shown} cannot be read: {problem}"
+            if os.path.lexists(labels):
+                lines = _read_lines(labels)
+        except ValueError as problem:
+            error = error or f"{shown} {problem}"
         is_inside = not os.path.relpath(image, root).startswith(os.pardir)
         image_id = content.add_image(
             os.path.relpath(image, root) if is_inside else image,
