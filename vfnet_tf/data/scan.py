@@ -16,7 +16,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vfnet_tf.data import coco
+from vfnet_tf.data.files import find_file
 from vfnet_tf.data.random_sizes import keep_ratio_sizes
+from vfnet_tf.data.unread_files import find_unread_files
 
 #: Levels of a finding, worst first.
 LEVELS = ("error", "warning", "note")
@@ -36,6 +38,8 @@ IMBALANCE = 20
 SAME_BOX_IOU = 0.9
 # Boxes listed of a kind that may be most of the data; their number is always exact.
 MAX_LISTED_BOXES = 100
+# Folders with files that are not read, each with a finding of its own.
+MAX_LISTED_FOLDERS = 5
 
 _THUMB_SIDE = 16
 # Grey levels of 255 by which almost equal pictures differ: root mean square, and at most
@@ -66,10 +70,18 @@ class Kind:
 _DROPPED = "Training goes on without this box."
 #: Name of a kind, as in the json -> `Kind`.
 KINDS = {
+    "unreadable_data": Kind(
+        "error", "the dataset cannot be read", "Every command stops with this message."
+    ),
     "unreadable_split": Kind(
         "error",
         "annotations cannot be read",
-        "Training stops with this message.",
+        "Whatever needs this split stops with this message.",
+    ),
+    "no_usable_image": Kind(
+        "error",
+        "no image of the split can be used",
+        "Whatever needs this split stops. The images are named below.",
     ),
     "no_train_split": Kind(
         "error", "no training images", "There is nothing to train on."
@@ -182,6 +194,17 @@ KINDS = {
         "many boxes are small at the training size",
         "Take a larger --image-size, or cut the images into tiles.",
     ),
+    "unused_labels": Kind(
+        "warning",
+        "label file that is not read",
+        "There is no image of its name, or no list names it.",
+    ),
+    "unread_image": Kind(
+        "warning",
+        "image file of an ending that folders are not searched for",
+        f"Save it as JPEG or PNG; folders are searched for "
+        f"{', '.join(sorted(coco.IMAGE_SUFFIXES))}.",
+    ),
     "small_box": Kind(
         "note",
         "box is small at the training size",
@@ -217,6 +240,17 @@ KINDS = {
         "note",
         "image file that no annotations list",
         "It is not used. Was it forgotten?",
+    ),
+    "unused_split": Kind(
+        "note",
+        "list, file or folder of annotations that is not read",
+        "Splits are called train, val (valid, validation) and test; of two names for "
+        "one the first is read.",
+    ),
+    "passed_over": Kind(
+        "note",
+        "file or link that is passed over",
+        "It is no data: hidden, of the system or an archive, a pipe or a dead link.",
     ),
 }
 
@@ -565,29 +599,34 @@ def scan_splits(
         )
     decode = _tensorflow_decoder() if use_tensorflow else None
     files = _Files(num_threads, decode, progress)
-    findings, statistics, listed, usable = [], {}, {}, []
+    findings, statistics, usable, listed = [], {}, [], {}
     if "train" not in splits:
         findings.append(Finding("no_train_split", "train", "there is no split train"))
     if "val" not in splits:
         findings.append(Finding("no_validation_split", "val", "there is no split val"))
     class_names = None
     for split in splits:
-        annotation_file, image_dir = splits[split]
-        dataset = _read(split, annotation_file, image_dir, class_names, files, findings)
+        dataset = _read(split, splits, class_names, files, findings)
         if dataset is None:
             continue
         if split == "train":
-            class_names = dataset.class_names
+            class_names = dataset.class_names or None
         findings += _reader_findings(split, dataset)
+        listed[split] = [record.path for record in dataset] + [
+            find_file(dataset.image_dir, name) for name, _ in dataset.report.bad_images
+        ]
+        if not len(dataset):
+            text = f"all {dataset.report.num_images} images are bad"
+            findings.append(Finding("no_usable_image", split, text))
+            continue
         found, statistics[split] = _examine(
             split, dataset, image_size, keep_ratio, small_side
         )
         findings += found
         usable += [(split, record.path) for record in dataset]
-        listed.setdefault(dataset.image_dir, []).append(split)
-    findings += _same_images(usable, files.seen)
-    if len(statistics) == len(splits):  # or its images would seem to be unlisted
-        findings += _unlisted_files(listed, files.seen)
+    if usable:
+        findings += _same_images(usable, files.seen)
+    findings += _unread_findings(splits, listed)
     order = list(KINDS)
     findings.sort(
         key=lambda finding: (LEVELS.index(finding.level), order.index(finding.kind))
@@ -595,8 +634,33 @@ def scan_splits(
     return ScanResult(tuple(image_size), small_side, statistics, findings)
 
 
-def _read(split, annotation_file, image_dir, class_names, files, findings):
+def unreadable(error, image_size=(800, 1333), small_side=SMALL_SIDE):
+    """The `ScanResult` of data that no split can be found in.
+
+    Args:
+        error: ValueError that says why.
+        image_size, small_side: as of `scan_splits`.
+    """
+    finding = _stopped("unreadable_data", "data", error)
+    return ScanResult(tuple(image_size), small_side, {}, [finding])
+
+
+def _stopped(kind, split, error):
+    """`Finding` of an error's message, on one line."""
+    lines = str(error).splitlines()
+    text = " ".join(lines[:20])
+    if len(lines) > 20:
+        text += f" ... and {len(lines) - 20} lines more"
+    return Finding(kind, split, text)
+
+
+def _read(split, splits, class_names, files, findings):
     """Reads a split; what stops that is appended to `findings`, and None returned."""
+    try:
+        annotation_file, image_dir = splits[split]
+    except (ValueError, OSError) as error:
+        findings.append(_stopped("unreadable_split", split, error))
+        return None
     stop = None
     # With classes of its own where those of the training stop it: to see the rest.
     for names in dict.fromkeys((class_names, None)):
@@ -608,14 +672,12 @@ def _read(split, annotation_file, image_dir, class_names, files, findings):
                 skip_bad_images=True,
                 check_images=files.inspect,
                 training=False,
+                allow_empty=True,
             )
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             if stop is None:
-                stop = str(error).splitlines()
-                text = " ".join(stop[:20])
-                if len(stop) > 20:
-                    text += f" ... and {len(stop) - 20} lines more"
-                findings.append(Finding("unreadable_split", split, text))
+                stop = _stopped("unreadable_split", split, error)
+                findings.append(stop)
     return None
 
 
@@ -682,7 +744,8 @@ def _examine(split, dataset, image_size, keep_ratio, small_side):
             findings.append(Finding(kind, split, text, len(rows), pictures))
 
     if split == "train" and not len(boxes):
-        findings.append(Finding("no_train_boxes", split, dataset.annotation_file))
+        text = dataset.report.annotation_file
+        findings.append(Finding("no_train_boxes", split, text))
     findings += _class_findings(split, class_counts)
     of_images("small_image", sizes.min(axis=1) < coco.MIN_IMAGE_SIDE)
     of_images("many_objects", counts > MANY_OBJECTS)
@@ -879,28 +942,51 @@ def _joined(leaders, firsts, seconds):
     return leaders
 
 
-def _unlisted_files(listed, seen):
-    """Image files that lie in the folders beside those that the annotations list.
+def _unread_findings(splits, listed):
+    """Findings on what lies beside the data and is not read.
 
     Args:
-        listed: dict image folder -> list of the splits whose images it holds.
-        seen: mapping whose keys are the listed paths.
+        splits: as of `scan_splits`; what `readers.Splits` knows more is used.
+        listed: dict split -> list of the images that its annotations list.
     """
-    known = {os.path.abspath(path) for path in seen}
-    suffixes = {os.path.splitext(path)[1].lower() for path in seen}
     findings = []
-    for folder, splits in listed.items():
-        paths = sorted(
-            entry.path
-            for entry in os.scandir(folder)
-            if os.path.splitext(entry.name)[1].lower() in suffixes
-            and os.path.abspath(entry.path) not in known
-        )
-        if paths:
-            names = ", ".join(os.path.basename(path) for path in paths[:3])
-            text = f"{len(paths)} files in {folder}: {names}"
+    unused = getattr(splits, "unused", ())
+    if unused:
+        text = f"{len(unused)} not read: {', '.join(unused)}"
+        findings.append(Finding("unused_split", "data", text, len(unused)))
+    images = [path for paths in listed.values() for path in paths]
+    folder = getattr(splits, "folder", None)
+    label_files = getattr(splits, "label_files", None)
+    found = find_unread_files(
+        images,
+        folder=folder,
+        label_suffix=getattr(splits, "label_suffix", ""),
+        labels=label_files(images) if label_files else (),
+    )
+    if len(listed) < len(splits):  # or images of the others would seem to be unlisted
+        found = {kind: found[kind] for kind in found.keys() & {"passed_over"}}
+    owners = collections.defaultdict(dict)
+    for split, paths in listed.items():
+        for path in paths:
+            owners[os.path.dirname(os.path.abspath(path))][split] = True
+    for kind, entries in found.items():
+        groups = collections.defaultdict(list)
+        for path, reason in entries:
+            groups[os.path.dirname(path), reason].append(path)
+        if len(groups) > MAX_LISTED_FOLDERS:
+            # Of many folders one line for each reason.
+            groups = collections.defaultdict(list)
+            for path, reason in entries:
+                groups[folder or "", reason].append(path)
+        for (place, reason), paths in groups.items():
+            names = ", ".join(
+                os.path.relpath(path, place or None) for path in paths[:3]
+            )
+            text = f"{len(paths)} files in {place or 'several folders'}: {names}"
             text += ", ..." if len(paths) > 3 else ""
-            pictures = tuple(Picture(path) for path in paths)
-            where = "+".join(splits)
-            findings.append(Finding("unlisted_file", where, text, len(paths), pictures))
+            text += f" ({reason})" if reason else ""
+            where = "+".join(owners.get(os.path.abspath(place), ())) or "data"
+            is_image = kind in ("unlisted_file", "unread_image")
+            pictures = tuple(Picture(path) for path in paths) if is_image else ()
+            findings.append(Finding(kind, where, text, len(paths), pictures))
     return findings
