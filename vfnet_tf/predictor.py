@@ -7,6 +7,7 @@ official code), so that an image gives the same detections whatever else is pred
 
 import collections
 import dataclasses
+import fnmatch
 import glob
 import os
 import pathlib
@@ -22,6 +23,8 @@ from PIL import Image, ImageOps
 from vfnet_tf import video, visualization
 from vfnet_tf.config import load_config
 from vfnet_tf.data.coco import MAX_PIXELS, inspect_image
+from vfnet_tf.data.files import is_hidden, list_tree, regular_file_error
+from vfnet_tf.data.unread_files import OTHER_IMAGE_SUFFIXES
 from vfnet_tf.evaluation.coco import xyxy_to_xywh
 from vfnet_tf.progress import Progress
 
@@ -596,8 +599,13 @@ def load_detector(config, weights):
     return detector
 
 
-def expand_source(source):
+def expand_source(source, passed_over=None):
     """Lists the images that a source stands for; see `Predictor.__call__`.
+
+    Args:
+        source: as there.
+        passed_over: list that `(path, reason)` are appended to, of files in folders and
+            globs that look like images and are not taken.
 
     Returns:
         (list of paths and URLs as str, PIL images and arrays; whether the source is
@@ -608,10 +616,13 @@ def expand_source(source):
             a URL of another scheme or of a video, or an object of another kind.
     """
     if isinstance(source, list | tuple):
-        images = [image for part in source for image in expand_source(part)[0]]
+        images = [
+            image for part in source for image in expand_source(part, passed_over)[0]
+        ]
         return images, False
     if isinstance(source, str | os.PathLike):
-        return _expand_path(os.fspath(source))
+        left_out = [] if passed_over is None else passed_over
+        return _expand_path(os.fspath(source), left_out)
     if isinstance(source, Image.Image):
         return [source], True
     if hasattr(source, "__array__"):
@@ -623,7 +634,7 @@ def expand_source(source):
     )
 
 
-def _expand_path(text):
+def _expand_path(text, passed_over):
     if _SCHEME.match(text):
         if not _is_url(text):
             raise ValueError(
@@ -640,17 +651,33 @@ def _expand_path(text):
     suffixes = IMAGE_SUFFIXES
     if path.is_dir():
         candidates, what = path.iterdir(), "A folder"
+    elif os.path.lexists(path):
+        raise ValueError(
+            "`source` must be a file or a folder. "
+            f"Received: source={text}, which {regular_file_error(path)}"
+        )
     elif glob.has_magic(text):
-        candidates, what = glob.iglob(str(path), recursive=True), "A glob"
+        candidates, what = _expand_glob(str(path)), "A glob"
         if video.is_video(path):  # asked for by their ending
             suffixes = video.VIDEO_SUFFIXES
     else:
         raise ValueError(f"`source` must exist. Received: source={text}")
-    images = sorted(
-        str(candidate)
-        for candidate in map(pathlib.Path, candidates)
-        if candidate.suffix.lower() in suffixes and candidate.is_file()
-    )
+    images = []
+    for candidate in sorted(map(pathlib.Path, candidates)):
+        suffix = candidate.suffix.lower()
+        reason = ""
+        if suffix in (OTHER_IMAGE_SUFFIXES | set(video.VIDEO_SUFFIXES)) - set(suffixes):
+            reason = f"is not looked for by its ending {suffix}, but can be named"
+        elif suffix not in suffixes or candidate.is_dir():
+            continue
+        elif is_hidden(candidate.name):
+            reason = "is hidden or of the system"
+        else:
+            reason = regular_file_error(candidate)
+        if reason:
+            passed_over.append((str(candidate), reason))
+        else:
+            images.append(str(candidate))
     if not images:
         raise ValueError(
             f"{what} must hold images ({', '.join(IMAGE_SUFFIXES)}); videos are given "
@@ -658,6 +685,34 @@ def _expand_path(text):
             f"Received: source={text}"
         )
     return images, False
+
+
+def _expand_glob(pattern):
+    """The paths that a pattern matches; `**` is any number of folders, also none."""
+    parts = pathlib.PurePath(pattern).parts
+    if "**" not in parts:
+        return glob.iglob(pattern)
+    # What `glob` does with `**` takes years where two links lead to where they lie.
+    plain = next(n for n, part in enumerate(parts) if glob.has_magic(part))
+    folder = os.path.join(*parts[:plain]) if plain else "."
+    if not os.path.isdir(folder):
+        return []
+    return [
+        os.path.normpath(path)
+        for path in list_tree(folder)
+        if _matches(
+            pathlib.PurePath(os.path.relpath(path, folder)).parts, parts[plain:]
+        )
+    ]
+
+
+def _matches(parts, pattern):
+    """Whether the parts of a path match those of a glob."""
+    if not pattern or not parts:
+        return not parts and all(part == "**" for part in pattern)
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
+    return fnmatch.fnmatch(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def _is_url(text):
