@@ -46,6 +46,8 @@ EXPECTED = {
     "exif_orientation": ["turned.jpg"],
     "converted_format": ["plain.bmp"],
     "unlisted_file": ["forgotten.jpg"],
+    "unread_image": ["phone.heic"],
+    "passed_over": ["._good.jpg (is hidden or of the system)"],
 }
 
 
@@ -142,6 +144,8 @@ def write(root):
     leak = train.add("leak.jpg", 15)
     train.add("photo.jpg", 16, size=(400, 500))
     (train.folder / "forgotten.jpg").write_bytes(encoded(17))
+    (train.folder / "phone.heic").write_bytes(b"what a telephone writes")
+    (train.folder / "._good.jpg").write_bytes(b"what an archive adds")
 
     val.add("leaked.jpg", leak)
     photo = Image.open(io.BytesIO(encoded(16, 400, 500)))

@@ -351,6 +351,7 @@ class Predictor:
                 "`source` must be a video, ending in one of "
                 f"{', '.join(video.VIDEO_SUFFIXES)}. Received: source={source!r}"
             )
+        expand_source(source)  # raises for what is no file
         _check_is_another(path, source)
         found = self.stream(source, score_threshold=score_threshold)
         found = _counted(found, [source]) if progress else found
@@ -763,6 +764,12 @@ def load_file(path, name=None):
 
 def _download(url, path):
     """Fetches a URL into a file, at most `MAX_DOWNLOAD` bytes of it."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme.lower() == "file":
+        named = urllib.request.url2pathname(parts.path)
+        error = regular_file_error(named) if os.path.exists(named) else ""
+        if error:
+            raise ValueError(f"A URL must be of a file. Received: {url}, which {error}")
     request = urllib.request.Request(url, headers={"User-Agent": "vfnet_tf"})
     try:
         with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT) as answer:

@@ -55,16 +55,20 @@ def run(options):
 
     config = configs.load_config(options.config)
     out = options.out or default_out(options.data)
-    find_format(options.data)  # The data may be wrong, the command must not be.
+    kind, _, _ = find_format(options.data)
     image_size = options.image_size or config.data.image_size
     settings = {"image_size": image_size, "small_side": options.small_side}
-    out.mkdir(parents=True, exist_ok=True)  # not after minutes of work
     try:
         splits = find_splits(options.data, Progress)
     except ValueError as error:
+        # The command was right, the data is not; but what is not prepared is no data.
+        if kind == "tfds":
+            raise
+        out.mkdir(parents=True, exist_ok=True)
         result = unreadable(error, **settings)
     else:
         print(f"format     {splits.description}")
+        out.mkdir(parents=True, exist_ok=True)  # not after minutes of work
         result = scan_splits(
             splits,
             **settings,

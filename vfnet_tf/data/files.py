@@ -180,8 +180,9 @@ def best_folder(folders, names):
     Returns:
         One of `folders`, the first of equals; None if no file is in any of them.
     """
-    sample = names[:: max(1, len(names) // _SAMPLE)]
-    for part in (sample, names) if len(sample) < len(names) else (names,):
+    best = None
+    # Where most are there, some tell as much as all.
+    for part in (names[:: max(1, len(names) // _SAMPLE)], names):
         most, best = 0, None
         for folder in folders:
             hits = sum(os.path.lexists(find_file(folder, name)) for name in part)
@@ -189,6 +190,6 @@ def best_folder(folders, names):
                 most, best = hits, folder
             if most == len(part):
                 break
-        if best is not None:
-            return best
-    return None
+        if 2 * most >= len(part):
+            break
+    return best

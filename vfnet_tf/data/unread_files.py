@@ -76,7 +76,7 @@ def find_unread_files(images, *, folder=None, label_suffix="", labels=()):
             paths += list_tree(place, left_out, is_deep=False)
     found, seen = collections.defaultdict(dict), set(known)
     for path, reason in left_out:
-        if identity(path) not in known:
+        if identity(path) not in known and os.path.abspath(path) not in places:
             found["passed_over"].setdefault(identity(path), (path, reason))
     irregular = found["passed_over"].keys()
     for path in paths:
