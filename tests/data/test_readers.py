@@ -118,10 +118,11 @@ LAYOUTS = {
             "valid/_annotations.coco.json": coco_json("b.png"),
             "valid/b.png": None,
             "test/c.png": None,
+            "holdout/_annotations.coco.json": coco_json("c.png"),
             "README.roboflow.txt": "x",
         },
         {"train": ["a.png"], "val": ["b.png"]},
-        ["test/"],
+        ["holdout/_annotations.coco.json", "test/"],
     ),
     "coco, one json in each folder": (
         {
@@ -190,7 +191,7 @@ LAYOUTS = {
             "val2/d.xml": XML,
         },
         {"train": ["a.png"], "val": ["b.png"], "test": ["c.png"]},
-        [],
+        ["val2"],
     ),
     "yolo, Roboflow without its test": (
         {
@@ -206,7 +207,9 @@ LAYOUTS = {
     ),
     "yolo, keys in any case": (
         {
-            "data.yml": YOLO + "Train: Images/train\nvalidation: Images/v\nvalid:\n",
+            "data.yml": YOLO + "Train: Images/train\nvalidation: Images/v\nvalid:\n"
+            "dev: Images/dev\npath: .\n",
+            "Images/dev/d.png": None,
             "Images/train/a.png": None,
             "Labels/train/a.txt": LABEL,
             "Images/v/b.png": None,
@@ -214,7 +217,7 @@ LAYOUTS = {
             "Images/test/c.png": None,
         },
         {"train": ["a.png"], "val": ["b.png"]},
-        ["valid: of data.yml, which is empty", "Images/test/"],
+        ["valid: of data.yml, which is empty", "dev: of data.yml", "Images/test/"],
     ),
     "yolo, below a folder called images": (
         {
@@ -253,9 +256,12 @@ LAYOUTS = {
             "train/a.png": None,
             "Valid/_annotations.csv": CSV + "b.png,10,20,40,40,cat\n",
             "Valid/b.png": None,
+            "more/_annotations.csv": CSV + "b.png,10,20,40,40,cat\n",
+            "test/one.csv": CSV,
+            "test/two.csv": CSV,
         },
         {"train": ["a.png"], "val": ["b.png"]},
-        [],
+        ["more/_annotations.csv", "test/one.csv", "test/two.csv", "test/"],
     ),
     "csv, a column": (
         {

@@ -667,6 +667,10 @@ def _annotation_files(root):
                 unused += files
             else:
                 found[split] += files
+    # Exports of splits that have another name.
+    for name in filter(lambda name: split_named(name) is None, folders):
+        files = list_folder(folders[name], {".json"})
+        unused += [path for path in files if path.name == "_annotations.coco.json"]
     return {split: found[split] for split in SPLITS if found.get(split)}, unused
 
 

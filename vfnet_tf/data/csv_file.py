@@ -153,16 +153,17 @@ def _split_files(root):
     """
     files = list(filter(_has_columns, list_folder(root, {".csv"})))
     found = by_split(files, lambda path: path.stem)
-    folders = by_split(list_folders(root).values(), lambda folder: folder.name)
-    for split, places in folders.items():
-        inside = [list_folder(place, {".csv"}) for place in places]
-        inside = [list(filter(_has_columns, paths)) for paths in inside]
-        files += [path for paths in inside for path in paths]
-        alone = [path for paths in inside if len(paths) == 1 for path in paths]
-        found.setdefault(split, alone)
-    found = {split: found[split][0] for split in SPLITS if found.get(split)}
-    if not found and len(files) == 1:
-        found[""] = files[0]
+    alone = []
+    for folder in list_folders(root).values():
+        inside = list(filter(_has_columns, list_folder(folder, {".csv"})))
+        files += inside
+        alone += inside if len(inside) == 1 else []
+    of_folders = by_split(alone, lambda path: path.parent.name)
+    found = {split: paths[0] for split, paths in {**of_folders, **found}.items()}
+    found = {split: found[split] for split in SPLITS if split in found}
+    at_root = [path for path in files if path.parent == root]
+    if not found and len(at_root) == 1:
+        found[""] = at_root[0]
     return found, [path for path in files if path not in found.values()]
 
 

@@ -65,7 +65,8 @@ def find_voc_splits(directory):
         for split, names in lists.items():
             found.setdefault(split, []).extend(_files(folder, names))
     if folders:
-        unused += [folder for folder in of_splits.values() if folder != root]
+        unused += [path for path in of_splits.values() if path != root]
+        unused = [path for path in unused if path not in folders]
     else:
         found = {split: _files(folder) for split, folder in of_splits.items()}
     if not found:
@@ -166,14 +167,16 @@ def _split_folders(root):
     """Finds the folders with xml files that are named for a split, or `root` itself.
 
     Returns:
-        (dict split -> folder, list of further folders with xml files of these splits).
+        (dict split -> folder, list of further folders with xml files).
     """
-    named = by_split(list_folders(root).values(), lambda folder: folder.name)
-    found, unused = {}, []
-    for split, folders in named.items():
-        filled = [path for path in folders if _xml_folder(path) or _has_xml(path)]
-        found.update((split, folder) for folder in filled[:1])
-        unused += filled[1:]
+    filled = [
+        path
+        for path in list_folders(root).values()
+        if path.name.lower() != "annotations" and (_xml_folder(path) or _has_xml(path))
+    ]
+    named = by_split(filled, lambda folder: folder.name)
+    found = {split: folders[0] for split, folders in named.items()}
+    unused = [path for path in filled if path not in found.values()]
     if not found and _has_xml(root):
         found["train"] = root
     return found, unused

@@ -82,7 +82,21 @@ def find_yolo_splits(path):
             "The yaml must name the images of a split by `train`, `val` or `test`. "
             f"Received: {str(path)!r} with the keys {sorted(map(str, content))}"
         )
-    unused = [key for keys in named.values() for key in keys]
+    unused = [
+        f"{key}: of {path.name}{'' if content[key] else ', which is empty'}"
+        for keys in named.values()
+        for key in keys
+        if key not in used.values()
+    ]
+    unused += [
+        f"{key}: of {path.name}"
+        for key, value in content.items()
+        if isinstance(value, str)
+        and key != "path"
+        and split_named(str(key)) is None
+        and value
+        and os.path.isdir(root / value)
+    ]
     return FoundSplits(
         {
             split: functools.partial(
@@ -97,11 +111,7 @@ def find_yolo_splits(path):
             )
             for split, key in used.items()
         },
-        [
-            f"{key}: of {path.name}{'' if content[key] else ', which is empty'}"
-            for key in unused
-            if key not in used.values()
-        ],
+        unused,
         ".txt",
         _label_files,
     )
