@@ -663,7 +663,7 @@ def _expand_path(text, passed_over):
             suffixes = video.VIDEO_SUFFIXES
     else:
         raise ValueError(f"`source` must exist. Received: source={text}")
-    images = []
+    images, first = [], len(passed_over)
     for candidate in sorted(map(pathlib.Path, candidates)):
         suffix = candidate.suffix.lower()
         reason = ""
@@ -680,10 +680,11 @@ def _expand_path(text, passed_over):
         else:
             images.append(str(candidate))
     if not images:
+        others = "; ".join(f"{name} {reason}" for name, reason in passed_over[first:])
         raise ValueError(
             f"{what} must hold images ({', '.join(IMAGE_SUFFIXES)}); videos are given "
             "by their path or by a glob of their ending. "
-            f"Received: source={text}"
+            f"Received: source={text}{f', where {others}' if others else ''}"
         )
     return images, False
 

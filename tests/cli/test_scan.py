@@ -100,6 +100,27 @@ def test_mistakes_are_one_message_and_status_2(arguments, message, planted, caps
     assert error.startswith("error: ") and message in error
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("data.yaml", "names: [a\ntrain: x\n", "The file must be valid yaml"),
+        ("d.csv", "split,image,x1,y1,x2,y2,label\nmine,a.png,1,1,9,9,a\n", "'mine'"),
+    ],
+)
+def test_data_that_cannot_be_read_is_a_finding(tmp_path, capsys, name, text, message):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / name).write_text(text)
+    assert scan(data, "--out", "report") == 1
+    said = capsys.readouterr().out
+    assert "error      the dataset cannot be read: 1\n" in said and message in said
+    (finding,) = json.loads(pathlib.Path("report/scan.json").read_text())["findings"]
+    assert finding["kind"] == "unreadable_data" and message in finding["text"]
+    assert (
+        message.replace("'", "&#x27;") in pathlib.Path("report/scan.html").read_text()
+    )
+
+
 def test_nothing_is_written_into_the_data_unless_asked(tmp_path, monkeypatch, capsys):
     data = write_clean(tmp_path / "data")
     before = sorted(data.rglob("*"))

@@ -745,7 +745,12 @@ def _locate(split, files, root):
             f"Received: {[str(path) for path in files]}"
         )
     (path,) = files
-    return str(path), str(_find_image_dir(path, _file_names(path), root))
+    try:
+        image_dir = _find_image_dir(path, _file_names(path), root)
+    except ValueError:
+        _load_json(path, training=False)  # A broken file has no images anywhere.
+        raise
+    return str(path), str(image_dir)
 
 
 def _stated_size(image):
