@@ -271,10 +271,11 @@ class Predictor:
 
         Args:
             source: path of an image, of a video (its frames), of a folder (its images,
-                not its videos, nor what is in folders in it) or a glob (`"**"` goes into
-                folders; `"*.mp4"` gives videos); an http, https or file URL of an image;
-                a PIL image; a uint8 array `[h, w, 3]` RGB, `[h, w]`, `[h, w, 1]`,
-                `[h, w, 4]` (alpha is dropped) or `[B, h, w, 3]`; or a list of these.
+                not hidden ones, its videos or what is in folders in it) or a glob
+                (`"**"` goes into folders; `"*.mp4"` gives videos); an http, https or
+                file URL of an image; a PIL image; a uint8 array `[h, w, 3]` RGB,
+                `[h, w]`, `[h, w, 1]`, `[h, w, 4]` (alpha is dropped) or
+                `[B, h, w, 3]`; or a list of these.
             score_threshold: float, detections with this score or less are left out;
                 None takes the detector's own (0.05), as evaluation does.
             progress: bool, whether a line on stderr says how far it is.
@@ -658,7 +659,7 @@ def _expand_path(text, passed_over):
             f"Received: source={text}, which {regular_file_error(path)}"
         )
     elif glob.has_magic(text):
-        candidates, what = _expand_glob(str(path)), "A glob"
+        candidates, what = _expand_glob(str(path), passed_over), "A glob"
         if video.is_video(path):  # asked for by their ending
             suffixes = video.VIDEO_SUFFIXES
     else:
@@ -689,7 +690,7 @@ def _expand_path(text, passed_over):
     return images, False
 
 
-def _expand_glob(pattern):
+def _expand_glob(pattern, passed_over):
     """The paths that a pattern matches; `**` is any number of folders, also none."""
     parts = pathlib.PurePath(pattern).parts
     if "**" not in parts:
@@ -699,9 +700,12 @@ def _expand_glob(pattern):
     folder = os.path.join(*parts[:plain]) if plain else "."
     if not os.path.isdir(folder):
         return []
+    left_out = []
+    paths = list_tree(folder, left_out)
+    passed_over += [entry for entry in left_out if os.path.isdir(entry[0])]
     return [
         os.path.normpath(path)
-        for path in list_tree(folder)
+        for path in paths
         if _matches(
             pathlib.PurePath(os.path.relpath(path, folder)).parts, parts[plain:]
         )

@@ -88,6 +88,8 @@ def test_a_tree_is_read_once_however_its_links_turn(odd):
     assert "sub/b.jpg" not in "".join(list_tree(odd, is_deep=False))
     assert list_tree(odd / "nowhere", passed_over) == []
     assert passed_over[-1][1] == "cannot be read: No such file or directory"
+    with pytest.raises(OSError, match="nowhere"):  # or its images would be lost
+        list_tree(odd / "nowhere")
 
 
 def test_a_folder_gives_regular_files_by_their_endings_in_any_case(odd):

@@ -60,7 +60,7 @@ def run(options):
     settings = {"image_size": image_size, "small_side": options.small_side}
     try:
         splits = find_splits(options.data, Progress)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         # The command was right, the data is not; but what is not prepared is no data.
         if kind == "tfds":
             raise

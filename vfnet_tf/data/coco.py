@@ -68,8 +68,9 @@ _EXIF_ORIENTATION = 0x0112
 _TENSORFLOW_FORMATS = frozenset({"JPEG", "MPO", "PNG"})
 _PIL_FORMATS = frozenset({"BMP", "TIFF", "WEBP"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-# What a json in the COCO format begins with, in one order or another.
-_COCO_KEY = re.compile(r'"(?:images|annotations|categories)"\s*:\s*\[')
+# The first list in a json of the format, and in few others.
+_FIRST_LIST = re.compile(r'\s*\{[^\[]*?"(\w+)"\s*:\s*\[')
+_COCO_LISTS = frozenset({"images", "annotations", "categories", "licenses", "videos"})
 _FILE_NAME = re.compile(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
@@ -549,27 +550,26 @@ def split_of(annotation_file):
     return next(filter(None, map(split_named, words)), None)
 
 
-def _image_dir_candidates(annotation_file, root=None):
-    """Folders that may hold the images of an annotation file, best first."""
-    path = pathlib.Path(annotation_file).absolute()
-    parent = path.parent
-    if root is None:
-        root = parent.parent if parent.name.lower() == "annotations" else parent
-    own = path.stem.removeprefix("instances_")
-    split = split_of(path)
-    shared = [
-        folder
-        for name, folder in list_folders(root).items()
-        if name.lower() == "images"
-    ]
-    folders = []
-    for place in (root, *shared):
-        inside = list_folders(place)
-        # First the one of the same name: train2014 may lie beside train2017.
+def image_folders(root, split, own=None):
+    """Folders of a dataset that may hold the images of a split, best first.
+
+    Args:
+        root: `Path` of the dataset's folder.
+        split: one of `SPLITS`, or None.
+        own: str, the name of a folder to look at first: train2014 may lie beside
+            train2017.
+
+    Returns:
+        list of `Path`: folders named for the split, in `root` and in its `images`,
+        then `images`, then `root`.
+    """
+    folders = list_folders(root)
+    shared = [path for name, path in folders.items() if name.lower() == "images"]
+    found = []
+    for inside in (folders, *map(list_folders, shared)):
         names = [own, *by_split(inside).get(split, [])]
-        folders += [inside[name] for name in names if name in inside]
-    folders += [*shared, root, parent]
-    return list(dict.fromkeys(folders))
+        found += [inside[name] for name in names if name in inside]
+    return list(dict.fromkeys([*found, *shared, root]))
 
 
 def _find_image_dir(annotation_file, name_lists, root=None):
@@ -584,7 +584,12 @@ def _find_image_dir(annotation_file, name_lists, root=None):
     Raises:
         ValueError: if there are no such files, and no image in any of the folders.
     """
-    folders = _image_dir_candidates(annotation_file, root)
+    path = pathlib.Path(annotation_file).absolute()
+    parent = path.parent
+    if root is None:
+        root = parent.parent if parent.name.lower() == "annotations" else parent
+    own = path.stem.removeprefix("instances_")
+    folders = list(dict.fromkeys([*image_folders(root, split_of(path), own), parent]))
     existing = [folder for folder in folders if folder.is_dir()]
     for names in name_lists:
         folder = best_folder(existing, names)
@@ -636,7 +641,8 @@ def _only_coco(paths):
     found = []
     for path in paths if len(paths) <= _MAX_LISTED else ():
         with contextlib.suppress(OSError):
-            if _COCO_KEY.search(next(_chunks(path), "")):
+            match = _FIRST_LIST.match(next(_chunks(path), ""))
+            if match and match.group(1) in _COCO_LISTS:
                 found.append(path)
     return found
 

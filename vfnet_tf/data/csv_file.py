@@ -9,7 +9,7 @@ import functools
 import os
 import pathlib
 
-from vfnet_tf.data.coco import BAD_BOX, UNKNOWN_CATEGORY
+from vfnet_tf.data.coco import BAD_BOX, UNKNOWN_CATEGORY, image_folders
 from vfnet_tf.data.coco_content import CocoContent, read_class_names
 from vfnet_tf.data.files import best_folder, list_folder, list_folders
 from vfnet_tf.data.splits import SPLITS, FoundSplits, by_split, split_named
@@ -41,13 +41,13 @@ def find_csv_splits(path):
     """Finds the splits of a CSV file, or of a folder of CSV files.
 
     The first line names the columns, in any order: `image` (or `filename`; relative to
-    the file, or to `images/` beside it), `x1, y1, x2, y2` (or `xmin, ymin, xmax, ymax`),
-    `label` (or `class`), and if there are such `split` (as of `splits.split_named`;
-    without it all is the training split), `crowd` (1: kept out of training, ignored in
-    evaluation), `width` and `height` (of the image, checked). Without names there must
-    be six columns, `image,x1,y1,x2,y2,label`. An image whose corners and label are
-    empty has no objects. Classes are those of `classes.txt` beside the file, else all
-    labels in alphabetical order.
+    the file, or to a folder beside it that is called `images` or as the split), `x1, y1,
+    x2, y2` (or `xmin, ymin, xmax, ymax`), `label` (or `class`), and if there are such
+    `split` (as of `splits.split_named`; without it all is the training split), `crowd`
+    (1: kept out of training, ignored in evaluation), `width` and `height` (of the image,
+    checked). Without names there must be six columns, `image,x1,y1,x2,y2,label`. An
+    image whose corners and label are empty has no objects. Classes are those of
+    `classes.txt` beside the file, else all labels in alphabetical order.
 
     Args:
         path: str or path of the file, or of a folder with one such file, with one
@@ -224,7 +224,8 @@ def _stated_size(row):
 
 def _write_split(split, path, rows, names):
     images = list(dict.fromkeys(row["image"] for row in rows if "error" not in row))
-    root = best_folder([path.parent, path.parent / "images"], images) or path.parent
+    folders = [path.parent, *image_folders(path.parent, split)]
+    root = best_folder(folders, images) or path.parent
     content = CocoContent(names, source=f"{path} ({split})")
     labels = {name: label for label, name in enumerate(names)}
     image_ids = {}

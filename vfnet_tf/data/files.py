@@ -111,11 +111,14 @@ def list_tree(folder, passed_over=None, is_deep=True):
     Args:
         folder: str or path.
         passed_over: list that `(path, reason)` are appended to, of what is left out
-            and of what is no regular file.
+            and of what is no regular file; None makes an unreadable folder an error.
         is_deep: bool, whether to look into the folders in it.
 
     Returns:
         list of str, sorted; with pipes and links to nothing, which opening must expect.
+
+    Raises:
+        OSError: naming a folder that cannot be read, without `passed_over`.
     """
     files, links, seen = [], [], set()
     folders = [os.fspath(folder)]
@@ -128,6 +131,8 @@ def list_tree(folder, passed_over=None, is_deep=True):
             status = os.stat(place)
             entries = sorted(os.scandir(place), key=lambda entry: entry.name)
         except OSError as error:
+            if passed_over is None:
+                raise
             left_out.append((place, f"cannot be read: {error.strerror}"))
             continue
         identity = (status.st_dev, status.st_ino)
