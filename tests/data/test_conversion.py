@@ -234,3 +234,10 @@ def test_without_any_good_split_nothing_is_written(tmp_path):
     assert "train: no image can be used, such as a.png: does not" in str(error.value)
     assert "val: The annotation file must be valid json" in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_set_without_any_object_or_class_is_refused(tmp_path):
+    files = {"train/a.xml": "<annotation></annotation>", "train/a.png": None}
+    splits = find_splits(write_layout(tmp_path / "set", files))
+    with pytest.raises(ValueError, match="train: it has no object, and no class"):
+        convert_dataset(splits, "coco", tmp_path / "out")

@@ -177,7 +177,10 @@ def _read_all(splits, skip_bad_images):
             name, reason = dataset.report.bad_images[0]
             faults[split] = f"no image can be used, such as {name}: {reason}"
             continue
-        names = dataset.class_names or None
+        if not dataset.class_names:
+            faults[split] = "it has no object, and no class is named"
+            continue
+        names = dataset.class_names
         read[split] = dataset
     of_splits = [f"{split}: {fault}" for split, fault in faults.items()]
     if bad and not skip_bad_images:
