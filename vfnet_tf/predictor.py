@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 
 from vfnet_tf import video, visualization
 from vfnet_tf.config import load_config
-from vfnet_tf.data.coco import MAX_PIXELS, inspect_image
+from vfnet_tf.data.images.inspect import MAX_PIXELS, inspect_image
 from vfnet_tf.evaluation.coco import xyxy_to_xywh
 from vfnet_tf.progress import Progress
 

@@ -189,7 +189,7 @@ def check_files(images):
     Returns:
         list of (path, reason) of those that cannot be read.
     """
-    from vfnet_tf.data.coco import inspect_image
+    from vfnet_tf.data.images.inspect import inspect_image
     from vfnet_tf.video import inspect_video, is_video
 
     bad = []

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vfnet_tf.data import coco
+from vfnet_tf.data.images import inspect
 from vfnet_tf.data.random_sizes import keep_ratio_sizes
 
 #: Levels of a finding, worst first.
@@ -429,7 +430,7 @@ class ScanResult:
 class _File:
     """An image file as it was seen: head, hash of its bytes, thumbnail of its pixels."""
 
-    header: coco.ImageHeader
+    header: inspect.ImageHeader
     digest: bytes = b""
     thumb: bytes = b""
 
@@ -468,7 +469,7 @@ class _Files:
 
     def _look(self, path):
         thumbs = []
-        header = coco.inspect_image(
+        header = inspect.inspect_image(
             path, look=lambda *image: thumbs.append(_thumb(*image))
         )
         if header.error:
@@ -480,7 +481,7 @@ class _Files:
                 # "{{node}} Invalid PNG data, size 13445 [Op:DecodeJpeg]"
                 reason = re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\].*", "", str(error))
                 text = f"{_TENSORFLOW_FAILED}: {reason}"
-                return _File(coco.ImageHeader(error=text))
+                return _File(inspect.ImageHeader(error=text))
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
         return _File(header, digest, thumbs[0])

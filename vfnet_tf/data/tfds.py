@@ -15,9 +15,9 @@ import tempfile
 import numpy as np
 
 from vfnet_tf.data.cache import cache_directory
-from vfnet_tf.data.coco import inspect_image
 from vfnet_tf.data.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from vfnet_tf.data.coco_content import CocoContent
+from vfnet_tf.data.images.inspect import inspect_image
 
 _SPLITS = {"train": "train", "validation": "val", "val": "val", "valid": "val"}
 _SPLITS["test"] = "test"

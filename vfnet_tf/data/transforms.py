@@ -165,7 +165,7 @@ def _load_with_pil(path):
 
 
 def load_image(path, orientation=1, needs_pil=False):
-    """Reads an image file whose head `data.coco.inspect_image` has read before.
+    """Reads an image file whose head `images.inspect.inspect_image` has read before.
 
     Args:
         path: string `[]`.

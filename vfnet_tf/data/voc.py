@@ -10,8 +10,9 @@ import os
 import pathlib
 from xml.etree import ElementTree
 
-from vfnet_tf.data.coco import BAD_BOX, IMAGE_SUFFIXES, SPLITS, UNKNOWN_CATEGORY
+from vfnet_tf.data.coco import BAD_BOX, SPLITS, UNKNOWN_CATEGORY
 from vfnet_tf.data.coco_content import CocoContent, read_class_names
+from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES
 
 # An object takes about 300 bytes: room for thirty thousand.
 MAX_XML_BYTES = 10 * 2**20

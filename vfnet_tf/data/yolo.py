@@ -11,13 +11,9 @@ import os
 import pathlib
 import re
 
-from vfnet_tf.data.coco import (
-    BAD_BOX,
-    IMAGE_SUFFIXES,
-    UNKNOWN_CATEGORY,
-    inspect_images,
-)
+from vfnet_tf.data.coco import BAD_BOX, UNKNOWN_CATEGORY
 from vfnet_tf.data.coco_content import CocoContent
+from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES, inspect_images
 
 MAX_YAML_BYTES = 2**20
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from vfnet_tf import config as configs
 from vfnet_tf.data import numpy_images
-from vfnet_tf.data.coco import inspect_image
+from vfnet_tf.data.images.inspect import inspect_image
 from vfnet_tf.data.normalization import Normalization
 from vfnet_tf.export import numpy_detection
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS, check_settings
