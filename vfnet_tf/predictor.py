@@ -17,11 +17,13 @@ import urllib.parse
 import urllib.request
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from vfnet_tf import video, visualization
 from vfnet_tf.config import load_config
 from vfnet_tf.data.images.inspect import MAX_PIXELS, inspect_image
+from vfnet_tf.data.images.numpy_decode import pixels_of
+from vfnet_tf.data.images.reasons import ImageError
 from vfnet_tf.evaluation.coco import xyxy_to_xywh
 from vfnet_tf.progress import Progress
 
@@ -689,7 +691,7 @@ def load_file(path, name=None):
     """
     import tensorflow as tf
 
-    from vfnet_tf.data.transforms import load_image
+    from vfnet_tf.data.images.decode import load_image
 
     name = path if name is None else name
     header = inspect_image(path, full=False)
@@ -733,14 +735,10 @@ def _pixels_of_pil(image):
             f"An image must have at most {MAX_PIXELS} pixels. Received: {image.size}"
         )
     try:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):
-            # PIL would clip at 255; files of 16 bits keep the high byte too.
-            return _pixels_of_array((np.asarray(image) >> 8).astype("uint8"))
-        return np.asarray(image.convert("RGB"))
-    except OSError as error:  # PIL reads the pixels of an open file only now.
+        return pixels_of(image)
+    except (ImageError, OSError) as error:  # PIL reads an open file's pixels only now.
         raise ValueError(
-            f"An image must be readable. Received: {image!r}, {error}"
+            f"An image must be readable. Received: {image!r} {error}"
         ) from error
 
 

@@ -14,6 +14,7 @@ import math
 import os
 import pathlib
 import re
+import typing
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from vfnet_tf.data.images.inspect import (
 
 # Also found here, where it was first.
 from vfnet_tf.data.images.inspect import inspect_image as inspect_image
+from vfnet_tf.data.images.reasons import Reason
 
 # The official training set leaves out smaller images and smaller boxes (fact S33).
 MIN_IMAGE_SIDE = 32
@@ -43,9 +45,11 @@ OTHER_CLASS = "class is not among those asked for"
 SKIPPED_IMAGE = "image was skipped"
 
 # Keys of a json that another format was turned into (`coco_content`): where a thing
-# comes from, why an image cannot be used, and what is not among the annotations.
+# comes from, why an image cannot be used (text and `Reason`), and what is not among the
+# annotations.
 SOURCE_KEY = "vfnet_source"
 ERROR_KEY = "vfnet_error"
+ERROR_CODE_KEY = "vfnet_error_code"
 DROPPED_KEY = "vfnet_dropped"
 
 # These follow from rules or wishes; the others are mistakes, which `strict` refuses.
@@ -104,6 +108,20 @@ class Problem:
     box: tuple[float, ...] | None = None
 
 
+class BadImage(typing.NamedTuple):
+    """An image that cannot be used.
+
+    Attributes:
+        name: str, its file name in the annotation file.
+        text: str, what is wrong, to stand behind the name.
+        code: `Reason`.
+    """
+
+    name: str
+    text: str
+    code: Reason
+
+
 @dataclasses.dataclass
 class ReadReport:
     """What a reader found, dropped and kept.
@@ -119,7 +137,7 @@ class ReadReport:
         num_without_objects: int, good images without a usable box.
         keep_empty: bool, whether those were kept.
         num_small_images: int, images dropped for a side below 32 pixels.
-        bad_images: list of `(file name, reason)` that were skipped.
+        bad_images: list of `BadImage` that were skipped.
         problems: list of `Problem`, all that was dropped or clipped but boxes of classes
             that were not asked for and boxes on bad images.
     """
@@ -197,7 +215,7 @@ class ReadReport:
             lines.append(f"  {self.num_without_objects} images without objects {verb}")
         if self.bad_images:
             lines.append(f"  {len(self.bad_images)} bad images skipped:")
-            lines.extend(f"    {name}: {reason}" for name, reason in self.bad_images)
+            lines.extend(f"    {name}: {text}" for name, text, _ in self.bad_images)
         return "\n".join(lines)
 
 
@@ -514,7 +532,7 @@ def _list_images(content, image_dir, level):
     """Joins the images of the file with what is on disk.
 
     Returns:
-        (dict image id -> `(path, ImageHeader)`, list of bad `(file name, reason)`).
+        (dict image id -> `(path, ImageHeader)`, list of `BadImage`).
     """
     paths = {}
     for image in content["images"]:
@@ -533,42 +551,46 @@ def _list_images(content, image_dir, level):
     else:
         headers = inspect_images(needed, image_dir, full=level == "full")
     good, bad, first_name = {}, [], {}
+
+    def refuse(name, text, code=Reason.BAD_ENTRY):
+        bad.append(BadImage(name, text, code))
+
     for index, image in enumerate(content["images"]):
         name, image_id = image.get("file_name"), image.get("id")
         if name not in paths:
-            bad.append((f"images[{index}]", f"has no file_name (id {image_id})"))
+            refuse(f"images[{index}]", f"has no file_name (id {image_id})")
             continue
         # -1 marks the repeats that fill a batch.
         if not _is_integer(image_id) or image_id < 0:
-            bad.append((name, f"must have an integer id >= 0, has {image_id!r}"))
+            refuse(name, f"must have an integer id >= 0, has {image_id!r}")
             continue
         if image_id in first_name:
-            bad.append((name, f"has id {image_id}, as {first_name[image_id]} has"))
+            refuse(name, f"has id {image_id}, as {first_name[image_id]} has")
             continue
         first_name[image_id] = name
         if image.get(ERROR_KEY):
-            bad.append((name, image[ERROR_KEY]))
+            code = image.get(ERROR_CODE_KEY, Reason.BAD_ENTRY)
+            refuse(name, image[ERROR_KEY], Reason(code))
             continue
         size = _stated_size(image)
         if size == ():
             size_found = (image.get("height"), image.get("width"))
-            bad.append((name, f"must have a size of positive integers: {size_found}"))
+            refuse(name, f"must have a size of positive integers: {size_found}")
             continue
         header = headers.get(paths[name])
         if header is None:
             header = ImageHeader(*size)
         if header.error:
-            bad.append((name, header.error))
+            refuse(name, header.error, header.code or Reason.UNDECODABLE)
             continue
         if size is not None and size != (header.height, header.width):
             turned = f" (EXIF orientation {header.orientation} applied)"
-            bad.append(
-                (
-                    name,
-                    f"is {header.height} high and {header.width} wide"
-                    f"{turned if header.orientation > 1 else ''}, its annotation says "
-                    f"{size[0]} and {size[1]}",
-                )
+            refuse(
+                name,
+                f"is {header.height} high and {header.width} wide"
+                f"{turned if header.orientation > 1 else ''}, its annotation says "
+                f"{size[0]} and {size[1]}",
+                Reason.SIZE_CONFLICT,
             )
             continue
         good[image_id] = (paths[name], header)
@@ -774,7 +796,7 @@ def read_coco(
             "repair or remove the bad ones, or go on without them by "
             "skip_bad_images=True (--skip-bad-images). Received: "
             f"{len(bad)} bad of {report.num_images} images:"
-            + _listed([f"{name}: {reason}" for name, reason in bad])
+            + _listed([f"{name}: {text}" for name, text, _ in bad])
         )
     report.bad_images = bad
     skipped_ids = {

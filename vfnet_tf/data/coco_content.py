@@ -10,7 +10,14 @@ import os
 import pathlib
 
 from vfnet_tf.data.cache import cache_directory
-from vfnet_tf.data.coco import DROPPED_KEY, DUPLICATE, ERROR_KEY, SOURCE_KEY
+from vfnet_tf.data.coco import (
+    DROPPED_KEY,
+    DUPLICATE,
+    ERROR_CODE_KEY,
+    ERROR_KEY,
+    SOURCE_KEY,
+)
+from vfnet_tf.data.images.reasons import Reason
 
 
 class CocoContent:
@@ -40,7 +47,15 @@ class CocoContent:
             self.content.update({SOURCE_KEY: source, DROPPED_KEY: []})
         self._seen = set()
 
-    def add_image(self, file_name, *, image_id=None, size=None, error=None):
+    def add_image(
+        self,
+        file_name,
+        *,
+        image_id=None,
+        size=None,
+        error=None,
+        code=Reason.BAD_ENTRY,
+    ):
         """Adds an image.
 
         Args:
@@ -48,6 +63,7 @@ class CocoContent:
             image_id: int; None takes the next number from 1.
             size: (height, width) in pixels; None leaves it to the file.
             error: str, why the image cannot be used; None for a good one.
+            code: `Reason` of the error.
 
         Returns:
             int, the id.
@@ -58,7 +74,7 @@ class CocoContent:
         if size is not None:
             image.update(height=size[0], width=size[1])
         if error is not None:
-            image[ERROR_KEY] = error
+            image.update({ERROR_KEY: error, ERROR_CODE_KEY: code})
         images.append(image)
         return image_id
 

@@ -13,10 +13,11 @@ import os
 import re
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from vfnet_tf.data import coco
-from vfnet_tf.data.images import inspect
+from vfnet_tf.data.images import inspect, numpy_decode
+from vfnet_tf.data.images.reasons import Reason
 from vfnet_tf.data.random_sizes import keep_ratio_sizes
 
 #: Levels of a finding, worst first.
@@ -46,6 +47,12 @@ _THUMB_SIDE = 16
 _SAME_RMS = 4.0
 _SAME_CELL = 16
 _SAME_RATIO = 0.02
+# Of two pictures with little contrast, such as dark ones, all differ by little: part of
+# the standard deviation of the cells that the root mean square stays below. Copies as
+# above reach 0.06, the slide 0.16, different photographs 0.7.
+_SAME_CONTRAST = 0.3
+# Of 255. A picture of 12 bits in a file of 16 reaches 15.
+_DIM = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +100,12 @@ KINDS = {
         "image file cannot be decoded",
         "Training stops; --skip-bad-images goes on without it.",
     ),
+    "corrupt_image": Kind(
+        "error",
+        "image file is damaged inside",
+        "Decoders fill or skip what is wrong without a word: part of the picture is grey "
+        "or displaced. Copy it again, or take it out.",
+    ),
     "tensorflow_cannot_decode": Kind(
         "error",
         "TensorFlow cannot decode the image",
@@ -101,7 +114,8 @@ KINDS = {
     "unsupported_format": Kind(
         "error",
         "image format is not supported",
-        "Save it as JPEG or PNG; training stops, or --skip-bad-images leaves it out.",
+        "Save it as 8-bit JPEG or PNG; training stops, or --skip-bad-images leaves it "
+        "out.",
     ),
     "size_conflict": Kind(
         "error",
@@ -161,6 +175,12 @@ KINDS = {
         "warning",
         f"image with a side below {coco.MIN_IMAGE_SIDE} pixels",
         "Training leaves it out.",
+    ),
+    "dim_image": Kind(
+        "warning",
+        "image is almost black",
+        "Of 16 bits the high byte is used. Values of 10, 12 or 14 bits must be scaled to "
+        "fill the 16, or saved as 8-bit images.",
     ),
     "many_objects": Kind(
         "warning",
@@ -232,19 +252,6 @@ _PROBLEM_KINDS = {
     coco.UNKNOWN_IMAGE: "unknown_image",
     coco.DUPLICATE: "repeated_annotation",
 }
-_TENSORFLOW_FAILED = "TensorFlow cannot decode it"
-# The first phrase that a reader's reason contains says the kind of a bad image.
-_BAD_IMAGE_KINDS = (
-    (_TENSORFLOW_FAILED, "tensorflow_cannot_decode"),
-    ("does not exist", "missing_image"),
-    ("its annotation says", "size_conflict"),
-    ("truncated", "truncated_image"),
-    ("has no file_name", "bad_image_entry"),
-    ("must have", "bad_image_entry"),
-    ("has id", "bad_image_entry"),
-    ("must be", "unsupported_format"),
-    ("", "undecodable_image"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -428,11 +435,15 @@ class ScanResult:
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """An image file as it was seen: head, hash of its bytes, thumbnail of its pixels."""
+    """An image file as it was seen: head, hash of its bytes, thumbnail of its pixels.
+
+    `brightest` is the largest value of all pixels, 0..255.
+    """
 
     header: inspect.ImageHeader
     digest: bytes = b""
     thumb: bytes = b""
+    brightest: int = 255
 
 
 class _Files:
@@ -468,9 +479,9 @@ class _Files:
         return {path: self.seen[path].header for path in paths}
 
     def _look(self, path):
-        thumbs = []
+        looks = []
         header = inspect.inspect_image(
-            path, look=lambda *image: thumbs.append(_thumb(*image))
+            path, look=lambda *image: looks.append(_look_at(*image)), find_damage=True
         )
         if header.error:
             return _File(header)
@@ -480,27 +491,33 @@ class _Files:
             except Exception as error:  # Whatever the operation raises.
                 # "{{node}} Invalid PNG data, size 13445 [Op:DecodeJpeg]"
                 reason = re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\].*", "", str(error))
-                text = f"{_TENSORFLOW_FAILED}: {reason}"
-                return _File(inspect.ImageHeader(error=text))
+                text = f"TensorFlow cannot decode it: {reason}"
+                return _File(inspect.ImageHeader(error=text, code=Reason.TENSORFLOW))
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
-        return _File(header, digest, thumbs[0])
+        return _File(header, digest, *looks[0])
 
 
-def _thumb(image, orientation):
-    """16x16 grey levels of an open PIL image, upright, as bytes."""
-    size = (_THUMB_SIDE, _THUMB_SIDE)
-    small = image.convert("L").resize(size, Image.Resampling.BOX)
+def _look_at(image, orientation):
+    """16x16 grey levels of an open PIL image, upright, as bytes, and its brightest value.
+
+    They are of the pixels that training gets.
+    """
+    image = numpy_decode.to_rgb(image)
+    brightest = max(high for _, high in image.getextrema())
+    grey = image.convert("L")
     if orientation > 1:
-        small = ImageOps.exif_transpose(small)
-    return small.tobytes()
+        grey = numpy_decode.turn(np.asarray(grey), orientation)
+        grey = Image.fromarray(np.ascontiguousarray(grey))
+    size = (_THUMB_SIDE, _THUMB_SIDE)
+    return grey.resize(size, Image.Resampling.BOX).tobytes(), brightest
 
 
 def _tensorflow_decoder():
     """The function that the pipeline decodes with."""
     import tensorflow as tf
 
-    from vfnet_tf.data.transforms import load_image
+    from vfnet_tf.data.images.decode import load_image
 
     def decode(path):
         with tf.device("CPU"):
@@ -584,6 +601,7 @@ def scan_splits(
             split, dataset, image_size, keep_ratio, small_side
         )
         findings += found
+        findings += _dim_images(split, dataset, files.seen)
         usable += [(split, record.path) for record in dataset]
         listed.setdefault(dataset.image_dir, []).append(split)
     findings += _same_images(usable, files.seen)
@@ -623,11 +641,10 @@ def _read(split, annotation_file, image_dir, class_names, files, findings):
 def _reader_findings(split, dataset):
     """What the reader has dropped, changed or skipped."""
     report, findings = dataset.report, []
-    for name, reason in report.bad_images:
-        kind = next(kind for phrase, kind in _BAD_IMAGE_KINDS if phrase in reason)
+    for name, reason, kind in report.bad_images:
         path = os.path.join(dataset.image_dir, name)
         pictures = (Picture(path),) if os.path.isfile(path) else ()
-        findings.append(Finding(kind, split, f"{name} {reason}", 1, pictures))
+        findings.append(Finding(str(kind), split, f"{name} {reason}", 1, pictures))
     for problem in report.problems:
         kind = _PROBLEM_KINDS.get(problem.reason, "dropped_box")
         box = problem.box
@@ -717,6 +734,21 @@ def _examine(split, dataset, image_size, keep_ratio, small_side):
         class_counts,
     )
     return findings, statistics
+
+
+def _dim_images(split, dataset, seen):
+    """Images that are almost black."""
+    findings = []
+    for row, record in enumerate(dataset):
+        brightest = seen[record.path].brightest
+        if brightest < _DIM:
+            text = (
+                f"{os.path.basename(record.path)}: no pixel is brighter than {brightest} "
+                "of 255"
+            )
+            pictures = (_picture(dataset, row),)
+            findings.append(Finding("dim_image", split, text, 1, pictures))
+    return findings
 
 
 def _share(count, total, what):
@@ -832,6 +864,7 @@ def group_lookalikes(thumbs, ratios):
     perceptual hash of 64 bits joins different frames of a camera that does not move. So
     16x16 grey levels are compared as they are. The search is exhaustive: a product of
     matrices of their 4x4 means, whose distance is never the larger one, leaves few pairs.
+    Pictures without contrast, such as white pages, are like no other.
 
     Args:
         thumbs: uint8 `[N, 256]`, grey levels of 16x16 cells.
@@ -845,6 +878,7 @@ def group_lookalikes(thumbs, ratios):
     cells = thumbs.reshape(num_rows, 4, 4, 4, 4)
     coarse = cells.mean(axis=(2, 4), dtype="float32").reshape(num_rows, 16) - 128
     norms = np.square(coarse).sum(axis=1)
+    contrasts = thumbs.std(axis=1, dtype="float32")
     block = max(1, (1 << 22) // max(num_rows, 1))  # 16 MB of distances at a time
     for start in range(0, num_rows, block):
         rows = slice(start, start + block)
@@ -858,7 +892,10 @@ def group_lookalikes(thumbs, ratios):
             a, b = firsts[part : part + (1 << 15)], seconds[part : part + (1 << 15)]
             difference = thumbs[a].astype("int32") - thumbs[b]
             is_same = np.abs(difference).max(axis=1) <= _SAME_CELL
-            is_same &= np.square(difference).mean(axis=1) <= _SAME_RMS**2
+            squares = np.square(difference).mean(axis=1)
+            is_same &= squares <= _SAME_RMS**2
+            contrast = np.minimum(contrasts[a], contrasts[b])
+            is_same &= squares < (_SAME_CONTRAST * contrast) ** 2
             is_same &= np.abs(ratios[a] / ratios[b] - 1) <= _SAME_RATIO
             leaders = _joined(leaders, a[is_same], b[is_same])
     groups = collections.defaultdict(list)

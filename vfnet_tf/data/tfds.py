@@ -208,6 +208,7 @@ def _add_example(content, example, file, number):
         image_id=int(image_id) if isinstance(image_id, np.integer) else number,
         size=None if header.error else (height, width),
         error=header.error or None,
+        code=header.code,
     )
     objects = example["objects"]
     for index, (box, label) in enumerate(

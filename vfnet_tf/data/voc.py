@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 from vfnet_tf.data.coco import BAD_BOX, SPLITS, UNKNOWN_CATEGORY
 from vfnet_tf.data.coco_content import CocoContent, read_class_names
 from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES
+from vfnet_tf.data.images.reasons import Reason
 
 # An object takes about 300 bytes: room for thirty thousand.
 MAX_XML_BYTES = 10 * 2**20
@@ -266,8 +267,8 @@ def _parse(root, found):
 
     Returns:
         (class names, dict split -> list of (image path or None, xml path relative to
-        `root`, size, objects, error)), objects being `(name, texts of the corners, is
-        difficult)`.
+        `root`, size, objects, error, `Reason`)), objects being `(name, texts of the
+        corners, is difficult)`.
     """
     listing = functools.cache(_images_by_stem)
     parsed, names = {}, set()
@@ -276,6 +277,7 @@ def _parse(root, found):
         for path, name, places in files:
             shown = os.path.relpath(path, root)
             size, objects, stated, error = None, [], "", None
+            code = Reason.BAD_ENTRY
             try:
                 tree = _read_xml(path)
             except ValueError as problem:
@@ -286,9 +288,11 @@ def _parse(root, found):
                 names.update(label for label, _, _ in objects if label)
             image = _find_image(name, pathlib.PurePath(stated).name, places, listing)
             if image is None:
-                error = error or f"{shown} has no image {name}.jpg, .png, ..."
+                if error is None:
+                    error = f"{shown} has no image {name}.jpg, .png, ..."
+                    code = Reason.MISSING
                 image = places[0] / name
-            rows.append((image, shown, size, objects, error))
+            rows.append((image, shown, size, objects, error, code))
     return read_class_names(root) or sorted(names), parsed
 
 
@@ -302,9 +306,9 @@ def _write_split(root, split, parsed):
     names, rows = parsed()[0], parsed()[1][split]
     labels = {name: label for label, name in enumerate(names)}
     content = CocoContent(names, source=f"{root} ({split})")
-    for image, shown, size, objects, error in rows:
+    for image, shown, size, objects, error, code in rows:
         image_id = content.add_image(
-            os.path.relpath(image, root), size=size, error=error
+            os.path.relpath(image, root), size=size, error=error, code=code
         )
         for number, (name, corners, is_difficult) in enumerate(objects, 1):
             source = f"{shown} object {number}"

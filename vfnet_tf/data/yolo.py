@@ -14,6 +14,7 @@ import re
 from vfnet_tf.data.coco import BAD_BOX, UNKNOWN_CATEGORY
 from vfnet_tf.data.coco_content import CocoContent
 from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES, inspect_images
+from vfnet_tf.data.images.reasons import Reason
 
 MAX_YAML_BYTES = 2**20
 
@@ -290,6 +291,7 @@ def _write_split(split, key, entries, root, path, category_ids, names):
             os.path.relpath(image, root) if is_inside else image,
             size=None if error else (header.height, header.width),
             error=error,
+            code=header.code or Reason.BAD_ENTRY,
         )
         for number, line in enumerate(lines, 1):
             if error or not line.strip():
