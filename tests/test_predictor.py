@@ -338,7 +338,7 @@ def test_urls_that_give_no_image_are_errors_that_name_them(
 ):
     with pytest.raises(ValueError, match=rf"{server}/none\.jpg, .* 404"):
         plain(f"{server}/none.jpg")
-    with pytest.raises(ValueError, match=rf"{server}/ is not an image"):
+    with pytest.raises(ValueError, match=rf"{server}/ is a web page"):
         plain(f"{server}/")
     with pytest.raises(ValueError, match=r"reachable.*http://127\.0\.0\.1:1/a\.jpg"):
         plain("http://127.0.0.1:1/a.jpg")

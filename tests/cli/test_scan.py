@@ -62,7 +62,7 @@ def test_errors_make_the_status_1_and_page_and_json_name_them(
 ):
     assert scan(planted, "--out", tmp_path / "report") == 1
     text = capsys.readouterr().out
-    assert text.splitlines()[-1].startswith("not safe to train on: 9 errors, ")
+    assert text.splitlines()[-1].startswith("not safe to train on: 11 errors, ")
     assert "error      image file does not exist: 1\n" in text
     assert "             train: missing.jpg does not exist\n" in text
     page = (tmp_path / "report" / "scan.html").read_text()

@@ -40,7 +40,7 @@ _STARTS = (
     (b"\x1f\x8b", "a gzip archive"),
     (
         b"version https://git-lfs",
-        "a pointer of Git LFS (`git lfs pull` fetches the file)",
+        "a pointer of Git LFS",
     ),
     *((b"P%d" % number, "PNM") for number in range(1, 7)),
     (b"Pf", "PFM"),

@@ -28,6 +28,15 @@ _FORMATS = (
     containers.TIFF,
     containers.WEBP,
 )
+# What to do with what is no picture.
+_ADVICE = {
+    "a web page": "download the image itself",
+    "a pointer of Git LFS": "fetch the file by `git lfs pull`",
+    "a zip archive": "unpack it",
+    "a gzip archive": "unpack it",
+    "a video (MP4)": "save its frames",
+    "a video (AVI)": "save its frames",
+}
 _ORIENTATION_TAG = 0x0112
 # Markers of a JPEG that begin a frame: those that both PIL and TensorFlow may know, and
 # lossless and hierarchical ones.
@@ -137,8 +146,8 @@ def _check_format(image_format, data):
     if image_format not in _FORMATS or what != image_format:
         raise ImageError(
             Reason.UNSUPPORTED,
-            f"is {what}, must be {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}: convert "
-            "it to 8-bit JPEG or PNG",
+            f"is {what}, must be {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}: "
+            f"{_ADVICE.get(what, 'convert it to 8-bit JPEG or PNG')}",
         )
 
 
