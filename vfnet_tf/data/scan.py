@@ -437,7 +437,8 @@ class ScanResult:
 class _File:
     """An image file as it was seen: head, hash of its bytes, thumbnail of its pixels.
 
-    `brightest` is the largest value of all pixels, 0..255.
+    `brightest` is the largest value of all pixels, or of the thumbnail if that is not
+    dark.
     """
 
     header: inspect.ImageHeader
@@ -499,18 +500,21 @@ class _Files:
 
 
 def _look_at(image, orientation):
-    """16x16 grey levels of an open PIL image, upright, as bytes, and its brightest value.
+    """Thumbnail of an open PIL image, upright, as bytes, and its brightest value.
 
     They are of the pixels that training gets.
     """
     image = numpy_decode.to_rgb(image)
-    brightest = max(high for _, high in image.getextrema())
     grey = image.convert("L")
     if orientation > 1:
         grey = numpy_decode.turn(np.asarray(grey), orientation)
         grey = Image.fromarray(np.ascontiguousarray(grey))
     size = (_THUMB_SIDE, _THUMB_SIDE)
-    return grey.resize(size, Image.Resampling.BOX).tobytes(), brightest
+    thumb = grey.resize(size, Image.Resampling.BOX).tobytes()
+    brightest = max(thumb)
+    if brightest < _DIM:  # of the means; then it is worth to look at all pixels
+        brightest = max(high for _, high in image.getextrema())
+    return thumb, brightest
 
 
 def _tensorflow_decoder():

@@ -8,7 +8,6 @@ import mmap
 import os
 import stat
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vfnet_tf.data.cache import cache_directory
@@ -186,7 +185,7 @@ def _decode(image, image_format, data, full, find_damage):
         if full or is_cut or image_format not in _TENSORFLOW_FORMATS:
             numpy_decode.load(image)
     if damage is None and find_damage and is_jpeg:
-        damage = corruption.jpeg_damage(data[:], np.asarray(image))
+        damage = corruption.jpeg_damage(data[:], image)
     if damage is None and find_damage and is_png:
         damage = corruption.png_pixel_damage(data, containers.png_chunks(data))
     if damage is not None:
