@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from tests import planted_defects
 from tests.planted_defects import encoded
+from tests.tiny_run import picture
 from vfnet_tf.data import coco as reader
 from vfnet_tf.data import scan
 from vfnet_tf.data.coco import find_coco_splits
@@ -292,6 +293,24 @@ def moved(image):
 )
 def test_a_picture_that_differs_is_no_copy(coco, val, change):
     assert copies(coco, val, change) == []
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_different_pictures_of_16_bits_do_not_leak_and_a_copy_does(coco, val, bits):
+    def deep(seed, file_format):
+        grey = Image.fromarray(picture(seed, 60, 80)).convert("L")
+        values = np.asarray(grey).astype("uint16") << (bits - 8)
+        return encoded(0, image=Image.fromarray(values), format=file_format)
+
+    for writer, seed in ((coco, 60), (coco, 61), (val, 62), (val, 63)):
+        fresh(writer, seed).write_bytes(deep(seed, "PNG"))
+    found = scanned(train=coco, val=val).by_kind()
+    assert not {"leakage", "duplicate_image"} & set(found)
+    assert len(found.get("dim_image", ())) == (4 if bits < 16 else 0)
+    fresh(val, 64).write_bytes(deep(60, "TIFF"))
+    found = scanned(train=coco, val=val).by_kind()
+    # Of 8 bits nothing is left to compare.
+    assert len(found.get("leakage", ())) == (bits > 8)
 
 
 def test_real_photographs_are_no_copies_but_found_when_saved_again(

@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ from PIL import Image
 
 from tests import tiny_run
 from vfnet_tf.config import Config
+from vfnet_tf.data.coco import read_coco
 from vfnet_tf.data.images.inspect import inspect_image
 from vfnet_tf.data.images.reasons import Reason
+from vfnet_tf.data.readers import find_splits
 from vfnet_tf.export.onnx_predictor import OnnxPredictor
 from vfnet_tf.predictor import Predictor
 
@@ -129,3 +132,40 @@ def test_an_orientation_outside_of_exif_does_not_count(tmp_path):
         assert pixels.shape == (60, 80, 3)
         with Image.open(tmp_path / name) as image:
             np.testing.assert_array_equal(predictor._load(image), pixels)
+
+
+def test_the_code_stays_with_an_image_through_other_formats(tmp_path):
+    pytest.importorskip("yaml", reason="needs PyYAML, the extra yolo")
+    yolo = tmp_path / "yolo"
+    yolo.mkdir()
+    (yolo / "data.yaml").write_text("train: images\nnames: [a]\n")
+    voc = tmp_path / "voc"
+    for folder in (yolo / "images", voc / "JPEGImages", voc / "Annotations"):
+        folder.mkdir(parents=True)
+    files = {
+        "good": PNG,
+        "cut": PNG[:-12],
+        "text": b"no image",
+        "film": REFUSED["film"][0],
+    }
+    for name, contents in files.items():
+        (yolo / f"images/{name}.png").write_bytes(contents)
+        (voc / f"JPEGImages/{name}.png").write_bytes(contents)
+        (voc / f"Annotations/{name}.xml").write_text("<annotation/>")
+    (voc / "classes.txt").write_text("a\n")
+    (voc / "Annotations/away.xml").write_text("<annotation/>")
+    (voc / "JPEGImages/odd.png").write_bytes(PNG)
+    (voc / "Annotations/odd.xml").write_text("<annotation>")
+    expected = {
+        "cut": "truncated_image",
+        "text": "undecodable_image",
+        "film": "unsupported_format",
+    }
+    for folder, more in (
+        (yolo, {}),
+        (voc, {"away": "missing_image", "odd": "bad_image_entry"}),
+    ):
+        annotations, images = find_splits(folder)["train"]
+        read = read_coco(annotations, images, skip_bad_images=True, training=False)
+        found = {Path(bad.name).stem: bad.code for bad in read.report.bad_images}
+        assert found == {**expected, **more}
