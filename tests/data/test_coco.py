@@ -499,7 +499,8 @@ def test_what_was_looked_for_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"Looked for annotations.*\['readme.txt'\]"):
         find_coco_splits(tmp_path)
     for year in (2014, 2017):
-        (tmp_path / f"instances_val{year}.json").write_text("{}")
+        text = '{"images": [], "annotations": [], "categories": []}'
+        (tmp_path / f"instances_val{year}.json").write_text(text)
     with pytest.raises(ValueError, match="one annotation file for the split 'val'"):
         find_coco_splits(tmp_path)
     (tmp_path / "instances_val2014.json").unlink()

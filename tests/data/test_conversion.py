@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.layouts import LABEL, YOLO, coco_json, write_layout
 from vfnet_tf.data.coco import read_coco
 from vfnet_tf.data.conversion import TARGETS, convert_dataset
 from vfnet_tf.data.readers import find_splits
@@ -310,3 +311,45 @@ def test_images_come_back_by_their_names_or_are_refused_beforehand(
     (record,) = read(find_splits(tmp_path / "out"), "train")
     assert pathlib.Path(record.path).name == file
     np.testing.assert_allclose(record.boxes, [[1, 2, 31, 42]], atol=1e-3)
+
+
+def test_a_split_that_cannot_be_read_does_not_stop_the_others(tmp_path):
+    files = {"data.yaml": YOLO + "train: a\nval: b\ntest: nowhere\n"}
+    files |= {"a/a.png": None, "a/a.txt": LABEL, "b/b.png": None, "b/b.txt": LABEL}
+    splits = find_splits(write_layout(tmp_path / "set", files))
+    made = convert_dataset(splits, "csv", tmp_path / "out")
+    assert list(made.faults) == ["test"] and "'nowhere'" in made.faults["test"]
+    assert list(find_splits(tmp_path / "out")) == ["train", "val"]
+    assert (made.num_images, made.num_boxes) == (2, 2)
+
+
+def test_bad_images_of_all_splits_come_in_one_message(tmp_path):
+    files = {"train.json": coco_json("a.png", "b.png"), "test.json": "{oops"}
+    files |= {"val.json": coco_json("c.png", "d.png"), "a.png": None, "c.png": None}
+    splits = find_splits(write_layout(tmp_path / "set", files))
+    with pytest.raises(ValueError, match="2 bad images") as error:
+        convert_dataset(splits, "csv", tmp_path / "out")
+    for text in ("train: b.png: does not", "val: d.png: does not", "test: The annot"):
+        assert text in str(error.value)
+    assert not (tmp_path / "out").exists()
+    made = convert_dataset(splits, "csv", tmp_path / "out", skip_bad_images=True)
+    assert made.num_images == 2 and list(made.faults) == ["test"]
+
+
+def test_without_any_good_split_nothing_is_written(tmp_path):
+    files = {"train.json": coco_json("a.png"), "val.json": "{oops", "x.png": None}
+    splits = find_splits(write_layout(tmp_path / "set", files))
+    with pytest.raises(
+        ValueError, match="At least one split must be readable"
+    ) as error:
+        convert_dataset(splits, "csv", tmp_path / "out", skip_bad_images=True)
+    assert "train: no image can be used, such as a.png: does not" in str(error.value)
+    assert "val: The annotation file must be valid json" in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_set_without_any_object_or_class_is_refused(tmp_path):
+    files = {"train/a.xml": "<annotation></annotation>", "train/a.png": None}
+    splits = find_splits(write_layout(tmp_path / "set", files))
+    with pytest.raises(ValueError, match="train: it has no object, and no class"):
+        convert_dataset(splits, "coco", tmp_path / "out")

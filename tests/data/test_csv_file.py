@@ -142,7 +142,7 @@ def test_a_line_that_is_not_utf_8_is_named_and_the_others_are_read(root):
 
 def test_a_folder_without_such_a_file_is_refused(root):
     write(root, "name,price\n")
-    with pytest.raises(ValueError, match="There must be a CSV file"):
+    with pytest.raises(ValueError, match="There must be one CSV file"):
         find_splits(f"csv:{root}")
 
 

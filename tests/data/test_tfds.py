@@ -61,7 +61,7 @@ def prepared(tmp_path_factory):
         for seed, objects in enumerate([[one, crowd], [], [one, one]])
     ]
     ids = {"image/id": np.int64}
-    splits = {"train": train, "validation": train[:1]}
+    splits = {"train": train, "validation": train[:1], "minival": train[:1]}
     prepare(root, "pets", coco_like, splits, config="2017", **ids)
     voc_like = {
         "bbox": box,
@@ -108,7 +108,9 @@ def without_network(prepared, monkeypatch):
 
 def test_boxes_labels_ids_and_crowds_by_hand():
     splits = find_splits("tfds:pets/2017")
-    assert splits.description == "TensorFlow Datasets, tfds:pets/2017: train, val"
+    assert splits.description == (
+        "TensorFlow Datasets, tfds:pets/2017: train, val (not read: minival)"
+    )
     dataset = read_coco(*splits["train"], training=False, strict=True)
     assert dataset.class_names == ("cat", "dog")
     assert [record.image_id for record in dataset] == [100, 101, 102]

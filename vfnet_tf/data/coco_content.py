@@ -10,7 +10,14 @@ import os
 import pathlib
 
 from vfnet_tf.data.cache import cache_directory
-from vfnet_tf.data.coco import DROPPED_KEY, DUPLICATE, ERROR_KEY, SOURCE_KEY
+from vfnet_tf.data.coco import (
+    DROPPED_KEY,
+    DUPLICATE,
+    ERROR_CODE_KEY,
+    ERROR_KEY,
+    SOURCE_KEY,
+)
+from vfnet_tf.data.images.reasons import Reason
 from vfnet_tf.data.text import NOT_UTF8, is_valid, plain_name, printable, read_lines
 
 
@@ -41,7 +48,15 @@ class CocoContent:
             self.content.update({SOURCE_KEY: source, DROPPED_KEY: []})
         self._seen = set()
 
-    def add_image(self, file_name, *, image_id=None, size=None, error=None):
+    def add_image(
+        self,
+        file_name,
+        *,
+        image_id=None,
+        size=None,
+        error=None,
+        code=Reason.BAD_ENTRY,
+    ):
         """Adds an image.
 
         Args:
@@ -50,6 +65,7 @@ class CocoContent:
             size: (height, width) in pixels as the source has it, which `values.read_size`
                 reads; None leaves it to the file.
             error: str, why the image cannot be used; None for a good one.
+            code: `Reason` of the error.
 
         Returns:
             int, the id.
@@ -60,7 +76,7 @@ class CocoContent:
         if size is not None:
             image.update(height=size[0], width=size[1])
         if error is not None:
-            image[ERROR_KEY] = error
+            image.update({ERROR_KEY: error, ERROR_CODE_KEY: code})
         images.append(image)
         return image_id
 

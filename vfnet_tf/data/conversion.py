@@ -9,7 +9,7 @@ import unicodedata
 
 import numpy as np
 
-from vfnet_tf.data.coco import IMAGE_SUFFIXES, read_coco
+from vfnet_tf.data.coco import IMAGE_SUFFIXES, listed, read_coco
 from vfnet_tf.data.coco_content import CocoContent
 from vfnet_tf.data.csv_file import write_csv
 from vfnet_tf.data.labelled_image import LabelledImage
@@ -64,12 +64,14 @@ class Conversion:
 
     Attributes:
         summaries: list of str, what was read, one of each split.
+        faults: dict split -> str, why it could not be read and was left out.
         losses: list of str, what the new format does not have.
         num_images: int.
         num_boxes: int, crowd regions not counted.
     """
 
     summaries: list
+    faults: dict
     losses: list
     num_images: int
     num_boxes: int
@@ -80,7 +82,8 @@ def convert_dataset(
 ):
     """Writes all splits of a dataset in another format; the source stays as it is.
 
-    Bad boxes are dropped and boxes clipped as in training, images without boxes stay.
+    Bad boxes are dropped and boxes clipped as in training, images without boxes stay. A
+    split that cannot be read is left out.
     Images are called as before; where two have one name, its split or a number is added.
 
     Args:
@@ -95,7 +98,8 @@ def convert_dataset(
         `Conversion`.
 
     Raises:
-        ValueError: if `out` holds something, the target is unknown, or the data is bad.
+        ValueError: if `out` holds something, the target is unknown, images are bad, or
+            no split can be read.
     """
     if target not in TARGETS:
         raise ValueError(
@@ -106,18 +110,8 @@ def convert_dataset(
         raise ValueError(
             f"The target must be a folder that is absent or empty. Received: {out}"
         )
-    read, names, losses = {}, None, []
-    for split in splits:
-        annotation_file, image_dir = splits[split]
-        dataset = read_coco(
-            annotation_file,
-            image_dir,
-            class_names=names,
-            skip_bad_images=skip_bad_images,
-            training=False,
-        )
-        names = dataset.class_names
-        read[split] = dataset
+    read, faults = _read_all(splits, skip_bad_images)
+    names, losses = next(iter(read.values())).class_names, []
     images = _labelled_images(read)
     _check_names(target, names, images)
     num_masks = sum(dataset.report.num_masks for dataset in read.values())
@@ -161,10 +155,57 @@ def convert_dataset(
         )
     return Conversion(
         [dataset.summary() for dataset in read.values()],
+        faults,
         losses,
         total,
         sum(dataset.num_boxes for dataset in read.values()),
     )
+
+
+def _read_all(splits, skip_bad_images):
+    """Reads all splits, so that no fault of one hides those of the others.
+
+    Returns:
+        (dict split -> `DetectionDataset`, dict split -> why it cannot be read).
+    """
+    read, faults, bad, names = {}, {}, [], None
+    for split in splits:
+        try:
+            dataset = read_coco(
+                *splits[split],
+                class_names=names,
+                skip_bad_images=True,
+                training=False,
+                allow_empty=True,
+            )
+        except (ValueError, OSError) as error:
+            faults[split] = str(error)
+            continue
+        bad += [
+            f"{split}: {name}: {reason}"
+            for name, reason, _ in dataset.report.bad_images
+        ]
+        if not len(dataset):
+            name, reason, _ = dataset.report.bad_images[0]
+            faults[split] = f"no image can be used, such as {name}: {reason}"
+            continue
+        if not dataset.class_names:
+            faults[split] = "it has no object, and no class is named"
+            continue
+        names = dataset.class_names
+        read[split] = dataset
+    of_splits = [f"{split}: {fault}" for split, fault in faults.items()]
+    if bad and not skip_bad_images:
+        raise ValueError(
+            "All images must be readable; repair or remove the bad ones, or go on "
+            "without them by skip_bad_images=True (--skip-bad-images). Received: "
+            f"{len(bad)} bad images:" + listed(bad + of_splits)
+        )
+    if not read:
+        raise ValueError(
+            "At least one split must be readable. Received:" + listed(of_splits)
+        )
+    return read, faults
 
 
 def _category_ids(dataset):

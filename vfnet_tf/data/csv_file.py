@@ -10,16 +10,11 @@ import io
 import os
 import pathlib
 
-from vfnet_tf.data.coco import BAD_BOX, SPLITS, UNKNOWN_CATEGORY
+from vfnet_tf.data.coco import BAD_BOX, UNKNOWN_CATEGORY, image_folders
 from vfnet_tf.data.coco_content import CocoContent, read_class_names
-from vfnet_tf.data.text import (
-    NOT_UTF8,
-    find_file,
-    is_valid,
-    plain_name,
-    printable,
-    read_text,
-)
+from vfnet_tf.data.files import best_folder, list_folder, list_folders
+from vfnet_tf.data.splits import SPLITS, FoundSplits, by_split, split_named
+from vfnet_tf.data.text import NOT_UTF8, is_valid, plain_name, printable, read_text
 from vfnet_tf.data.values import CROWD_FLAGS, is_blank, read_number, read_size
 
 COLUMNS = ("split", "image", "x1", "y1", "x2", "y2", "label", "crowd")
@@ -35,7 +30,6 @@ _ALIASES = {
 _NEEDED = frozenset(COLUMNS) - {"split", "crowd"}
 _HEADERLESS = ("image", "x1", "y1", "x2", "y2", "label")
 _CORNERS = ("x1", "y1", "x2", "y2")
-_SPLITS = {**SPLITS, "validation": "val"}
 NO_LABEL = "line has no label"
 
 # A thousandth of a pixel.
@@ -44,51 +38,53 @@ _DECIMALS = 3
 
 def is_csv(directory):
     """Whether a folder has csv files that `find_csv_splits` can read; cheap."""
-    return bool(_split_files(pathlib.Path(directory)))
+    return bool(_split_files(pathlib.Path(directory))[0])
 
 
 def find_csv_splits(path):
     """Finds the splits of a CSV file, or of a folder of CSV files.
 
     The first line names the columns, in any order: `image` (or `filename`; relative to
-    the file, or to `images/` beside it), `x1, y1, x2, y2` (or `xmin, ymin, xmax, ymax`),
-    `label` (or `class`), and if there are such `split` (train, val or test; without it
-    all is the training split), `crowd` or another of `values.CROWD_FLAGS` (1: kept out of
-    training, ignored in evaluation), `width` and `height` (of the image, checked).
-    Without names there must be six columns, `image,x1,y1,x2,y2,label`. An image whose
-    corners and label are empty has no objects; `nan`, as pandas writes it, is empty too.
-    Classes are those of `classes.txt` beside the file, else all labels in alphabetical
-    order.
+    the file, or to a folder beside it that is called `images` or as the split), `x1, y1,
+    x2, y2` (or `xmin, ymin, xmax, ymax`), `label` (or `class`), and if there are such
+    `split` (as of `splits.split_named`; without it all is the training split), `crowd`
+    or another of `values.CROWD_FLAGS` (1: kept out of training, ignored in evaluation),
+    `width` and `height` (of the image, checked). Without names there must be six columns,
+    `image,x1,y1,x2,y2,label`. An image whose corners and label are empty has no objects;
+    `nan`, as pandas writes it, is empty too. Classes are those of `classes.txt` beside
+    the file, else all labels in alphabetical order.
 
     Args:
-        path: str or path of the file, or of a folder with one such file, with
-            `train.csv`, `val.csv`, `test.csv`, or with one file in each of `train/`,
-            `valid/`, `test/`.
+        path: str or path of the file, or of a folder with one such file, with one
+            that is named for each split, or with one in each folder that is.
 
     Returns:
-        dict split -> function that returns (annotation file, image folder), both str;
-        the file, a COCO json, is written into the cache by the call.
+        `FoundSplits`: split -> function that returns (annotation file, image folder),
+        both str; the file, a COCO json, is written into the cache by the call.
 
     Raises:
         ValueError: if there is no such file, or it is not one of the format.
     """
     path = pathlib.Path(path).expanduser().absolute()
-    files = {"": path} if path.is_file() else _split_files(path)
+    files, unused = ({"": path}, []) if path.is_file() else _split_files(path)
     if not files:
+        names = [file.name for file in unused]
         raise ValueError(
-            "There must be a CSV file with the columns "
-            f"{', '.join(_HEADERLESS)}. Received: {str(path)!r}"
+            "There must be one CSV file with the columns "
+            f"{', '.join(_HEADERLESS)}, or one that is named for each split. "
+            f"Received: {str(path)!r} with {names}"
         )
     tables = {}
     for split, file in files.items():
         for row in _read_rows(file):
             named = split or row.get("split", "train")
-            if named not in _SPLITS:
+            own = split_named(named)
+            if own is None:
                 raise ValueError(
-                    f"`split` must be one of {', '.join(_SPLITS)}. Received: {named!r} "
-                    f"in {file} line {row['line']}"
+                    f"`split` must be one of {', '.join(SPLITS)}, valid or validation. "
+                    f"Received: {named!r} in {file} line {row['line']}"
                 )
-            tables.setdefault(_SPLITS[named], (file, []))[1].append(row)
+            tables.setdefault(own, (file, []))[1].append(row)
     names = read_class_names(path if path.is_dir() else path.parent)
     if names is None:
         rows = [row for _, rows in tables.values() for row in rows]
@@ -103,11 +99,14 @@ def find_csv_splits(path):
                 "A CSV file must have at least one line with a label. Received: "
                 f"{str(path)!r}, {', '.join(wrong[:3]) or 'without a line'}"
             )
-    return {
-        split: functools.partial(_write_split, split, *tables[split], names)
-        for split in ("train", "val", "test")
-        if split in tables
-    }
+    return FoundSplits(
+        {
+            split: functools.partial(_write_split, split, *tables[split], names)
+            for split in SPLITS
+            if split in tables
+        },
+        [os.path.relpath(file, path) for file in unused],
+    )
 
 
 def write_csv(out, split, images, class_names):
@@ -154,18 +153,26 @@ def _columns(first):
 
 
 def _split_files(root):
-    """Dict split -> csv file of a folder, or "" -> the only one."""
-    found = {}
-    for name, split in _SPLITS.items():
-        inside = sorted((root / name).glob("*.csv"))
-        for path in (root / f"{name}.csv", *(inside if len(inside) == 1 else ())):
-            if split not in found and _has_columns(path):
-                found[split] = path
-    if not found:
-        files = [path for path in root.glob("*.csv") if _has_columns(path)]
-        if len(files) == 1:
-            found[""] = files[0]
-    return found
+    """Finds the csv files of a folder.
+
+    Returns:
+        (dict split -> `Path`, or "" -> the only one; list of `Path`: further files
+        with the columns, which are not used).
+    """
+    files = list(filter(_has_columns, list_folder(root, {".csv"})))
+    found = by_split(files, lambda path: path.stem)
+    alone = []
+    for folder in list_folders(root).values():
+        inside = list(filter(_has_columns, list_folder(folder, {".csv"})))
+        files += inside
+        alone += inside if len(inside) == 1 else []
+    of_folders = by_split(alone, lambda path: path.parent.name)
+    found = {split: paths[0] for split, paths in {**of_folders, **found}.items()}
+    found = {split: found[split] for split in SPLITS if split in found}
+    at_root = [path for path in files if path.parent == root]
+    if not found and len(at_root) == 1:
+        found[""] = at_root[0]
+    return found, [path for path in files if path not in found.values()]
 
 
 def _has_columns(path):
@@ -257,11 +264,9 @@ def _stated_sizes(rows):
 
 
 def _write_split(split, path, rows, names):
-    root = path.parent
-    first = next((row["image"] for row in rows if "error" not in row), "")
-    places = (root, root / "images")
-    found = [place for place in places if os.path.isfile(find_file(place, first))]
-    root = found[0] if found else root
+    images = list(dict.fromkeys(row["image"] for row in rows if "error" not in row))
+    folders = [path.parent, *image_folders(path.parent, split)]
+    root = best_folder(folders, images) or path.parent
     content = CocoContent(names, source=f"{path} ({split})")
     labels = {name: label for label, name in enumerate(names)}
     sizes, errors = _stated_sizes(rows)

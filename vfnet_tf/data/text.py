@@ -1,4 +1,4 @@
-"""How text files of datasets are read, and how the names in them are found on disk.
+"""How text files of datasets are read.
 
 UTF-8 with or without a byte order mark, and UTF-16 or UTF-32 with one; lines end by LF,
 CRLF or CR. Bytes that are no UTF-8 spoil the entry that they stand in, not the file.
@@ -9,6 +9,8 @@ import gc
 import json
 import os
 import unicodedata
+
+from vfnet_tf.data.files import regular_file_error
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -56,8 +58,11 @@ def read_text(path, max_bytes=None):
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: as of `decode_text`.
+        ValueError: if it is no regular file, and as of `decode_text`.
     """
+    problem = regular_file_error(path)
+    if problem:
+        raise ValueError(problem)
     with open(path, "rb") as file:
         data = file.read(-1 if max_bytes is None else max_bytes)
     if max_bytes is not None and len(data) == max_bytes:
@@ -128,30 +133,3 @@ def printable(text):
 def plain_name(name):
     """A class name or file name in its composed form (NFC), without blanks around it."""
     return unicodedata.normalize("NFC", name.strip())
-
-
-def find_file(folder, name):
-    """The path of a named file, however its name is composed on disk.
-
-    macOS writes `u` and two dots where other systems write `ü`: NFD and NFC.
-
-    Args:
-        folder: str or path.
-        name: str, relative to it; folders in it may be composed otherwise, too.
-
-    Returns:
-        str; that of the name as it is, where there is no such file in any form.
-    """
-    path = os.path.join(folder, name)
-    if name.isascii() or os.path.lexists(path):
-        return path
-    if os.path.isabs(name):
-        folder, name = os.sep, name.lstrip(os.sep)
-    found = folder
-    for part in name.split(os.sep):
-        forms = [part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD"))]
-        places = [os.path.join(found, form) for form in forms]
-        found = next((place for place in places if os.path.lexists(place)), None)
-        if found is None:
-            return path
-    return found

@@ -12,15 +12,20 @@ import os
 import pathlib
 import re
 
-from vfnet_tf.data.coco import (
-    IMAGE_SUFFIXES,
-    UNKNOWN_CATEGORY,
-    inspect_images,
-)
+from vfnet_tf.data.coco import UNKNOWN_CATEGORY
 from vfnet_tf.data.coco_content import CocoContent
+from vfnet_tf.data.files import (
+    best_folder,
+    find_file,
+    list_folder,
+    list_folders,
+    list_tree,
+)
+from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES, inspect_images
+from vfnet_tf.data.images.reasons import Reason
+from vfnet_tf.data.splits import FoundSplits, by_split, split_named
 from vfnet_tf.data.text import (
     NOT_UTF8,
-    find_file,
     is_valid,
     printable,
     read_lines,
@@ -46,8 +51,6 @@ BOX_OR_TRIANGLE = "line is a triangle, or a box with confidence and track id"
 BOX_OR_POLYGON = "line is a polygon, or a box with keypoints (kpt_shape in the yaml)"
 NO_KEYPOINTS = "line has not the columns of the box and of kpt_shape in the yaml"
 
-_SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
-
 
 def is_yolo(directory):
     """Whether a folder has a yaml that describes a dataset; cheap, without PyYAML."""
@@ -57,18 +60,18 @@ def is_yolo(directory):
 def find_yolo_splits(path):
     """Finds the splits of a dataset in the layout of Ultralytics.
 
-    The yaml has `names` (list, or dict class id -> name), `train`, `val`, `test` (each
-    a folder, a text file of image paths, or a list of these) and `path`, the folder
-    that they are relative to, itself relative to the yaml. The labels of
-    `.../images/.../a.jpg` are in `.../labels/.../a.txt`, those of another image beside
-    it. An image without such a file has no objects.
+    The yaml has `names` (list, or dict class id -> name), keys named for splits (as of
+    `splits.split_named`, each with a folder, a text file of image paths, or a list of
+    these) and `path`, the folder that they are relative to, itself relative to the
+    yaml. The labels of `.../images/.../a.jpg` are in `.../labels/.../a.txt`, or beside
+    the image. An image without such a file has no objects.
 
     Args:
         path: str or path of the yaml, or of a folder that holds one.
 
     Returns:
-        dict split -> function that returns (annotation file, image folder), both str;
-        the file, a COCO json, is written into the cache by the call.
+        `FoundSplits`: split -> function that returns (annotation file, image folder),
+        both str; the file, a COCO json, is written into the cache by the call.
 
     Raises:
         ValueError: if there is no yaml, or it does not describe a dataset.
@@ -88,28 +91,50 @@ def find_yolo_splits(path):
     category_ids, names = _read_names(content, path)
     num_columns = _keypoint_columns(content, path)
     root = _root(content, path)
-    found = {}
-    for split, keys in _SPLIT_KEYS.items():
-        for key in keys:
-            if content.get(key):
-                found[split] = functools.partial(
-                    _write_split,
-                    split,
-                    key,
-                    content[key],
-                    root,
-                    path,
-                    category_ids,
-                    names,
-                    num_columns,
-                )
-                break
-    if not found:
+    named = by_split([key for key in content if isinstance(key, str)])
+    used = {}
+    for split, keys in named.items():
+        filled = [key for key in keys if content[key]]
+        used.update((split, key) for key in filled[:1])
+    if not used:
         raise ValueError(
             "The yaml must name the images of a split by `train`, `val` or `test`. "
             f"Received: {str(path)!r} with the keys {sorted(map(str, content))}"
         )
-    return found
+    unused = [
+        f"{key}: of {path.name}{'' if content[key] else ', which is empty'}"
+        for keys in named.values()
+        for key in keys
+        if key not in used.values()
+    ]
+    unused += [
+        f"{key}: of {path.name}"
+        for key, value in content.items()
+        if isinstance(value, str)
+        and key != "path"
+        and split_named(str(key)) is None
+        and value
+        and os.path.isdir(root / value)
+    ]
+    return FoundSplits(
+        {
+            split: functools.partial(
+                _write_split,
+                split,
+                key,
+                content[key],
+                root,
+                path,
+                category_ids,
+                names,
+                num_columns,
+            )
+            for split, key in used.items()
+        },
+        unused,
+        ".txt",
+        _label_files,
+    )
 
 
 def write_yolo(out, split, images, class_names):
@@ -164,14 +189,13 @@ def _quoted(name):
 def _find_yamls(root):
     """The yaml files of a folder that have the keys of a dataset."""
     found = []
-    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
+    for path in list_folder(root, {".yaml", ".yml"}):
         try:
             text = "\n".join(split_lines(read_text(path, MAX_YAML_BYTES)))
         except (OSError, ValueError):
             continue
-        if all(
-            re.search(rf"^{key}\s*:", text, re.M) for key in ("names", "(train|val)")
-        ):
+        keys = re.findall(r"""^["']?(\w+)["']?\s*:""", text, re.M)
+        if "names" in keys and any(map(split_named, keys)):
             found.append(path)
     return found
 
@@ -282,7 +306,7 @@ def _listed_images(key, entries, root, path):
         text = str(entry)
         # Some exports write ../train/images for a folder beside the yaml.
         candidates = [root / text, root / text.removeprefix("../"), path.parent / text]
-        place = next((place for place in candidates if place.exists()), None)
+        place = next(filter(os.path.exists, candidates), None)
         if place is None:
             raise ValueError(
                 f"`{key}` must name existing folders or lists of images. Received: "
@@ -290,22 +314,13 @@ def _listed_images(key, entries, root, path):
             )
         place = pathlib.Path(os.path.normpath(place))
         if place.is_dir():
-            images += sorted(
-                str(file)
-                for file in place.rglob("*")
-                if file.suffix.lower() in IMAGE_SUFFIXES
-                and not file.name.startswith(".")
-            )
-            continue
-        try:
-            lines = read_lines(place)
-        except ValueError as error:
-            raise ValueError(
-                f"`{key}` must name lists of images that are text ({error}). Received: "
-                f"{str(place)!r}"
-            ) from error
-        for line in lines:
-            images.append(os.path.normpath(find_file(place.parent, line)))
+            images += [
+                file
+                for file in list_tree(place)
+                if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES
+            ]
+        else:
+            images += _read_list(place, root)
     if not images:
         raise ValueError(
             f"`{key}` must lead to at least one image. Received: {entries!r} in "
@@ -314,11 +329,52 @@ def _listed_images(key, entries, root, path):
     return list(dict.fromkeys(images))
 
 
-def _label_file(image):
-    head, found, rest = image.rpartition(f"{os.sep}images{os.sep}")
-    if found:
-        image = os.path.join(head, "labels", rest)
-    return find_file(os.sep, os.path.splitext(image)[0] + ".txt")
+def _read_list(place, root):
+    """The images that a text file lists, relative to itself or to the dataset."""
+    try:
+        names = read_lines(place)
+    except ValueError as error:
+        raise ValueError(
+            f"A list of images {error}. Received: {str(place)!r}"
+        ) from error
+    folder = best_folder([place.parent, root], names) or place.parent
+    return [os.path.normpath(find_file(folder, name)) for name in names]
+
+
+def _label_files(images):
+    """Set of the label files of images, there or not."""
+    find = _label_finder()
+    return {find(image) for image in images}
+
+
+def _label_finder():
+    """A function from an image to its label file, which need not be there."""
+
+    @functools.cache
+    def folders_of_labels(parent):
+        inside = list_folders(pathlib.Path(parent)).values()
+        return [str(path) for path in inside if path.name.lower() == "labels"]
+
+    @functools.cache
+    def mirrored(folder):
+        """The folders that may have the labels of a folder of images."""
+        parts = pathlib.PurePath(folder).parts
+        found = []
+        # The last `images` first; one above the dataset is no part of its layout.
+        for place in range(len(parts) - 1, 0, -1):
+            if parts[place].lower() == "images":
+                head, rest = os.path.join(*parts[:place]), parts[place + 1 :]
+                found += [os.path.join(p, *rest) for p in folders_of_labels(head)]
+        return [*found, folder]
+
+    def find(image):
+        folder, name = os.path.split(image)
+        name = os.path.splitext(name)[0] + ".txt"
+        places = mirrored(folder)
+        found = (find_file(place, name) for place in places)
+        return next(filter(os.path.lexists, found), os.path.join(places[0], name))
+
+    return find
 
 
 def _parse_line(words, class_ids, num_keypoint_columns):
@@ -415,20 +471,21 @@ def _look_like_keypoints(rows):
     return 0 < num_rows <= 2 * num_apart
 
 
-def _read_labels(image):
-    """Lines of the label file of an image.
+def _read_labels(labels):
+    """Lines of a label file.
 
     Returns:
-        (file, list of (number, line) that are not empty, why it cannot be read or "").
+        (list of (number, line) that are not empty, why it cannot be read or "").
     """
-    labels = _label_file(image)
+    if not os.path.lexists(labels):
+        return [], ""
     try:
         lines = enumerate(split_lines(read_text(labels)), 1)
-    except FileNotFoundError:
-        return labels, [], ""
-    except (OSError, ValueError) as error:
-        return labels, [], f"cannot be read: {error}"
-    return labels, [(number, line) for number, line in lines if line.strip()], ""
+    except OSError as error:
+        return [], f"cannot be read: {error.strerror}"
+    except ValueError as error:
+        return [], str(error)
+    return [(number, line) for number, line in lines if line.strip()], ""
 
 
 def _write_split(
@@ -440,14 +497,16 @@ def _write_split(
     headers = inspect_images(images, root, full=True)
     content = CocoContent(names, category_ids, source=f"{path} ({split})")
     class_ids = {class_id: label for label, class_id in enumerate(category_ids)}
+    label_file = _label_finder()
     is_pose = not num_keypoint_columns and _look_like_keypoints(
         [read_number(word) for word in line.split()[1:]]
         for image in images[:_NUM_LOOKED_AT]
-        for _, line in _read_labels(image)[1]
+        for _, line in _read_labels(label_file(image))[0]
     )
     for image in images:
-        header, (labels, lines, problem) = headers[image], _read_labels(image)
+        header, labels = headers[image], label_file(image)
         shown, error = os.path.relpath(labels, root), header.error or None
+        lines, problem = _read_labels(labels)
         if problem:
             error = error or f"{shown} {problem}"
         is_inside = not os.path.relpath(image, root).startswith(os.pardir)
@@ -455,6 +514,7 @@ def _write_split(
             os.path.relpath(image, root) if is_inside else image,
             size=None if error else (header.height, header.width),
             error=error,
+            code=header.code or Reason.BAD_ENTRY,
         )
         for number, line in lines:
             if error:
