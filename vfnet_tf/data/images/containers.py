@@ -1,9 +1,11 @@
 """Image files from outside: what they are, their segments and chunks, their EXIF.
 
-Nothing is decoded here. `data` is the whole file as bytes or a map of it, of which only
-the pages that are looked at are read. `images.decode` reads the orientation by the same
-rules in TensorFlow; `tests/data/images/test_decode.py` compares the two.
+Nothing is decoded here. `data` is the whole file, as bytes or as a `FileView`.
+`images.decode` reads the orientation by the same rules in TensorFlow;
+`tests/data/images/test_decode.py` compares the two.
 """
+
+import os
 
 JPEG, PNG, BMP, TIFF, WEBP = "JPEG", "PNG", "BMP", "TIFF", "WebP"
 
@@ -64,8 +66,42 @@ MAX_CHUNKS = 8192
 MAX_EXIF = 65536
 
 _ORIENTATION = 0x0112
+# Bytes that a `FileView` reads at once: all that is before the pixels, mostly.
+_HEAD = 8192
 _EXIF_START = b"Exif\0"
 _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
+
+
+class FileView:
+    """A file as if it were bytes; only what is looked at is read.
+
+    A map of the file would end the process where a disk fails or the file is cut
+    meanwhile.
+
+    Args:
+        file: open binary file, whose position is left as it is.
+    """
+
+    def __init__(self, file):
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+        self._head = b""
+        self._head = self[:_HEAD]
+
+    def __len__(self):
+        return self._size
+
+    def __getitem__(self, key):
+        if not isinstance(key, slice):
+            return self[key : key + 1][0]
+        start, stop, _ = key.indices(self._size)
+        if stop <= len(self._head):
+            return self._head[start:stop]
+        position = self._file.tell()
+        self._file.seek(start)
+        part = self._file.read(max(stop - start, 0))
+        self._file.seek(position)
+        return part
 
 
 def format_of(data):
@@ -102,16 +138,16 @@ def jpeg_segments(data):
     It ends behind the first start of a scan, or where no segment is.
     """
     position = 2
-    while data[position : position + 1] == b"\xff":
-        marker = _byte(data, position + 1)
-        if marker == 0xFF:  # a fill byte
+    while True:
+        head = data[position : position + 4]
+        if len(head) < 2 or head[0] != 0xFF or head[1] == _EOI:
+            return
+        if head[1] == 0xFF:  # a fill byte
             position += 1
             continue
-        if marker == _EOI:
-            return
-        length = max(int.from_bytes(data[position + 2 : position + 4], "big"), 2)
-        yield marker, position + 4, position + 2 + length
-        if marker == _SOS:
+        length = max(int.from_bytes(head[2:].ljust(2, b"\0"), "big"), 2)
+        yield head[1], position + 4, position + 2 + length
+        if head[1] == _SOS:
             return
         position += 2 + length
 
@@ -138,7 +174,7 @@ def exif_orientation(data):
     before or behind the pixels. A TIFF file says it in a tag, which PIL applies.
 
     Args:
-        data: bytes or a map of the file.
+        data: the file.
 
     Returns:
         int in 1..8; 1 (upright) for other formats, without EXIF or if it is damaged.
@@ -202,7 +238,3 @@ def block_orientation(block):
             value = number(entry + 8, size) if size else 1
             return value if 1 <= value <= 8 else 1
     return 1
-
-
-def _byte(data, position):
-    return data[position] if position < len(data) else -1

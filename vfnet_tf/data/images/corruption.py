@@ -56,7 +56,7 @@ def png_damage(data, chunks):
     """What is wrong with the checksums of a PNG.
 
     Args:
-        data: bytes or a map of the file.
+        data: the file, bytes or `containers.FileView`.
         chunks: of `containers.png_chunks`.
 
     Returns:
@@ -118,7 +118,7 @@ def tiff_damage(data, tags):
     """What is wrong with the deflated pixels of a TIFF; PIL's decoder may not notice.
 
     Args:
-        data: bytes or a map of the file.
+        data: the file, bytes or `containers.FileView`.
         tags: dict of its tags.
 
     Returns:

@@ -4,7 +4,6 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
-import mmap
 import os
 import stat
 
@@ -71,7 +70,7 @@ def inspect_image(path, full=True, look=None, find_damage=False):
     Args:
         path: str, the file.
         full: bool, decode all pixels; if False only the head and the end are read
-            (about 40 times faster) and pixels only where the end is missing.
+            (about 15 times faster) and pixels only where the end is missing.
         look: function of the open PIL image, as `numpy_decode.to_rgb` takes it, and of
             the orientation that its pixels are still to be turned by: sees what was
             decoded. What it raises counts as a file that cannot be decoded.
@@ -99,10 +98,8 @@ def _inspect(path, full, look, find_damage):
         raise ImageError(Reason.UNDECODABLE, regular_file_error(path))
     if status.st_size == 0:
         raise ImageError(Reason.UNDECODABLE, "is empty")
-    with (
-        open(path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-    ):
+    with open(path, "rb") as file:
+        data = containers.FileView(file)
         image_format = containers.format_of(data)
         _check_format(image_format, data)
         _check_end(image_format, data)

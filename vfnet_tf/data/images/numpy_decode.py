@@ -10,8 +10,6 @@
 - The orientation is applied once; see `containers.exif_orientation`.
 """
 
-import mmap
-
 import numpy as np
 from PIL import Image, ImageChops
 
@@ -142,8 +140,7 @@ def load_image(path):
         ImageError: for pixels of a kind that is refused. What else PIL raises is left.
     """
     with open(path, "rb") as file:
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            orientation = containers.exif_orientation(data)
+        orientation = containers.exif_orientation(containers.FileView(file))
         with Image.open(file, formats=PIL_FORMATS) as image:
             pixels = np.asarray(to_rgb(image))
     return np.ascontiguousarray(turn(pixels, orientation))
