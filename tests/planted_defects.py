@@ -2,19 +2,24 @@
 
 import io
 import json
+import zlib
 
 from PIL import Image
 
 from tests.tiny_run import picture
 
-CLASSES = {1: "cell", 2: "platelet", 3: "unicorn"}
+CLASSES = {1: "cell", 2: "platelet", 3: "Cell"}
 
 #: Kind -> what its texts must name. Those that stop a whole split are not among them.
 EXPECTED = {
     "missing_image": ["missing.jpg does not exist"],
     "truncated_image": ["cut.jpg"],
     "undecodable_image": ["text.jpg is not an image", "empty.jpg is empty"],
-    "tensorflow_cannot_decode": ["checksum.png TensorFlow cannot decode it: "],
+    "corrupt_image": [
+        "checksum.png is corrupt: the checksum of IDAT at byte",
+        "grey.jpg is corrupt: its coded data end before the picture does",
+    ],
+    "tensorflow_cannot_decode": ["unknown.png TensorFlow cannot decode it: "],
     "unsupported_format": ["moving.gif is GIF"],
     "size_conflict": ["resized.jpg is 60 high and 80 wide"],
     "bad_image_entry": ["minus.jpg must have an integer id"],
@@ -35,8 +40,10 @@ EXPECTED = {
     "duplicate_box": ["pairs.jpg: cell (annotation", "and cell (annotation"],
     "conflicting_box": ["pairs.jpg: cell (annotation", "and platelet (annotation"],
     "small_image": ["stamp.png"],
+    "dim_image": ["deep.png: no pixel is brighter than 1"],
     "many_objects": ["crowded.jpg"],
-    "class_without_boxes": ["1 of 3 classes: unicorn"],
+    "class_without_boxes": ["1 of 3 classes: Cell"],
+    "similar_classes": ["'cell', 'Cell'"],
     "class_not_in_train": ["in foreign.jpg (stranger)"],
     "commonly_small_boxes": ["boxes (9"],
     "small_box": ["have a side below 8 pixels at the training size 128x160"],
@@ -46,6 +53,8 @@ EXPECTED = {
     "exif_orientation": ["turned.jpg"],
     "converted_format": ["plain.bmp"],
     "unlisted_file": ["forgotten.jpg"],
+    "unread_image": ["phone.heic"],
+    "passed_over": ["._good.jpg (is hidden or of the system)"],
 }
 
 
@@ -107,10 +116,16 @@ def write(root):
     train.add("cut.jpg", encoded(1)[:1500])
     train.add("text.jpg", b"not an image")
     train.add("empty.jpg", b"")
-    png = encoded(
-        2, format="PNG"
-    )  # PIL looks at no checksum of pixels, TensorFlow does
+    png = encoded(2, format="PNG")
     train.add("checksum.png", png[:-16] + b"oops" + png[-12:])
+    # PIL passes over a chunk that it does not know, even if its name says necessary.
+    chunk = b"NEWS"
+    chunk = bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    train.add("unknown.png", png[:33] + chunk + png[33:])
+    whole_photo = encoded(20)
+    train.add("grey.jpg", whole_photo[: len(whole_photo) // 2] + b"\xff\xd9")
+    deep = Image.fromarray(picture(21, 100, 130)[..., 0].astype("uint16") << 4)
+    train.add("deep.png", encoded(21, image=deep, format="PNG"))
     train.add("moving.gif", encoded(3, format="GIF"))
     train.add("resized.jpg", encoded(4, 60, 80))
     train.add("minus.jpg", 5, id=-5, boxes=())
@@ -142,6 +157,8 @@ def write(root):
     leak = train.add("leak.jpg", 15)
     train.add("photo.jpg", 16, size=(400, 500))
     (train.folder / "forgotten.jpg").write_bytes(encoded(17))
+    (train.folder / "phone.heic").write_bytes(b"what a telephone writes")
+    (train.folder / "._good.jpg").write_bytes(b"what an archive adds")
 
     val.add("leaked.jpg", leak)
     photo = Image.open(io.BytesIO(encoded(16, 400, 500)))

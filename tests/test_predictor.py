@@ -1,6 +1,7 @@
 import fractions
 import functools
 import http.server
+import os
 import sys
 import threading
 import types
@@ -135,6 +136,57 @@ def test_other_files_of_a_folder_are_passed_over(tmp_path):
     found = [str(tmp_path / "A.PNG")]
     assert predictors.expand_source(tmp_path)[0] == found
     assert predictors.expand_source(f"{tmp_path}/*")[0] == found
+
+
+def test_files_that_look_like_images_and_are_not_taken_are_told(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    for name in ("._a.png", "b.HEIC", "c.mp4", "Thumbs.db", "notes.txt"):
+        (tmp_path / name).write_text("x")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "dead.png").symlink_to("nowhere.png")
+    for source in (tmp_path, f"{tmp_path}/**"):
+        passed_over = []
+        found, _ = predictors.expand_source(source, passed_over)
+        assert found == [str(tmp_path / "a.png")]
+        told = {os.path.basename(path): reason for path, reason in passed_over}
+        hidden = {"._a.png"} if source == tmp_path else set()
+        assert told.keys() == hidden | {"b.HEIC", "c.mp4", "pipe.png", "dead.png"}
+        assert told["pipe.png"] == "is no regular file, but a pipe"
+        assert ".heic, but can be named" in told["b.HEIC"]
+    with pytest.raises(ValueError, match=r"A glob must hold .* where .*b\.HEIC is not"):
+        predictors.expand_source(f"{tmp_path}/*.HEIC")
+
+
+@pytest.mark.parametrize("make_url", [str, lambda path: path.as_uri()])
+def test_a_pipe_is_refused_and_not_waited_for(plain, tmp_path, make_url):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match=r"pipe\.png, which is no regular file"):
+        plain(make_url(tmp_path / "pipe.png"))
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(ValueError, match=r"pipe\.mp4, which is no regular file"):
+        plain.save_video(tmp_path / "pipe.mp4", tmp_path / "out.mp4")
+
+
+def test_a_glob_of_any_depth_ends_though_links_lead_in_circles(tmp_path):
+    names = ["a.png", "one/a.png", "one/two/a.png", "one/two/b.jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    for name in ("x", "y", "one/x", "one/y", "one/two/x", "one/two/y"):
+        (tmp_path / name).symlink_to(tmp_path)
+    (tmp_path / "far").symlink_to(tmp_path.parent / "far")
+
+    def found(pattern):
+        paths, _ = predictors.expand_source(f"{tmp_path}/{pattern}")
+        return [path.removeprefix(f"{tmp_path}/") for path in paths]
+
+    assert found("**") == found("**/*") == names
+    assert found("**/*.png") == found("**/**/a.*") == names[:3]
+    assert found("*/**/*.png") == names[1:3]
+    assert found("one/**/?.png") == names[1:3]
+    assert found("**/two/*") == names[2:]
+    with pytest.raises(ValueError, match="A glob must hold images"):
+        found("nowhere/**/*.png")
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path):
@@ -338,7 +390,7 @@ def test_urls_that_give_no_image_are_errors_that_name_them(
 ):
     with pytest.raises(ValueError, match=rf"{server}/none\.jpg, .* 404"):
         plain(f"{server}/none.jpg")
-    with pytest.raises(ValueError, match=rf"{server}/ is not an image"):
+    with pytest.raises(ValueError, match=rf"{server}/ is a web page"):
         plain(f"{server}/")
     with pytest.raises(ValueError, match=r"reachable.*http://127\.0\.0\.1:1/a\.jpg"):
         plain("http://127.0.0.1:1/a.jpg")

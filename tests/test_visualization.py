@@ -118,6 +118,15 @@ def test_captions_of_neighbours_do_not_cover_each_other():
         assert colored(together, label).sum() > 0.9 * caption
 
 
+@pytest.mark.parametrize(
+    ("size", "factor"),
+    [((10, 20), 26), ((256, 300), 1), ((10, 1000), 4), ((5000, 10), 1)],
+)
+def test_a_strip_is_not_enlarged_beyond_what_can_be_saved(size, factor):
+    picture = draw_detections(np.zeros((*size, 3), "uint8"), [[1, 1, 9, 9]], [0])
+    assert picture.shape[:2] == (size[0] * factor, size[1] * factor)
+
+
 def test_a_small_image_is_enlarged_until_captions_are_readable():
     image = np.full((40, 60, 3), GREY, "uint8")
     picture = draw_detections(image, [[10, 10, 20, 20]], [0], min_side=100)

@@ -7,6 +7,7 @@ official code), so that an image gives the same detections whatever else is pred
 
 import collections
 import dataclasses
+import fnmatch
 import glob
 import os
 import pathlib
@@ -17,11 +18,15 @@ import urllib.parse
 import urllib.request
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from vfnet_tf import video, visualization
 from vfnet_tf.config import load_config
-from vfnet_tf.data.coco import MAX_PIXELS, inspect_image
+from vfnet_tf.data.files import is_hidden, list_tree, regular_file_error
+from vfnet_tf.data.images.inspect import MAX_PIXELS, inspect_image
+from vfnet_tf.data.images.numpy_decode import pixels_of
+from vfnet_tf.data.images.reasons import ImageError
+from vfnet_tf.data.unread_files import OTHER_IMAGE_SUFFIXES
 from vfnet_tf.evaluation.coco import xyxy_to_xywh
 from vfnet_tf.progress import Progress
 
@@ -268,10 +273,11 @@ class Predictor:
 
         Args:
             source: path of an image, of a video (its frames), of a folder (its images,
-                not its videos, nor what is in folders in it) or a glob (`"**"` goes into
-                folders; `"*.mp4"` gives videos); an http, https or file URL of an image;
-                a PIL image; a uint8 array `[h, w, 3]` RGB, `[h, w]`, `[h, w, 1]`,
-                `[h, w, 4]` (alpha is dropped) or `[B, h, w, 3]`; or a list of these.
+                not hidden ones, its videos or what is in folders in it) or a glob
+                (`"**"` goes into folders; `"*.mp4"` gives videos); an http, https or
+                file URL of an image; a PIL image; a uint8 array `[h, w, 3]` RGB,
+                `[h, w]`, `[h, w, 1]`, `[h, w, 4]` (alpha is dropped) or
+                `[B, h, w, 3]`; or a list of these.
             score_threshold: float, detections with this score or less are left out;
                 None takes the detector's own (0.05), as evaluation does.
             progress: bool, whether a line on stderr says how far it is.
@@ -348,6 +354,7 @@ class Predictor:
                 "`source` must be a video, ending in one of "
                 f"{', '.join(video.VIDEO_SUFFIXES)}. Received: source={source!r}"
             )
+        expand_source(source)  # raises for what is no file
         _check_is_another(path, source)
         found = self.stream(source, score_threshold=score_threshold)
         found = _counted(found, [source]) if progress else found
@@ -596,8 +603,13 @@ def load_detector(config, weights):
     return detector
 
 
-def expand_source(source):
+def expand_source(source, passed_over=None):
     """Lists the images that a source stands for; see `Predictor.__call__`.
+
+    Args:
+        source: as there.
+        passed_over: list that `(path, reason)` are appended to, of files in folders and
+            globs that look like images and are not taken.
 
     Returns:
         (list of paths and URLs as str, PIL images and arrays; whether the source is
@@ -608,10 +620,13 @@ def expand_source(source):
             a URL of another scheme or of a video, or an object of another kind.
     """
     if isinstance(source, list | tuple):
-        images = [image for part in source for image in expand_source(part)[0]]
+        images = [
+            image for part in source for image in expand_source(part, passed_over)[0]
+        ]
         return images, False
     if isinstance(source, str | os.PathLike):
-        return _expand_path(os.fspath(source))
+        left_out = [] if passed_over is None else passed_over
+        return _expand_path(os.fspath(source), left_out)
     if isinstance(source, Image.Image):
         return [source], True
     if hasattr(source, "__array__"):
@@ -623,7 +638,7 @@ def expand_source(source):
     )
 
 
-def _expand_path(text):
+def _expand_path(text, passed_over):
     if _SCHEME.match(text):
         if not _is_url(text):
             raise ValueError(
@@ -640,24 +655,72 @@ def _expand_path(text):
     suffixes = IMAGE_SUFFIXES
     if path.is_dir():
         candidates, what = path.iterdir(), "A folder"
+    elif os.path.lexists(path):
+        raise ValueError(
+            "`source` must be a file or a folder. "
+            f"Received: source={text}, which {regular_file_error(path)}"
+        )
     elif glob.has_magic(text):
-        candidates, what = glob.iglob(str(path), recursive=True), "A glob"
+        candidates, what = _expand_glob(str(path), passed_over), "A glob"
         if video.is_video(path):  # asked for by their ending
             suffixes = video.VIDEO_SUFFIXES
     else:
         raise ValueError(f"`source` must exist. Received: source={text}")
-    images = sorted(
-        str(candidate)
-        for candidate in map(pathlib.Path, candidates)
-        if candidate.suffix.lower() in suffixes and candidate.is_file()
-    )
+    images, first = [], len(passed_over)
+    for candidate in sorted(map(pathlib.Path, candidates)):
+        suffix = candidate.suffix.lower()
+        reason = ""
+        if suffix in (OTHER_IMAGE_SUFFIXES | set(video.VIDEO_SUFFIXES)) - set(suffixes):
+            reason = f"is not looked for by its ending {suffix}, but can be named"
+        elif suffix not in suffixes or candidate.is_dir():
+            continue
+        elif is_hidden(candidate.name):
+            reason = "is hidden or of the system"
+        else:
+            reason = regular_file_error(candidate)
+        if reason:
+            passed_over.append((str(candidate), reason))
+        else:
+            images.append(str(candidate))
     if not images:
+        others = "; ".join(f"{name} {reason}" for name, reason in passed_over[first:])
         raise ValueError(
             f"{what} must hold images ({', '.join(IMAGE_SUFFIXES)}); videos are given "
             "by their path or by a glob of their ending. "
-            f"Received: source={text}"
+            f"Received: source={text}{f', where {others}' if others else ''}"
         )
     return images, False
+
+
+def _expand_glob(pattern, passed_over):
+    """The paths that a pattern matches; `**` is any number of folders, also none."""
+    parts = pathlib.PurePath(pattern).parts
+    if "**" not in parts:
+        return glob.iglob(pattern)
+    # What `glob` does with `**` takes years where two links lead to where they lie.
+    plain = next(n for n, part in enumerate(parts) if glob.has_magic(part))
+    folder = os.path.join(*parts[:plain]) if plain else "."
+    if not os.path.isdir(folder):
+        return []
+    left_out = []
+    paths = list_tree(folder, left_out)
+    passed_over += [entry for entry in left_out if os.path.isdir(entry[0])]
+    return [
+        os.path.normpath(path)
+        for path in paths
+        if _matches(
+            pathlib.PurePath(os.path.relpath(path, folder)).parts, parts[plain:]
+        )
+    ]
+
+
+def _matches(parts, pattern):
+    """Whether the parts of a path match those of a glob."""
+    if not pattern or not parts:
+        return not parts and all(part == "**" for part in pattern)
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
+    return fnmatch.fnmatch(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def _is_url(text):
@@ -689,7 +752,7 @@ def load_file(path, name=None):
     """
     import tensorflow as tf
 
-    from vfnet_tf.data.transforms import load_image
+    from vfnet_tf.data.images.decode import load_image
 
     name = path if name is None else name
     header = inspect_image(path, full=False)
@@ -708,6 +771,12 @@ def load_file(path, name=None):
 
 def _download(url, path):
     """Fetches a URL into a file, at most `MAX_DOWNLOAD` bytes of it."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme.lower() == "file":
+        named = urllib.request.url2pathname(parts.path)
+        error = regular_file_error(named) if os.path.exists(named) else ""
+        if error:
+            raise ValueError(f"A URL must be of a file. Received: {url}, which {error}")
     request = urllib.request.Request(url, headers={"User-Agent": "vfnet_tf"})
     try:
         with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT) as answer:
@@ -733,14 +802,10 @@ def _pixels_of_pil(image):
             f"An image must have at most {MAX_PIXELS} pixels. Received: {image.size}"
         )
     try:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):
-            # PIL would clip at 255; files of 16 bits keep the high byte too.
-            return _pixels_of_array((np.asarray(image) >> 8).astype("uint8"))
-        return np.asarray(image.convert("RGB"))
-    except OSError as error:  # PIL reads the pixels of an open file only now.
+        return pixels_of(image)
+    except (ImageError, OSError) as error:  # PIL reads an open file's pixels only now.
         raise ValueError(
-            f"An image must be readable. Received: {image!r}, {error}"
+            f"An image must be readable. Received: {image!r} {error}"
         ) from error
 
 

@@ -27,6 +27,7 @@ _COLORS = (
     (95, 110, 135),
 )
 _GOLDEN_RATIO = 0.618034
+_MAX_ENLARGED_SIDE = 4096
 _PAPER = (255, 255, 255)
 _INK = (20, 20, 20)
 
@@ -82,7 +83,8 @@ def draw_detections(
             empty ones for boxes without.
         colors: int `[N, 3]` RGB, in place of the colours of the classes.
         min_side: int pixels; an image with a shorter side is enlarged by a whole
-            factor until it reaches this, so that captions are readable. 1 never does.
+            factor until it reaches this, so that captions are readable, or until the
+            longer side would pass 4096. 1 never does.
         line_width: int pixels, by the image's size if None.
         font_size: int pixels, by the image's size if None.
 
@@ -95,7 +97,9 @@ def draw_detections(
     """
     boxes, labels, scores = _checked_boxes(boxes, labels, scores)
     canvas = _as_canvas(image)
-    factor = max(1, -(-int(min_side) // min(canvas.size)))
+    factor = -(-int(min_side) // min(canvas.size))
+    # A strip of 20000x10 would become one that no JPEG can hold.
+    factor = max(1, min(factor, _MAX_ENLARGED_SIDE // max(canvas.size)))
     if factor > 1:
         size = (canvas.width * factor, canvas.height * factor)
         canvas = canvas.resize(size, Image.Resampling.NEAREST)

@@ -33,6 +33,21 @@ def test_what_was_converted_is_evaluated_on_its_own(data, tmp_path, capsys):
     assert evaluate.find_annotations(options.data, "val")[0] == dataset.annotation_file
 
 
+def test_a_split_that_is_left_out_is_said_with_status_1(data, tmp_path, capsys):
+    source = tmp_path / "set"
+    (source / "annotations").mkdir(parents=True)
+    (source / "val").symlink_to(data / "val")
+    (source / "annotations/val.json").symlink_to(
+        data / "annotations" / "instances_val.json"
+    )
+    (source / "annotations/test.json").write_text("{oops")
+    out = tmp_path / "out"
+    assert main(["convert-data", str(source), "--to", "csv", "--out", str(out)]) == 1
+    said = capsys.readouterr()
+    assert f"written    {out}: csv, 7 images, 21 boxes\n" in said.out
+    assert "error: the split test was left out: The annotation file must be" in said.err
+
+
 @pytest.mark.parametrize(
     ("source", "out", "message"),
     [

@@ -2,6 +2,7 @@ import contextlib
 import fractions
 import io
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -13,7 +14,7 @@ from tests import tiny_run
 from vfnet_tf import video
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.cli.predict import check_files, picture_paths, write_detections
-from vfnet_tf.predictor import Predictor
+from vfnet_tf.predictor import Prediction, Predictor
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +165,61 @@ def test_bad_files_are_skipped_and_listed_on_demand(
     assert [image["file_name"] for image in content["images"]] == [
         str(data / "val" / "a.jpg")
     ]
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_what_is_found_bad_late_costs_nothing_else(
+    run_dir, traced, data, tmp_path, capsys, monkeypatch, skip
+):
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    for name in ("a.jpg", "c.png"):
+        (source / name).write_bytes((data / "val" / name).read_bytes())
+    content = bytearray((data / "val" / "g.png").read_bytes())
+    content[60:100] = bytes(40)  # TensorFlow's decoder looks at the pixels only later.
+    (source / "b.png").write_bytes(content)
+    os.mkfifo(source / "pipe.jpg")
+    save = Prediction.save
+
+    def fail_once(prediction, path):
+        if path.name == "a.jpg":
+            raise OSError("disk full")
+        return save(prediction, path)
+
+    monkeypatch.setattr(Prediction, "save", fail_once)
+    arguments = [str(source), "--checkpoint", str(run_dir), "--out", str(out)]
+    status = main(["predict", *arguments, *["--skip-bad-images"] * skip])
+    said = capsys.readouterr()
+    images = json.loads((out / "detections.json").read_text())["images"]
+    names = [pathlib.Path(image["file_name"]).name for image in images]
+    assert names == ["a.jpg", "c.png"]
+    assert [image.get("picture") for image in images] == [None, "c.png"]
+    assert "1 pictures could not be drawn:\n" in said.out
+    assert "a.jpg: OSError: disk full" in said.out
+    assert "pipe.jpg: is no regular file, but a pipe" in said.out
+    assert status == (0 if skip else 2)
+    if not skip:
+        assert "detections.json has the others. Received: 1 bad:" in said.err
+    assert "b.png" in (said.out if skip else said.err)
+
+
+@pytest.mark.parametrize(("skip", "status"), [(False, 1), (True, 0)])
+def test_a_picture_that_cannot_be_drawn_is_named(
+    run_dir, traced, data, tmp_path, capsys, skip, status
+):
+    out = tmp_path / "out"
+    (out / "a.jpg").mkdir(parents=True)  # in the way of the picture
+    arguments = [
+        str(data / "val/a.jpg"),
+        "--checkpoint",
+        str(run_dir),
+        "--out",
+        str(out),
+    ]
+    assert main(["predict", *arguments, *["--skip-bad-images"] * skip]) == status
+    assert "1 pictures could not be drawn:\n" in capsys.readouterr().out
+    (image,) = json.loads((out / "detections.json").read_text())["images"]
+    assert "picture" not in image
 
 
 def test_pictures_get_names_of_their_own():

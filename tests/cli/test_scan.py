@@ -62,7 +62,7 @@ def test_errors_make_the_status_1_and_page_and_json_name_them(
 ):
     assert scan(planted, "--out", tmp_path / "report") == 1
     text = capsys.readouterr().out
-    assert text.splitlines()[-1].startswith("not safe to train on: 9 errors, ")
+    assert text.splitlines()[-1].startswith("not safe to train on: 11 errors, ")
     assert "error      image file does not exist: 1\n" in text
     assert "             train: missing.jpg does not exist\n" in text
     page = (tmp_path / "report" / "scan.html").read_text()
@@ -98,6 +98,27 @@ def test_mistakes_are_one_message_and_status_2(arguments, message, planted, caps
     assert scan(*arguments, "--out", "report") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("data.yaml", "names: [a\ntrain: x\n", "The file must be valid yaml"),
+        ("d.csv", "split,image,x1,y1,x2,y2,label\nmine,a.png,1,1,9,9,a\n", "'mine'"),
+    ],
+)
+def test_data_that_cannot_be_read_is_a_finding(tmp_path, capsys, name, text, message):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / name).write_text(text)
+    assert scan(data, "--out", "report") == 1
+    said = capsys.readouterr().out
+    assert "error      the dataset cannot be read: 1\n" in said and message in said
+    (finding,) = json.loads(pathlib.Path("report/scan.json").read_text())["findings"]
+    assert finding["kind"] == "unreadable_data" and message in finding["text"]
+    assert (
+        message.replace("'", "&#x27;") in pathlib.Path("report/scan.html").read_text()
+    )
 
 
 def test_nothing_is_written_into_the_data_unless_asked(tmp_path, monkeypatch, capsys):

@@ -67,19 +67,25 @@ def test_crowds_are_set_aside_and_counted(coco):
         ([1, 2, float("nan"), 20], {}, reader.BAD_BOX),
         ([1, 2, float("inf"), 20], {}, reader.BAD_BOX),
         ([1, 2, 10], {}, reader.BAD_BOX),
-        ([1, 2, 10, "20"], {}, reader.BAD_BOX),
+        ([1, 2, 10, "20 px"], {}, reader.BAD_BOX),
         ([1, 2, 10, 10**400], {}, reader.BAD_BOX),
         (None, {}, reader.BAD_BOX),
         ([1, 2, -10, 20], {}, reader.BAD_SIZE),
         ([1, 2, 10, 0], {}, reader.BAD_SIZE),
         ([1, 2, 10, 20], {"area": 0}, reader.BAD_AREA),
-        ([1, 2, 10, 20], {"area": float("nan")}, reader.BAD_AREA),
+        ([1, 2, 10, 20], {"area": float("inf")}, reader.BAD_AREA),
         ([64, 2, 10, 20], {}, reader.OUTSIDE),
         ([-10, 2, 10, 20], {}, reader.OUTSIDE),
         ([1, 500, 10, 20], {}, reader.OUTSIDE),
         ([1, 2, 10, 20], {"category_id": 8}, reader.UNKNOWN_CATEGORY),
         ([1, 2, 10, 20], {"category_id": None}, reader.UNKNOWN_CATEGORY),
         ([1, 2, 10, 20], {"category_id": [7]}, reader.UNKNOWN_CATEGORY),
+        ([1, 2, 10, 20], {"category_id": "7"}, reader.UNKNOWN_CATEGORY),
+        ([1, 2, 10, 20], {"category_id": 7.5}, reader.UNKNOWN_CATEGORY),
+        ([1, 2, 10, 20], {"image_id": "1"}, reader.UNKNOWN_IMAGE),
+        ("[1, 2, 10, 20]", {}, reader.BAD_BOX),
+        ([1, 2, 10, 0], {"iscrowd": 1}, reader.BAD_SIZE),
+        ([1, 2, 10, 20], {"area": "large"}, reader.BAD_AREA),
         ([1, 2, 10, 20], {"image_id": 99}, reader.UNKNOWN_IMAGE),
         ([1, 2, 10, 20], {"image_id": {}}, reader.UNKNOWN_IMAGE),
         ([5, 5, 5, 5], {"id": 1}, reader.DUPLICATE),
@@ -100,6 +106,39 @@ def test_a_bad_annotation_is_dropped_and_named_and_refused_if_strict(
     assert str(file) in dataset.summary()
     with pytest.raises(ValueError, match=f"{name}.*{reason}"):
         read_coco(file, coco.directory, strict=True)
+
+
+def test_numbers_are_read_whatever_a_json_has_them_like(coco):
+    coco.content["categories"] = [{"id": 7.0, "name": "cell"}]
+    coco.image(id=3.0)
+    coco.content["images"][0].update(height="48", width=64.0)
+    coco.box([1, "2", "10.0", 2e1], id=5.0, image_id=3, category_id=7, area="200")
+    coco.box([1, 2, 10, 20], id=6, image_id=3.0, category_id=7.0)
+    coco.box([1, 2, 10, 20], image_id=3, area=float("nan"), iscrowd=float("nan"))
+    del coco.content["annotations"][1]["iscrowd"]
+    (record,) = dataset = read_coco(coco.save(), coco.directory, strict=True)
+    assert record.boxes.tolist() == [[1, 2, 11, 22]] * 3
+    assert (record.image_id, dataset.category_ids) == (3, (7,))
+    assert record.annotation_ids.tolist() == [5, 6, 3]
+
+
+def test_classes_that_look_alike_are_told(coco):
+    names = [
+        "cat",
+        "cat ",
+        "CAT",
+        "dog",
+        "traffic light",
+        "traffic  light",
+        "k\u00f6ter",
+    ]
+    coco.content["categories"] = [{"id": i, "name": n} for i, n in enumerate(names)]
+    coco.image()
+    coco.box([1, 2, 10, 20], category_id=1)
+    report = read_coco(coco.save(), coco.directory).report
+    expected = [("cat", "cat ", "CAT"), ("traffic light", "traffic  light")]
+    assert report.similar_classes == expected
+    assert "look alike, are they one? 'cat', 'cat ', 'CAT'" in report.summary()
 
 
 def test_a_tiny_box_is_dropped_by_rule_even_if_strict(coco):
@@ -243,7 +282,15 @@ def test_a_bad_image_stops_the_reading_or_is_skipped_and_listed(
     "changes, reason",
     [
         ({"id": 1}, "has id 1, as 0.jpg has"),
-        ({"id": "a"}, "must have an integer id"),
+        ({"id": "a"}, "must have an integer id >= 0, has 'a'"),
+        ({"id": "2"}, "must have an integer id >= 0, has '2'"),
+        ({"id": 2.5}, "must have an integer id"),
+        ({"id": True}, "must have an integer id"),
+        ({"id": [2]}, "must have an integer id"),
+        ({"id": 2**63}, "must have an integer id"),
+        ({"id": float("nan")}, "must have an integer id"),
+        ({"file_name": "1.jpg\0"}, "another name, as this one has a zero byte"),
+        ({"file_name": "1.jpg\ud83d"}, "another name, as this one is not valid UTF-8"),
         ({"id": -1}, "must have an integer id >= 0"),
         ({"height": 0}, "size of positive integers"),
         ({"height": float("nan")}, "size of positive integers"),
@@ -255,7 +302,7 @@ def test_a_bad_image_entry_stops_the_reading(coco, changes, reason):
     coco.image()
     coco.content["images"][1].update(changes)
     coco.box([1, 2, 10, 20])
-    with pytest.raises(ValueError, match=f"1.jpg: .*{reason}"):
+    with pytest.raises(ValueError, match=f"1.jpg.*: .*{reason}"):
         read_coco(coco.save(), coco.directory)
     dataset = read_coco(coco.file, coco.directory, skip_bad_images=True)
     assert [record.path for record in dataset] == [str(coco.directory / "0.jpg")]
@@ -329,6 +376,24 @@ def test_a_header_claiming_too_many_pixels_is_refused_before_decoding(tmp_path):
         (
             '{"images": [], "annotations": [], "categories": [{"id": "1"}]}',
             "integer id and a name",
+        ),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": "1", "name": "a"}]}',
+            "integer id and a name",
+        ),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": " "}]}',
+            "integer id and a name",
+        ),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1,'
+            '"name": "\\udce4"}]}',
+            r"a name in UTF-8. Received: .*\\udce4",
+        ),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"},'
+            '{"id": 2, "name": "b"}], "categories": [{"id": 1, "name": "a"}]}',
+            "the key 'categories' comes twice",
         ),
         (
             '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"},'
@@ -434,7 +499,8 @@ def test_what_was_looked_for_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"Looked for annotations.*\['readme.txt'\]"):
         find_coco_splits(tmp_path)
     for year in (2014, 2017):
-        (tmp_path / f"instances_val{year}.json").write_text("{}")
+        text = '{"images": [], "annotations": [], "categories": []}'
+        (tmp_path / f"instances_val{year}.json").write_text(text)
     with pytest.raises(ValueError, match="one annotation file for the split 'val'"):
         find_coco_splits(tmp_path)
     (tmp_path / "instances_val2014.json").unlink()
@@ -464,7 +530,7 @@ def test_the_report_keeps_all_problems_with_image_and_box(coco):
     for number in range(5):
         coco.box([1, 2, -number, 20])
     coco.box([-5, 40, 20, 20])
-    coco.box([1, 2, "3", 4])
+    coco.box([1, 2, True, 4])
     coco.box([1, 2, 3, 4], image_id=99)
     report = read_coco(coco.save(), coco.directory).report
     assert len(report.examples[reader.BAD_SIZE]) == 3

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.layouts import LABEL, YOLO, coco_json, write_layout
 from vfnet_tf.data.coco import read_coco
 from vfnet_tf.data.conversion import TARGETS, convert_dataset
 from vfnet_tf.data.readers import find_splits
@@ -198,3 +199,157 @@ def test_a_conversion_that_fails_leaves_nothing(source, tmp_path, monkeypatch):
             find_splits(source), "csv", tmp_path / "out", skip_bad_images=True
         )
     assert set(tmp_path.iterdir()) == present
+
+
+NAMES = [
+    "cat",
+    "Cat",  # beside cat: told, and kept apart
+    "traffic light",
+    "a,b",
+    'say "no"',
+    "it's",
+    "back\\slash",
+    "<b> & ]]>",
+    "no",
+    "1.5",
+    "nan",
+    "None",
+    "# cat",
+    "- cat: dog",
+    "k\u00e4fer",
+    "\u732b",
+    "\U0001f408",
+    "a\u2028b",
+    "\u200b.",
+]
+# Only json, and yaml in quotes, have these.
+ODD_NAMES = [
+    " dog",
+    "dog ",
+    "two\nlines",
+    "a\rb",
+    "tab\tin",
+    "\x00",
+    "\x7f",
+    "a\x85b",
+    "\ufeffcat",
+]
+
+
+def name_classes(coco, names):
+    coco.content["categories"] = [
+        {"id": label, "name": name} for label, name in enumerate(names, 1)
+    ]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_classes_come_back_by_their_names(coco, tmp_path, target):
+    names = NAMES + (ODD_NAMES if target in ("coco", "yolo") else [])
+    name_classes(coco, names)
+    coco.image(48, 640)
+    for label in range(len(names)):
+        coco.box([10 * label, 0, 9, 9], category_id=label + 1)
+    convert_dataset(find_splits(coco.save()), target, tmp_path / "out")
+    dataset = read(find_splits(tmp_path / "out"), "train")
+    assert dataset.class_names == tuple(names)
+    order = dataset[0].boxes[:, 0].argsort()
+    assert dataset[0].labels[order].tolist() == list(range(len(names)))
+    assert dataset.report.similar_classes[0] == ("cat", "Cat")
+
+
+@pytest.mark.parametrize("target", ["voc", "csv"])
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_classes_that_would_not_come_back_are_refused(coco, tmp_path, target, name):
+    name_classes(coco, ["dog", name])
+    coco.image()
+    coco.box([1, 2, 30, 40], category_id=1)
+    with pytest.raises(ValueError, match="Names of classes") as error:
+        convert_dataset(find_splits(coco.save()), target, tmp_path / "out")
+    assert repr(name) in str(error.value)
+    assert ("beside 'dog'" in str(error.value)) == ("dog" in name)
+    assert not (tmp_path / "out").exists()
+
+
+FILES = [
+    "a.jpg",
+    "a b.jpg",
+    "a,b.jpg",
+    'say "no".jpg',
+    "<&>.jpg",
+    "k\u00e4fer.jpg",
+    "a.b.c.jpg",
+    "a..jpg",
+    "#1.JPG",
+]
+# The formats that cannot have it as it is.
+ODD_FILES = {
+    "two\nlines.jpg": {"voc"},
+    " a.jpg": {"voc"},
+    "a .jpg": {"voc"},
+    "a.jpg ": {"voc", "yolo", "csv"},
+    ".a.jpg": {"voc", "yolo"},
+    "a.jpe": {"yolo"},
+    "a": {"yolo"},
+    "a.txt": {"voc", "yolo"},
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("file", [*FILES, *ODD_FILES])
+def test_images_come_back_by_their_names_or_are_refused_beforehand(
+    coco, tmp_path, target, file
+):
+    coco.image(file_name=file).rename(coco.directory / file)
+    coco.box([1, 2, 30, 40])
+    splits = find_splits(coco.save())
+    if target in ODD_FILES.get(file, ()):
+        with pytest.raises(ValueError, match="Names of images") as error:
+            convert_dataset(splits, target, tmp_path / "out")
+        assert repr(file) in str(error.value) and not (tmp_path / "out").exists()
+        return
+    convert_dataset(splits, target, tmp_path / "out")
+    (record,) = read(find_splits(tmp_path / "out"), "train")
+    assert pathlib.Path(record.path).name == file
+    np.testing.assert_allclose(record.boxes, [[1, 2, 31, 42]], atol=1e-3)
+
+
+def test_a_split_that_cannot_be_read_does_not_stop_the_others(tmp_path):
+    files = {"data.yaml": YOLO + "train: a\nval: b\ntest: nowhere\n"}
+    files |= {"a/a.png": None, "a/a.txt": LABEL, "b/b.png": None, "b/b.txt": LABEL}
+    splits = find_splits(write_layout(tmp_path / "set", files))
+    made = convert_dataset(splits, "csv", tmp_path / "out")
+    assert list(made.faults) == ["test"] and "'nowhere'" in made.faults["test"]
+    assert list(find_splits(tmp_path / "out")) == ["train", "val"]
+    assert (made.num_images, made.num_boxes) == (2, 2)
+
+
+def test_bad_images_of_all_splits_come_in_one_message(tmp_path):
+    files = {"train.json": coco_json("a.png", "b.png"), "test.json": "{oops"}
+    files |= {"val.json": coco_json("c.png", "d.png"), "a.png": None, "c.png": None}
+    splits = find_splits(write_layout(tmp_path / "set", files))
+    with pytest.raises(ValueError, match="2 bad images") as error:
+        convert_dataset(splits, "csv", tmp_path / "out")
+    for text in ("train: b.png: does not", "val: d.png: does not", "test: The annot"):
+        assert text in str(error.value)
+    assert not (tmp_path / "out").exists()
+    made = convert_dataset(splits, "csv", tmp_path / "out", skip_bad_images=True)
+    assert made.num_images == 2 and list(made.faults) == ["test"]
+
+
+def test_without_any_good_split_nothing_is_written(tmp_path):
+    files = {"train.json": coco_json("a.png"), "val.json": "{oops", "x.png": None}
+    splits = find_splits(write_layout(tmp_path / "set", files))
+    with pytest.raises(
+        ValueError, match="At least one split must be readable"
+    ) as error:
+        convert_dataset(splits, "csv", tmp_path / "out", skip_bad_images=True)
+    assert "train: no image can be used, such as a.png: does not" in str(error.value)
+    assert "val: The annotation file must be valid json" in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_set_without_any_object_or_class_is_refused(tmp_path):
+    files = {"train/a.xml": "<annotation></annotation>", "train/a.png": None}
+    splits = find_splits(write_layout(tmp_path / "set", files))
+    with pytest.raises(ValueError, match="train: it has no object, and no class"):
+        convert_dataset(splits, "coco", tmp_path / "out")

@@ -97,7 +97,7 @@ def test_bad_lines_are_dropped_and_named(root):
         "box is not four finite numbers": ["boxes.csv line 5 (1, , 9, 9)"],
         "line has not 7 columns": ["boxes.csv line 6"],
         "line names no image": ["boxes.csv line 7"],
-        "category is not in the file": ["boxes.csv line 9 ('')"],
+        "line has no label": ["boxes.csv line 9 (1, 2, 9, 9)"],
         "clipped": ["boxes.csv line 10 in a.png ([50.0, 2.0, 30.0, 7.0])"],
     }
 
@@ -128,13 +128,34 @@ def test_a_file_of_another_kind_is_refused(root, text, message):
         find_splits(root / "boxes.csv")
 
 
-def test_a_file_that_is_not_utf_8_is_refused(root):
-    write(root, HEAD + "train,a.png,1,2,3,4,k\xe4fer\n", encoding="latin-1")
-    with pytest.raises(ValueError, match="must be CSV in UTF-8"):
-        find_splits(root / "boxes.csv")
+def test_a_line_that_is_not_utf_8_is_named_and_the_others_are_read(root):
+    lines = ["train,a.png,1,2,3,4,k\xe4fer\n", "train,b.png,1,2,9,9,dog\n"]
+    file = write(root, HEAD + "".join(lines), encoding="latin-1")
+    dataset = read(file)
+    assert dataset.class_names == ("dog",) and dataset.num_boxes == 1
+    reason = "line is not valid UTF-8, save the file so"
+    assert dict(dataset.report.examples) == {reason: [r"boxes.csv line 2 (k\xe4fer)"]}
+    write(root, HEAD + lines[0], encoding="latin-1")
+    with pytest.raises(ValueError, match=r"with a label.*line 2: .*k\\xe4fer"):
+        find_splits(file)
 
 
 def test_a_folder_without_such_a_file_is_refused(root):
     write(root, "name,price\n")
-    with pytest.raises(ValueError, match="There must be a CSV file"):
+    with pytest.raises(ValueError, match="There must be one CSV file"):
         find_splits(f"csv:{root}")
+
+
+def test_nan_says_nothing_unless_classes_txt_has_a_class_of_that_name(root):
+    lines = "train,a.png,1,2,9,9,cat\ntrain,b.png,nan,NaN,None,,nan\n"
+    write(root, HEAD + lines + "train,c.png,1,2,9,9,nan\n")
+    dataset = read(root, training=False)
+    assert [len(record.boxes) for record in dataset] == [1, 0, 0]
+    assert dataset.class_names == ("cat",)
+    assert dict(dataset.report.examples) == {
+        "line has no label": ["boxes.csv line 4 (1, 2, 9, 9)"]
+    }
+    (root / "classes.txt").write_text("cat\nnan\n")
+    dataset = read(root, training=False)
+    # Of b.png the corners are missing.
+    assert [record.labels.tolist() for record in dataset] == [[0], [], [1]]

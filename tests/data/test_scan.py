@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -8,14 +9,25 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests import planted_defects
+from tests.layouts import CSV, LABEL, XML, YOLO, coco_json, write_layout
 from tests.planted_defects import encoded
+from vfnet_tf.cli.scan_page import make_page
 from vfnet_tf.data import coco as reader
 from vfnet_tf.data import scan
 from vfnet_tf.data.coco import find_coco_splits
-from vfnet_tf.data.scan import KINDS, Finding, group_lookalikes, scan_splits
+from vfnet_tf.data.readers import find_splits
+from vfnet_tf.data.scan import (
+    KINDS,
+    Finding,
+    group_lookalikes,
+    scan_splits,
+    unreadable,
+)
 
 STOPPING = {"unreadable_split", "no_train_split", "no_validation_split"}
-STOPPING |= {"no_train_boxes", "dropped_box"}
+STOPPING |= {"no_train_boxes", "dropped_box", "unreadable_data", "no_usable_image"}
+# Of other formats, or known to `find_splits` alone.
+STOPPING |= {"unused_labels", "unused_split"}
 
 
 def states(root):
@@ -51,8 +63,8 @@ def test_each_planted_defect_is_found_and_named(result, kind):
 
 def test_a_defect_is_found_once_and_nothing_else_is(result):
     numbers = {kind: len(found) for kind, found in result.by_kind().items()}
-    twice = {"undecodable_image", "leakage", "degenerate_box"}
-    # One for each split: those without unicorns, and what is small in each.
+    twice = {"undecodable_image", "corrupt_image", "leakage", "degenerate_box"}
+    # One for each split: those without a Cell, and what is small in each.
     several = {"class_without_boxes": 3, "small_box": 1, "commonly_small_boxes": 1}
     for kind, number in numbers.items():
         assert number == several.get(kind, 1 + (kind in twice)), (kind, numbers)
@@ -305,7 +317,8 @@ def test_real_photographs_are_no_copies_but_found_when_saved_again(
             again = Image.open(io.BytesIO(encoded(0, image=image, quality=50)))
             half = image.resize((image.width // 2, image.height // 2))
             for copy in (image, again, half):
-                thumbs.append(np.frombuffer(scan._thumb(copy, 1), "uint8"))
+                thumb, _ = scan._look_at(copy, 1)
+                thumbs.append(np.frombuffer(thumb, "uint8"))
                 ratios.append(copy.width / copy.height)
             count += 1
     groups = group_lookalikes(np.array(thumbs), np.array(ratios))
@@ -314,6 +327,7 @@ def test_real_photographs_are_no_copies_but_found_when_saved_again(
 
 def test_lookalikes_by_hand():
     rows = np.full((6, 256), 100, "uint8")
+    rows[:, ::2] = 160  # a contrast of 30
     rows[1] += 3  # root mean square 3
     rows[2] += 6  # 6 from the first, 3 from the second: one group with it
     rows[3] += 11
@@ -321,6 +335,13 @@ def test_lookalikes_by_hand():
     assert group_lookalikes(rows, np.ones(6)) == [[0, 1, 2, 5], [3], [4]]
     ratios = np.array([1, 1, 1, 1, 1, 1.03])
     assert group_lookalikes(rows, ratios) == [[0, 1, 2], [3], [4], [5]]
+    # With a contrast of 5 a difference of 1 is little, of 2 it is not; with none no
+    # picture is known again.
+    faint = np.full((5, 256), 10, "uint8")
+    faint[:3, ::2] = 20
+    faint[1] += 1
+    faint[2] -= 2
+    assert group_lookalikes(faint, np.ones(5)) == [[0, 1], [2], [3], [4]]
 
 
 def test_lookalikes_are_found_across_the_blocks_of_the_search():
@@ -469,3 +490,189 @@ def test_an_interrupt_does_not_go_through_all_files_first(coco, val):
     with pytest.raises(KeyboardInterrupt):
         files.inspect(paths)
     assert looked[-1] == "closed" and len(looked) < 30
+
+
+# What is in the folder -> kinds of its errors, parts of their texts, usable images.
+ALL_BAD = {
+    "no image is there": (
+        {"train.json": coco_json("a.png", "b.png"), "val.json": coco_json("c.png")}
+        | {"other.png": None},
+        {"no_usable_image", "missing_image"},
+        ["train a.png", "train b.png", "val c.png", "all 2 images are bad"],
+        0,
+    ),
+    "no image can be decoded": (
+        {"d.csv": CSV + "a.png,10,20,40,40,cat\n", "a.png": "text"},
+        {"no_usable_image", "undecodable_image"},
+        ["a.png is not an image"],
+        0,
+    ),
+    "ids are no numbers": (
+        {"train.json": coco_json("a.png").replace('"id": 0', '"id": "0"')}
+        | {"a.png": None},
+        {"no_usable_image", "bad_image_entry"},
+        ["a.png must have an integer id"],
+        0,
+    ),
+    "every xml is broken": (
+        {"train/a.xml": "<annotation", "train/a.png": None}
+        | {"valid/b.xml": "<html/>", "valid/b.png": None},
+        {"no_usable_image"},
+        ["train/a.xml is no valid xml", "valid/b.xml is no annotation"],
+        0,
+    ),
+    "no xml has an object": (
+        {"train/a.xml": "<annotation></annotation>", "train/a.png": None},
+        {"no_train_boxes"},
+        [],
+        1,
+    ),
+    "a json is broken": (
+        {"train.json": coco_json("a.png"), "val.json": "{oops", "a.png": None},
+        {"unreadable_split"},
+        ["val The annotation file must be valid json"],
+        1,
+    ),
+    "the folder of a split is missing": (
+        {"data.yaml": YOLO + "train: a\nval: nowhere\n", "a/a.png": None}
+        | {"a/a.txt": LABEL},
+        {"unreadable_split"},
+        ["val `val` must name existing folders", "'nowhere'"],
+        1,
+    ),
+    "the images of a split are nowhere": (
+        {"train.json": coco_json("a.png"), "train/a.png": None}
+        | {"val.json": coco_json("b.png")},
+        {"unreadable_split"},
+        ["val No folder with the images", "val.json"],
+        1,
+    ),
+    "two files for a split": (
+        {"train.json": coco_json("a.png"), "a.png": None}
+        | {"val2014.json": "{}", "val2017.json": "{}"},
+        {"unreadable_split"},
+        ["val There must be one annotation file", "val2014.json"],
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALL_BAD)
+def test_whatever_is_bad_is_a_finding_and_hides_no_other_split(tmp_path, name):
+    files, kinds, texts, num_images = ALL_BAD[name]
+    splits = find_splits(write_layout(tmp_path, files))
+    result = scan_splits(splits, use_tensorflow=False)
+    errors = [f for f in result.findings if f.level == "error"]
+    found = {finding.kind for finding in errors}
+    # A wrong label file makes a bad image, whichever kind that is.
+    assert kinds <= found <= kinds | {"bad_image_entry", "no_train_boxes"}
+    for text in texts:
+        assert any(text in f"{f.split} {f.text}" for f in errors), (text, errors)
+    assert sum(split.num_images for split in result.splits.values()) == num_images
+    assert json.dumps(result.to_json(), allow_nan=False)
+    make_page(result, "bad data").save(tmp_path / "page.html")
+
+
+def test_data_without_any_split_is_a_result_too(tmp_path):
+    result = unreadable(ValueError("a\nb"), (100, 200), 4)
+    (finding,) = result.findings
+    assert (finding.kind, finding.text) == ("unreadable_data", "a b")
+    assert result.to_json()["image_size"] == [100, 200] and not result.is_safe()
+    make_page(result, "no data").save(tmp_path / "page.html")
+
+
+def unread(root):
+    """dict kind -> texts of the findings on what is not read."""
+    splits = find_splits(root)
+    result = scan_splits(splits, use_tensorflow=False)
+    kinds = ("unused_labels", "unread_image", "unlisted_file", "unused_split")
+    return {
+        kind: " ".join(f.text for f in found)
+        for kind, found in result.by_kind().items()
+        if kind in (*kinds, "passed_over")
+    }
+
+
+def test_what_is_not_read_is_counted_and_named(tmp_path):
+    root = write_layout(
+        tmp_path / "set",
+        {
+            "data.yaml": YOLO + "train: images/train\n",
+            "images/train/a.png": None,
+            "labels/train/a.txt": LABEL,
+            "labels/train/gone.txt": LABEL,
+            "labels/train/classes.txt": "cat",
+            "notes.txt": "no label",
+            **{f"images/train/{n}": "x" for n in ("b.gif", "c.HEIC", "d.jfif")},
+            "images/more/e.png": None,
+            "images/train/._a.png": "x",
+            "images/train/Thumbs.db": "x",
+        },
+    )
+    os.mkfifo(root / "pipe.png")
+    (root / "dead.png").symlink_to("nowhere.png")
+    (root / "images/train/linked").symlink_to(tmp_path / "outside")
+    write_layout(tmp_path / "outside", {"f.png": None})
+    found = unread(root)
+    assert found.keys() == {
+        "unused_labels",
+        "unread_image",
+        "unlisted_file",
+        "passed_over",
+    }
+    assert "1 files" in found["unused_labels"] and "gone.txt" in found["unused_labels"]
+    assert "3 files" in found["unread_image"]
+    assert "b.gif, c.HEIC, d.jfif" in found["unread_image"]
+    assert "images/more: e.png" in found["unlisted_file"]
+    assert "f.png" not in found["unlisted_file"], "behind a link it is read"
+    assert "2 files" in found["passed_over"]
+    for text in ("._a.png, Thumbs.db (is hidden", "pipe.png (is no regular file"):
+        assert text in found["passed_over"]
+    assert "dead.png (does not exist, it is a link to nothing)" in found["passed_over"]
+    # Named by the file itself, only the folders of the images are searched.
+    alone = unread(root / "data.yaml")
+    assert "gone.txt" in alone["unused_labels"] and "unlisted_file" not in alone
+
+
+def test_labels_that_no_list_names_and_images_without_labels_are_told(tmp_path):
+    files = {f"Annotations/{name}.xml": XML for name in "ab"}
+    files |= {f"JPEGImages/{name}.png": None for name in "abc"}
+    files |= {"ImageSets/Main/train.txt": "a\n", "ImageSets/Main/rest.txt": "b\n"}
+    found = unread(write_layout(tmp_path, files))
+    assert "b.xml" in found["unused_labels"]
+    assert "b.png, c.png" in found["unlisted_file"]
+    assert "ImageSets/Main/rest.txt" in found["unused_split"]
+
+
+def test_one_folder_seen_by_two_names_is_no_other_folder(tmp_path):
+    files = {"train.json": coco_json("a.png"), "images/a.png": None}
+    root = write_layout(tmp_path, files)
+    (root / "train").symlink_to("images")
+    assert find_splits(root)["train"][1] == str(root / "train")
+    assert unread(root) == {}
+
+
+def test_of_files_in_many_folders_there_is_one_finding(tmp_path):
+    files = {"train.json": coco_json("a.png"), "a.png": None}
+    files |= {f"more/{number}/x.png": None for number in range(9)}
+    splits = find_splits(write_layout(tmp_path, files))
+    result = scan_splits(splits, use_tensorflow=False)
+    (finding,) = result.by_kind()["unlisted_file"]
+    assert finding.count == 9 and finding.text.startswith(f"9 files in {tmp_path}: ")
+    assert "more/0/x.png, more/1/x.png, more/2/x.png, ..." in finding.text
+
+
+def test_a_pipe_among_the_images_is_named_and_nothing_waits_for_it(tmp_path):
+    files = {"data.yaml": YOLO + "train: images\n", "images/a.png": None}
+    files |= {"labels/a.txt": LABEL, "images/b.png": None}
+    root = write_layout(tmp_path, files)
+    os.mkfifo(root / "images/pipe.png")
+    os.mkfifo(root / "labels/b.txt")
+    os.mkfifo(root / "other.yaml")
+    splits = find_splits(root)
+    result = scan_splits(splits, use_tensorflow=False)
+    texts = [finding.text for finding in result.findings if finding.level == "error"]
+    assert sorted(texts) == [
+        "images/b.png labels/b.txt is no regular file, but a pipe",
+        "images/pipe.png is no regular file, but a pipe",
+    ]

@@ -61,7 +61,7 @@ def prepared(tmp_path_factory):
         for seed, objects in enumerate([[one, crowd], [], [one, one]])
     ]
     ids = {"image/id": np.int64}
-    splits = {"train": train, "validation": train[:1]}
+    splits = {"train": train, "validation": train[:1], "minival": train[:1]}
     prepare(root, "pets", coco_like, splits, config="2017", **ids)
     voc_like = {
         "bbox": box,
@@ -72,6 +72,24 @@ def prepared(tmp_path_factory):
     for version in ("1.9.0", "1.10.0"):
         splits = {"test": [{"image": jpeg(7), "objects": rows}]}
         prepare(root, "shapes", voc_like, splits, version=version)
+    # A label that is none, and a flag that is one of three.
+    odd = {
+        "bbox": box,
+        "difficult": np.int64,
+        "iscrowd": tfds.features.Text(),
+        "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+    }
+    rows = [
+        {"bbox": BOX, "difficult": flag, "iscrowd": text, "label": label}
+        for flag, text, label in [
+            (0, "false", 1),
+            (0, "true", 1),
+            (1, "0", 0),
+            (2, "0", 0),
+            (0, "0", -1),
+        ]
+    ]
+    prepare(root, "odd", odd, {"train": [{"image": jpeg(3), "objects": rows}]})
     prepare(
         root, "unnamed", {"bbox": box}, {"train": [{"image": jpeg(1), "objects": []}]}
     )
@@ -90,7 +108,9 @@ def without_network(prepared, monkeypatch):
 
 def test_boxes_labels_ids_and_crowds_by_hand():
     splits = find_splits("tfds:pets/2017")
-    assert splits.description == "TensorFlow Datasets, tfds:pets/2017: train, val"
+    assert splits.description == (
+        "TensorFlow Datasets, tfds:pets/2017: train, val (not read: minival)"
+    )
     dataset = read_coco(*splits["train"], training=False, strict=True)
     assert dataset.class_names == ("cat", "dog")
     assert [record.image_id for record in dataset] == [100, 101, 102]
@@ -134,6 +154,17 @@ def test_difficult_objects_are_crowd_regions_and_cocos_ids_are_kept():
     dataset = read_coco(*find_splits("tfds:shapes")["test"], training=False)
     assert dataset.category_ids == COCO_CATEGORY_IDS
     assert dataset[0].labels.tolist() == [79] and dataset[0].num_crowd == 1
+
+
+def test_odd_labels_and_flags_are_dropped_and_named():
+    (record,) = dataset = read_coco(*find_splits("tfds:odd")["train"])
+    assert record.labels.tolist() == [1] and record.crowd_labels.tolist() == [1, 0]
+    assert dict(dataset.report.examples) == {
+        "category is not in the file": ["example 1 object 5 (label -1)"],
+        "flag is neither true nor false": [
+            "example 1 object 4 in 00000001.jpg (difficult=2)"
+        ],
+    }
 
 
 def test_the_newest_version_is_taken_unless_one_is_named(prepared):

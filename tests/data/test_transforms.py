@@ -1,9 +1,6 @@
-import io
-
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image, ImageOps
 
 from vfnet_tf.data import transforms
 from vfnet_tf.data.normalization import Normalization
@@ -17,12 +14,6 @@ def make_pixels(height=20, width=30, channels=3, dtype="uint8"):
     return np.random.default_rng(0).integers(0, limit, shape).astype(dtype)
 
 
-def encode(image, file_format, **options):
-    file = io.BytesIO()
-    image.save(file, file_format, **options)
-    return file.getvalue()
-
-
 def make_example(image, boxes=((1, 2, 11, 12),)):
     boxes = np.asarray(boxes, "float32").reshape(-1, 4)
     return {
@@ -31,111 +22,6 @@ def make_example(image, boxes=((1, 2, 11, 12),)):
         "labels": tf.zeros(len(boxes), "int32"),
         "image_id": tf.constant(1, "int64"),
     }
-
-
-@pytest.mark.parametrize(
-    "mode, file_format",
-    [
-        ("RGB", "JPEG"),
-        ("L", "JPEG"),
-        ("CMYK", "JPEG"),
-        ("RGB", "PNG"),
-        ("L", "PNG"),
-        ("LA", "PNG"),
-        ("RGBA", "PNG"),
-        ("P", "PNG"),
-        ("1", "PNG"),
-    ],
-)
-def test_every_kind_of_file_decodes_as_pil_does(mode, file_format):
-    image = Image.fromarray(make_pixels()).convert(mode)
-    if mode in ("RGBA", "LA"):
-        image.putalpha(Image.fromarray(make_pixels(channels=1)))
-    contents = encode(image, file_format)
-    expected = np.asarray(Image.open(io.BytesIO(contents)).convert("RGB"))
-    decoded = transforms.decode_image(contents)
-    assert decoded.dtype == tf.uint8
-    np.testing.assert_array_equal(decoded, expected)
-
-
-def test_of_16_bits_the_high_byte_is_kept():
-    pixels = make_pixels(channels=1, dtype="uint16")
-    decoded = transforms.decode_image(encode(Image.fromarray(pixels), "PNG"))
-    np.testing.assert_array_equal(decoded, np.stack([pixels >> 8] * 3, axis=-1))
-
-
-def exif_bytes(orientation, byte_order):
-    """An EXIF block by hand: a directory of two entries, the second is the turn."""
-    order = "little" if byte_order == b"II" else "big"
-
-    def number(value, size):
-        return value.to_bytes(size, order)
-
-    entry = [number(v, s) for v, s in ((0x0110, 2), (2, 2), (1, 4), (0, 4))]
-    turn = [number(v, s) for v, s in ((0x0112, 2), (3, 2), (1, 4), (orientation, 2))]
-    directory = number(2, 2) + b"".join(entry + turn) + b"\0\0" + number(0, 4)
-    return b"Exif\0\0" + byte_order + number(42, 2) + number(8, 4) + directory
-
-
-@pytest.mark.parametrize("byte_order", [b"II", b"MM"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied_as_pil_does(orientation, byte_order):
-    exif = exif_bytes(orientation, byte_order)
-    contents = encode(Image.fromarray(make_pixels()), "JPEG", exif=exif)
-    assert int(transforms.exif_orientation(contents)) == orientation
-    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(contents)))
-    decode = tf.function(transforms.decode_image)
-    np.testing.assert_array_equal(decode(tf.constant(contents)), np.asarray(expected))
-
-
-def test_an_exif_block_after_another_application_block_is_found():
-    exif = exif_bytes(6, b"MM")
-    contents = encode(Image.fromarray(make_pixels()), "JPEG", exif=exif)
-    note = b"\xff\xe1" + (2 + 29).to_bytes(2, "big") + b"http://ns.adobe.com/xap/1.0/\0"
-    contents = contents[:2] + note + contents[2:]
-    assert int(transforms.exif_orientation(contents)) == 6
-
-
-@pytest.mark.parametrize("segments, expected", [(100, 6), (30_000, 1)])
-def test_exif_is_looked_for_in_the_first_segments_only(segments, expected):
-    # All 30,000 would take a minute, and the sender has a hundred kilobytes to write.
-    exif = exif_bytes(6, b"MM")
-    contents = encode(Image.fromarray(make_pixels()), "JPEG", exif=exif)
-    contents = contents[:2] + b"\xff\xe0\x00\x02" * segments + contents[2:]
-    assert int(transforms.exif_orientation(contents)) == expected
-
-
-def test_a_damaged_exif_block_counts_as_none():
-    exif = exif_bytes(6, b"MM")
-    contents = encode(Image.fromarray(make_pixels()), "JPEG", exif=exif)
-    start = contents.index(b"Exif")
-    for damage in (
-        contents[:start] + b"Exif\0\0MM" + b"\xff" * 20 + contents[start + 28 :],
-        contents[: start + 12],
-        contents.replace((6).to_bytes(2, "big") + b"\0\0", b"\0\x09\0\0", 1),
-        b"\xff\xd8" + b"\xff" * 50,
-        b"",
-        encode(Image.fromarray(make_pixels()), "PNG"),
-    ):
-        assert int(transforms.exif_orientation(damage)) == 1
-
-
-@pytest.mark.parametrize("file_format", ["BMP", "TIFF", "WEBP"])
-def test_other_formats_are_loaded_by_pil(tmp_path, file_format):
-    options = {"lossless": True} if file_format == "WEBP" else {}
-    pixels = make_pixels()
-    path = tmp_path / "image"
-    path.write_bytes(encode(Image.fromarray(pixels), file_format, **options))
-    loaded = transforms.load_image(str(path), 1, tf.constant(True))
-    np.testing.assert_array_equal(loaded, pixels)
-
-
-def test_a_16_bit_tiff_keeps_the_high_byte(tmp_path):
-    pixels = make_pixels(channels=1, dtype="uint16")
-    path = tmp_path / "image.tif"
-    Image.fromarray(pixels).save(path)
-    loaded = transforms.load_image(str(path), 1, tf.constant(True))
-    np.testing.assert_array_equal(loaded[..., 0], pixels >> 8)
 
 
 @pytest.mark.parametrize(
@@ -328,10 +214,3 @@ def test_an_image_without_boxes_passes_through_all():
     )
     out = tf.function(pipeline)(make_example(make_pixels(), []), RNG)
     assert out["boxes"].shape == (0, 4)
-
-
-def test_an_orientation_may_be_a_python_int():
-    image = tf.reshape(tf.range(6), [2, 3, 1])
-    turned = transforms.orient(image, 6)
-    np.testing.assert_array_equal(turned, transforms.orient(image, tf.constant(6)))
-    assert turned.shape == (3, 2, 1)

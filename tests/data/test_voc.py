@@ -219,3 +219,56 @@ def test_an_image_that_was_renamed_is_found_by_the_stated_name(tmp_path):
 def test_a_folder_without_xml_is_refused(tmp_path):
     with pytest.raises(ValueError, match="must have xml files in Annotations/"):
         find_splits(f"voc:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ("a.png", "a.png"),
+        ("a.jpg", "a.jpg"),
+        ("A.PNG", "a.png"),
+        (r"C:\data\a.png", "a.png"),
+        ("pictures/a.png", "a.png"),
+        # Files are renamed without a look into the xml.
+        ("b.jpg", None),
+        ("a.bmp", None),
+        ("a", None),
+        ("", None),
+    ],
+)
+def test_of_images_with_one_stem_the_stated_one_is_taken(devkit, stated, expected):
+    write_image(devkit / "JPEGImages" / "a.png", 50, 70)
+    name = f"<filename>{stated}</filename>"
+    path = devkit / "Annotations" / "a.xml"
+    write_xml(path, name, thing("dog", 1, 1, 9, 9), size=(0, 0))
+    if expected is None:
+        with pytest.raises(
+            ValueError, match=r"must have in .* a.jpg or a.png: it states"
+        ):
+            read(devkit)
+    else:
+        assert read(devkit)[0].path == str(devkit / "JPEGImages" / expected)
+
+
+def test_what_an_object_states_twice_is_no_object(devkit):
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox>"
+    two_boxes = thing("dog", 1, 1, 9, 9).replace("</object>", f"{box}</object>")
+    two_names = thing("cat", 1, 1, 9, 9).replace("<name>", "<name>dog</name><name>")
+    path = devkit / "Annotations" / "a.xml"
+    write_xml(path, two_boxes, two_names, thing("dog", 11, 6, 30, 25))
+    dataset = read(devkit)
+    assert dataset[0].boxes.tolist() == [[10, 5, 30, 25]]
+    place = "Annotations/a.xml object"
+    assert dict(dataset.report.examples) == {
+        "object states something twice": [
+            f"{place} 1 (<bndbox>)",
+            f"{place} 2 (<name>)",
+        ]
+    }
+
+
+def test_a_mark_of_utf_16_is_right_where_the_xml_declares_another_encoding(devkit):
+    path = devkit / "Annotations" / "a.xml"
+    text = '<?xml version="1.0" encoding="utf-8"?>' + path.read_text()
+    path.write_text(text.replace("dog", "hund"), encoding="utf-16")
+    assert read(devkit).class_names == ("dog", "hund")

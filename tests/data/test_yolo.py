@@ -97,8 +97,10 @@ def test_bad_lines_are_dropped_and_named(root):
         "line is neither `class cx cy width height` nor a polygon": [
             f"{place} 3 (0 0.5 0.5 0.2)"
         ],
-        "line has a word that is no number": [f"{place} 5 (cat 0.5 0.5 0.2 0.4)"],
-        "box is not four finite numbers": [f"{place} 6 (0 nan 0.5 0.2 0.4)"],
+        "line has a word that is no finite number": [
+            f"{place} 5 (cat 0.5 0.5 0.2 0.4)",
+            f"{place} 6 (0 nan 0.5 0.2 0.4)",
+        ],
         "annotation is repeated": [f"{place} 7"],
         "box has a width or height <= 0": [
             f"{place} 8 in a.jpg ([50.0, 15.0, 0.0, 20.0])"
@@ -117,7 +119,7 @@ def test_bad_images_are_named(root):
     with pytest.raises(ValueError, match="2 bad of 2 images") as error:
         read(root)
     assert "images/train/b.jpg: is empty" in str(error.value)
-    assert "labels/train/a.txt cannot be read" in str(error.value)
+    assert "labels/train/a.txt is no valid UTF-16" in str(error.value)
 
 
 def names_of(dataset):
@@ -174,4 +176,93 @@ def test_several_yamls_in_a_folder_must_be_told_apart(root):
 def test_without_pyyaml_the_extra_is_named(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(ImportError, match=r"pip install 'vfnet_tf\[yolo\]'"):
+        find_splits(root)
+
+
+BOX = [[40, 15, 60, 35]]  # of 0.5 0.5 0.2 0.4
+
+
+@pytest.mark.parametrize(
+    ("shape", "numbers", "expected"),
+    [
+        # Keypoints follow the box, which is what counts.
+        ("[3, 2]", "0.5 0.5 0.2 0.4 0.45 0.4 0.55 0.4 0.5 0.6", BOX),
+        ("[2, 3]", "0.5 0.5 0.2 0.4 0.45 0.4 2 0 0 0", BOX),
+        ("[1, 2]", "0.5 0.5 0.2 0.4 0.45 0.4", BOX),
+        ("['2', 2.0]", "0.5 0.5 0.2 0.4 0.45 0.4 0.5 0.5", BOX),
+        ("[3, 2]", "0.5 0.5 0.2 0.4", BOX),
+        ("[3, 2]", "0.5 0.5 0.2 0.4 0.45 0.4", "columns of the box and of kpt_shape"),
+        (
+            "[1, 2]",
+            "0.5 0.5 0.2 0.4 0.45 0.4 0.9",
+            "columns of the box and of kpt_shape",
+        ),
+        # Nobody says that these are keypoints, but they are no polygons.
+        (None, "0.5 0.5 0.2 0.4 0.45 0.4 0.55 0.4 0.5 0.6", "box with keypoints"),
+        (None, "0.5 0.5 0.2 0.4 0.45 0.4 0.55 0.4", "box with keypoints"),
+        (None, "0.5 0.5 0.9 0.8 0.45 0.4 1 0.3 0.3 0", "box with keypoints"),
+        (None, "0.5 0.5 0.2 0.4 0.45 0.4 2 0 0 0", "box with keypoints"),
+        # Confidence, track id, angle.
+        (None, "0.5 0.5 0.2 0.4 0.9", "a confidence, track id or angle"),
+        (None, "0.5 0.5 0.2 0.4 17", "a confidence, track id or angle"),
+        (None, "0.5 0.5 0.2 0.4 -0.3", "a confidence, track id or angle"),
+        (None, "0.5 0.5 0.2 0.4 0.9 17", "no polygon in parts of the image"),
+        (None, "0.5 0.5 0.2 0.4 0.45 1", "triangle, or a box with confidence"),
+        (None, "0.5 0.5 0.2 0.4 1 0.45", "triangle, or a box with confidence"),
+        # Polygons, oriented boxes among them.
+        (None, "0.1 0.2 0.5 0.2 0.3 0.6", [[10, 10, 50, 30]]),
+        (None, "0.1 0.2 0.5 0.2 0.3 1", [[10, 10, 50, 50]]),
+        (None, "0.4 0.6 0.5 0.4 0.6 0.6", [[40, 20, 60, 30]]),
+        (None, "0.3 0.1 0.6 0.4 0.5 0.5 0.2 0.2", [[20, 5, 60, 25]]),
+        (None, "0.48 0.48 0.53 0.5 0.52 0.56 0.47 0.54", [[47, 24, 53, 28]]),
+        (None, "0.4 0.4 0.45 0.4 0.45 0.46 0.42 0.48 0.4 0.44", [[40, 20, 45, 24]]),
+        (None, "0.5 0.5 1.1 0.5 1.1 0.9 0.5 0.9", [[50, 25, 100, 45]]),
+        (None, "10 10 50 10 50 40 10 40", "no polygon in parts of the image"),
+        (None, "0.1 0.1 0.2 0.2 0.3 0.3", "no polygon in parts of the image"),
+        (None, "0.1 0.1 0.1 0.1 0.5 0.5", "no polygon in parts of the image"),
+        (None, "0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5 0.9", "nor a polygon"),
+    ],
+)
+def test_a_line_is_the_right_box_or_dropped_and_named(root, shape, numbers, expected):
+    describe(root, "" if shape is None else f"kpt_shape: {shape}\n")
+    (root / "labels/train/a.txt").write_text(f"0 {numbers}\n")
+    dataset = read(root, training=False)
+    if isinstance(expected, list):
+        np.testing.assert_allclose(dataset[0].boxes, expected, atol=1e-4)
+        assert dataset.report.num_dropped == 0
+    else:
+        ((reason, examples),) = dataset.report.examples.items()
+        assert expected in reason and dataset.num_boxes == 0
+        assert examples == [f"labels/train/a.txt line 1 (0 {numbers})"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kpt_shape: 17\n", "`kpt_shape` must be"),
+        ("kpt_shape: [17]\n", "`kpt_shape` must be"),
+        ("kpt_shape: [17, 4]\n", "`kpt_shape` must be"),
+        ("kpt_shape: [a, 2]\n", "`kpt_shape` must be"),
+        ("nc: two\n", "nc='two', 2 names"),
+        ("nc: true\n", "nc=True, 2 names"),
+        ("train: images/val\n", "the key 'train' comes twice"),
+    ],
+)
+def test_odd_values_of_the_yaml_are_named(root, text, message):
+    describe(root, text).write_bytes((root / "data.yaml").read_bytes() + b"# k\xe4")
+    with pytest.raises(ValueError, match=r"'# k\\\\xe4' is not valid UTF-8"):
+        find_splits(root)
+    describe(root, text)
+    with pytest.raises(ValueError, match=message):
+        find_splits(root)
+
+
+@pytest.mark.parametrize("names", ["{'0': cat, '1': dog}", "{0.0: cat, 1.0: dog}"])
+def test_class_ids_and_their_number_are_numbers_however_they_are_written(root, names):
+    for count in ("2", "2.0", "'2'"):
+        describe(root, f"nc: {count}\n", names=f"names: {names}")
+        dataset = read(root)
+        assert dataset.class_names == ("cat", "dog") and dataset.category_ids == (0, 1)
+    describe(root, names="names: {'0': cat, 0: dog}")
+    with pytest.raises(ValueError, match="the key '0' comes twice"):
         find_splits(root)

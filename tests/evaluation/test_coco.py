@@ -321,6 +321,60 @@ def test_boxes_that_are_no_numbers_are_left_out_and_named(tmp_path):
     assert evaluator.evaluate()["AP"] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"image_id": "1"}, "are of no image of the file"),
+        ({"image_id": 3}, "are of no image of the file"),
+        ({"image_id": 2**63}, "are of no image of the file"),
+        ({"category_id": "5"}, "are of no category of the file"),
+        ({"category_id": [5]}, "are of no category of the file"),
+        ({"bbox": "[10, 10, 50, 50]"}, "have no box of four finite numbers"),
+        ({"bbox": [10, 10, True, 50]}, "have no box of four finite numbers"),
+        ({"iscrowd": "some"}, "neither true nor false .iscrowd='some'"),
+        ({"area": "large"}, "have an area that is no number"),
+        ({"id": 1}, "are listed twice"),
+    ],
+)
+def test_what_the_ground_truth_cannot_use_is_left_out_and_named(
+    tmp_path, changes, reason
+):
+    good = annotation(1, 1, 5, [10, 10, 50, 50])
+    path = write_truth(tmp_path, [good, {**good, "id": 7, **changes}])
+    with pytest.warns(UserWarning, match=f"1 annotations .* {reason}.* ids "):
+        evaluator = CocoEvaluator(path, category_ids=(5,))
+    evaluator.update([1, 2], detections([CAT], []))
+    assert evaluator.evaluate()["AP"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"id": 1.0, "image_id": 1.0, "category_id": 5.0},
+        {"bbox": ["10", "10.0", " 50", "5e1"], "area": "2500"},
+        {"iscrowd": "0", "ignore": "false"},
+        {"iscrowd": None, "area": None},
+        {"iscrowd": float("nan"), "area": float("nan")},
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_values_and_text_are_read_whatever_they_are_written_like(
+    tmp_path, changes, encoding
+):
+    path = write_truth(tmp_path, [{**annotation(1, 1, 5, [10, 10, 50, 50]), **changes}])
+    path.write_text(path.read_text(), encoding=encoding)
+    result = {
+        "image_id": 1.0,
+        "category_id": 5,
+        "bbox": [10, 10, "50", 50],
+        "score": "1",
+    }
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps([result]), encoding=encoding)
+    assert evaluate_results(path, results, (5,))["AP"] == pytest.approx(1.0)
+
+
 def test_a_class_without_objects_is_warned_of_and_left_out_of_the_mean(tmp_path):
     path = write_truth(tmp_path, [annotation(1, 1, 5, [10, 10, 50, 50])])
     with pytest.warns(UserWarning, match="1 of 2 classes .* dog"):
@@ -441,6 +495,14 @@ def test_images_to_evaluate_must_exist(cat_and_dog, ids):
         ("[]", "without images, annotations, categories"),
         ('{"images": [], "annotations": []}', "without categories"),
         ('{"images": [{}], "annotations": [], "categories": []}', "entry of images"),
+        (
+            '{"images": [{"id": 1}, {"id": "2"}], "annotations": [], "categories": []}',
+            "must have an integer id. .* with entry 1: .*'2'",
+        ),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": [1]}]}',
+            "entry of categories",
+        ),
     ],
 )
 def test_a_broken_annotation_file_is_named(tmp_path, text, message):
@@ -458,6 +520,14 @@ def test_a_broken_annotation_file_is_named(tmp_path, text, message):
         ("[[]]", "entry 0"),
         ('{"a": 1}', "must be a list"),
         ('[{"image_id": 1, "category_id": 5, "score": 1}]', "bbox of four"),
+        (
+            '[{"image_id": "1", "category_id": 5, "score": 1, "bbox": [0, 0, 1, 1]}]',
+            "integers image_id and category_id",
+        ),
+        (
+            '[{"image_id": 1, "category_id": [5], "score": 1, "bbox": [0, 0, 1, 1]}]',
+            "integers image_id and category_id",
+        ),
         (
             '[{"image_id": 1, "category_id": 5, "score": NaN, "bbox": [0, 0, 1, 1]}]',
             "finite score",

@@ -95,9 +95,15 @@ def run_command(name, arguments=None, prog=None):
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     program = sys.argv[0]
+    if hasattr(sys.stdout, "reconfigure"):
+        # A file name that is no valid UTF-8 must not stop what is said about it.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if prog is not None:
             sys.argv[0] = prog
+        # A name may have what the terminal has not.
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             module = importlib.import_module(COMMANDS[name][0])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 from typing import Annotated, Literal
 
 import tyro
@@ -14,7 +15,8 @@ class ConvertDataOptions:
     vfnet convert-data VOCdevkit/VOC2007 --to coco --out voc2007_coco
 
     All splits are converted. Bad boxes are left out and said, as in training. What the
-    new format does not have is said too. docs/data.md describes the formats.
+    new format does not have is said too. docs/data.md describes the formats. Exit
+    status: 0, 1 if a split could not be read and was left out, 2 if nothing was written.
     """
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
@@ -55,7 +57,9 @@ def run(options):
         f"written    {options.out}: {options.to}, {conversion.num_images} images, "
         f"{conversion.num_boxes} boxes"
     )
-    return 0
+    for split, fault in conversion.faults.items():
+        print(f"error: the split {split} was left out: {fault}", file=sys.stderr)
+    return 1 if conversion.faults else 0
 
 
 def main(arguments=None):

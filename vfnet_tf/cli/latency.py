@@ -273,7 +273,7 @@ def _stages_in_fresh_process(directory, files, threads, rounds):
 def measure_stages(directory, files, threads, rounds):
     """Times of the stages of a SavedModel, in this process.
 
-    decode: `data.transforms.decode_image`; pre-process: resize, normalise and pad with
+    decode: `data.images.decode.decode_image`; pre-process: resize, normalise and pad with
     the functions of `data.transforms`; both file by file in a `tf.map_fn` as in the
     export. network: the signature `raw`. NMS: `detector.candidates` and
     `suppress_candidates` on its boxes and on scores as a trained detector gives them (of
@@ -322,6 +322,7 @@ def stage_functions(directory, files):
     import tensorflow as tf
 
     from vfnet_tf.data import transforms
+    from vfnet_tf.data.images.decode import decode_image
     from vfnet_tf.data.normalization import Normalization
     from vfnet_tf.data.pipeline import CANVAS_MULTIPLE
     from vfnet_tf.export.saved_model import read_metadata
@@ -344,7 +345,7 @@ def stage_functions(directory, files):
     @tf.function(autograph=False)
     def decode(contents):
         spec = tf.TensorSpec((None, None, 3), "uint8")
-        return tf.map_fn(transforms.decode_image, contents, fn_output_signature=spec)
+        return tf.map_fn(decode_image, contents, fn_output_signature=spec)
 
     decoded = decode(contents)
     # All files are of one size.

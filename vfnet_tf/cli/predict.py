@@ -18,7 +18,8 @@ class PredictOptions:
     sound, and OUT/detections.json: a COCO file with the lists images, categories and
     annotations, boxes [x, y, width, height] in pixels of the original image, each with
     its score. A frame of a video is an image with the fields frame, from 0, and time,
-    in seconds.
+    in seconds. Exit status: 0, 1 if a picture could not be drawn, 2 if an image could
+    not be read; without --skip-bad-images that is mostly known before the first is.
     """
 
     source: tyro.conf.Positional[tuple[str, ...]]
@@ -45,7 +46,8 @@ class PredictOptions:
     pictures: bool = True
     """draw pictures and videos; --no-pictures writes detections.json only"""
     skip_bad_images: bool = False
-    """go on without unreadable images and videos, and list them, instead of stopping"""
+    """go on without unreadable images and videos, and pictures that cannot be drawn, and
+    list them, as if all were well"""
     debug: bool = False
     """show the stack trace of an error"""
 
@@ -69,8 +71,11 @@ def run(options):
             f"Received: --score-threshold {options.score_threshold}"
         )
     # Before the detector is built, so that a wrong path is told at once.
-    images, _ = expand_source(list(options.source))
+    passed_over = []
+    images, _ = expand_source(list(options.source), passed_over)
     images = list(dict.fromkeys(images))
+    if passed_over:
+        print(f"{len(passed_over)} files passed over:{_listed(passed_over)}")
     bad = check_files(images)
     if bad and not options.skip_bad_images:
         raise ValueError(
@@ -87,7 +92,8 @@ def run(options):
     images = [image for image in images if not is_video(image)]
     print(f"images     {len(images)}", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    skipped = [] if options.skip_bad_images else None
+    # What is found out late must not cost what was predicted.
+    skipped, undrawn = [], []
     counts = collections.Counter()
     entries = []
     if images:
@@ -96,9 +102,10 @@ def run(options):
             images, score_threshold=options.score_threshold, skipped=skipped
         ):
             counts.update(prediction.names)
-            if options.pictures:
-                prediction.save(pictures[prediction.source])
-            entries.append(_entry(prediction, pictures.get(prediction.source)))
+            picture = pictures.get(prediction.source)
+            if picture is not None and not _draw(prediction, picture, undrawn):
+                picture = None
+            entries.append(_entry(prediction, picture))
             progress.add()
         progress.close()
     place = len(images)
@@ -107,8 +114,6 @@ def run(options):
         try:
             frames = _predict_video(predictor, video, pictures.get(video), options)
         except ValueError as error:
-            if skipped is None:
-                raise
             skipped.append((video, str(error)))
             continue
         for prediction in frames:
@@ -118,9 +123,12 @@ def run(options):
     path = options.out / "detections.json"
     write_detections(path, entries, predictor.class_names, predictor.category_ids)
 
-    bad += skipped or []
+    if options.skip_bad_images:
+        bad += skipped
     if bad:
         print(f"{len(bad)} bad images skipped:{_listed(bad)}")
+    if undrawn:
+        print(f"{len(undrawn)} pictures could not be drawn:{_listed(undrawn)}")
     found = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     print(
         f"found      {counts.total()} objects with a score above "
@@ -129,7 +137,27 @@ def run(options):
     if options.pictures:
         print(f"pictures   {options.out}")
     print(f"detections {path}")
-    return 0
+    if skipped and not options.skip_bad_images:
+        raise ValueError(
+            "All images must be readable; leave the bad ones out, or allow them by "
+            f"--skip-bad-images. {path} has the others. Received: "
+            f"{len(skipped)} bad:{_listed(skipped)}"
+        )
+    return 1 if undrawn and not options.skip_bad_images else 0
+
+
+def _draw(prediction, picture, undrawn):
+    """Writes a picture; where that fails, `(source, reason)` goes to `undrawn`.
+
+    Returns:
+        Whether it was written.
+    """
+    try:
+        prediction.save(picture)
+    except Exception as error:  # Encoders and full disks raise whatever they like.
+        undrawn.append((prediction.source, f"{type(error).__name__}: {error}"))
+        return False
+    return True
 
 
 def _predict_video(predictor, video, picture, options):
@@ -189,7 +217,7 @@ def check_files(images):
     Returns:
         list of (path, reason) of those that cannot be read.
     """
-    from vfnet_tf.data.coco import inspect_image
+    from vfnet_tf.data.images.inspect import inspect_image
     from vfnet_tf.video import inspect_video, is_video
 
     bad = []

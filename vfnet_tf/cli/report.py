@@ -298,7 +298,7 @@ def _add_gallery(page, matches, names, point, image_paths):
 
 def _picture(matches, index, file, quality, names, point):
     """One image with right, false and missed boxes, as html."""
-    from vfnet_tf.data.numpy_images import load_image
+    from vfnet_tf.data.images.numpy_decode import load_image
 
     shown = (matches.images == index) & (matches.scores >= point.score_threshold)
     right = np.flatnonzero(shown & matches.is_true)

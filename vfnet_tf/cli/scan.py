@@ -49,24 +49,34 @@ def run(options):
     """Scans as `options` say; returns the exit status."""
     from vfnet_tf import config as configs
     from vfnet_tf.cli.scan_page import make_page
-    from vfnet_tf.data.readers import find_splits
-    from vfnet_tf.data.scan import scan_splits
+    from vfnet_tf.data.readers import find_format, find_splits
+    from vfnet_tf.data.scan import scan_splits, unreadable
     from vfnet_tf.progress import Progress
 
     config = configs.load_config(options.config)
     out = options.out or default_out(options.data)
-    splits = find_splits(options.data, Progress)
-    print(f"format     {splits.description}")
-    out.mkdir(parents=True, exist_ok=True)  # not after minutes of work
-    result = scan_splits(
-        splits,
-        image_size=options.image_size or config.data.image_size,
-        keep_ratio=config.data.keep_ratio,
-        small_side=options.small_side,
-        use_tensorflow=options.tensorflow,
-        num_threads=options.threads,
-        progress=Progress,
-    )
+    kind, _, _ = find_format(options.data)
+    image_size = options.image_size or config.data.image_size
+    settings = {"image_size": image_size, "small_side": options.small_side}
+    try:
+        splits = find_splits(options.data, Progress)
+    except (ValueError, OSError) as error:
+        # The command was right, the data is not; but what is not prepared is no data.
+        if kind == "tfds":
+            raise
+        out.mkdir(parents=True, exist_ok=True)
+        result = unreadable(error, **settings)
+    else:
+        print(f"format     {splits.description}")
+        out.mkdir(parents=True, exist_ok=True)  # not after minutes of work
+        result = scan_splits(
+            splits,
+            **settings,
+            keep_ratio=config.data.keep_ratio,
+            use_tensorflow=options.tensorflow,
+            num_threads=options.threads,
+            progress=Progress,
+        )
     numbers = {"data": options.data, "config": config.name, **result.to_json()}
     (out / "scan.json").write_text(json.dumps(numbers, indent=1, allow_nan=False))
     page = make_page(result, options.data).save(out / "scan.html")

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from vfnet_tf import web_page
-from vfnet_tf.data.numpy_images import load_image
+from vfnet_tf.data.images.numpy_decode import load_image
 from vfnet_tf.data.scan import KINDS, LEVELS
 from vfnet_tf.visualization import draw_detections
 

@@ -7,26 +7,44 @@ of a training, and is reported with the file and the annotation that it concerns
 bad boxes are dropped and counted, bad images stop the reading with their names.
 """
 
+import codecs
 import collections
-import concurrent.futures
+import contextlib
 import dataclasses
-import hashlib
+import functools
 import json
-import math
 import os
 import pathlib
 import re
+import typing
+import unicodedata
+import urllib.parse
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from vfnet_tf.data.cache import cache_directory
+from vfnet_tf.data.files import (
+    best_folder,
+    find_file,
+    is_hidden,
+    list_folder,
+    list_folders,
+)
+from vfnet_tf.data.images.inspect import (
+    IMAGE_SUFFIXES,
+    ImageHeader,
+    inspect_images,
+)
+
+# Also found here, where it was first.
+from vfnet_tf.data.images.inspect import inspect_image as inspect_image
+from vfnet_tf.data.images.reasons import Reason
+from vfnet_tf.data.splits import SPLITS, FoundSplits, by_split, split_named
+from vfnet_tf.data.text import NOT_UTF8, is_valid, printable, read_json
+from vfnet_tf.data.values import is_blank, read_crowd, read_id, read_number, read_size
 
 # The official training set leaves out smaller images and smaller boxes (fact S33).
 MIN_IMAGE_SIDE = 32
 MIN_BOX_SIDE = 1.0
-# A few kilobytes can claim gigabytes of pixels: the header decides before decoding.
-MAX_PIXELS = 2**27
 
 BAD_BOX = "box is not four finite numbers"
 BAD_SIZE = "box has a width or height <= 0"
@@ -37,13 +55,16 @@ UNKNOWN_IMAGE = "image id is not in the file"
 DUPLICATE = "annotation is repeated"
 TINY = "box is narrower or lower than 1 pixel"
 CLIPPED = "box reaches outside the image"
+BAD_FLAG = "flag is neither true nor false"
 OTHER_CLASS = "class is not among those asked for"
 SKIPPED_IMAGE = "image was skipped"
 
 # Keys of a json that another format was turned into (`coco_content`): where a thing
-# comes from, why an image cannot be used, and what is not among the annotations.
+# comes from, why an image cannot be used (text and `Reason`), and what is not among the
+# annotations.
 SOURCE_KEY = "vfnet_source"
 ERROR_KEY = "vfnet_error"
+ERROR_CODE_KEY = "vfnet_error_code"
 DROPPED_KEY = "vfnet_dropped"
 
 # These follow from rules or wishes; the others are mistakes, which `strict` refuses.
@@ -51,12 +72,14 @@ _NO_MISTAKE = frozenset({TINY, OTHER_CLASS, SKIPPED_IMAGE})
 
 _MAX_LISTED = 20
 _MAX_EXAMPLES = 3
-_EXIF_ORIENTATION = 0x0112
-_TENSORFLOW_FORMATS = frozenset({"JPEG", "MPO", "PNG"})
-_PIL_FORMATS = frozenset({"BMP", "TIFF", "WEBP"})
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-#: what a split is called in files and folders -> what it is called here
-SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+# Of the many records without crowd regions, or without boxes.
+_NO_BOXES = np.zeros((0, 4), "float32")
+_NO_LABELS = np.zeros(0, "int32")
+_NO_IDS = np.zeros(0, "int64")
+# The first list in a json of the format, and in few others.
+_FIRST_LIST = re.compile(r'\s*\{[^\[]*?"(\w+)"\s*:\s*\[')
+_COCO_LISTS = frozenset({"images", "annotations", "categories", "licenses", "videos"})
+_FILE_NAME = re.compile(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +94,9 @@ class ImageRecord:
         boxes: float32 `[R, 4]`, `(x1, y1, x2, y2)` in pixels, inside the image.
         labels: int32 `[R]`, index into `DetectionDataset.class_names`.
         annotation_ids: int64 `[R]`, -1 where the file gives none.
-        num_crowd: int, crowd regions of the file, which are not among `boxes`.
+        crowd_boxes: float32 `[N, 4]`, as `boxes`: the crowd regions, which training
+            leaves out and evaluation ignores.
+        crowd_labels: int32 `[N]`.
         orientation: int in 1..8, the EXIF orientation that decoding must apply.
         needs_pil: bool, whether TensorFlow cannot decode the file (BMP, TIFF, WebP).
     """
@@ -83,9 +108,15 @@ class ImageRecord:
     boxes: np.ndarray
     labels: np.ndarray
     annotation_ids: np.ndarray
-    num_crowd: int = 0
+    crowd_boxes: np.ndarray = dataclasses.field(default_factory=lambda: _NO_BOXES)
+    crowd_labels: np.ndarray = dataclasses.field(default_factory=lambda: _NO_LABELS)
     orientation: int = 1
     needs_pil: bool = False
+
+    @property
+    def num_crowd(self):
+        """Number of crowd regions."""
+        return len(self.crowd_boxes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +137,20 @@ class Problem:
     box: tuple[float, ...] | None = None
 
 
+class BadImage(typing.NamedTuple):
+    """An image that cannot be used.
+
+    Attributes:
+        name: str, its file name in the annotation file.
+        text: str, what is wrong, to stand behind the name.
+        code: `Reason`.
+    """
+
+    name: str
+    text: str
+    code: Reason
+
+
 @dataclasses.dataclass
 class ReadReport:
     """What a reader found, dropped and kept.
@@ -118,10 +163,13 @@ class ReadReport:
         examples: dict reason -> up to three texts naming annotation and image.
         num_clipped: int, boxes cut at the image border by more than one pixel.
         num_crowd: int, crowd regions, not counted in `dropped`.
+        num_masks: int, annotations that have a mask.
+        similar_classes: list of tuples of class names that differ only in blanks or
+            case, or in how their letters are composed.
         num_without_objects: int, good images without a usable box.
         keep_empty: bool, whether those were kept.
         num_small_images: int, images dropped for a side below 32 pixels.
-        bad_images: list of `(file name, reason)` that were skipped.
+        bad_images: list of `BadImage` that were skipped.
         problems: list of `Problem`, all that was dropped or clipped but boxes of classes
             that were not asked for and boxes on bad images.
     """
@@ -133,6 +181,8 @@ class ReadReport:
     examples: dict = dataclasses.field(default_factory=dict)
     num_clipped: int = 0
     num_crowd: int = 0
+    num_masks: int = 0
+    similar_classes: list = dataclasses.field(default_factory=list)
     num_without_objects: int = 0
     keep_empty: bool = False
     num_small_images: int = 0
@@ -150,6 +200,7 @@ class ReadReport:
         self._note("clipped", CLIPPED, example, path, box)
 
     def _note(self, key, reason, example, path, box):
+        example = printable(example)
         examples = self.examples.setdefault(key, [])
         if len(examples) < _MAX_EXAMPLES:
             examples.append(example)
@@ -179,6 +230,9 @@ class ReadReport:
         ]
         if self.num_crowd:
             lines.append(f"  {self.num_crowd} crowd regions set aside")
+        for names in self.similar_classes:
+            listed = ", ".join(map(repr, names))
+            lines.append(f"  classes that look alike, are they one? {listed}")
         for reason, count in sorted(self.dropped.items()):
             shown = "; ".join(self.examples.get(reason, ()))
             more = "; ..." if count > _MAX_EXAMPLES else ""
@@ -199,7 +253,7 @@ class ReadReport:
             lines.append(f"  {self.num_without_objects} images without objects {verb}")
         if self.bad_images:
             lines.append(f"  {len(self.bad_images)} bad images skipped:")
-            lines.extend(f"    {name}: {reason}" for name, reason in self.bad_images)
+            lines.extend(f"    {name}: {text}" for name, text, _ in self.bad_images)
         return "\n".join(lines)
 
 
@@ -281,159 +335,13 @@ class DetectionDataset:
         return f"{head}\nread from {self.report.summary()}"
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageHeader:
-    """What the head of an image file says, and whether the file can be decoded.
-
-    Attributes:
-        height: int, pixels, after the EXIF orientation.
-        width: int, pixels, after the EXIF orientation.
-        orientation: int in 1..8, EXIF.
-        needs_pil: bool, whether TensorFlow cannot decode the format.
-        error: str, why the file cannot be used; empty for a good file.
-    """
-
-    height: int = 0
-    width: int = 0
-    orientation: int = 1
-    needs_pil: bool = False
-    error: str = ""
-
-
-def _orientation(image):
-    """EXIF orientation in 1..8 of an open PIL image; broken EXIF counts as none."""
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # PIL raises struct, syntax and value errors here.
-        return 1
-    return orientation if orientation in range(1, 9) else 1
-
-
-def _is_end_missing(path, image_format):
-    """Whether the end marker of a JPEG or PNG is not where it belongs."""
-    with open(path, "rb") as file:
-        file.seek(0, os.SEEK_END)
-        # Some cameras write notes after the marker.
-        file.seek(max(0, file.tell() - 65536))
-        tail = file.read()
-    if image_format == "PNG":
-        return b"IEND\xaeB`\x82" not in tail
-    return not tail.rstrip(b"\x00\r\n").endswith(b"\xff\xd9")
-
-
-def inspect_image(path, full=True, look=None):
-    """Reads the size and orientation of an image file and checks that it decodes.
-
-    Args:
-        path: str, the file.
-        full: bool, decode all pixels; if False only the head and the end marker are
-            read (about 40 times faster) and pixels only where the marker is missing.
-        look: function of the open PIL image, as stored, and its orientation: sees what
-            was decoded. What it raises counts as a file that cannot be decoded.
-
-    Returns:
-        `ImageHeader`; never raises for a bad file, the reason is in `error`.
-    """
-    try:
-        with Image.open(path) as image:
-            image_format = image.format
-            if image_format not in _TENSORFLOW_FORMATS | _PIL_FORMATS:
-                formats = "JPEG, PNG, BMP, TIFF or WebP"
-                return ImageHeader(error=f"is {image_format}, must be {formats}")
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                return ImageHeader(
-                    error=f"has {width} x {height} pixels, more than {MAX_PIXELS}"
-                )
-            orientation = _orientation(image)
-            is_native = image_format in _TENSORFLOW_FORMATS
-            is_end_missing = is_native and _is_end_missing(path, image_format)
-            if full or is_end_missing or not is_native:
-                image.load()
-            if is_end_missing and image_format == "PNG":
-                # PIL forgives a missing IEND, TensorFlow's decoder does not.
-                return ImageHeader(error="is truncated (its end chunk is missing)")
-            if look is not None:
-                look(image, orientation)
-    except FileNotFoundError:
-        return ImageHeader(error="does not exist")
-    except UnidentifiedImageError:
-        is_empty = os.path.getsize(path) == 0
-        return ImageHeader(error="is empty" if is_empty else "is not an image")
-    except Image.DecompressionBombError as error:
-        return ImageHeader(error=str(error))
-    except Exception as error:  # PIL's decoders raise whatever they meet.
-        return ImageHeader(error=f"cannot be decoded: {error}")
-    if orientation >= 5:  # These turn by 90 degrees.
-        height, width = width, height
-    return ImageHeader(height, width, orientation, not is_native)
-
-
-def inspect_images(paths, image_dir, full):
-    """`inspect_image` for many files in threads; good results are remembered on disk.
-
-    Returns:
-        dict path -> `ImageHeader`.
-    """
-    key = hashlib.sha256(os.path.abspath(image_dir).encode()).hexdigest()[:16]
-    cache_file = cache_directory() / "image_checks" / f"v1-{key}.json"
-    known = {}
-    if full:
-        try:
-            known = json.loads(cache_file.read_text())
-        except (OSError, ValueError):
-            known = {}
-    headers, todo, stamps = {}, [], {}
-    for path in dict.fromkeys(paths):
-        try:
-            status = os.stat(path)
-        except OSError:
-            todo.append(path)
-            continue
-        stamps[path] = [status.st_size, status.st_mtime_ns]
-        entry = known.get(path)
-        if entry is not None and entry[:2] == stamps[path]:
-            headers[path] = ImageHeader(*entry[2:])
-        else:
-            todo.append(path)
-    if todo:
-        # PIL's decoders release the interpreter lock.
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            results = pool.map(lambda path: inspect_image(path, full), todo)
-            headers.update(zip(todo, results, strict=True))
-        if full:
-            for path in todo:
-                header = headers[path]
-                if not header.error and path in stamps:
-                    known[path] = [*stamps[path], *dataclasses.astuple(header)[:4]]
-            _write_atomically(cache_file, json.dumps(known))
-    return headers
-
-
-def _write_atomically(path, text):
-    """Writes a cache file beside and renames it; a read-only cache is no error."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text)
-        os.replace(aside, path)
-    except OSError:
-        return
-
-
 def _load_json(annotation_file, training):
     """Reads and checks the top level of an annotation file."""
-    path = pathlib.Path(annotation_file)
-    if not path.is_file():
-        raise ValueError(
-            "The annotation file must exist. "
-            f"Received: annotation_file={str(annotation_file)!r}"
-        )
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        content = read_json(annotation_file)
+    except ValueError as error:
         raise ValueError(
-            f"The annotation file must be valid json ({error}). "
+            f"The annotation file {error}. "
             f"Received: annotation_file={str(annotation_file)!r}"
         ) from error
     keys = ["images", "annotations", "categories"]
@@ -457,40 +365,27 @@ def _load_json(annotation_file, training):
     return content
 
 
-def _is_integer(value):
-    """Whether a json value is an integer that an int64 holds."""
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    return is_integer and -(2**63) <= value < 2**63
-
-
-def _finite(value):
-    """A json value as a float, None if it is no finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        value = float(value)
-    except OverflowError:
-        return None
-    return value if math.isfinite(value) else None
-
-
 def _read_categories(content, class_names, annotation_file):
     """Returns class names, category ids (index = label) and all ids of the file."""
     found = {}
     for category in content["categories"]:
-        category_id, name = category.get("id"), category.get("name")
-        if not _is_integer(category_id) or not isinstance(name, str):
+        category_id, name = read_id(category.get("id")), category.get("name")
+        is_name = isinstance(name, str) and name.strip() and is_valid(name)
+        if category_id is None or not is_name:
             raise ValueError(
-                "Each category must have an integer id and a name. "
-                f"Received: category={category} in {str(annotation_file)!r}"
+                "Each category must have an integer id and a name in UTF-8. "
+                f"Received: category={category} in "
+                f"{str(annotation_file)!r}"
             )
+        name = unicodedata.normalize("NFC", name)
         if category_id in found:
             raise ValueError(
                 f"Category ids must be unique: {found[category_id]!r} and {name!r} "
                 f"share one. Received: id={category_id} in {str(annotation_file)!r}"
             )
         found[category_id] = name
-    if not found:
+    # Of another format, whose labels may all be unreadable: then that is said.
+    if not found and SOURCE_KEY not in content:
         raise ValueError(
             "The annotation file must list at least one category. "
             f"Received: categories=[] in {str(annotation_file)!r}"
@@ -505,6 +400,7 @@ def _read_categories(content, class_names, annotation_file):
             "`class_names` must be at least one name, each once. "
             f"Received: class_names={list(class_names)}"
         )
+    class_names = [unicodedata.normalize("NFC", name) for name in class_names]
     missing = [name for name in class_names if name not in by_name]
     if missing:
         raise ValueError(
@@ -521,41 +417,66 @@ def _read_categories(content, class_names, annotation_file):
     return tuple(class_names), tuple(by_name[name][0] for name in class_names), found
 
 
-def _split_of(annotation_file):
-    """`("train2017", "train")` for instances_train2017.json, `("", "")` if unnamed."""
-    stem = pathlib.Path(annotation_file).stem
-    match = re.fullmatch(r"(?:.*_)?((train|valid|val|test)\w*)", stem)
-    return match.groups() if match else ("", "")
-
-
 def split_of(annotation_file):
-    """The split that a file is named for, `val` for instances_val2017.json, or None."""
-    return SPLITS.get(_split_of(annotation_file)[1])
+    """The split that a file is named for, else its folder; None if neither is.
+
+    `val` for instances_val2017.json and for valid/_annotations.coco.json.
+    """
+    path = pathlib.Path(annotation_file)
+    words = [*re.split(r"[-_.\s]+", path.stem), path.absolute().parent.name]
+    return next(filter(None, map(split_named, words)), None)
 
 
-def _image_dir_candidates(annotation_file, root=None):
-    """Folders that may hold the images of an annotation file, best first."""
-    parent = pathlib.Path(annotation_file).absolute().parent
+def image_folders(root, split, own=None):
+    """Folders of a dataset that may hold the images of a split, best first.
+
+    Args:
+        root: `Path` of the dataset's folder.
+        split: one of `SPLITS`, or None.
+        own: str, the name of a folder to look at first: train2014 may lie beside
+            train2017.
+
+    Returns:
+        list of `Path`: folders named for the split, in `root` and in its `images`,
+        then `images`, then `root`.
+    """
+    folders = list_folders(root)
+    shared = [path for name, path in folders.items() if name.lower() == "images"]
+    found = []
+    for inside in (folders, *map(list_folders, shared)):
+        names = [own, *by_split(inside).get(split, [])]
+        found += [inside[name] for name in names if name in inside]
+    return list(dict.fromkeys([*found, *shared, root]))
+
+
+def _find_image_dir(annotation_file, name_lists, root=None):
+    """The candidate folder that holds most of the named files.
+
+    Args:
+        annotation_file: str or path.
+        name_lists: iterable of lists of file names, each looked at if none of an
+            earlier one was found.
+        root: `Path` of the dataset's folder, None for the annotation file's.
+
+    Raises:
+        ValueError: if there are no such files, and no image in any of the folders.
+    """
+    path = pathlib.Path(annotation_file).absolute()
+    parent = path.parent
     if root is None:
-        root = parent.parent if parent.name == "annotations" else parent
-    names = [name for name in dict.fromkeys(_split_of(annotation_file)) if name]
-    folders = [root / name for name in names]
-    folders += [root / "images" / name for name in names]
-    folders += [root / "images", root, parent]
-    return list(dict.fromkeys(folders))
-
-
-def _find_image_dir(annotation_file, file_name, root=None):
-    """The first candidate folder that holds `file_name`, or any image if it is None."""
-    folders = _image_dir_candidates(annotation_file, root)
+        root = parent.parent if parent.name.lower() == "annotations" else parent
+    own = path.stem.removeprefix("instances_")
+    folders = list(dict.fromkeys([*image_folders(root, split_of(path), own), parent]))
     existing = [folder for folder in folders if folder.is_dir()]
-    for folder in existing:
-        if file_name is not None and (folder / file_name).is_file():
+    for names in name_lists:
+        folder = best_folder(existing, names)
+        if folder is not None:
             return folder
     for folder in existing:
         with os.scandir(folder) as entries:
             if any(
                 os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+                and not is_hidden(entry.name)
                 for entry in entries
             ):
                 return folder
@@ -566,40 +487,94 @@ def _find_image_dir(annotation_file, file_name, root=None):
     )
 
 
-def _first_file_name(annotation_file):
-    """The first `file_name` near the head of a json file, without parsing it whole."""
+def _chunks(annotation_file):
+    """Yields a json file as texts of a megabyte, each with the end of the one before."""
     with open(annotation_file, "rb") as file:
-        head = file.read(1 << 20).decode("utf-8", "replace")
-    match = re.search(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', head)
-    return json.loads(match.group(1)) if match else None
+        data = file.read(1 << 20)
+        decoder = codecs.getincrementaldecoder(json.detect_encoding(data))("replace")
+        end = ""
+        while data:
+            text = end + decoder.decode(data)
+            yield text
+            end, data = text[-1024:], file.read(1 << 20)
 
 
-def find_annotation_files(root):
-    """Annotation files of a folder, named as `find_coco_splits` says.
+def _file_names(annotation_file):
+    """Yields lists of the `file_name`s in a json file, without parsing it whole."""
+    for text in _chunks(annotation_file):
+        names = []
+        for quoted in _FILE_NAME.findall(text):
+            with contextlib.suppress(ValueError):
+                names.append(json.loads(quoted))
+        if names:
+            yield names
 
-    Args:
-        root: `Path` of the folder.
+
+def _only_coco(paths):
+    """The json files that look like some of the format, by their first megabytes.
+
+    Of many, none is: other formats have a json for each image.
+    """
+    found = []
+    for path in paths if len(paths) <= _MAX_LISTED else ():
+        with contextlib.suppress(OSError):
+            match = _FIRST_LIST.match(next(_chunks(path), ""))
+            if match and match.group(1) in _COCO_LISTS:
+                found.append(path)
+    return found
+
+
+def _annotation_files(root):
+    """Finds the annotation files of a folder.
 
     Returns:
-        dict split -> list of `Path`, empty if the folder is none of COCO's.
+        (dict split -> list of `Path`, list of `Path`: json files that are not used).
     """
-    pattern = re.compile(r"(?:instances_)?(train|valid|val|test)(?:\d{4})?\.json")
-    found = collections.defaultdict(list)
-    for folder in (root / "annotations", root):
-        for path in sorted(folder.glob("*.json")):
-            match = pattern.fullmatch(path.name)
-            if match:
-                found[SPLITS[match.group(1)]].append(path)
-    return found
+    found, unused = collections.defaultdict(list), []
+    folders = list_folders(root)
+    places = [path for name, path in folders.items() if name.lower() == "annotations"]
+    for place in (*places, root):
+        files = list_folder(place, {".json"})
+        used = by_split(files, lambda path: path.stem.removeprefix("instances_"))
+        for split, paths in used.items():
+            found[split] += paths
+        others = set(files).difference(*used.values())
+        unused += sorted(others if place != root else _only_coco(others))
+    for split, names in by_split(folders).items():
+        has_file = split in found
+        for name in names:
+            files = list_folder(folders[name], {".json"})
+            exports = [path for path in files if path.name == "_annotations.coco.json"]
+            files = exports or _only_coco(files)
+            if has_file:
+                unused += files
+            else:
+                found[split] += files
+    # Exports of splits that have another name.
+    for name in filter(lambda name: split_named(name) is None, folders):
+        files = list_folder(folders[name], {".json"})
+        unused += [path for path in files if path.name == "_annotations.coco.json"]
+    return {split: found[split] for split in SPLITS if found.get(split)}, unused
+
+
+def is_coco_folder(root):
+    """Whether a folder has annotation files as `find_coco_splits` says.
+
+    Args:
+        root: `Path`.
+    """
+    return bool(_annotation_files(root)[0])
 
 
 def find_coco_splits(directory):
     """Finds the annotation files and image folders of a COCO-format directory.
 
     Annotation files are `annotations/instances_<split><year>.json`, the same without
-    `instances_`, or either of them directly in `directory`; splits are `train`, `val`
-    (or `valid`) and `test`, the year is optional. Images lie in `<split><year>/`,
-    `<split>/`, `images/<split><year>/`, `images/<split>/`, `images/`, or `directory`.
+    `instances_`, or either of them directly in `directory`; or, as some exports have
+    it, the `_annotations.coco.json` (or the only json of the format) in a folder named
+    for a split. Names of splits are those of `splits.split_named`, the year is
+    optional. Images lie in `<split><year>/`, `images/<split><year>/`, `images/`,
+    `directory`, or beside the json: where most of them are.
 
     Args:
         directory: str or path.
@@ -612,114 +587,166 @@ def find_coco_splits(directory):
         ValueError: if the directory does not exist, holds no annotation file, holds
             two for one split, or the images of one are nowhere.
     """
+    return {split: part() for split, part in coco_parts(directory).items()}
+
+
+def coco_parts(directory):
+    """`find_coco_splits` with a function for each split, which raises its errors.
+
+    Returns:
+        `FoundSplits`.
+    """
     root = pathlib.Path(directory).expanduser()
     if not root.is_dir():
         raise ValueError(
             f"`directory` must be an existing folder. Received: directory={str(root)!r}"
         )
-    found = find_annotation_files(root)
+    found, unused = _annotation_files(root)
     if not found:
         present = sorted(path.name for path in root.iterdir())[:_MAX_LISTED]
         raise ValueError(
             "No annotation file was found. Looked for "
             "annotations/instances_{train,val,test}[year].json, "
-            "annotations/{train,val,test}[year].json and the same names directly in "
-            f"the folder. Received: directory={str(root)!r}, which holds {present}"
+            "annotations/{train,val,test}[year].json, the same names directly in the "
+            "folder, and {train,val,test}/_annotations.coco.json. "
+            f"Received: directory={str(root)!r}, which holds {present}"
         )
-    splits = {}
-    for split in ("train", "val", "test"):
-        files = found.get(split, [])
-        if len(files) > 1:
-            raise ValueError(
-                f"There must be one annotation file for the split {split!r}. "
-                f"Received: {[str(path) for path in files]}"
-            )
-        for path in files:
-            image_dir = _find_image_dir(path, _first_file_name(path), root)
-            splits[split] = (str(path), str(image_dir))
-    return splits
+    return FoundSplits(
+        {
+            split: functools.partial(_locate, split, found[split], root)
+            for split in found
+        },
+        [os.path.relpath(path, root) for path in unused],
+    )
 
 
-def _stated_size(image):
-    """(height, width) that the file states, None if it states none, () if not so."""
-    stated = (image.get("height"), image.get("width"))
-    if stated == (None, None):
-        return None
-    numbers = [_finite(value) for value in stated]
-    # Some tools write 480.0.
-    if any(value is None or value < 1 or value % 1 for value in numbers):
-        return ()
-    return tuple(int(value) for value in numbers)
+def _locate(split, files, root):
+    """(annotation file, image folder) of the only one of some files."""
+    if len(files) > 1:
+        raise ValueError(
+            f"There must be one annotation file for the split {split!r}. "
+            f"Received: {[str(path) for path in files]}"
+        )
+    (path,) = files
+    try:
+        image_dir = _find_image_dir(path, _file_names(path), root)
+    except ValueError:
+        _load_json(path, training=False)  # A broken file has no images anywhere.
+        raise
+    return str(path), str(image_dir)
+
+
+def _similar_names(names):
+    """Groups of names that a person would read as one, as tuples."""
+    groups = collections.defaultdict(list)
+    for name in names:
+        letters = unicodedata.normalize("NFKC", name).casefold()
+        groups[" ".join(letters.split())].append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def _name_fault(name):
+    """Why no image can be called so, empty if it can."""
+    return "has a zero byte" if "\0" in name else "" if is_valid(name) else NOT_UTF8
 
 
 def _list_images(content, image_dir, level):
     """Joins the images of the file with what is on disk.
 
     Returns:
-        (dict image id -> `(path, ImageHeader)`, list of bad `(file name, reason)`).
+        (dict image id -> `(path, ImageHeader)`, list of `BadImage`).
     """
-    paths = {}
-    for image in content["images"]:
+    paths, sizes, wrong_sizes = {}, [], {}
+    for index, image in enumerate(content["images"]):
         name = image.get("file_name")
-        if isinstance(name, str) and name:
-            paths[name] = os.path.join(image_dir, name)
+        if isinstance(name, str) and name and not _name_fault(name):
+            paths[name] = find_file(image_dir, name)
+        try:
+            size = read_size(image.get("height"), image.get("width"))
+        except ValueError as error:
+            size, wrong_sizes[index] = (), str(error)
+        sizes.append(size)
     needed = paths.values()
     if level is None:  # Unchecked, but a size that the file omits must be read.
         needed = [
             paths[image["file_name"]]
-            for image in content["images"]
-            if image.get("file_name") in paths and _stated_size(image) is None
+            for image, size in zip(content["images"], sizes, strict=True)
+            if size is None and image.get("file_name") in paths
         ]
     if callable(level):
         headers = level(needed)
     else:
         headers = inspect_images(needed, image_dir, full=level == "full")
     good, bad, first_name = {}, [], {}
+
+    def refuse(name, text, code=Reason.BAD_ENTRY):
+        bad.append(BadImage(name, text, code))
+
     for index, image in enumerate(content["images"]):
-        name, image_id = image.get("file_name"), image.get("id")
-        if name not in paths:
-            bad.append((f"images[{index}]", f"has no file_name (id {image_id})"))
+        name, image_id = image.get("file_name"), read_id(image.get("id"))
+        if isinstance(name, str) and _name_fault(name):
+            reason = f"must have another name, as this one {_name_fault(name)}"
+            refuse(printable(name), f"{reason}: rename the file")
+            continue
+        if not isinstance(name, str) or name not in paths:
+            text = f"has no file_name (id {image.get('id')!r})"
+            refuse(f"images[{index}]", text)
             continue
         # -1 marks the repeats that fill a batch.
-        if not _is_integer(image_id) or image_id < 0:
-            bad.append((name, f"must have an integer id >= 0, has {image_id!r}"))
+        if image_id is None or image_id < 0:
+            refuse(name, f"must have an integer id >= 0, has {image.get('id')!r}")
             continue
         if image_id in first_name:
-            bad.append((name, f"has id {image_id}, as {first_name[image_id]} has"))
+            refuse(name, f"has id {image_id}, as {first_name[image_id]} has")
             continue
         first_name[image_id] = name
         if image.get(ERROR_KEY):
-            bad.append((name, image[ERROR_KEY]))
+            code = image.get(ERROR_CODE_KEY, Reason.BAD_ENTRY)
+            text = f"{printable(image[ERROR_KEY])}{_hint(image_dir, name)}"
+            refuse(name, text, Reason(code))
             continue
-        size = _stated_size(image)
+        size = sizes[index]
         if size == ():
-            size_found = (image.get("height"), image.get("width"))
-            bad.append((name, f"must have a size of positive integers: {size_found}"))
+            refuse(name, wrong_sizes[index])
             continue
         header = headers.get(paths[name])
         if header is None:
             header = ImageHeader(*size)
         if header.error:
-            bad.append((name, header.error))
+            text = f"{header.error}{_hint(image_dir, name)}"
+            refuse(name, text, header.code or Reason.UNDECODABLE)
             continue
         if size is not None and size != (header.height, header.width):
             turned = f" (EXIF orientation {header.orientation} applied)"
-            bad.append(
-                (
-                    name,
-                    f"is {header.height} high and {header.width} wide"
-                    f"{turned if header.orientation > 1 else ''}, its annotation says "
-                    f"{size[0]} and {size[1]}",
-                )
+            refuse(
+                name,
+                f"is {header.height} high and {header.width} wide"
+                f"{turned if header.orientation > 1 else ''}, its annotation says "
+                f"{size[0]} and {size[1]}",
+                Reason.SIZE_CONFLICT,
             )
             continue
         good[image_id] = (paths[name], header)
     return good, bad
 
 
+def _hint(image_dir, name):
+    """Which image a name of none may have meant; empty for one that is there."""
+    if os.path.lexists(find_file(image_dir, name)):
+        return ""
+    plain = urllib.parse.unquote(name.replace("\\", "/"))
+    parts = plain.split("/")
+    # Some tools put the folder of their own server or archive before the name.
+    for first in range(len(parts)):
+        meant = "/".join(parts[first:])
+        if meant and meant != name and os.path.isfile(find_file(image_dir, meant)):
+            return f" (there is {meant!r}: is that its name?)"
+    return ""
+
+
 def _finite_box(bbox):
     """A COCO box as `(x, y, w, h)` of floats, None if it is not four finite numbers."""
-    numbers = [_finite(value) for value in bbox] if isinstance(bbox, list) else []
+    numbers = [read_number(value) for value in bbox] if isinstance(bbox, list) else []
     return None if len(numbers) != 4 or None in numbers else tuple(numbers)
 
 
@@ -744,7 +771,7 @@ def clip_box(bbox, area, height, width):
     x, y, w, h = numbers
     if w <= 0 or h <= 0:
         return None, BAD_SIZE, False
-    if area is not None and (_finite(area) or 0) <= 0:
+    if not is_blank(area) and (read_number(area) or 0) <= 0:
         return None, BAD_AREA, False
     inside = (max(x, 0), max(y, 0), min(x + w, width), min(y + h, height))
     box = np.asarray(inside, "float32")
@@ -762,23 +789,23 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
     """Drops what cannot be used and groups the rest by image.
 
     Returns:
-        (dict image id -> list of `(box, label, annotation id)`, Counter of crowds by
-        image id).
+        (dict image id -> list of `(box, label, annotation id)`, the same of crowds).
     """
-    objects, crowds = collections.defaultdict(list), collections.Counter()
+    objects, crowds = collections.defaultdict(list), collections.defaultdict(list)
     first_with_id = {}
     for reason, text in content.get(DROPPED_KEY, ()):
         report.drop(reason, text)
     for index, annotation in enumerate(content["annotations"]):
-        annotation_id = annotation.get("id")
+        annotation_id = read_id(annotation.get("id"))
         name = f"annotations[{index}]"
-        if _is_integer(annotation_id):
+        if annotation_id is not None:
             name = f"annotation {annotation_id}"
         else:
             annotation_id = -1
         name = annotation.get(SOURCE_KEY, name)
         image_id = annotation.get("image_id")
         category_id, bbox = annotation.get("category_id"), annotation.get("bbox")
+        report.num_masks += bool(annotation.get("segmentation"))
         if annotation_id >= 0:
             content_of = (image_id, category_id, repr(bbox))
             first = first_with_id.setdefault(annotation_id, content_of)
@@ -792,8 +819,7 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
                     f"truth. Received: id={annotation_id} for (image id, category id, "
                     f"bbox) {first} and {content_of} in {report.annotation_file!r}"
                 )
-        # A json list or object is no id and cannot be looked up.
-        image_key = image_id if _is_integer(image_id) else None
+        image_key = read_id(image_id)
         if image_key not in good:
             is_skipped = image_key in skipped_ids
             reason = SKIPPED_IMAGE if is_skipped else UNKNOWN_IMAGE
@@ -801,7 +827,7 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
             continue
         path, header = good[image_key]
         name = f"{name} in {os.path.basename(path)}"
-        category_key = category_id if _is_integer(category_id) else None
+        category_key = read_id(category_id)
         if category_key not in found:
             text = f"{name} (category id {category_id!r})"
             report.drop(UNKNOWN_CATEGORY, text, path, _corners(bbox))
@@ -809,23 +835,37 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
         if category_key not in labels:
             report.drop(OTHER_CLASS, f"{name} ({found[category_key]})")
             continue
-        if annotation.get("iscrowd") or annotation.get("ignore"):
-            crowds[image_key] += 1
+        is_crowd, wrong_flag = read_crowd(annotation)
+        if wrong_flag:
+            report.drop(BAD_FLAG, f"{name} ({wrong_flag})", path, _corners(bbox))
             continue
-        box, reason, is_clipped = clip_box(
-            bbox, annotation.get("area"), header.height, header.width
-        )
+        # The area of a crowd region is its mask's, and used by nobody.
+        area = None if is_crowd else annotation.get("area")
+        box, reason, is_clipped = clip_box(bbox, area, header.height, header.width)
         if box is None:
-            value = annotation.get("area") if reason == BAD_AREA else bbox
+            value = area if reason == BAD_AREA else bbox
             report.drop(reason, f"{name} ({value})", path, _corners(bbox))
             continue
-        if is_clipped:
+        if is_clipped and not is_crowd:
             report.clip(f"{name} ({bbox})", path, _corners(bbox))
-        objects[image_key].append((box, labels[category_key], annotation_id))
+        found_objects = crowds if is_crowd else objects
+        found_objects[image_key].append((box, labels[category_key], annotation_id))
     return objects, crowds
 
 
-def _listed(texts):
+def _columns(rows):
+    """Boxes, labels and annotation ids of objects as arrays."""
+    if not rows:
+        return _NO_BOXES, _NO_LABELS, _NO_IDS
+    boxes, labels, ids = zip(*rows, strict=True)
+    return (
+        np.asarray(boxes, "float32"),
+        np.asarray(labels, "int32"),
+        np.asarray(ids, "int64"),
+    )
+
+
+def listed(texts):
     """Texts one a line, at most twenty and then how many more."""
     lines = [f"\n  {text}" for text in texts[:_MAX_LISTED]]
     if len(texts) > _MAX_LISTED:
@@ -843,6 +883,7 @@ def read_coco(
     skip_bad_images=False,
     check_images="full",
     training=True,
+    allow_empty=False,
 ):
     """Reads a COCO-format dataset and checks all of it.
 
@@ -867,6 +908,7 @@ def read_coco(
             trusts the annotation file, and no EXIF orientation is seen. A function of
             the paths that returns a dict path -> `ImageHeader` is called in their place.
         training: bool, False keeps all images of the file.
+        allow_empty: bool, return a dataset without images where none can be used.
 
     Returns:
         `DetectionDataset`, records in the order of the file.
@@ -893,9 +935,9 @@ def read_coco(
             f"Received: images=[] in {shown!r}"
         )
     if image_dir is None:
-        name = content["images"][0].get("file_name")
-        name = name if isinstance(name, str) else None
-        image_dir = _find_image_dir(annotation_file, name)
+        names_of_files = [image.get("file_name") for image in content["images"]]
+        names_of_files = [name for name in names_of_files if isinstance(name, str)]
+        image_dir = _find_image_dir(annotation_file, [names_of_files])
     elif not os.path.isdir(image_dir):
         raise ValueError(
             f"`image_dir` must be an existing folder. Received: image_dir={image_dir!r}"
@@ -916,12 +958,12 @@ def read_coco(
             "repair or remove the bad ones, or go on without them by "
             "skip_bad_images=True (--skip-bad-images). Received: "
             f"{len(bad)} bad of {report.num_images} images:"
-            + _listed([f"{name}: {reason}" for name, reason in bad])
+            + listed([f"{name}: {text}" for name, text, _ in bad])
         )
     report.bad_images = bad
-    skipped_ids = {
-        image["id"] for image in content["images"] if _is_integer(image.get("id"))
-    }.difference(good)
+    skipped_ids = {read_id(image.get("id")) for image in content["images"]}
+    skipped_ids = skipped_ids.difference(good) - {None}
+    report.similar_classes = _similar_names(names)
     labels = {category_id: label for label, category_id in enumerate(category_ids)}
     objects, crowds = _group_annotations(
         content, good, skipped_ids, labels, found, report
@@ -930,9 +972,9 @@ def read_coco(
     if mistakes:
         raise ValueError(
             f"All annotations of {shown!r} must be valid (strict=True). "
-            f"Received: {len(mistakes)} bad annotations:" + _listed(mistakes)
+            f"Received: {len(mistakes)} bad annotations:" + listed(mistakes)
         )
-    report.num_crowd = sum(crowds.values())
+    report.num_crowd = sum(map(len, crowds.values()))
 
     records = []
     for image_id, (path, header) in good.items():
@@ -944,25 +986,25 @@ def read_coco(
             report.num_without_objects += 1
             if not keep_empty:
                 continue
-        boxes, row_labels, annotation_ids = (
-            zip(*rows, strict=True) if rows else ([],) * 3
-        )
+        boxes, row_labels, annotation_ids = _columns(rows)
+        crowd_boxes, crowd_labels, _ = _columns(crowds.get(image_id, ()))
         records.append(
             ImageRecord(
                 image_id=image_id,
                 path=path,
                 height=header.height,
                 width=header.width,
-                boxes=np.asarray(boxes, "float32").reshape(-1, 4),
-                labels=np.asarray(row_labels, "int32"),
-                annotation_ids=np.asarray(annotation_ids, "int64"),
-                num_crowd=crowds[image_id],
+                boxes=boxes,
+                labels=row_labels,
+                annotation_ids=annotation_ids,
+                crowd_boxes=crowd_boxes,
+                crowd_labels=crowd_labels,
                 orientation=header.orientation,
                 needs_pil=header.needs_pil,
             )
         )
     num_boxes = sum(len(record.boxes) for record in records)
-    if not records or (training and not num_boxes):
+    if not allow_empty and (not records or (training and not num_boxes)):
         raise ValueError(
             "The dataset must not be empty: no image "
             f"{'with a usable box ' if training else ''}is left. Expected classes: "

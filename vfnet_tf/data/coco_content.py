@@ -10,7 +10,15 @@ import os
 import pathlib
 
 from vfnet_tf.data.cache import cache_directory
-from vfnet_tf.data.coco import DROPPED_KEY, DUPLICATE, ERROR_KEY, SOURCE_KEY
+from vfnet_tf.data.coco import (
+    DROPPED_KEY,
+    DUPLICATE,
+    ERROR_CODE_KEY,
+    ERROR_KEY,
+    SOURCE_KEY,
+)
+from vfnet_tf.data.images.reasons import Reason
+from vfnet_tf.data.text import NOT_UTF8, is_valid, plain_name, printable, read_lines
 
 
 class CocoContent:
@@ -40,14 +48,24 @@ class CocoContent:
             self.content.update({SOURCE_KEY: source, DROPPED_KEY: []})
         self._seen = set()
 
-    def add_image(self, file_name, *, image_id=None, size=None, error=None):
+    def add_image(
+        self,
+        file_name,
+        *,
+        image_id=None,
+        size=None,
+        error=None,
+        code=Reason.BAD_ENTRY,
+    ):
         """Adds an image.
 
         Args:
             file_name: str, relative to the folder of the images, or absolute.
             image_id: int; None takes the next number from 1.
-            size: (height, width) in pixels; None leaves it to the file.
+            size: (height, width) in pixels as the source has it, which `values.read_size`
+                reads; None leaves it to the file.
             error: str, why the image cannot be used; None for a good one.
+            code: `Reason` of the error.
 
         Returns:
             int, the id.
@@ -58,7 +76,7 @@ class CocoContent:
         if size is not None:
             image.update(height=size[0], width=size[1])
         if error is not None:
-            image[ERROR_KEY] = error
+            image.update({ERROR_KEY: error, ERROR_CODE_KEY: code})
         images.append(image)
         return image_id
 
@@ -69,7 +87,7 @@ class CocoContent:
         bbox,
         *,
         source=None,
-        is_crowd=False,
+        flags=None,
         area=None,
         annotation_id=None,
     ):
@@ -80,7 +98,8 @@ class CocoContent:
             label: int, index into the classes.
             bbox: four floats `[x, y, width, height]` in pixels, good or not.
             source: str, where it comes from, such as `labels/a.txt line 3`.
-            is_crowd: bool, kept out of training and ignored in evaluation.
+            flags: dict, some of `values.CROWD_FLAGS` and what the source says of each;
+                None for an object of training.
             area: float, pixels; None takes the box's.
             annotation_id: int; None takes the next number from 1.
         """
@@ -96,7 +115,7 @@ class CocoContent:
             "image_id": image_id,
             "category_id": self.category_ids[label],
             "bbox": bbox,
-            "iscrowd": int(is_crowd),
+            **({"iscrowd": 0} if flags is None else flags),
         }
         if area is not None:
             annotation["area"] = area
@@ -141,11 +160,15 @@ def read_class_names(directory):
     path = directory / "classes.txt"
     if not path.is_file():
         return None
-    lines = path.read_text(encoding="utf-8").splitlines()
-    names = [line.strip() for line in lines if line.strip()]
-    if not names or len(set(names)) != len(names):
+    try:
+        names = [plain_name(line) for line in read_lines(path)]
+        wrong = [printable(name) for name in names if not is_valid(name)]
+        reason = f"{wrong} {NOT_UTF8}" if wrong else ""
+    except ValueError as error:
+        names, reason = [], str(error)
+    if reason or not names or len(set(names)) != len(names):
         raise ValueError(
-            "classes.txt must name at least one class, each once, one a line. "
-            f"Received: {names} in {str(path)!r}"
+            "classes.txt must name at least one class, each once, one a line, in UTF-8. "
+            f"Received: {reason or names} in {str(path)!r}"
         )
     return names

@@ -1,19 +1,19 @@
 """Writes a dataset of any format that `readers` opens in another one."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
 import tempfile
+import unicodedata
 
 import numpy as np
 
-from vfnet_tf.data.coco import clip_box, read_coco
+from vfnet_tf.data.coco import IMAGE_SUFFIXES, listed, read_coco
 from vfnet_tf.data.coco_content import CocoContent
 from vfnet_tf.data.csv_file import write_csv
 from vfnet_tf.data.labelled_image import LabelledImage
-from vfnet_tf.data.voc import write_voc
+from vfnet_tf.data.voc import LABEL_SUFFIXES, write_voc
 from vfnet_tf.data.yolo import write_yolo
 
 # As COCO's own files round, and one more.
@@ -29,7 +29,8 @@ def _write_coco(out, split, images, class_names, category_ids):
         for (x1, y1, x2, y2), label, is_crowd in image.objects():
             bbox = [round(value, _DECIMALS) for value in (x1, y1, x2 - x1, y2 - y1)]
             area = round(bbox[2] * bbox[3], _DECIMALS)
-            content.add_box(image.image_id, label, bbox, is_crowd=is_crowd, area=area)
+            flags = {"iscrowd": int(is_crowd)}
+            content.add_box(image.image_id, label, bbox, flags=flags, area=area)
     (out / "annotations").mkdir(exist_ok=True)
     content.write(out / "annotations" / f"instances_{split}.json")
 
@@ -47,6 +48,14 @@ _WRITERS = {
     "csv": ("images", write_csv, None),
 }
 TARGETS = tuple(_WRITERS)
+# What names of images must do, by format; COCO takes any.
+_IMAGE_RULES = {
+    "csv": "not end with a blank",
+    "yolo": f"not begin with a dot, and end with {', '.join(sorted(IMAGE_SUFFIXES))}",
+    "voc": "have no dot or blank at the beginning, no blank at the end or before the "
+    "suffix, no control character, and not end with "
+    f"{', '.join(sorted(LABEL_SUFFIXES))}",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +64,14 @@ class Conversion:
 
     Attributes:
         summaries: list of str, what was read, one of each split.
+        faults: dict split -> str, why it could not be read and was left out.
         losses: list of str, what the new format does not have.
         num_images: int.
         num_boxes: int, crowd regions not counted.
     """
 
     summaries: list
+    faults: dict
     losses: list
     num_images: int
     num_boxes: int
@@ -71,7 +82,8 @@ def convert_dataset(
 ):
     """Writes all splits of a dataset in another format; the source stays as it is.
 
-    Bad boxes are dropped and boxes clipped as in training, images without boxes stay.
+    Bad boxes are dropped and boxes clipped as in training, images without boxes stay. A
+    split that cannot be read is left out.
     Images are called as before; where two have one name, its split or a number is added.
 
     Args:
@@ -86,7 +98,8 @@ def convert_dataset(
         `Conversion`.
 
     Raises:
-        ValueError: if `out` holds something, the target is unknown, or the data is bad.
+        ValueError: if `out` holds something, the target is unknown, images are bad, or
+            no split can be read.
     """
     if target not in TARGETS:
         raise ValueError(
@@ -97,19 +110,11 @@ def convert_dataset(
         raise ValueError(
             f"The target must be a folder that is absent or empty. Received: {out}"
         )
-    read, names, losses = {}, None, []
-    for split in splits:
-        annotation_file, image_dir = splits[split]
-        dataset = read_coco(
-            annotation_file,
-            image_dir,
-            class_names=names,
-            skip_bad_images=skip_bad_images,
-            training=False,
-        )
-        names = dataset.class_names
-        read[split] = dataset
-    images, num_masks = _labelled_images(read)
+    read, faults = _read_all(splits, skip_bad_images)
+    names, losses = next(iter(read.values())).class_names, []
+    images = _labelled_images(read)
+    _check_names(target, names, images)
+    num_masks = sum(dataset.report.num_masks for dataset in read.values())
     num_turned = sum(
         record.orientation > 1 for dataset in read.values() for record in dataset
     )
@@ -150,10 +155,57 @@ def convert_dataset(
         )
     return Conversion(
         [dataset.summary() for dataset in read.values()],
+        faults,
         losses,
         total,
         sum(dataset.num_boxes for dataset in read.values()),
     )
+
+
+def _read_all(splits, skip_bad_images):
+    """Reads all splits, so that no fault of one hides those of the others.
+
+    Returns:
+        (dict split -> `DetectionDataset`, dict split -> why it cannot be read).
+    """
+    read, faults, bad, names = {}, {}, [], None
+    for split in splits:
+        try:
+            dataset = read_coco(
+                *splits[split],
+                class_names=names,
+                skip_bad_images=True,
+                training=False,
+                allow_empty=True,
+            )
+        except (ValueError, OSError) as error:
+            faults[split] = str(error)
+            continue
+        bad += [
+            f"{split}: {name}: {reason}"
+            for name, reason, _ in dataset.report.bad_images
+        ]
+        if not len(dataset):
+            name, reason, _ = dataset.report.bad_images[0]
+            faults[split] = f"no image can be used, such as {name}: {reason}"
+            continue
+        if not dataset.class_names:
+            faults[split] = "it has no object, and no class is named"
+            continue
+        names = dataset.class_names
+        read[split] = dataset
+    of_splits = [f"{split}: {fault}" for split, fault in faults.items()]
+    if bad and not skip_bad_images:
+        raise ValueError(
+            "All images must be readable; repair or remove the bad ones, or go on "
+            "without them by skip_bad_images=True (--skip-bad-images). Received: "
+            f"{len(bad)} bad images:" + listed(bad + of_splits)
+        )
+    if not read:
+        raise ValueError(
+            "At least one split must be readable. Received:" + listed(of_splits)
+        )
+    return read, faults
 
 
 def _category_ids(dataset):
@@ -170,58 +222,79 @@ def _place_image(source, target, link):
 
 
 def _labelled_images(read):
-    """Joins records with the crowd regions, which only the annotation files have.
-
-    Args:
-        read: dict split -> `DetectionDataset`.
-
-    Returns:
-        (dict split -> list of `LabelledImage`, number of annotations with a mask).
-    """
-    found, taken, num_masks = {}, set(), 0
+    """Dict split -> list of `LabelledImage`, of a dict split -> `DetectionDataset`."""
+    found, taken = {}, set()
     for split, dataset in read.items():
-        with open(dataset.annotation_file, encoding="utf-8") as file:
-            annotations = json.load(file).get("annotations", [])
-        num_masks += sum(bool(a.get("segmentation")) for a in annotations)
-        crowds = _crowd_regions(annotations, dataset)
-        entries = found[split] = []
-        for record in dataset:
-            boxes, labels = crowds.get(record.image_id, ([], []))
-            is_crowd = np.arange(len(record.boxes) + len(boxes)) >= len(record.boxes)
-            rows = [*record.boxes.tolist(), *boxes]
-            entries.append(
-                LabelledImage(
-                    path=record.path,
-                    name=_free_name(record.path, split, taken),
-                    image_id=record.image_id,
-                    height=record.height,
-                    width=record.width,
-                    boxes=np.asarray(rows, "float64").reshape(-1, 4),
-                    labels=np.asarray([*record.labels.tolist(), *labels], "int64"),
-                    is_crowd=is_crowd,
-                )
+        found[split] = [
+            LabelledImage(
+                path=record.path,
+                name=_free_name(record.path, split, taken),
+                image_id=record.image_id,
+                height=record.height,
+                width=record.width,
+                boxes=np.concatenate(
+                    [record.boxes, record.crowd_boxes], dtype="float64"
+                ),
+                labels=np.concatenate(
+                    [record.labels, record.crowd_labels], dtype="int64"
+                ),
+                is_crowd=np.repeat(
+                    [False, True], [len(record.boxes), record.num_crowd]
+                ),
             )
-    return found, num_masks
-
-
-def _crowd_regions(annotations, dataset):
-    """Dict image id -> (boxes, labels) of the crowd regions that lie in their image."""
-    records = {record.image_id: record for record in dataset}
-    labels = {value: label for label, value in enumerate(dataset.category_ids)}
-    found = {}
-    for annotation in annotations:
-        if not (annotation.get("iscrowd") or annotation.get("ignore")):
-            continue
-        record = records.get(annotation.get("image_id"))
-        label = labels.get(annotation.get("category_id"))
-        if record is None or label is None:
-            continue
-        box, _, _ = clip_box(annotation.get("bbox"), None, record.height, record.width)
-        if box is not None:
-            boxes, row_labels = found.setdefault(record.image_id, ([], []))
-            boxes.append(box.tolist())
-            row_labels.append(label)
+            for record in dataset
+        ]
     return found
+
+
+def _has_controls(name):
+    return any(
+        unicodedata.category(c) == "Cc" or c in "\ufeff\ufffe\uffff" for c in name
+    )
+
+
+def _check_names(target, class_names, images):
+    """Refuses what the reader of the new format would not find again, or find otherwise.
+
+    Raises:
+        ValueError: that names the classes or images.
+    """
+    if target in ("voc", "csv"):
+        wrong = [n for n in class_names if n != n.strip() or _has_controls(n)]
+        if wrong:
+            shown = [
+                f"{n!r} beside {n.strip()!r}" if n.strip() in class_names else repr(n)
+                for n in wrong
+            ]
+            raise ValueError(
+                f"Names of classes in {target} must not begin or end with blanks and "
+                "must have no line break or control character: rename them, or write "
+                f"coco or yolo. Received: {', '.join(shown)}"
+            )
+    names = [image.name for entries in images.values() for image in entries]
+    wrong = [name for name in names if _is_lost(target, name)]
+    if wrong:
+        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise ValueError(
+            f"Names of images in {target} must {_IMAGE_RULES[target]}: rename them, or "
+            f"write coco. Received: {', '.join(map(repr, wrong[:10]))}{more}"
+        )
+
+
+def _is_lost(target, name):
+    """Whether the reader of a format would not find an image of that name."""
+    stem, suffix = os.path.splitext(name)
+    if target == "csv":
+        return name != name.rstrip()
+    if target == "yolo":
+        return name.startswith(".") or suffix.lower() not in IMAGE_SUFFIXES
+    return target == "voc" and (
+        name.startswith(".")
+        or stem != stem.strip()
+        or name != name.strip()
+        or suffix.lower() in LABEL_SUFFIXES
+        or _has_controls(name)
+    )
 
 
 def _free_name(path, split, taken):

@@ -6,10 +6,16 @@ height at the others.
 
 import csv
 import functools
+import io
+import os
 import pathlib
 
-from vfnet_tf.data.coco import BAD_BOX, SPLITS, UNKNOWN_CATEGORY
+from vfnet_tf.data.coco import BAD_BOX, UNKNOWN_CATEGORY, image_folders
 from vfnet_tf.data.coco_content import CocoContent, read_class_names
+from vfnet_tf.data.files import best_folder, list_folder, list_folders
+from vfnet_tf.data.splits import SPLITS, FoundSplits, by_split, split_named
+from vfnet_tf.data.text import NOT_UTF8, is_valid, plain_name, printable, read_text
+from vfnet_tf.data.values import CROWD_FLAGS, is_blank, read_number, read_size
 
 COLUMNS = ("split", "image", "x1", "y1", "x2", "y2", "label", "crowd")
 # Of TensorFlow's older tools and their like.
@@ -24,7 +30,7 @@ _ALIASES = {
 _NEEDED = frozenset(COLUMNS) - {"split", "crowd"}
 _HEADERLESS = ("image", "x1", "y1", "x2", "y2", "label")
 _CORNERS = ("x1", "y1", "x2", "y2")
-_SPLITS = {**SPLITS, "validation": "val"}
+NO_LABEL = "line has no label"
 
 # A thousandth of a pixel.
 _DECIMALS = 3
@@ -32,59 +38,75 @@ _DECIMALS = 3
 
 def is_csv(directory):
     """Whether a folder has csv files that `find_csv_splits` can read; cheap."""
-    return bool(_split_files(pathlib.Path(directory)))
+    return bool(_split_files(pathlib.Path(directory))[0])
 
 
 def find_csv_splits(path):
     """Finds the splits of a CSV file, or of a folder of CSV files.
 
     The first line names the columns, in any order: `image` (or `filename`; relative to
-    the file, or to `images/` beside it), `x1, y1, x2, y2` (or `xmin, ymin, xmax, ymax`),
-    `label` (or `class`), and if there are such `split` (train, val or test; without it
-    all is the training split), `crowd` (1: kept out of training, ignored in evaluation),
+    the file, or to a folder beside it that is called `images` or as the split), `x1, y1,
+    x2, y2` (or `xmin, ymin, xmax, ymax`), `label` (or `class`), and if there are such
+    `split` (as of `splits.split_named`; without it all is the training split), `crowd`
+    or another of `values.CROWD_FLAGS` (1: kept out of training, ignored in evaluation),
     `width` and `height` (of the image, checked). Without names there must be six columns,
-    `image,x1,y1,x2,y2,label`. An image whose corners and label are empty has no objects.
-    Classes are those of `classes.txt` beside the file, else all labels in alphabetical
-    order.
+    `image,x1,y1,x2,y2,label`. An image whose corners and label are empty has no objects;
+    `nan`, as pandas writes it, is empty too. Classes are those of `classes.txt` beside
+    the file, else all labels in alphabetical order.
 
     Args:
-        path: str or path of the file, or of a folder with one such file, with
-            `train.csv`, `val.csv`, `test.csv`, or with one file in each of `train/`,
-            `valid/`, `test/`.
+        path: str or path of the file, or of a folder with one such file, with one
+            that is named for each split, or with one in each folder that is.
 
     Returns:
-        dict split -> function that returns (annotation file, image folder), both str;
-        the file, a COCO json, is written into the cache by the call.
+        `FoundSplits`: split -> function that returns (annotation file, image folder),
+        both str; the file, a COCO json, is written into the cache by the call.
 
     Raises:
         ValueError: if there is no such file, or it is not one of the format.
     """
     path = pathlib.Path(path).expanduser().absolute()
-    files = {"": path} if path.is_file() else _split_files(path)
+    files, unused = ({"": path}, []) if path.is_file() else _split_files(path)
     if not files:
+        names = [file.name for file in unused]
         raise ValueError(
-            "There must be a CSV file with the columns "
-            f"{', '.join(_HEADERLESS)}. Received: {str(path)!r}"
+            "There must be one CSV file with the columns "
+            f"{', '.join(_HEADERLESS)}, or one that is named for each split. "
+            f"Received: {str(path)!r} with {names}"
         )
     tables = {}
     for split, file in files.items():
         for row in _read_rows(file):
             named = split or row.get("split", "train")
-            if named not in _SPLITS:
+            own = split_named(named)
+            if own is None:
                 raise ValueError(
-                    f"`split` must be one of {', '.join(_SPLITS)}. Received: {named!r} "
-                    f"in {file} line {row['line']}"
+                    f"`split` must be one of {', '.join(SPLITS)}, valid or validation. "
+                    f"Received: {named!r} in {file} line {row['line']}"
                 )
-            tables.setdefault(_SPLITS[named], (file, []))[1].append(row)
+            tables.setdefault(own, (file, []))[1].append(row)
     names = read_class_names(path if path.is_dir() else path.parent)
     if names is None:
         rows = [row for _, rows in tables.values() for row in rows]
-        names = sorted({row["label"] for row in rows if row.get("label")})
-    return {
-        split: functools.partial(_write_split, split, *tables[split], names)
-        for split in ("train", "val", "test")
-        if split in tables
-    }
+        labels = {row["label"] for row in rows if "error" not in row}
+        names = sorted(label for label in labels if not is_blank(label))
+        if not names:
+            wrong = [
+                f"line {row['line']}: {row.get('error', NO_LABEL)}{row.get('shown', '')}"
+                for row in rows
+            ]
+            raise ValueError(
+                "A CSV file must have at least one line with a label. Received: "
+                f"{str(path)!r}, {', '.join(wrong[:3]) or 'without a line'}"
+            )
+    return FoundSplits(
+        {
+            split: functools.partial(_write_split, split, *tables[split], names)
+            for split in SPLITS
+            if split in tables
+        },
+        [os.path.relpath(file, path) for file in unused],
+    )
 
 
 def write_csv(out, split, images, class_names):
@@ -124,64 +146,70 @@ def _columns(first):
     if set(names) >= _NEEDED and len(set(names)) == len(names):
         return names
     corners = texts[1:5]
-    if len(texts) == 6 and (not any(corners) or all(map(_is_number, corners))):
+    are_numbers = all(read_number(text) is not None for text in corners)
+    if len(texts) == 6 and (are_numbers or all(map(is_blank, corners))):
         return list(_HEADERLESS)
     return None
 
 
-def _is_number(text):
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _split_files(root):
-    """Dict split -> csv file of a folder, or "" -> the only one."""
-    found = {}
-    for name, split in _SPLITS.items():
-        inside = sorted((root / name).glob("*.csv"))
-        for path in (root / f"{name}.csv", *(inside if len(inside) == 1 else ())):
-            if split not in found and _has_columns(path):
-                found[split] = path
-    if not found:
-        files = [path for path in root.glob("*.csv") if _has_columns(path)]
-        if len(files) == 1:
-            found[""] = files[0]
-    return found
+    """Finds the csv files of a folder.
+
+    Returns:
+        (dict split -> `Path`, or "" -> the only one; list of `Path`: further files
+        with the columns, which are not used).
+    """
+    files = list(filter(_has_columns, list_folder(root, {".csv"})))
+    found = by_split(files, lambda path: path.stem)
+    alone = []
+    for folder in list_folders(root).values():
+        inside = list(filter(_has_columns, list_folder(folder, {".csv"})))
+        files += inside
+        alone += inside if len(inside) == 1 else []
+    of_folders = by_split(alone, lambda path: path.parent.name)
+    found = {split: paths[0] for split, paths in {**of_folders, **found}.items()}
+    found = {split: found[split] for split in SPLITS if split in found}
+    at_root = [path for path in files if path.parent == root]
+    if not found and len(at_root) == 1:
+        found[""] = at_root[0]
+    return found, [path for path in files if path not in found.values()]
 
 
 def _has_columns(path):
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return _columns(next(csv.reader(file), [])) is not None
-    except (OSError, UnicodeDecodeError, csv.Error):
+        # As much as the first line can be.
+        text = read_text(path, csv.field_size_limit())
+        return _columns(next(_csv_reader(text), [])) is not None
+    except (OSError, ValueError, csv.Error):
         return False
+
+
+def _csv_reader(text):
+    return csv.reader(io.StringIO(text, newline=""))
 
 
 def _read_rows(path):
     """All lines as dicts column -> text, with `line` and, if it is wrong, `error`."""
     rows = []
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            first = next(reader, [])
-            names = _columns(first)
-            if names is None:
-                raise ValueError(
-                    "A CSV file must begin with a line that names the columns "
-                    f"{', '.join(_HEADERLESS)} (and split, crowd, width, height), "
-                    "separated by commas, or have those six without names. Received: "
-                    f"{str(path)!r}, which begins with {first}"
-                )
+        reader = _csv_reader(read_text(path))
+        first = next(reader, [])
+        names = _columns(first)
+        if names is not None:
             if names == list(_HEADERLESS) and _is_headerless(first):
                 rows.append(_row(names, first, 1))
             rows += [_row(names, texts, reader.line_num) for texts in reader if texts]
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, ValueError) as error:
         raise ValueError(
-            f"The file must be CSV in UTF-8 ({error}). Received: {str(path)!r}"
+            f"The file must be CSV ({error}). Received: {str(path)!r}"
         ) from error
+    if names is None:
+        raise ValueError(
+            "A CSV file must begin with a line that names the columns "
+            f"{', '.join(_HEADERLESS)} (and split, crowd, width, height), separated by "
+            "commas, or have those six without names. Received: "
+            f"{str(path)!r}, which begins with {printable(str(first))}"
+        )
     return rows
 
 
@@ -194,50 +222,83 @@ def _row(names, texts, line):
     row["line"] = line
     if len(texts) != len(names):
         row["error"] = f"line has not {len(names)} columns"
-    elif not row["image"]:
+    elif not all(map(is_valid, texts)):
+        wrong = next(text for text in texts if not is_valid(text))
+        row["error"] = f"line {NOT_UTF8}, save the file so"
+        row["shown"] = f" ({printable(wrong)})"
+    elif is_blank(row["image"]):
         row["error"] = "line names no image"
+    else:
+        row["label"] = plain_name(row["label"])
+        row["image"] = plain_name(row["image"])  # or one would become two
     return row
 
 
-def _stated_size(row):
-    """(height, width) of the columns of that name, None without them."""
-    try:
-        return int(row["height"]), int(row["width"])
-    except (KeyError, ValueError):
-        return None
+def _stated_sizes(rows):
+    """What lines say of the sizes of their images.
+
+    Returns:
+        (dict image -> (height, width) as the file has it, dict image -> what is wrong).
+    """
+    sizes, errors, firsts = {}, {}, {}
+    for row in rows:
+        stated = row.get("height"), row.get("width")
+        if "error" in row or all(map(is_blank, stated)):
+            continue
+        image = row["image"]
+        try:
+            size = read_size(*stated)
+        except ValueError as error:
+            errors[image] = f"{error} (line {row['line']})"
+            continue
+        if size is None:
+            continue
+        sizes[image] = size
+        line, first = firsts.setdefault(image, (row["line"], size))
+        if first != size:
+            errors[image] = (
+                f"must have one size, line {line} states height and width {first}, "
+                f"line {row['line']} {size}"
+            )
+    return sizes, errors
 
 
 def _write_split(split, path, rows, names):
-    root = path.parent
-    first = next((row["image"] for row in rows if "error" not in row), "")
-    if not (root / first).is_file() and (root / "images" / first).is_file():
-        root = root / "images"
+    images = list(dict.fromkeys(row["image"] for row in rows if "error" not in row))
+    folders = [path.parent, *image_folders(path.parent, split)]
+    root = best_folder(folders, images) or path.parent
     content = CocoContent(names, source=f"{path} ({split})")
     labels = {name: label for label, name in enumerate(names)}
+    sizes, errors = _stated_sizes(rows)
     image_ids = {}
     for row in rows:
         source = f"{path.name} line {row['line']}"
         if "error" in row:
-            content.drop(row["error"], source)
+            content.drop(row["error"], source + row.get("shown", ""))
             continue
         image = row["image"]
         if image not in image_ids:
-            image_ids[image] = content.add_image(image, size=_stated_size(row))
-        corners = [row[corner] for corner in _CORNERS]
-        if not any(corners) and not row["label"]:
+            image_ids[image] = content.add_image(
+                image, size=sizes.get(image), error=errors.get(image)
+            )
+        corners, label = [row[corner] for corner in _CORNERS], row["label"]
+        if label not in labels:
+            # Of a class that is called none, classes.txt knows.
+            if not is_blank(label):
+                content.drop(UNKNOWN_CATEGORY, f"{source} ({label!r})")
+            elif not all(map(is_blank, corners)):
+                content.drop(NO_LABEL, f"{source} ({', '.join(corners)})")
             continue
-        if row["label"] not in labels:
-            content.drop(UNKNOWN_CATEGORY, f"{source} ({row['label']!r})")
-            continue
-        if not all(map(_is_number, corners)):
+        numbers = [read_number(corner) for corner in corners]
+        if None in numbers:
             content.drop(BAD_BOX, f"{source} ({', '.join(corners)})")
             continue
-        x1, y1, x2, y2 = map(float, corners)
+        x1, y1, x2, y2 = numbers
         content.add_box(
             image_ids[image],
-            labels[row["label"]],
+            labels[label],
             [x1, y1, x2 - x1, y2 - y1],
             source=source,
-            is_crowd=row.get("crowd", "").lower() in ("1", "true"),
+            flags={name: row[name] for name in CROWD_FLAGS if name in row},
         )
     return content.write_to_cache(split), str(root)

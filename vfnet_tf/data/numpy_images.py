@@ -1,31 +1,14 @@
-"""Images from files to network inputs in PIL and numpy, for where TensorFlow is not.
+"""Pixels to network inputs in numpy, for where TensorFlow is not.
 
 Each function does what its namesake in `data.transforms` does, to the last bit where
 the processor rounds products and sums one by one, as numpy does.
 """
 
 import numpy as np
-from PIL import Image, ImageOps
 
+# Also found here, where it was first.
+from vfnet_tf.data.images.numpy_decode import load_image as load_image
 from vfnet_tf.data.random_sizes import CANVAS_MULTIPLE, keep_ratio_sizes
-
-
-def load_image(path):
-    """Reads an image file.
-
-    Args:
-        path: str or path-like.
-
-    Returns:
-        uint8 `[h, w, 3]`, RGB, upright.
-    """
-    with Image.open(path) as image:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):
-            # PIL would clip to 255; the high byte is what TensorFlow makes of a PNG.
-            grey = (np.asarray(image) >> 8).astype("uint8")
-            return np.repeat(grey[..., None], 3, axis=-1)
-        return np.asarray(image.convert("RGB"))
 
 
 def resize(image, height, width):

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from vfnet_tf.data import transforms
 from vfnet_tf.data.example import PADDING_IMAGE_ID, PADDING_LABEL
+from vfnet_tf.data.images import decode
 from vfnet_tf.data.normalization import TORCHVISION
 from vfnet_tf.data.random_sizes import CANVAS_MULTIPLE, RandomSizes, keep_ratio_sizes
 
@@ -383,7 +384,7 @@ class _RecordTensors:
     def example(self, index):
         """One example as in `data.example`, the image decoded from its file."""
         rows = slice(self.row_splits[index], self.row_splits[index + 1])
-        image = transforms.load_image(
+        image = decode.load_image(
             self.paths[index],
             self.orientations[index],
             self.needs_pil[index] if self.has_pil else False,

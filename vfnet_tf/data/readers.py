@@ -8,8 +8,11 @@ import os
 import pathlib
 import re
 
-from vfnet_tf.data.coco import find_annotation_files, find_coco_splits, split_of
+from vfnet_tf.data.coco import coco_parts, is_coco_folder, split_of
 from vfnet_tf.data.csv_file import find_csv_splits, is_csv
+from vfnet_tf.data.files import list_folders
+from vfnet_tf.data.splits import FoundSplits, by_split
+from vfnet_tf.data.text import is_valid, printable
 from vfnet_tf.data.tfds import find_tfds_splits
 from vfnet_tf.data.voc import find_voc_splits, is_voc
 from vfnet_tf.data.yolo import find_yolo_splits, is_yolo
@@ -24,11 +27,13 @@ FORMATS = {
 }
 _SUFFIXES = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".csv": "csv"}
 _IN_FOLDER = {
-    "coco": lambda root: bool(find_annotation_files(root)),
+    "coco": is_coco_folder,
     "yolo": is_yolo,
     "voc": is_voc,
     "csv": is_csv,
 }
+# Of what is not read, the rest is counted.
+_MAX_UNUSED = 5
 _PREFIXED = re.compile(rf"({'|'.join(FORMATS)}):(.+)")
 
 
@@ -42,14 +47,20 @@ class Splits(collections.abc.Mapping):
     Args:
         kind: str, key of `FORMATS`; the attribute `format`.
         description: str, one line that says what was found.
-        parts: dict split -> value, or function that makes it.
+        found: `FoundSplits`; `unused`, `label_suffix` and `label_files` are attributes
+            here too.
         is_file: bool, whether the data is a single COCO json.
+        folder: str, the folder of the data; None where it is no folder.
     """
 
-    def __init__(self, kind, description, parts, is_file=False):
+    def __init__(self, kind, description, found, is_file=False, folder=None):
         self.format = kind
         self.description = description
-        self._parts = parts
+        self.folder = folder
+        self.unused = found.unused
+        self.label_suffix = found.label_suffix
+        self.label_files = found.label_files
+        self._parts = dict(found)
         self._is_file = is_file
 
     def __getitem__(self, split):
@@ -102,6 +113,11 @@ def find_format(data):
         ValueError: if there is no such folder or file, or none of the formats in it.
     """
     data = os.fspath(data)
+    if not is_valid(data):
+        raise ValueError(
+            "--data must have a name in UTF-8: rename it. "
+            f"Received: --data {printable(data)}"
+        )
     match = _PREFIXED.fullmatch(data)
     kind, name = match.groups() if match else (None, data)
     if kind == "tfds":
@@ -117,14 +133,16 @@ def find_format(data):
     if path.is_dir():
         kinds = [kind for kind, is_kind in _IN_FOLDER.items() if is_kind(path)]
     else:
-        kinds = [_SUFFIXES[path.suffix]] if path.suffix in _SUFFIXES else []
+        suffix = path.suffix.lower()
+        kinds = [_SUFFIXES[suffix]] if suffix in _SUFFIXES else []
     if kinds:
         return kinds[0], str(path), kinds[1:]
     present = sorted(os.listdir(path))[:20] if path.is_dir() else path.name
     raise ValueError(
         "--data must be in one of the formats of docs/data.md: COCO (annotations/"
-        "instances_{train,val,test}[year].json), YOLO (a data.yaml with names and train "
-        "or val), Pascal VOC (xml files in Annotations/, in train/, valid/, test/ or "
+        "instances_{train,val,test}[year].json, {train,valid,test}/_annotations.coco.json, "
+        "or one json), YOLO (a data.yaml with names and train or val), Pascal VOC (xml "
+        "files in Annotations/, in train/, valid/, test/ or "
         "beside the images), CSV (with the columns image,x1,y1,x2,y2,label), or "
         f"tfds:NAME. Received: --data {data}, which holds {present}"
     )
@@ -147,20 +165,44 @@ def find_splits(data, progress=None):
     kind, name, others = find_format(data)
     is_file = kind == "coco" and os.path.isfile(name)
     if is_file:
-        parts = {split_of(name) or "train": (name, None)}
+        found = FoundSplits({split_of(name) or "train": (name, None)})
     elif kind == "tfds":
-        parts = find_tfds_splits(name, progress)
+        found = find_tfds_splits(name, progress)
     else:
         find = {
-            "coco": find_coco_splits,
+            "coco": coco_parts,
             "yolo": find_yolo_splits,
             "voc": find_voc_splits,
             "csv": find_csv_splits,
         }[kind]
-        parts = find(name)
+        found = find(name)
+    folder = name if kind != "tfds" and os.path.isdir(name) else None
+    if folder is not None:
+        found.unused += _unused_folders(pathlib.Path(folder), found)
     shown = f"tfds:{name}" if kind == "tfds" else name
-    description = f"{FORMATS[kind]}, {shown}: {', '.join(parts)}"
+    description = f"{FORMATS[kind]}, {shown}: {', '.join(found)}"
+    if found.unused:
+        listed = ", ".join(found.unused[:_MAX_UNUSED])
+        more = len(found.unused) - _MAX_UNUSED
+        listed += f" and {more} more" if more > 0 else ""
+        description += f" (not read: {listed})"
     if others:
         forced = ", ".join(f"{other}:{name}" for other in others)
         description += f" (it could be read as {forced} too)"
-    return Splits(kind, description, parts, is_file)
+    return Splits(kind, description, found, is_file, folder)
+
+
+def _unused_folders(root, found):
+    """Folders that are named for a split that was not found."""
+    inside = list_folders(root)
+    folders = list(inside.values())
+    for name, path in inside.items():
+        if name.lower() == "images":
+            folders += list_folders(path).values()
+    named = by_split(folders, lambda path: path.name)
+    return [
+        os.path.join(os.path.relpath(path, root), "")
+        for split, paths in named.items()
+        if split not in found
+        for path in paths
+    ]

@@ -13,10 +13,15 @@ import os
 import re
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from vfnet_tf.data import coco
+from vfnet_tf.data.files import find_file
+from vfnet_tf.data.images import inspect, numpy_decode
+from vfnet_tf.data.images.reasons import Reason
 from vfnet_tf.data.random_sizes import keep_ratio_sizes
+from vfnet_tf.data.text import printable
+from vfnet_tf.data.unread_files import find_unread_files
 
 #: Levels of a finding, worst first.
 LEVELS = ("error", "warning", "note")
@@ -36,6 +41,8 @@ IMBALANCE = 20
 SAME_BOX_IOU = 0.9
 # Boxes listed of a kind that may be most of the data; their number is always exact.
 MAX_LISTED_BOXES = 100
+# Folders with files that are not read, each with a finding of its own.
+MAX_LISTED_FOLDERS = 5
 
 _THUMB_SIDE = 16
 # Grey levels of 255 by which almost equal pictures differ: root mean square, and at most
@@ -45,6 +52,12 @@ _THUMB_SIDE = 16
 _SAME_RMS = 4.0
 _SAME_CELL = 16
 _SAME_RATIO = 0.02
+# Of two pictures with little contrast, such as dark ones, all differ by little: part of
+# the standard deviation of the cells that the root mean square stays below. Copies as
+# above reach 0.06, the slide 0.16, different photographs 0.7.
+_SAME_CONTRAST = 0.3
+# Of 255. A picture of 12 bits in a file of 16 reaches 15.
+_DIM = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +79,18 @@ class Kind:
 _DROPPED = "Training goes on without this box."
 #: Name of a kind, as in the json -> `Kind`.
 KINDS = {
+    "unreadable_data": Kind(
+        "error", "the dataset cannot be read", "Every command stops with this message."
+    ),
     "unreadable_split": Kind(
         "error",
         "annotations cannot be read",
-        "Training stops with this message.",
+        "Whatever needs this split stops with this message.",
+    ),
+    "no_usable_image": Kind(
+        "error",
+        "no image of the split can be used",
+        "Whatever needs this split stops. The images are named below.",
     ),
     "no_train_split": Kind(
         "error", "no training images", "There is nothing to train on."
@@ -92,6 +113,12 @@ KINDS = {
         "image file cannot be decoded",
         "Training stops; --skip-bad-images goes on without it.",
     ),
+    "corrupt_image": Kind(
+        "error",
+        "image file is damaged inside",
+        "Decoders fill or skip what is wrong without a word: part of the picture is grey "
+        "or displaced. Copy it again, or take it out.",
+    ),
     "tensorflow_cannot_decode": Kind(
         "error",
         "TensorFlow cannot decode the image",
@@ -100,7 +127,8 @@ KINDS = {
     "unsupported_format": Kind(
         "error",
         "image format is not supported",
-        "Save it as JPEG or PNG; training stops, or --skip-bad-images leaves it out.",
+        "Save it as 8-bit JPEG or PNG; training stops, or --skip-bad-images leaves it "
+        "out.",
     ),
     "size_conflict": Kind(
         "error",
@@ -161,6 +189,12 @@ KINDS = {
         f"image with a side below {coco.MIN_IMAGE_SIDE} pixels",
         "Training leaves it out.",
     ),
+    "dim_image": Kind(
+        "warning",
+        "image is almost black",
+        "Of 16 bits the high byte is used. Values of 10, 12 or 14 bits must be scaled to "
+        "fill the 16, or saved as 8-bit images.",
+    ),
     "many_objects": Kind(
         "warning",
         f"more than {MANY_OBJECTS} objects in an image",
@@ -172,6 +206,11 @@ KINDS = {
         "class without any box",
         "Without boxes in train it is never learned, without boxes in val never measured.",
     ),
+    "similar_classes": Kind(
+        "warning",
+        "classes with names that look alike",
+        "They differ only in blanks or case. Are they one class?",
+    ),
     "class_not_in_train": Kind(
         "warning",
         "boxes of classes that the training annotations do not list",
@@ -181,6 +220,17 @@ KINDS = {
         "warning",
         "many boxes are small at the training size",
         "Take a larger --image-size, or cut the images into tiles.",
+    ),
+    "unused_labels": Kind(
+        "warning",
+        "label file that is not read",
+        "There is no image of its name, or no list names it.",
+    ),
+    "unread_image": Kind(
+        "warning",
+        "image file of an ending that folders are not searched for",
+        f"Save it as JPEG or PNG; folders are searched for "
+        f"{', '.join(sorted(coco.IMAGE_SUFFIXES))}.",
     ),
     "small_box": Kind(
         "note",
@@ -218,6 +268,17 @@ KINDS = {
         "image file that no annotations list",
         "It is not used. Was it forgotten?",
     ),
+    "unused_split": Kind(
+        "note",
+        "list, file or folder of annotations that is not read",
+        "Splits are called train, val (valid, validation) and test; of two names for "
+        "one the first is read.",
+    ),
+    "passed_over": Kind(
+        "note",
+        "file or link that is passed over",
+        "It is no data: hidden, of the system or an archive, a pipe or a dead link.",
+    ),
 }
 
 _PROBLEM_KINDS = {
@@ -231,19 +292,6 @@ _PROBLEM_KINDS = {
     coco.UNKNOWN_IMAGE: "unknown_image",
     coco.DUPLICATE: "repeated_annotation",
 }
-_TENSORFLOW_FAILED = "TensorFlow cannot decode it"
-# The first phrase that a reader's reason contains says the kind of a bad image.
-_BAD_IMAGE_KINDS = (
-    (_TENSORFLOW_FAILED, "tensorflow_cannot_decode"),
-    ("does not exist", "missing_image"),
-    ("its annotation says", "size_conflict"),
-    ("truncated", "truncated_image"),
-    ("has no file_name", "bad_image_entry"),
-    ("must have", "bad_image_entry"),
-    ("has id", "bad_image_entry"),
-    ("must be", "unsupported_format"),
-    ("", "undecodable_image"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -427,11 +475,16 @@ class ScanResult:
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """An image file as it was seen: head, hash of its bytes, thumbnail of its pixels."""
+    """An image file as it was seen: head, hash of its bytes, thumbnail of its pixels.
 
-    header: coco.ImageHeader
+    `brightest` is the largest value of all pixels, or of the thumbnail if that is not
+    dark.
+    """
+
+    header: inspect.ImageHeader
     digest: bytes = b""
     thumb: bytes = b""
+    brightest: int = 255
 
 
 class _Files:
@@ -467,9 +520,9 @@ class _Files:
         return {path: self.seen[path].header for path in paths}
 
     def _look(self, path):
-        thumbs = []
-        header = coco.inspect_image(
-            path, look=lambda *image: thumbs.append(_thumb(*image))
+        looks = []
+        header = inspect.inspect_image(
+            path, look=lambda *image: looks.append(_look_at(*image)), find_damage=True
         )
         if header.error:
             return _File(header)
@@ -479,27 +532,36 @@ class _Files:
             except Exception as error:  # Whatever the operation raises.
                 # "{{node}} Invalid PNG data, size 13445 [Op:DecodeJpeg]"
                 reason = re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\].*", "", str(error))
-                text = f"{_TENSORFLOW_FAILED}: {reason}"
-                return _File(coco.ImageHeader(error=text))
+                text = f"TensorFlow cannot decode it: {reason}"
+                return _File(inspect.ImageHeader(error=text, code=Reason.TENSORFLOW))
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
-        return _File(header, digest, thumbs[0])
+        return _File(header, digest, *looks[0])
 
 
-def _thumb(image, orientation):
-    """16x16 grey levels of an open PIL image, upright, as bytes."""
-    size = (_THUMB_SIDE, _THUMB_SIDE)
-    small = image.convert("L").resize(size, Image.Resampling.BOX)
+def _look_at(image, orientation):
+    """Thumbnail of an open PIL image, upright, as bytes, and its brightest value.
+
+    They are of the pixels that training gets.
+    """
+    image = numpy_decode.to_rgb(image)
+    grey = image.convert("L")
     if orientation > 1:
-        small = ImageOps.exif_transpose(small)
-    return small.tobytes()
+        grey = numpy_decode.turn(np.asarray(grey), orientation)
+        grey = Image.fromarray(np.ascontiguousarray(grey))
+    size = (_THUMB_SIDE, _THUMB_SIDE)
+    thumb = grey.resize(size, Image.Resampling.BOX).tobytes()
+    brightest = max(thumb)
+    if brightest < _DIM:  # of the means; then it is worth to look at all pixels
+        brightest = max(high for _, high in image.getextrema())
+    return thumb, brightest
 
 
 def _tensorflow_decoder():
     """The function that the pipeline decodes with."""
     import tensorflow as tf
 
-    from vfnet_tf.data.transforms import load_image
+    from vfnet_tf.data.images.decode import load_image
 
     def decode(path):
         with tf.device("CPU"):
@@ -565,38 +627,79 @@ def scan_splits(
         )
     decode = _tensorflow_decoder() if use_tensorflow else None
     files = _Files(num_threads, decode, progress)
-    findings, statistics, listed, usable = [], {}, {}, []
+    findings, statistics, usable, listed = [], {}, [], {}
     if "train" not in splits:
         findings.append(Finding("no_train_split", "train", "there is no split train"))
     if "val" not in splits:
         findings.append(Finding("no_validation_split", "val", "there is no split val"))
-    class_names = None
+    class_names, similar = None, collections.defaultdict(list)
     for split in splits:
-        annotation_file, image_dir = splits[split]
-        dataset = _read(split, annotation_file, image_dir, class_names, files, findings)
+        dataset = _read(split, splits, class_names, files, findings)
         if dataset is None:
             continue
         if split == "train":
-            class_names = dataset.class_names
+            class_names = dataset.class_names or None
         findings += _reader_findings(split, dataset)
+        listed[split] = [record.path for record in dataset] + [
+            find_file(dataset.image_dir, name) for name, *_ in dataset.report.bad_images
+        ]
+        if not len(dataset):
+            text = f"all {dataset.report.num_images} images are bad"
+            findings.append(Finding("no_usable_image", split, text))
+            continue
         found, statistics[split] = _examine(
             split, dataset, image_size, keep_ratio, small_side
         )
         findings += found
+        findings += _dim_images(split, dataset, files.seen)
         usable += [(split, record.path) for record in dataset]
-        listed.setdefault(dataset.image_dir, []).append(split)
-    findings += _same_images(usable, files.seen)
-    if len(statistics) == len(splits):  # or its images would seem to be unlisted
-        findings += _unlisted_files(listed, files.seen)
+        for names in dataset.report.similar_classes:
+            similar[names].append(split)
+    findings += [
+        Finding("similar_classes", "+".join(found), ", ".join(map(repr, names)))
+        for names, found in similar.items()
+    ]
+    if usable:
+        findings += _same_images(usable, files.seen)
+    findings += _unread_findings(splits, listed)
     order = list(KINDS)
+    findings = [
+        dataclasses.replace(finding, text=printable(finding.text))
+        for finding in findings
+    ]
     findings.sort(
         key=lambda finding: (LEVELS.index(finding.level), order.index(finding.kind))
     )
     return ScanResult(tuple(image_size), small_side, statistics, findings)
 
 
-def _read(split, annotation_file, image_dir, class_names, files, findings):
+def unreadable(error, image_size=(800, 1333), small_side=SMALL_SIDE):
+    """The `ScanResult` of data that no split can be found in.
+
+    Args:
+        error: ValueError that says why.
+        image_size, small_side: as of `scan_splits`.
+    """
+    finding = _stopped("unreadable_data", "data", error)
+    return ScanResult(tuple(image_size), small_side, {}, [finding])
+
+
+def _stopped(kind, split, error):
+    """`Finding` of an error's message, on one line."""
+    lines = str(error).splitlines()
+    text = " ".join(lines[:20])
+    if len(lines) > 20:
+        text += f" ... and {len(lines) - 20} lines more"
+    return Finding(kind, split, text)
+
+
+def _read(split, splits, class_names, files, findings):
     """Reads a split; what stops that is appended to `findings`, and None returned."""
+    try:
+        annotation_file, image_dir = splits[split]
+    except (ValueError, OSError) as error:
+        findings.append(_stopped("unreadable_split", split, error))
+        return None
     stop = None
     # With classes of its own where those of the training stop it: to see the rest.
     for names in dict.fromkeys((class_names, None)):
@@ -608,25 +711,22 @@ def _read(split, annotation_file, image_dir, class_names, files, findings):
                 skip_bad_images=True,
                 check_images=files.inspect,
                 training=False,
+                allow_empty=True,
             )
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             if stop is None:
-                stop = str(error).splitlines()
-                text = " ".join(stop[:20])
-                if len(stop) > 20:
-                    text += f" ... and {len(stop) - 20} lines more"
-                findings.append(Finding("unreadable_split", split, text))
+                stop = _stopped("unreadable_split", split, error)
+                findings.append(stop)
     return None
 
 
 def _reader_findings(split, dataset):
     """What the reader has dropped, changed or skipped."""
     report, findings = dataset.report, []
-    for name, reason in report.bad_images:
-        kind = next(kind for phrase, kind in _BAD_IMAGE_KINDS if phrase in reason)
+    for name, reason, kind in report.bad_images:
         path = os.path.join(dataset.image_dir, name)
         pictures = (Picture(path),) if os.path.isfile(path) else ()
-        findings.append(Finding(kind, split, f"{name} {reason}", 1, pictures))
+        findings.append(Finding(str(kind), split, f"{name} {reason}", 1, pictures))
     for problem in report.problems:
         kind = _PROBLEM_KINDS.get(problem.reason, "dropped_box")
         box = problem.box
@@ -682,7 +782,8 @@ def _examine(split, dataset, image_size, keep_ratio, small_side):
             findings.append(Finding(kind, split, text, len(rows), pictures))
 
     if split == "train" and not len(boxes):
-        findings.append(Finding("no_train_boxes", split, dataset.annotation_file))
+        text = dataset.report.annotation_file
+        findings.append(Finding("no_train_boxes", split, text))
     findings += _class_findings(split, class_counts)
     of_images("small_image", sizes.min(axis=1) < coco.MIN_IMAGE_SIDE)
     of_images("many_objects", counts > MANY_OBJECTS)
@@ -716,6 +817,21 @@ def _examine(split, dataset, image_size, keep_ratio, small_side):
         class_counts,
     )
     return findings, statistics
+
+
+def _dim_images(split, dataset, seen):
+    """Images that are almost black."""
+    findings = []
+    for row, record in enumerate(dataset):
+        brightest = seen[record.path].brightest
+        if brightest < _DIM:
+            text = (
+                f"{os.path.basename(record.path)}: no pixel is brighter than {brightest} "
+                "of 255"
+            )
+            pictures = (_picture(dataset, row),)
+            findings.append(Finding("dim_image", split, text, 1, pictures))
+    return findings
 
 
 def _share(count, total, what):
@@ -831,6 +947,7 @@ def group_lookalikes(thumbs, ratios):
     perceptual hash of 64 bits joins different frames of a camera that does not move. So
     16x16 grey levels are compared as they are. The search is exhaustive: a product of
     matrices of their 4x4 means, whose distance is never the larger one, leaves few pairs.
+    Pictures without contrast, such as white pages, are like no other.
 
     Args:
         thumbs: uint8 `[N, 256]`, grey levels of 16x16 cells.
@@ -844,6 +961,7 @@ def group_lookalikes(thumbs, ratios):
     cells = thumbs.reshape(num_rows, 4, 4, 4, 4)
     coarse = cells.mean(axis=(2, 4), dtype="float32").reshape(num_rows, 16) - 128
     norms = np.square(coarse).sum(axis=1)
+    contrasts = thumbs.std(axis=1, dtype="float32")
     block = max(1, (1 << 22) // max(num_rows, 1))  # 16 MB of distances at a time
     for start in range(0, num_rows, block):
         rows = slice(start, start + block)
@@ -857,7 +975,10 @@ def group_lookalikes(thumbs, ratios):
             a, b = firsts[part : part + (1 << 15)], seconds[part : part + (1 << 15)]
             difference = thumbs[a].astype("int32") - thumbs[b]
             is_same = np.abs(difference).max(axis=1) <= _SAME_CELL
-            is_same &= np.square(difference).mean(axis=1) <= _SAME_RMS**2
+            squares = np.square(difference).mean(axis=1)
+            is_same &= squares <= _SAME_RMS**2
+            contrast = np.minimum(contrasts[a], contrasts[b])
+            is_same &= squares < (_SAME_CONTRAST * contrast) ** 2
             is_same &= np.abs(ratios[a] / ratios[b] - 1) <= _SAME_RATIO
             leaders = _joined(leaders, a[is_same], b[is_same])
     groups = collections.defaultdict(list)
@@ -879,28 +1000,51 @@ def _joined(leaders, firsts, seconds):
     return leaders
 
 
-def _unlisted_files(listed, seen):
-    """Image files that lie in the folders beside those that the annotations list.
+def _unread_findings(splits, listed):
+    """Findings on what lies beside the data and is not read.
 
     Args:
-        listed: dict image folder -> list of the splits whose images it holds.
-        seen: mapping whose keys are the listed paths.
+        splits: as of `scan_splits`; what `readers.Splits` knows more is used.
+        listed: dict split -> list of the images that its annotations list.
     """
-    known = {os.path.abspath(path) for path in seen}
-    suffixes = {os.path.splitext(path)[1].lower() for path in seen}
     findings = []
-    for folder, splits in listed.items():
-        paths = sorted(
-            entry.path
-            for entry in os.scandir(folder)
-            if os.path.splitext(entry.name)[1].lower() in suffixes
-            and os.path.abspath(entry.path) not in known
-        )
-        if paths:
-            names = ", ".join(os.path.basename(path) for path in paths[:3])
-            text = f"{len(paths)} files in {folder}: {names}"
+    unused = getattr(splits, "unused", ())
+    if unused:
+        text = f"{len(unused)} not read: {', '.join(unused)}"
+        findings.append(Finding("unused_split", "data", text, len(unused)))
+    images = [path for paths in listed.values() for path in paths]
+    folder = getattr(splits, "folder", None)
+    label_files = getattr(splits, "label_files", None)
+    found = find_unread_files(
+        images,
+        folder=folder,
+        label_suffix=getattr(splits, "label_suffix", ""),
+        labels=label_files(images) if label_files else (),
+    )
+    if len(listed) < len(splits):  # or images of the others would seem to be unlisted
+        found = {kind: found[kind] for kind in found.keys() & {"passed_over"}}
+    owners = collections.defaultdict(dict)
+    for split, paths in listed.items():
+        for path in paths:
+            owners[os.path.dirname(os.path.abspath(path))][split] = True
+    for kind, entries in found.items():
+        groups = collections.defaultdict(list)
+        for path, reason in entries:
+            groups[os.path.dirname(path), reason].append(path)
+        if len(groups) > MAX_LISTED_FOLDERS:
+            # Of many folders one line for each reason.
+            groups = collections.defaultdict(list)
+            for path, reason in entries:
+                groups[folder or "", reason].append(path)
+        for (place, reason), paths in groups.items():
+            names = ", ".join(
+                os.path.relpath(path, place or None) for path in paths[:3]
+            )
+            text = f"{len(paths)} files in {place or 'several folders'}: {names}"
             text += ", ..." if len(paths) > 3 else ""
-            pictures = tuple(Picture(path) for path in paths)
-            where = "+".join(splits)
-            findings.append(Finding("unlisted_file", where, text, len(paths), pictures))
+            text += f" ({reason})" if reason else ""
+            where = "+".join(owners.get(os.path.abspath(place), ())) or "data"
+            is_image = kind in ("unlisted_file", "unread_image")
+            pictures = tuple(Picture(path) for path in paths) if is_image else ()
+            findings.append(Finding(kind, where, text, len(paths), pictures))
     return findings

@@ -15,17 +15,15 @@ import tempfile
 import numpy as np
 
 from vfnet_tf.data.cache import cache_directory
-from vfnet_tf.data.coco import inspect_image
+from vfnet_tf.data.coco import UNKNOWN_CATEGORY
 from vfnet_tf.data.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from vfnet_tf.data.coco_content import CocoContent
+from vfnet_tf.data.images.inspect import inspect_image
+from vfnet_tf.data.splits import SPLITS, FoundSplits, by_split
+from vfnet_tf.data.values import CROWD_FLAGS, read_number
 
-_SPLITS = {"train": "train", "validation": "val", "val": "val", "valid": "val"}
-_SPLITS["test"] = "test"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _ANNOTATIONS = "annotations.json"
-# The image with its objects but no pixels of ours: the flags that leave one out of
-# training are called differently.
-_CROWD_FEATURES = ("is_crowd", "is_difficult")
 
 
 def find_tfds_splits(name, progress=None):
@@ -33,8 +31,8 @@ def find_tfds_splits(name, progress=None):
 
     Boxes are those of `objects/bbox`, parts of the image's sides in the order (ymin,
     xmin, ymax, xmax), classes those of `objects/label`. Objects with `is_crowd` or
-    `is_difficult` are kept out of training and ignored in evaluation. `validation` (or
-    `val`, `valid`) is the split val. With COCO's classes the ids are COCO's own.
+    `is_difficult` are kept out of training and ignored in evaluation. Splits are called
+    as `splits.split_named` says. With COCO's classes the ids are COCO's own.
 
     Args:
         name: str, `NAME`, `NAME/CONFIG` or either with `:VERSION`, looked for in
@@ -44,9 +42,9 @@ def find_tfds_splits(name, progress=None):
             `add(count)` and `close()`, told of images that are written out.
 
     Returns:
-        dict split -> function that returns (annotation file, image folder), both str;
-        the call writes the images and the file, a COCO json, into the cache unless an
-        earlier one has.
+        `FoundSplits`: split -> function that returns (annotation file, image folder),
+        both str; the call writes the images and the file, a COCO json, into the cache
+        unless an earlier one has.
 
     Raises:
         ValueError: if the dataset is not prepared, or has no such boxes and labels.
@@ -79,18 +77,20 @@ def find_tfds_splits(name, progress=None):
             "`objects/bbox` must be (ymin, xmin, ymax, xmax) in parts of the sides. "
             f"Received: {bbox_format} in {str(directory)!r}"
         )
-    found = {}
-    for own, split in _SPLITS.items():
-        if own in builder.info.splits:
-            found.setdefault(
-                split, functools.partial(_write_split, builder, own, progress)
-            )
-    if not found:
+    named = by_split(builder.info.splits)
+    if not named:
         raise ValueError(
-            f"There must be a split named {', '.join(_SPLITS)}. Received: "
+            f"There must be a split named {', '.join(SPLITS)} or validation. Received: "
             f"{str(directory)!r} with {list(builder.info.splits)}"
         )
-    return found
+    used = {split: names[0] for split, names in named.items()}
+    return FoundSplits(
+        {
+            split: functools.partial(_write_split, builder, own, progress)
+            for split, own in used.items()
+        },
+        sorted(set(builder.info.splits) - set(used.values())),
+    )
 
 
 def _is_prepared(directory):
@@ -208,15 +208,23 @@ def _add_example(content, example, file, number):
         image_id=int(image_id) if isinstance(image_id, np.integer) else number,
         size=None if header.error else (height, width),
         error=header.error or None,
+        code=header.code,
     )
-    objects = example["objects"]
+    objects, labels = example["objects"], range(len(content.category_ids))
     for index, (box, label) in enumerate(
         zip(objects["bbox"].tolist(), objects["label"].tolist(), strict=True)
     ):
         ymin, xmin, ymax, xmax = box
         source = f"example {number} object {index + 1}"
-        is_crowd = any(bool(objects[k][index]) for k in _CROWD_FEATURES if k in objects)
-        area = float(objects["area"][index]) if "area" in objects else 0.0
+        if label not in labels:  # -1 stands for none
+            content.drop(UNKNOWN_CATEGORY, f"{source} (label {label})")
+            continue
+        flags = {
+            name: _as_json(objects[name][index])
+            for name in CROWD_FLAGS
+            if name in objects
+        }
+        area = read_number(objects["area"][index]) if "area" in objects else None
         content.add_box(
             image_id,
             label,
@@ -227,9 +235,13 @@ def _add_example(content, example, file, number):
                 (ymax - ymin) * height,
             ],
             source=source,
-            is_crowd=is_crowd,
+            flags=flags,
             # Areas of masks, as whole numbers: 0 says nothing.
-            area=area if area > 0 else None,
+            area=area if area is not None and area > 0 else None,
             # Each is an object of its own, also one with the box of another.
             annotation_id=len(content.content["annotations"]) + 1,
         )
+
+
+def _as_json(value):
+    return value.decode() if isinstance(value, bytes) else value.item()

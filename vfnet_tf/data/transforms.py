@@ -1,4 +1,4 @@
-"""Decoding and transforming one example, in TensorFlow.
+"""Transforming one example, in TensorFlow; `images.decode` makes it.
 
 A transform is a function `(example, rng) -> example`; `rng` is an int32 `[2]` seed for
 `tf.random.stateless_*`, so that an image seen at the same place of the same epoch is
@@ -15,17 +15,12 @@ An example passes through in this order; keys beyond those of `data.example` are
     pad            + image_size float32 [2], (height, width) before padding
 """
 
-import os
-
 import numpy as np
 import tensorflow as tf
 
-from vfnet_tf.data import numpy_images
-
-_EXIF_ORIENTATION = 0x0112
-# Segments of a JPEG that are looked through for EXIF: it belongs into the first or the
-# second. A file of nothing but empty ones would take seconds.
-_EXIF_SEGMENTS = 256
+# Also found here, where they were first.
+from vfnet_tf.data.images.decode import decode_image as decode_image
+from vfnet_tf.data.images.decode import load_image as load_image
 
 #: (width, height) in pixels of the holes that VFNet-X's official config draws from.
 CUT_OUT_SIZES = (
@@ -43,149 +38,6 @@ CUT_OUT_SIZES = (
     (48, 32),
     (48, 48),
 )
-
-
-def decode_image(contents):
-    """Decodes an encoded image, upright, in TensorFlow alone (it can be exported).
-
-    Grey, palette, CMYK, RGBA (alpha is dropped) and 16-bit files (the high byte is
-    kept) become 8-bit RGB; the pixels equal those of PIL and OpenCV. The EXIF
-    orientation of a JPEG is applied.
-
-    Args:
-        contents: string `[]`, a JPEG or PNG file.
-
-    Returns:
-        uint8 `[h, w, 3]`, RGB.
-    """
-    return orient(_decode_pixels(contents), exif_orientation(contents))
-
-
-def _decode_pixels(contents):
-    """JPEG or PNG bytes to uint8 `[h, w, 3]` as stored, orientation not applied."""
-    # The default, a faster DCT, is off by up to 4 of 255 from libjpeg, PIL and OpenCV.
-    # The op also decodes PNG: one kernel behind two names.
-    image = tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
-    return tf.ensure_shape(image, [None, None, 3])
-
-
-def exif_orientation(contents):
-    """Reads the EXIF orientation of a JPEG in TensorFlow.
-
-    Args:
-        contents: string `[]`, an image file.
-
-    Returns:
-        int32 `[]` in 1..8; 1 (upright) for other formats, without EXIF, or if the EXIF
-        block is damaged.
-    """
-    # The block sits near the head and has at most 64 KB; JFIF may come before it.
-    head = tf.strings.substr(contents, 0, 2 * 65536)
-    data = tf.io.decode_raw(head, "uint8")
-    size = tf.size(data)
-    # A byte beyond either end is 0, so damaged lengths need no case of their own.
-    data = tf.concat([data, [tf.constant(0, "uint8")]], axis=0)
-
-    def byte(index):
-        index = tf.where((index >= 0) & (index < size), index, size)
-        return tf.cast(tf.gather(data, index), "int32")
-
-    def big(index):
-        return byte(index) * 256 + byte(index + 1)
-
-    # Walk over the segments: marker FF xx, length (of itself and the content).
-    def is_before(position):
-        is_segment = (byte(position) == 0xFF) & (byte(position + 1) != 0xDA)
-        is_exif = (byte(position + 1) == 0xE1) & (big(position + 4) == 0x4578)
-        return is_segment & ~is_exif & (position < size)
-
-    def step(position):
-        return [position + 2 + tf.maximum(big(position + 2), 2)]
-
-    (position,) = tf.while_loop(
-        is_before, step, [tf.constant(2)], maximum_iterations=_EXIF_SEGMENTS
-    )
-    is_exif = (
-        (big(0) == 0xFFD8)
-        & (big(position) == 0xFFE1)
-        & (big(position + 4) == 0x4578)  # "Ex"
-        & (big(position + 6) == 0x6966)  # "if"
-    )
-    start = position + 10  # TIFF header: byte order, 42, offset of the directory.
-    is_little = byte(start) == 0x49
-
-    def short(index):
-        first, second = byte(index), byte(index + 1)
-        return tf.where(is_little, first + 256 * second, 256 * first + second)
-
-    def long(index):
-        first, second = short(index), short(index + 2)
-        # An offset beyond 2**31 wraps to a negative index, which reads as 0.
-        return tf.where(is_little, first + 65536 * second, 65536 * first + second)
-
-    directory = start + long(start + 4)
-    count = tf.where(is_exif, short(directory), 0)
-    entries = directory + 2 + 12 * tf.range(count)
-    entries = tf.boolean_mask(entries, short(entries) == _EXIF_ORIENTATION)
-    entry = tf.concat([entries, [-16]], axis=0)[0]
-    value = short(entry + 8)
-    return tf.where((value >= 1) & (value <= 8), value, 1)
-
-
-def orient(image, orientation):
-    """Turns an image as its EXIF orientation says.
-
-    Args:
-        image: `[h, w, C]`.
-        orientation: int `[]` in 1..8.
-
-    Returns:
-        `[h, w, C]`, or `[w, h, C]` for 5..8.
-    """
-    # A Python int compared with a list below would always be False.
-    orientation = tf.convert_to_tensor(orientation)
-
-    def turn():
-        # 5..8 are stored with rows and columns exchanged (EXIF 2.32, tag 0x0112).
-        turned = tf.cond(
-            orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image
-        )
-        is_mirrored = tf.reduce_any(orientation == [2, 3, 6, 7])
-        turned = tf.cond(is_mirrored, lambda: turned[:, ::-1], lambda: turned)
-        is_upside_down = tf.reduce_any(orientation == [3, 4, 7, 8])
-        return tf.cond(is_upside_down, lambda: turned[::-1], lambda: turned)
-
-    oriented = tf.cond(orientation > 1, turn, lambda: image)
-    return tf.ensure_shape(oriented, [None, None, image.shape[-1]])
-
-
-def _load_with_pil(path):
-    """Path as bytes to uint8 `[h, w, 3]`, upright; for what TensorFlow cannot read."""
-    return numpy_images.load_image(os.fsdecode(np.asarray(path).item()))
-
-
-def load_image(path, orientation=1, needs_pil=False):
-    """Reads an image file whose head `data.coco.inspect_image` has read before.
-
-    Args:
-        path: string `[]`.
-        orientation: int `[]` in 1..8, EXIF.
-        needs_pil: bool `[]`, take the slow way through Python.
-
-    Returns:
-        uint8 `[h, w, 3]`, RGB, upright.
-    """
-
-    def load():
-        return orient(_decode_pixels(tf.io.read_file(path)), orientation)
-
-    def load_with_pil():
-        image = tf.numpy_function(_load_with_pil, [path], tf.uint8, stateful=False)
-        return tf.ensure_shape(image, [None, None, 3])
-
-    if needs_pil is False:
-        return load()
-    return tf.cond(needs_pil, load_with_pil, load)
 
 
 def keep_ratio_size(size, short, long):

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from vfnet_tf.data import transforms
+from vfnet_tf.data.images import decode
 from vfnet_tf.data.normalization import TORCHVISION
 from vfnet_tf.data.pipeline import CANVAS_MULTIPLE, check_image_size
 
@@ -76,9 +77,7 @@ def build_views(
 
     @tf.autograph.experimental.do_not_convert
     def prepare(path, orientation, needs_pil, image_id):
-        image = transforms.load_image(
-            path, orientation, needs_pil if has_pil else False
-        )
+        image = decode.load_image(path, orientation, needs_pil if has_pil else False)
         views = make_views(
             image, image_sizes, normalization=normalization, keep_ratio=keep_ratio
         )

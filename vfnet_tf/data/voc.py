@@ -5,57 +5,79 @@ pixels wide and becomes x1 = 0, x2 = 4. `difficult` objects become crowd regions
 training leaves out and evaluation ignores.
 """
 
+import collections
 import functools
 import os
 import pathlib
+import re
 from xml.etree import ElementTree
 
-from vfnet_tf.data.coco import BAD_BOX, IMAGE_SUFFIXES, SPLITS, UNKNOWN_CATEGORY
+from vfnet_tf.data.coco import BAD_BOX, UNKNOWN_CATEGORY
 from vfnet_tf.data.coco_content import CocoContent, read_class_names
+from vfnet_tf.data.files import (
+    find_file,
+    is_hidden,
+    list_folder,
+    list_folders,
+    regular_file_error,
+)
+from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES
+from vfnet_tf.data.images.reasons import Reason
+from vfnet_tf.data.splits import SPLITS, FoundSplits, by_split, split_named
+from vfnet_tf.data.text import decode_text, has_mark, plain_name, read_lines
+from vfnet_tf.data.values import CROWD_FLAGS, read_number
 
 # An object takes about 300 bytes: room for thirty thousand.
 MAX_XML_BYTES = 10 * 2**20
 NO_NAME = "object has no name"
+REPEATED = "object states something twice"
 
+# What some tools state as the image is the annotation.
+LABEL_SUFFIXES = frozenset({".xml", ".txt", ".json"})
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def is_voc(directory):
     """Whether a folder has xml files where `find_voc_splits` looks; cheap."""
     root = pathlib.Path(directory)
-    return bool(_devkit_folders(root) or _split_folders(root))
+    return bool(_devkit_folders(root) or _split_folders(root)[0])
 
 
 def find_voc_splits(directory):
     """Finds the splits of a folder of Pascal VOC annotations.
 
     Layouts: `Annotations/` (or `annotations/`) with the images in `JPEGImages/`,
-    `images/` or beside, split by `ImageSets/Main/{train,val,test}.txt` (`trainval.txt`
-    without `train.txt` is the training split; without lists all is); a folder of such
-    folders `VOC*`, whose splits are joined; `train/`, `valid/`, `test/`, each with xml
-    files; or xml files beside their images. Classes are those of `classes.txt`, else
-    all names of all splits in alphabetical order, VOC's own.
+    `images/` or beside, split by the lists in `ImageSets/Main/` (`trainval.txt` without
+    a list for train is the training split; without lists all is); a folder of such
+    folders `VOC*`, whose splits are joined; folders with xml files; or xml files beside
+    their images. Lists and folders are called as `splits.split_named` says. Classes are
+    those of `classes.txt`, else all names of all splits in alphabetical order, VOC's
+    own.
 
     Args:
         directory: str or path.
 
     Returns:
-        dict split -> function that returns (annotation file, image folder), both str;
-        the file, a COCO json, is written into the cache by the call.
+        `FoundSplits`: split -> function that returns (annotation file, image folder),
+        both str; the file, a COCO json, is written into the cache by the call.
 
     Raises:
         ValueError: if there is no such folder, or no xml file in it.
     """
     root = pathlib.Path(directory).expanduser().absolute()
     folders = _devkit_folders(root)
+    of_splits, unused = _split_folders(root)
     found = {}
+    for folder in folders:
+        lists, others = _image_sets(folder)
+        unused += others
+        for split, names in lists.items():
+            found.setdefault(split, []).extend(_files(folder, names))
     if folders:
-        for folder in folders:
-            for split, names in _image_sets(folder).items():
-                found.setdefault(split, []).extend(_files(folder, names))
+        unused += [path for path in of_splits.values() if path != root]
+        unused = [path for path in unused if path not in folders]
     else:
-        for split, folder in _split_folders(root).items():
-            found[split] = _files(folder)
+        found = {split: _files(folder) for split, folder in of_splits.items()}
     if not found:
         raise ValueError(
             "A Pascal VOC folder must have xml files in Annotations/, in VOC*/"
@@ -63,11 +85,17 @@ def find_voc_splits(directory):
             f"Received: directory={str(root)!r}"
         )
     parsed = functools.cache(lambda: _parse(root, found))
-    return {
-        split: functools.partial(_write_split, root, split, parsed)
-        for split in ("train", "val", "test")
-        if split in found
-    }
+    xml_files = {str(path) for files in found.values() for path, _, _ in files}
+    return FoundSplits(
+        {
+            split: functools.partial(_write_split, root, split, parsed)
+            for split in SPLITS
+            if split in found
+        },
+        [os.path.relpath(path, root) for path in unused],
+        ".xml",
+        lambda images: xml_files,
+    )
 
 
 def write_voc(out, split, images, class_names):
@@ -125,19 +153,14 @@ def _add(parent, **texts):
 
 
 def _has_xml(folder):
-    return folder.is_dir() and next(_xml_files(folder), None) is not None
-
-
-def _xml_files(folder):
-    # macOS leaves files like ._a.xml on foreign disks.
-    return (path for path in folder.glob("*.xml") if not path.name.startswith("."))
+    return bool(list_folder(folder, {".xml"}))
 
 
 def _xml_folder(folder):
     """The folder of the xml files of `folder` in the devkit's layout, or None."""
-    for name in ("Annotations", "annotations"):
-        if _has_xml(folder / name):
-            return folder / name
+    for name, inside in list_folders(folder).items():
+        if name.lower() == "annotations" and _has_xml(inside):
+            return inside
     return None
 
 
@@ -150,64 +173,123 @@ def _devkit_folders(root):
 
 
 def _split_folders(root):
-    """Dict split -> folder with xml files, of train/, valid/, test/ or `root` itself."""
-    folders = {}
-    for name, split in SPLITS.items():
-        folder = root / name
-        if _xml_folder(folder) or _has_xml(folder):
-            folders.setdefault(split, folder)
-    if not folders and _has_xml(root):
-        folders["train"] = root
-    return folders
+    """Finds the folders with xml files that are named for a split, or `root` itself.
+
+    Returns:
+        (dict split -> folder, list of further folders with xml files).
+    """
+    filled = [
+        path
+        for path in list_folders(root).values()
+        if path.name.lower() != "annotations" and (_xml_folder(path) or _has_xml(path))
+    ]
+    named = by_split(filled, lambda folder: folder.name)
+    found = {split: folders[0] for split, folders in named.items()}
+    unused = [path for path in filled if path not in found.values()]
+    if not found and _has_xml(root):
+        found["train"] = root
+    return found, unused
 
 
 def _image_sets(folder):
-    """Dict split -> names of its list in ImageSets/Main, None for all xml files."""
-    lists = folder / "ImageSets" / "Main"
+    """Reads the lists of a folder in the devkit's layout.
+
+    Returns:
+        (dict split -> names of its list, None for all xml files; list of `Path`: lists
+        that are not used).
+    """
+    lists = folder / "ImageSets"
+    files = list_folder(lists / "Main", {".txt"}) or list_folder(lists, {".txt"})
+    used = {}
+    for split, paths in by_split(files, lambda path: path.stem).items():
+        used[split] = paths[0]
+    both = next((path for path in files if path.stem.lower() == "trainval"), None)
+    if both is not None and "train" not in used:
+        used["train"] = both
+
+    def is_part(path):
+        # The devkit has lists of two splits, and some of the images of a class.
+        class_name, _, name = path.stem.rpartition("_")
+        is_both = name.lower() == "trainval"
+        parts = {"train", "val"} if is_both else {split_named(name)}
+        return parts <= used.keys() and (is_both or class_name)
+
+    unused = [path for path in files if path not in used.values() and not is_part(path)]
     found = {}
-    for split, names in {
-        "train": ("train", "trainval"),
-        "val": ("val", "valid"),
-        "test": ("test",),
-    }.items():
-        for name in names:
-            path = lists / f"{name}.txt"
-            if path.is_file():
-                lines = path.read_text(encoding="utf-8").splitlines()
-                found[split] = [line.strip() for line in lines if line.strip()]
-                break
-    return found or {"train": None}
+    found = {split: _list_of(used[split]) for split in SPLITS if split in used}
+    return found or {"train": None}, unused
+
+
+def _list_of(path):
+    try:
+        return read_lines(path)
+    except ValueError as error:
+        raise ValueError(
+            f"A list of images must be text ({error}). Received: {str(path)!r}"
+        ) from error
 
 
 def _files(folder, names=None):
     """Lists (xml file, its image or None) by the names of a list, or all of a folder."""
     xml_folder = _xml_folder(folder) or folder
-    places = [folder / "JPEGImages", folder / "images", xml_folder, folder]
+    # The first is where a missing image is said to be missing.
+    places = [folder / "JPEGImages"]
+    for name in ("jpegimages", "images"):
+        inside = list_folders(folder).values()
+        places += [path for path in inside if path.name.lower() == name]
+    places = [*dict.fromkeys(places), xml_folder, folder]
     if names is None:
-        names = sorted(path.stem for path in _xml_files(xml_folder))
-    return [(xml_folder / f"{name}.xml", name, places) for name in names]
+        paths = list_folder(xml_folder, {".xml"})
+        return [(path, path.stem, places) for path in paths]
+    return [(find_file(xml_folder, f"{name}.xml"), name, places) for name in names]
 
 
 def _images_by_stem(folder):
-    """Dict stem -> name of the image file in a folder."""
-    found = {}
+    """Dict stem in composed form -> names of the image files in a folder."""
+    found = collections.defaultdict(list)
     if folder.is_dir():
         for name in sorted(os.listdir(folder)):
             stem, suffix = os.path.splitext(name)
-            if suffix.lower() in IMAGE_SUFFIXES:
-                found.setdefault(stem, name)
+            if suffix.lower() in IMAGE_SUFFIXES and not is_hidden(name):
+                found[plain_name(stem)].append(name)
     return found
 
 
 def _find_image(name, stated, places, listing):
-    """The image of an annotation by its own name, else by the one that it states."""
-    for wanted in (name, os.path.splitext(stated)[0]):
+    """The image of an annotation: of its own name, else of the one that it states.
+
+    Args:
+        name: str, that of the xml without the suffix.
+        stated: str, the file name in the xml; empty if it states none.
+        places: list of `Path`, the folders to look in.
+        listing: `_images_by_stem`.
+
+    Returns:
+        (path or None, why it cannot be told, `Reason`); the latter two None if it can.
+    """
+    stated_stem, suffix = os.path.splitext(stated)
+    is_own = plain_name(stated_stem) == plain_name(os.path.basename(name))
+    if is_own and suffix.lower() not in LABEL_SUFFIXES:
+        for place in places:  # where several have the stem, that very one
+            path = find_file((place / name).parent, stated)
+            if os.path.isfile(path):
+                return pathlib.Path(path), None, None
+    for wanted in filter(None, (name, stated_stem)):
         for place in places:
             path = place / wanted
-            found = listing(path.parent).get(path.name)
-            if found and wanted:
-                return path.parent / found
-    return None
+            found = listing(path.parent).get(plain_name(path.name), [])
+            by_case = [n for n in found if n.casefold() == stated.casefold()]
+            if len(by_case) == 1:
+                found = by_case
+            if len(found) > 1:
+                text = (
+                    f"must have in <filename> the name of its image, {' or '.join(found)}: "
+                    f"it states {stated!r}"
+                )
+                return None, text, Reason.BAD_ENTRY
+            if found:
+                return path.parent / found[0], None, None
+    return None, f"has no image {name}.jpg, .png, ...", Reason.MISSING
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
@@ -226,6 +308,9 @@ def _read_xml(path):
     Raises:
         ValueError: for a file that is missing, too large, broken or something else.
     """
+    error = regular_file_error(path) if os.path.exists(path) else ""
+    if error:
+        raise ValueError(error)
     try:
         with open(path, "rb") as file:
             text = file.read(MAX_XML_BYTES + 1)
@@ -235,7 +320,8 @@ def _read_xml(path):
         raise ValueError(f"is larger than {MAX_XML_BYTES} bytes")
     parser = ElementTree.XMLParser(target=_NoDoctype())
     try:
-        parser.feed(text)
+        # A byte order mark is right where it contradicts the declaration.
+        parser.feed(decode_text(text) if has_mark(text) else text)
         root = parser.close()
     except (ElementTree.ParseError, LookupError) as error:
         raise ValueError(f"is no valid xml: {error}") from error
@@ -249,15 +335,9 @@ def _text(element, name):
 
 
 def _stated_size(root):
-    """(height, width) that an annotation states; None for none or zeros."""
+    """(height, width) as the annotation has them; None without."""
     size = root.find("size")
-    texts = ["", ""] if size is None else [_text(size, n) for n in ("height", "width")]
-    try:
-        height, width = (int(float(text)) for text in texts)
-    except (ValueError, OverflowError):
-        return None
-    # Many converters write zeros; the file says it then.
-    return (height, width) if (height, width) != (0, 0) else None
+    return None if size is None else (_text(size, "height"), _text(size, "width"))
 
 
 def _parse(root, found):
@@ -265,8 +345,7 @@ def _parse(root, found):
 
     Returns:
         (class names, dict split -> list of (image path or None, xml path relative to
-        `root`, size, objects, error)), objects being `(name, texts of the corners, is
-        difficult)`.
+        `root`, size, objects, error, `Reason`)), objects as of `_parse_object`.
     """
     listing = functools.cache(_images_by_stem)
     parsed, names = {}, set()
@@ -275,6 +354,7 @@ def _parse(root, found):
         for path, name, places in files:
             shown = os.path.relpath(path, root)
             size, objects, stated, error = None, [], "", None
+            code = Reason.BAD_ENTRY
             try:
                 tree = _read_xml(path)
             except ValueError as problem:
@@ -282,42 +362,55 @@ def _parse(root, found):
             else:
                 size, stated = _stated_size(tree), _text(tree, "filename")
                 objects = [_parse_object(entry) for entry in tree.findall("object")]
-                names.update(label for label, _, _ in objects if label)
-            image = _find_image(name, pathlib.PurePath(stated).name, places, listing)
+                names.update(entry[0] for entry in objects if entry[0])
+            # Some state a path, of Windows too.
+            stated = re.split(r"[/\\]", stated)[-1]
+            image, problem, reason = _find_image(name, stated, places, listing)
             if image is None:
-                error = error or f"{shown} has no image {name}.jpg, .png, ..."
+                if error is None:
+                    error, code = f"{shown} {problem}", reason
                 image = places[0] / name
-            rows.append((image, shown, size, objects, error))
+            rows.append((image, shown, size, objects, error, code))
     return read_class_names(root) or sorted(names), parsed
 
 
 def _parse_object(entry):
+    """(class name, texts of the corners, dict of flags, tag that occurs twice or "")."""
     box = entry.find("bndbox")
     corners = ["" if box is None else _text(box, corner) for corner in _CORNERS]
-    return _text(entry, "name"), corners, _text(entry, "difficult") == "1"
+    flags = {n: _text(entry, n) for n in CROWD_FLAGS if entry.find(n) is not None}
+    parts = [(entry, ("name", "bndbox", *flags)), (box, _CORNERS)]
+    twice = [
+        tag
+        for part, tags in parts
+        for tag in tags
+        if part is not None and len(part.findall(tag)) > 1
+    ]
+    return plain_name(_text(entry, "name")), corners, flags, "".join(twice[:1])
 
 
 def _write_split(root, split, parsed):
     names, rows = parsed()[0], parsed()[1][split]
     labels = {name: label for label, name in enumerate(names)}
     content = CocoContent(names, source=f"{root} ({split})")
-    for image, shown, size, objects, error in rows:
+    for image, shown, size, objects, error, code in rows:
         image_id = content.add_image(
-            os.path.relpath(image, root), size=size, error=error
+            os.path.relpath(image, root), size=size, error=error, code=code
         )
-        for number, (name, corners, is_difficult) in enumerate(objects, 1):
+        for number, (name, corners, flags, twice) in enumerate(objects, 1):
             source = f"{shown} object {number}"
+            if twice:
+                content.drop(REPEATED, f"{source} (<{twice}>)")
+                continue
             if name not in labels:
                 reason = UNKNOWN_CATEGORY if name else NO_NAME
                 content.drop(reason, f"{source} ({name})" if name else source)
                 continue
-            try:
-                xmin, ymin, xmax, ymax = map(float, corners)
-            except ValueError:
+            numbers = [read_number(corner) for corner in corners]
+            if None in numbers:
                 content.drop(BAD_BOX, f"{source} ({', '.join(corners)})")
                 continue
+            xmin, ymin, xmax, ymax = numbers
             bbox = [xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1]
-            content.add_box(
-                image_id, labels[name], bbox, source=source, is_crowd=is_difficult
-            )
+            content.add_box(image_id, labels[name], bbox, source=source, flags=flags)
     return content.write_to_cache(split), str(root)

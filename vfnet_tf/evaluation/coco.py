@@ -9,13 +9,14 @@ import contextlib
 import dataclasses
 import io
 import json
-import math
-import numbers
 import os
 import warnings
 from pathlib import Path
 
 import numpy as np
+
+from vfnet_tf.data.text import read_json
+from vfnet_tf.data.values import is_blank, read_crowd, read_id, read_number
 
 METRICS = (
     "AP",
@@ -535,17 +536,13 @@ def _precision_curves(evaluation, order):
 
 def _read_json(path):
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except FileNotFoundError:
-        raise ValueError(f"The json file must exist. Received: path={path}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"The file must hold valid json ({error}). Received: path={path}"
-        ) from None
+        return read_json(path)
+    except ValueError as error:
+        raise ValueError(f"The json file {error}. Received: path={path}") from None
 
 
-def _read_truth(path):
+def _read_truth(path, has_bad_images=False):
+    """The content of an annotation file; bad images, if there may be some, left out."""
     content = _read_json(path)
     keys = ("images", "annotations", "categories")
     missing = [
@@ -559,30 +556,39 @@ def _read_truth(path):
             f"categories. Received: path={path} without {', '.join(missing)}"
         )
     for key in ("images", "categories"):
-        if any(not isinstance(e, dict) or "id" not in e for e in content[key]):
-            raise ValueError(
-                f"Each entry of {key} must have an id. Received: path={path} with an "
-                "entry that has none"
-            )
+        entries = []
+        for number, entry in enumerate(content[key]):
+            own_id = read_id(entry.get("id")) if isinstance(entry, dict) else None
+            if own_id is not None:
+                entries.append({**entry, "id": own_id})
+            elif key == "categories" or not has_bad_images:
+                raise ValueError(
+                    f"Each entry of {key} must have an integer id. Received: "
+                    f"path={path} with entry {number}: {entry!r:.200}"
+                )
+        content[key] = entries
     return content
 
 
 def _truth_of_dataset(dataset):
     if getattr(dataset, "annotation_file", None) is not None:
         path = os.fspath(dataset.annotation_file)
-        return _read_truth(path), path
+        return _read_truth(path, has_bad_images=True), path
     annotations = []
     for record in dataset.records:
-        for box, label in zip(
-            xyxy_to_xywh(record.boxes).tolist(), record.labels, strict=True
-        ):
-            annotations.append(
-                {
-                    "image_id": int(record.image_id),
-                    "category_id": dataset.category_ids[int(label)],
-                    "bbox": box,
-                }
-            )
+        rows = [(record.boxes, record.labels, 0)]
+        if getattr(record, "num_crowd", 0):
+            rows.append((record.crowd_boxes, record.crowd_labels, 1))
+        for boxes, labels, is_crowd in rows:
+            for box, label in zip(xyxy_to_xywh(boxes).tolist(), labels, strict=True):
+                annotations.append(
+                    {
+                        "image_id": int(record.image_id),
+                        "category_id": dataset.category_ids[int(label)],
+                        "bbox": box,
+                        "iscrowd": is_crowd,
+                    }
+                )
     truth = {
         "images": [{"id": int(record.image_id)} for record in dataset.records],
         "annotations": annotations,
@@ -598,30 +604,56 @@ def _truth_of_dataset(dataset):
 
 def _clean_truth(truth, image_ids, path):
     """Copies what the bbox metrics need, over the given images."""
-    annotations, broken = [], []
-    for source in truth["annotations"]:
-        if source.get("image_id") not in image_ids:
+    annotations, left_out, seen = [], {}, set()
+    known_images = {image["id"] for image in truth["images"]}
+    known_categories = {category["id"] for category in truth["categories"]}
+    for index, source in enumerate(truth["annotations"]):
+        source = source if isinstance(source, dict) else {}
+        image_id = read_id(source.get("image_id"))
+        if image_id in known_images and image_id not in image_ids:
             continue
-        box = source.get("bbox")
-        if not _are_finite(box, 4):
-            broken.append(source.get("id"))
+        own_id = read_id(source.get("id"))
+        name = f"annotations[{index}]" if own_id is None else own_id
+        category_id = read_id(source.get("category_id"))
+        bbox = _finite_numbers(source.get("bbox"), 4)
+        is_crowd, wrong_flag = read_crowd(source)
+        content = (own_id, image_id, category_id, *(bbox or ()))
+        problem = ""
+        if image_id not in known_images:
+            problem = "are of no image of the file"
+        elif category_id not in known_categories:
+            problem = "are of no category of the file"
+        elif bbox is None:
+            problem = "have no box of four finite numbers"
+        elif wrong_flag:
+            problem = f"have a flag that is neither true nor false ({wrong_flag})"
+        elif own_id is not None and content in seen:
+            problem = "are listed twice"
+        if problem:
+            left_out.setdefault(problem, []).append(name)
             continue
+        seen.add(content)
+        # The area of the mask where there is one: COCO's sizes go by it.
         area = source.get("area")
+        area = bbox[2] * bbox[3] if is_blank(area) else read_number(area)
+        if area is None:
+            problem = "have an area that is no number"
+            left_out.setdefault(problem, []).append(name)
+            continue
         annotations.append(
             {
                 "id": len(annotations) + 1,
-                "image_id": source["image_id"],
-                "category_id": source.get("category_id"),
-                "bbox": [float(value) for value in box],
-                # The area of the mask where there is one: COCO's sizes go by it.
-                "area": area if _are_finite([area], 1) else float(box[2] * box[3]),
-                "iscrowd": int(source.get("iscrowd") or 0),
+                "image_id": image_id,
+                "category_id": category_id,
+                "bbox": bbox,
+                "area": area,
+                "iscrowd": int(is_crowd),
             }
         )
-    if broken:
+    for problem, names in left_out.items():
         warnings.warn(
-            f"{len(broken)} annotations of {path} have no box of four finite numbers "
-            f"and are left out of the evaluation: ids {_shortened(broken)}",
+            f"{len(names)} annotations of {path} {problem} and are left out of the "
+            f"evaluation: ids {_shortened(names)}",
             stacklevel=4,
         )
     images = [{"id": value} for value in sorted(image_ids)]
@@ -639,19 +671,23 @@ def _checked_results(results, place):
             f"COCO results must be a list. Received: {place} holding "
             f"{type(results).__name__}"
         )
+    checked = []
     for number, result in enumerate(results):
-        if (
-            not isinstance(result, dict)
-            or any(key not in result for key in keys)
-            or not _are_finite(result["bbox"], 4)
-            or not _are_finite([result["score"]], 1)
-        ):
+        get = result.get if isinstance(result, dict) else {}.get
+        values = (
+            read_id(get("image_id")),
+            read_id(get("category_id")),
+            _finite_numbers(get("bbox"), 4),
+            read_number(get("score")),
+        )
+        if None in values:
             raise ValueError(
-                "A COCO result must have image_id, category_id, a bbox of four finite "
-                f"numbers and a finite score. Received: entry {number} of {place}: "
-                f"{result}"
+                "A COCO result must have the integers image_id and category_id, a bbox "
+                f"of four finite numbers and a finite score. Received: entry {number} "
+                f"of {place}: {result!r:.200}"
             )
-    return [{key: result[key] for key in keys} for result in results]
+        checked.append(dict(zip(keys, values, strict=True)))
+    return checked
 
 
 def _write_json(path, content, indent=None):
@@ -666,14 +702,12 @@ def _write_json(path, content, indent=None):
         temporary.unlink(missing_ok=True)
 
 
-def _are_finite(values, count):
-    """Tells whether `values` is a list of `count` finite numbers."""
-    return (
-        isinstance(values, (list, tuple))
-        and len(values) == count
-        and all(isinstance(value, numbers.Real) for value in values)
-        and all(math.isfinite(value) for value in values)
-    )
+def _finite_numbers(values, count):
+    """A list of `count` finite floats, None if it is none."""
+    if not isinstance(values, (list, tuple)) or len(values) != count:
+        return None
+    found = list(map(read_number, values))
+    return None if None in found else found
 
 
 def _as_python(value):

@@ -8,7 +8,8 @@ import numpy as np
 
 from vfnet_tf import config as configs
 from vfnet_tf.data import numpy_images
-from vfnet_tf.data.coco import inspect_image
+from vfnet_tf.data.images.inspect import inspect_image
+from vfnet_tf.data.images.numpy_decode import load_image
 from vfnet_tf.data.normalization import Normalization
 from vfnet_tf.export import numpy_detection
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS, check_settings
@@ -170,7 +171,7 @@ class OnnxPrediction(Prediction):
     """A `Prediction` whose image is read again without TensorFlow."""
 
     def _read_file(self, path):
-        return numpy_images.load_image(path)
+        return load_image(path)
 
 
 class OnnxPredictor(Predictor):
@@ -199,7 +200,7 @@ class OnnxPredictor(Predictor):
                 f"An image must be readable. Received: {name or path} {header.error}"
             )
         try:
-            return numpy_images.load_image(path)
+            return load_image(path)
         except Exception as error:  # PIL's decoders raise whatever they meet.
             raise ValueError(
                 f"An image must be readable. Received: {name or path} cannot be "

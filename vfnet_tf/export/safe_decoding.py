@@ -14,7 +14,7 @@ take what a header or a chunk claims, and a file of some kilobytes may claim gig
 
 import tensorflow as tf
 
-from vfnet_tf.data import transforms
+from vfnet_tf.data.images import decode
 from vfnet_tf.data.pipeline import CANVAS_MULTIPLE
 
 #: What becomes of an image, `status` in the outputs of a SavedModel.
@@ -141,7 +141,7 @@ def prepare_files(image_bytes, prepare, max_pixels=MAX_PIXELS):
         status = check_file(contents, max_pixels)
         prepared = tf.cond(
             status == OK,
-            lambda: prepare(transforms.decode_image(contents)),
+            lambda: prepare(decode.decode_image(contents)),
             _nothing,
         )
         return {"index": index, "status": status, **prepared}

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from vfnet_tf.data import transforms
+from vfnet_tf.data.images import decode
 from vfnet_tf.data.normalization import Normalization
 from vfnet_tf.data.pipeline import CANVAS_MULTIPLE
 from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
@@ -144,7 +145,7 @@ class PythonDetect:
 
         @tf.function(autograph=False, input_signature=[tf.TensorSpec((), "string")])
         def prepare(contents):
-            image = transforms.decode_image(contents)
+            image = decode.decode_image(contents)
             example = normalize(resize({"image": image, "boxes": tf.zeros((0, 4))}))
             return {**example, "original_size": tf.shape(image)[:2]}
 

@@ -11,8 +11,8 @@ import tensorflow as tf
 from vfnet_tf import builder, visualization
 from vfnet_tf import config as configs
 from vfnet_tf.backbones import kerashub
+from vfnet_tf.data.images.decode import load_image
 from vfnet_tf.data.pipeline import build_pipeline
-from vfnet_tf.data.transforms import load_image
 from vfnet_tf.evaluation.coco import CocoEvaluator, format_table, save_metrics
 from vfnet_tf.training import loop, strategies
 from vfnet_tf.training.callbacks import (

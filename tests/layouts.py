@@ -1,0 +1,42 @@
+"""Small datasets of any format: dicts from file names to contents."""
+
+import json
+
+from PIL import Image
+
+YOLO = "names: [cat]\n"
+CSV = "image,x1,y1,x2,y2,label\n"
+LABEL = "0 0.25 0.6 0.3 0.4\n"
+XML = (
+    "<annotation><object><name>cat</name><bndbox><xmin>11</xmin><ymin>21</ymin>"
+    "<xmax>40</xmax><ymax>40</ymax></bndbox></object></annotation>"
+)
+
+
+def coco_json(*names):
+    """A json of one box in each image."""
+    images = [
+        {"id": number, "file_name": name, "height": 50, "width": 100}
+        for number, name in enumerate(names)
+    ]
+    boxes = [
+        {"id": n, "image_id": n, "category_id": 1, "bbox": [10, 20, 30, 20]}
+        for n in range(len(names))
+    ]
+    categories = [{"id": 1, "name": "cat"}]
+    return json.dumps(
+        {"images": images, "annotations": boxes, "categories": categories}
+    )
+
+
+def write_layout(root, files):
+    """Writes the files of a dict, of None an image of 50x100; returns `root`."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            shade = sum(name.encode()) % 256
+            Image.new("RGB", (100, 50), (shade, 255 - shade, 90)).save(path)
+        else:
+            path.write_text(content)
+    return root

@@ -1,0 +1,1 @@
+"""Image files: which are read, how they are decoded, and what is wrong with them."""

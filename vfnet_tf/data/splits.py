@@ -1,0 +1,74 @@
+"""What splits are called: in folders, lists, json files, columns and keys alike."""
+
+import collections
+import re
+
+#: in the order in which they are read
+SPLITS = ("train", "val", "test")
+
+_CALLED = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+# COCO's files and folders have a year.
+_NAME = re.compile(rf"({'|'.join(_CALLED)})(?:[-_]?\d{{4}})?", re.IGNORECASE)
+
+
+def split_named(name):
+    """The split that a name stands for, in any case and with a year or without.
+
+    Args:
+        name: str such as `"valid"`, `"Train"` or `"val2017"`, without a suffix.
+
+    Returns:
+        One of `SPLITS`; None for another name.
+    """
+    match = _NAME.fullmatch(name.strip())
+    return match and _CALLED[match.group(1).lower()]
+
+
+def by_split(items, name=str):
+    """Groups things by the split that their names stand for.
+
+    Args:
+        items: iterable.
+        name: function of an item that returns its name.
+
+    Returns:
+        dict split -> list of its items, those with the plainest name first: `val`
+        before `valid` before `Validation2017`. In the order of `SPLITS`; items of
+        other names are left out.
+    """
+
+    def plainness(item):
+        return name(item) not in _CALLED, len(name(item)), name(item), str(item)
+
+    found = collections.defaultdict(list)
+    for item in sorted(items, key=plainness):
+        found[split_named(name(item))].append(item)
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+class FoundSplits(dict):
+    """The splits that were found in a dataset: split -> what its reader says.
+
+    Args:
+        parts: dict, in the order of `SPLITS`.
+        unused: list of str: files, folders and keys that look like splits or like
+            annotations, and are not read.
+        label_suffix: str, such as `".txt"`; empty where labels are no files beside the
+            images.
+        label_files: function of a list of image paths that returns the set of the
+            label files that belong to them, there or not.
+    """
+
+    def __init__(self, parts, unused=(), label_suffix="", label_files=None):
+        super().__init__(parts)
+        self.unused = list(unused)
+        self.label_suffix = label_suffix
+        self.label_files = label_files

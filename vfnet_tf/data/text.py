@@ -1,0 +1,135 @@
+"""How text files of datasets are read.
+
+UTF-8 with or without a byte order mark, and UTF-16 or UTF-32 with one; lines end by LF,
+CRLF or CR. Bytes that are no UTF-8 spoil the entry that they stand in, not the file.
+"""
+
+import codecs
+import gc
+import json
+import os
+import unicodedata
+
+from vfnet_tf.data.files import regular_file_error
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    # Before UTF-16, whose mark is the beginning of this one.
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+NOT_UTF8 = "is not valid UTF-8"
+
+
+def has_mark(data):
+    """Whether bytes begin with a byte order mark."""
+    return data.startswith(tuple(mark for mark, _ in _MARKS))
+
+
+def decode_text(data):
+    """Bytes of a text file as str, without the byte order mark.
+
+    Bytes that are no UTF-8 become lone surrogates, as in Python's own file names: see
+    `is_valid` and `printable`.
+
+    Raises:
+        ValueError: for broken UTF-16 or UTF-32.
+    """
+    encoding = "utf-8"
+    for mark, name in _MARKS:
+        if data.startswith(mark):
+            data, encoding = data[len(mark) :], name
+            break
+    else:
+        # Some programs leave out the mark; no text of ours has a zero byte.
+        if len(data) > 1 and 0 in data[:2]:
+            encoding = "utf-16-le" if data[0] else "utf-16-be"
+    errors = "surrogateescape" if encoding == "utf-8" else "strict"
+    try:
+        return data.decode(encoding, errors)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is no valid {encoding.upper()}: {error.reason}") from error
+
+
+def read_text(path, max_bytes=None):
+    """The text of a file, or its beginning, as of `decode_text`.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no regular file, and as of `decode_text`.
+    """
+    problem = regular_file_error(path)
+    if problem:
+        raise ValueError(problem)
+    with open(path, "rb") as file:
+        data = file.read(-1 if max_bytes is None else max_bytes)
+    if max_bytes is not None and len(data) == max_bytes:
+        data = data[: max_bytes // 4 * 4]  # no half a character of UTF-16
+    return decode_text(data)
+
+
+def split_lines(text):
+    """Lines of a text without their ends: LF, CRLF and CR, and no other characters."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def read_lines(path):
+    """`split_lines` of `read_text`, without blanks around lines and without empty ones."""
+    return [line.strip() for line in split_lines(read_text(path)) if line.strip()]
+
+
+def read_json(path):
+    """The content of a json file.
+
+    Raises:
+        ValueError: if it does not exist or is no json, with the reason; the caller says
+            which file that is.
+    """
+    if not os.path.isfile(path):
+        raise ValueError("must exist")
+    was_enabled = gc.isenabled()
+    gc.disable()  # A fifth of the time: nothing of a json can be garbage yet.
+    try:
+        return json.loads(read_text(path), object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"must be valid json ({error})") from error
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _object(pairs):
+    """A dict of key and value pairs; json itself would take the last of two unsaid."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in pairs:
+            if found[key] is not value and found[key] != value:
+                raise ValueError(f"the key {key!r} comes twice with two values")
+    return found
+
+
+def is_valid(text):
+    """Whether a text can be written as UTF-8; not so what `decode_text` could not read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(text):
+    """A text that can be written anywhere: bytes that are no UTF-8 are escaped."""
+    if is_valid(text):
+        return text
+    data = text.encode("utf-8", "surrogatepass")
+    if all("\udc80" <= c <= "\udcff" for c in text if "\ud800" <= c <= "\udfff"):
+        data = text.encode("utf-8", "surrogateescape")
+    return data.decode("utf-8", "backslashreplace")
+
+
+def plain_name(name):
+    """A class name or file name in its composed form (NFC), without blanks around it."""
+    return unicodedata.normalize("NFC", name.strip())
