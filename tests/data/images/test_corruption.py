@@ -64,6 +64,20 @@ DAMAGED = {
         jpeg(restart_marker_rows=1).replace(b"\xff\xd3", b""),
         "a restart marker out of order",
     ),
+    "a restart interval too many": (
+        jpeg(restart_marker_rows=1).replace(b"\xff\xd3", b"\xff\xd3\xff\xd4"),
+        "out of order",
+    ),
+    "noise between restart markers": (
+        in_the_middle(jpeg(restart_marker_rows=4), noise),
+        "coded data",
+    ),
+    "too much between restart markers": (
+        jpeg(restart_marker_rows=4).replace(
+            b"\xff\xd0", bytes(range(1, 40)) + b"\xff\xd0"
+        ),
+        "go on behind their part",
+    ),
     "png, a checksum": (
         encoded(file_format="PNG")[:-16] + bytes(4) + encoded(file_format="PNG")[-12:],
         "the checksum of IDAT",

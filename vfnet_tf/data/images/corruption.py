@@ -17,6 +17,8 @@ from PIL import Image, ImageChops
 # Bytes exchanged at the end of the coded data: fewer than that too much are harmless,
 # and their change might not be seen.
 _TAIL = 16
+# The table of codes of so few bytes may know no others.
+_SHORT = 4 * _TAIL
 # A white border hides changes to the brighter. Each try has other bytes.
 _TRIES = 8
 _FILLER = 64
@@ -162,7 +164,11 @@ class _Scan:
     start: int
     end: int
     intervals: list
+    restarts: int  # MCUs, the smallest coded units, in each but the last; 0: all
     is_dc_refinement: bool
+
+    def is_short(self):
+        return self.end - self.start < _SHORT
 
 
 class _Parts:
@@ -171,6 +177,7 @@ class _Parts:
     def __init__(self):
         self.scans = []
         self.frame = None
+        self.sampling = b""  # factors of each colour, horizontal * 16 + vertical
         self.steps = []  # places of the quantisation steps but the first of each table
         self.has_zero_code = False
 
@@ -192,6 +199,7 @@ class _Parts:
             position += max(length, 2)
             if marker in _SEQUENTIAL | _PROGRESSIVE | _ARITHMETIC:
                 self.frame = marker
+                self.sampling = data[start + 7 : position : 3]
             elif marker == _DRI:
                 restarts = int.from_bytes(data[start : start + 2], "big")
             elif marker == _DQT:
@@ -203,9 +211,9 @@ class _Parts:
                 end = len(data) if match is None else match.start()
                 first, _, approximation = data[position - 3 : position]
                 refinement = first == 0 and approximation >= 16
-                scan = _Scan(position, end, [], refinement)
+                scan = _Scan(position, end, [], restarts, refinement)
                 self.scans.append(scan)
-                problem = _split_at_restarts(data, scan, restarts)
+                problem = _split_at_restarts(data, scan)
                 if problem:
                     return problem
                 position = end
@@ -226,10 +234,10 @@ class _Parts:
             position += 17 + sum(counts)
 
 
-def _split_at_restarts(data, scan, restarts):
+def _split_at_restarts(data, scan):
     first = scan.start
     for number, match in enumerate(_RESTART.finditer(data, scan.start, scan.end)):
-        if not restarts or data[match.end() - 1] != 0xD0 + number % 8:
+        if not scan.restarts or data[match.end() - 1] != 0xD0 + number % 8:
             return f"a restart marker out of order at byte {match.start()}"
         scan.intervals.append((first, match.start()))
         first = match.end()
@@ -260,14 +268,11 @@ def _damage_of_scans(data, parts, image):
     if not _is_same(_decoded(b"".join(filled)), image):
         return "its coded data end before the picture does"
     for scan in parts.scans:
-        # With restart markers each interval ends on its own, and the mean of a white
-        # block hides a bit more. A table of so few bytes may have no other codes.
-        is_short = scan.end - scan.start < 4 * _TAIL
-        if len(scan.intervals) > 1 or scan.is_dc_refinement or is_short:
+        # With restart markers each interval ends on its own, see below, and the mean of a
+        # white block hides a bit more.
+        if len(scan.intervals) > 1 or scan.is_dc_refinement or scan.is_short():
             continue
-        tail = scan.end - _TAIL
-        # A stuffed zero belongs to the byte before it.
-        tail -= data[tail - 1 : tail + 1] == b"\xff\0"
+        tail = _tail_of(data, scan.end)
 
         def is_unseen(version, scan=scan, tail=tail):
             source, decode, expected = version
@@ -279,6 +284,69 @@ def _damage_of_scans(data, parts, image):
 
         if all(map(is_unseen, _versions(data, parts, image))):
             return "its coded data go on behind the picture"
+    if parts.frame in _SEQUENTIAL and len(parts.scans) == 1:
+        return _damage_of_intervals(data, parts, image, noise)
+    return None
+
+
+def _tail_of(data, end):
+    """Where the last bytes of coded data begin."""
+    tail = end - _TAIL
+    # A stuffed zero belongs to the byte before it.
+    return tail - (data[tail - 1 : tail + 1] == b"\xff\0")
+
+
+def _damage_of_intervals(data, parts, image, noise):
+    """The same for the intervals between restart markers, by the part each codes."""
+    (scan,) = parts.scans
+    intervals = scan.intervals
+    if len(intervals) == 1:
+        return None
+    # The units of a picture of one colour are single blocks.
+    factors = parts.sampling if len(parts.sampling) > 1 else b"\x11"
+    side_x = 8 * max(factor >> 4 for factor in factors)
+    side_y = 8 * max(factor & 15 for factor in factors)
+    columns, rows = -(-image.width // side_x), -(-image.height // side_y)
+    firsts = np.arange(0, columns * rows, scan.restarts)
+    if intervals[-1][0] == intervals[-1][1]:  # a marker behind all
+        intervals = intervals[:-1]
+    if len(firsts) != len(intervals):
+        return f"{len(intervals)} parts between restart markers, not {len(firsts)}"
+    # One row of units may change the colours at the border of the next.
+    for parity in (0, 1):
+        unseen = {
+            number
+            for number, (start, end) in enumerate(intervals)
+            if number % 2 == parity and end - start >= _SHORT
+        }
+        for _ in range(_TRIES):
+            if not unseen:
+                break
+            pieces, position = [], 0
+            for number in sorted(unseen):
+                end = intervals[number][1]
+                tail = _tail_of(data, end)
+                pieces += [data[position:tail], noise(end - tail)]
+                position = end
+            other = _decoded(b"".join([*pieces, data[position:]]))
+            if other is None or other.size != image.size:
+                break
+            change = np.asarray(ImageChops.difference(image, other)) > 0
+            change = change.reshape(*change.shape[:2], -1).any(axis=-1)
+            change = np.pad(
+                change,
+                (
+                    (0, rows * side_y - image.height),
+                    (0, columns * side_x - image.width),
+                ),
+            )
+            units = change.reshape(rows, side_y, columns, side_x).any(axis=(1, 3))
+            is_seen = np.logical_or.reduceat(units.ravel(), firsts)
+            unseen = {number for number in unseen if not is_seen[number]}
+        else:
+            if unseen:
+                start = intervals[min(unseen)][0]
+                return f"its coded data at byte {start} go on behind their part"
     return None
 
 
