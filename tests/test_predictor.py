@@ -1,6 +1,7 @@
 import fractions
 import functools
 import http.server
+import json
 import os
 import sys
 import threading
@@ -187,6 +188,16 @@ def test_a_glob_of_any_depth_ends_though_links_lead_in_circles(tmp_path):
     assert found("**/two/*") == names[2:]
     with pytest.raises(ValueError, match="A glob must hold images"):
         found("nowhere/**/*.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp"])
+def test_a_file_whose_name_is_no_utf_8_is_read_like_another(plain, tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(tiny_run.picture(3, 40, 50)).save(path)
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff" + os.fsencode(suffix))
+    os.link(path, odd)
+    np.testing.assert_array_equal(plain(odd).image, plain(path).image)
+    assert plain(odd).source == odd and json.dumps(plain(odd).source).isascii()
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path):

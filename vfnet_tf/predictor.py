@@ -761,7 +761,9 @@ def load_file(path, name=None):
     try:
         with tf.device("CPU:0"):
             orientation = tf.constant(header.orientation)
-            return load_image(path, orientation, header.needs_pil).numpy()
+            # As bytes, as the name may be no valid UTF-8.
+            name_on_disk = os.fsencode(path)
+            return load_image(name_on_disk, orientation, header.needs_pil).numpy()
     except tf.errors.OpError as error:
         raise ValueError(
             f"An image must be readable. Received: {name} cannot be decoded: "
