@@ -9,9 +9,13 @@ import pytest
 import vfnet_tf
 from tests import contracts
 from tests.conftest import tiny_model
-from vfnet_tf import layers
+from vfnet_tf import assigners, box_coders, layers, losses
 from vfnet_tf.backbones import KerasBackbone, Res2Net, ResNet, res2net, resnet
 from vfnet_tf.heads.conv_tower import ConvTower
+from vfnet_tf.ops import boxes as boxes_ops
+from vfnet_tf.ops import nms
+from vfnet_tf.priors import make_anchors, make_points
+from vfnet_tf.training.schedules import CosineCycles, WarmupStepSchedule
 
 MAP = np.random.default_rng(0).normal(size=(2, 5, 6, 32)).astype("float32")
 IMAGES = np.random.default_rng(1).normal(size=(1, 64, 96, 3)).astype("float32")
@@ -190,3 +194,76 @@ def test_a_file_made_under_one_loads_under_another(tmp_path, network, one, other
         found = run(loaded, IMAGES)
     for value, expected in zip(found, outputs, strict=True):
         np.testing.assert_array_equal(value, expected)
+
+
+def ground_truth():
+    boxes = np.array([[[4, 6, 40, 50], [50, 10, 90, 60]]], "float32")
+    return boxes, np.array([[0, 2]], "int32")
+
+
+def assign(assigner):
+    points, strides = make_points([(8, 12), (4, 6)], (8, 16), offset=0.5)
+    boxes, labels = ground_truth()
+    if isinstance(assigner, assigners.MaxIoUAssigner):
+        anchors = boxes_ops.square_anchors(points, strides, 4.0)
+        return assigner(anchors, np.ones((1, 120), "bool"), boxes, labels)
+    return assigner(points, strides, boxes, labels, [[64, 96]])
+
+
+def code(coder):
+    points, strides = make_points([(2, 3)], (8,))
+    priors = {"points": points, "strides": strides}
+    boxes = keras.ops.convert_to_tensor(np.tile(ground_truth()[0][:, :1], (1, 6, 1)))
+    deltas = coder.encode(boxes, priors)
+    return deltas, coder.decode(deltas, priors)
+
+
+def suppress(**settings):
+    boxes = np.concatenate([ground_truth()[0]] * 3, axis=1)
+    scores = np.linspace(0.1, 0.9, 18, dtype="float32").reshape(1, 6, 3)
+    return nms.suppress(boxes, scores, 0.5, 0.1, 5, **settings)
+
+
+def loss(name):
+    rng = np.random.default_rng(5)
+    targets, predictions = rng.uniform(0, 1, (2, 2, 3, 4)).astype("float32")
+    targets[..., 2:] += 1
+    if "giou" not in name.lower():
+        targets = targets / 2
+    found = getattr(losses, name)
+    return (found() if isinstance(found, type) else found)(targets, predictions)
+
+
+STRIDES = {"strides": (8, 16)}
+FUNCTIONS = {
+    "ATSS": lambda: assign(assigners.ATSSAssigner(**STRIDES)),
+    "FCOS": lambda: assign(assigners.FCOSAssigner(**STRIDES, limits=(64, 1e9))),
+    "Fovea": lambda: assign(
+        assigners.FoveaAssigner(**STRIDES, scale_ranges=((1, 64), (32, 128)))
+    ),
+    "MaxIoU": lambda: assign(assigners.MaxIoUAssigner()),
+    "Point": lambda: assign(assigners.PointAssigner(**STRIDES)),
+    "distances": lambda: code(box_coders.DistanceCoder("exp", limits=(0.01, 16))),
+    "deltas": lambda: code(box_coders.DeltaCoder((0.1, 0.1, 0.2, 0.2), 4)),
+    "anchors": lambda: make_anchors(*make_points([(2, 3)], (8,))),
+    "hard NMS": suppress,
+    "cosine": lambda: CosineCycles(0.1, 4)(np.arange(8)),
+    "steps": lambda: WarmupStepSchedule(0.1, 5, 0.1, [4, 6], 0.3)(np.arange(8)),
+    "soft NMS": lambda: suppress(nms="soft_gaussian"),
+    **{name: lambda name=name: loss(name) for name in losses.__all__},
+    "probabilities": lambda: losses.FocalLoss(from_logits=False)([[0.0]], [[1.0]]),
+}
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_give_the_same_float32_whatever_floatx_is(name):
+    expected = contracts.to_numpy(FUNCTIONS[name]())
+    for floatx in ("float64", "float16", "bfloat16"):
+        with settings(floatx):
+            found = contracts.to_numpy(FUNCTIONS[name]())
+        for value, other in zip(
+            keras.tree.flatten(found), keras.tree.flatten(expected), strict=True
+        ):
+            assert value.dtype == other.dtype
+            np.testing.assert_array_equal(value, other)
