@@ -55,7 +55,9 @@ class DistanceCoder:
         units = (priors["strides"] * self.unit)[:, None]
         distances = boxes_to_distances(priors["points"], boxes) / units
         if self.limits is not None:
-            distances = ops.clip(distances, *self.limits)
+            # Not `clip`, which on PyTorch rounds its limits to floatx.
+            low, high = self.limits
+            distances = ops.minimum(ops.maximum(distances, low), high)
         return distances if self.activation == "relu" else ops.log(distances)
 
     def get_config(self):

@@ -33,7 +33,8 @@ def make_assignment(gt_indices, gt_boxes, gt_labels, is_valid):
         is_valid: bool `[B, P]`.
     """
     is_positive = gt_indices >= 0
-    rows = ops.maximum(gt_indices, 0)
+    # Not `maximum`, which on JAX gives floats where floatx is bfloat16.
+    rows = ops.where(is_positive, gt_indices, 0)
     labels = ops.take_along_axis(gt_labels, rows, axis=1)
     boxes = ops.take_along_axis(gt_boxes, rows[..., None], axis=1)
     return Assignment(

@@ -148,7 +148,8 @@ def _with_frozen_norms(model, trainable_norms):
         if layer.name in folded:
             return FoldedConv2D(**_arguments(layer), epsilon=folded[layer.name].epsilon)
         if is_frozen_norm(layer):
-            return FrozenBatchNorm(layer.epsilon, name=layer.name)
+            policy = layer.dtype_policy
+            return FrozenBatchNorm(layer.epsilon, name=layer.name, dtype=policy)
         if isinstance(layer, keras.layers.BatchNormalization):
             # torch's momentum 0.1; Keras's own 0.99 lags behind a short training.
             config["momentum"] = 0.9

@@ -35,6 +35,7 @@ def _focal(y, logits, alpha, gamma):
     # Towards the wrong side: log(1 - p) for positives, log p for negatives.
     log_wrong = -ops.softplus(ops.where(y > 0, logits, -logits))
     cross_entropy = ops.softplus(logits) - y * logits
+    alpha = ops.convert_to_tensor(alpha, dtype="float32")
     weight = ops.where(y > 0, alpha, 1.0 - alpha)
     return weight * ops.exp(gamma * log_wrong) * cross_entropy
 

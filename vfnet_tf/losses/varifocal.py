@@ -113,5 +113,7 @@ class VarifocalLoss(PairLoss):
 def logits_from_probabilities(probabilities):
     """Logits of probabilities `[...]`, which are kept 1e-7 away from 0 and 1."""
     epsilon = keras.config.epsilon()
-    p = ops.clip(ops.cast(probabilities, "float32"), epsilon, 1.0 - epsilon)
+    p = ops.cast(probabilities, "float32")
+    # Not `clip`, which on PyTorch rounds its limits to floatx, and 1 - 1e-7 to 1.
+    p = ops.minimum(ops.maximum(p, epsilon), 1.0 - epsilon)
     return ops.log(p) - ops.log1p(-p)

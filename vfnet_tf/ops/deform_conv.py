@@ -60,7 +60,8 @@ def _taps(coordinates, size, integral):
     index = ops.cast(low, "int32")
     return [
         (index, 1.0 - fraction),
-        (ops.minimum(index + 1, size + 1), fraction),
+        # The cast is for JAX, where this is float if floatx is bfloat16.
+        (ops.cast(ops.minimum(index + 1, size + 1), "int32"), fraction),
     ]
 
 

@@ -80,7 +80,7 @@ class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
         step = ops.cast(step, "float32")
         rate = self.base_lr * warmup_factor(step, self.warmup_steps, self.warmup_ratio)
         for boundary in self.boundaries:
-            rate = rate * ops.where(step >= boundary, self.factor, 1.0)
+            rate = ops.where(step >= boundary, rate * self.factor, rate)
         return rate
 
     def get_config(self):
