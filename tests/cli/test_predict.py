@@ -134,7 +134,7 @@ def test_bad_files_stop_the_command_before_the_detector_is_built(
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: All images must be readable")
-    assert "1 bad of 2 images:\n" in error and "cut.png: cannot be decoded" in error
+    assert "1 bad of 2 images:\n" in error and "cut.png: is truncated" in error
 
 
 def test_bad_files_are_skipped_and_listed_on_demand(
