@@ -23,15 +23,13 @@ from PIL import Image
 from vfnet_tf import video, visualization
 from vfnet_tf.config import load_config
 from vfnet_tf.data.files import is_hidden, list_tree, regular_file_error
-from vfnet_tf.data.images.inspect import MAX_PIXELS, inspect_image
+from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES, MAX_PIXELS, inspect_image
 from vfnet_tf.data.images.numpy_decode import pixels_of
 from vfnet_tf.data.images.reasons import ImageError
 from vfnet_tf.data.unread_files import OTHER_IMAGE_SUFFIXES
 from vfnet_tf.evaluation.coco import xyxy_to_xywh
 from vfnet_tf.progress import Progress
 
-#: Files with these endings are taken from a folder or a glob.
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 #: Bytes that a URL may deliver; a photograph has a tenth of it.
 MAX_DOWNLOAD = 64 * 2**20
 DOWNLOAD_TIMEOUT = 30.0
@@ -143,7 +141,7 @@ class Prediction:
         path = pathlib.Path(path)
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             raise ValueError(
-                f"`path` must end in one of {', '.join(IMAGE_SUFFIXES)}. "
+                f"`path` must end in one of {', '.join(sorted(IMAGE_SUFFIXES))}. "
                 f"Received: path={path}"
             )
         is_file = self.source is not None and not _is_url(self.source)
@@ -685,8 +683,8 @@ def _expand_path(text, passed_over):
     if not images:
         others = "; ".join(f"{name} {reason}" for name, reason in passed_over[first:])
         raise ValueError(
-            f"{what} must hold images ({', '.join(IMAGE_SUFFIXES)}); videos are given "
-            "by their path or by a glob of their ending. "
+            f"{what} must hold images ({', '.join(sorted(IMAGE_SUFFIXES))}); videos are "
+            "given by their path or by a glob of their ending. "
             f"Received: source={text}{f', where {others}' if others else ''}"
         )
     return images, False
