@@ -18,10 +18,10 @@ from vfnet_tf.data.normalization import (
     TORCHVISION,
 )
 from vfnet_tf.detectors import FCOS, FoveaBox, RepPoints, RetinaNet, VFNet
-from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
 from vfnet_tf.heads import DenseHead, RepPointsHead, VFNetHead
 from vfnet_tf.losses import FocalLoss, QualityFocalLoss, VarifocalLoss
 from vfnet_tf.necks import FPN, PAFPN
+from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 
 BACKBONES = {
     "resnet18": lambda **settings: ResNet(18, **settings),

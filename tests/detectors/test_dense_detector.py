@@ -17,6 +17,7 @@ from vfnet_tf.detectors.postprocess import (
     select_candidates,
 )
 from vfnet_tf.heads import VFNetHead
+from vfnet_tf.losses import FocalLoss
 from vfnet_tf.necks import FPN
 from vfnet_tf.ops.nms import suppress
 
@@ -515,3 +516,36 @@ def test_two_replicas_have_the_gradients_and_metrics_of_one(tmp_path, kind, part
                 np.testing.assert_allclose(two, one, rtol=1e-5, err_msg=name)
             else:
                 contracts.assert_close_to_max(two, one, 1e-3)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("score_threshold", 1.5),
+        ("nms_iou_threshold", -0.1),
+        ("nms_iou_threshold", float("nan")),
+        ("candidates_per_level", 0),
+        ("max_detections", 0),
+        ("max_detections", -3),
+        ("nms", "softer"),
+        ("soft_nms_sigma", 0.0),
+        ("soft_nms_min_score", -0.1),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_their_names(
+    small_detector, name, value
+):
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        small_detector(**{name: value})
+    detector, images = small_detector(), np.zeros((1, 64, 64, 3), "float32")
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        detector.detect(images, **{name: value})
+    setattr(detector, name, value)
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        detector.detect(images)
+
+
+def test_a_class_loss_of_probabilities_is_refused(small_detector):
+    with pytest.raises(ValueError, match="focal_loss with from_logits=False"):
+        small_detector(class_loss=FocalLoss(from_logits=False))

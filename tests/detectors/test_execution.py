@@ -10,10 +10,10 @@ from tests.detectors.test_dense_detector import on_tensorflow
 from tests.detectors.test_each_detector import confident
 from vfnet_tf.box_coders import DistanceCoder
 from vfnet_tf.detectors import execution
-from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
 from vfnet_tf.layers import Scale
 from vfnet_tf.losses import FocalLoss
 from vfnet_tf.ops.kernels import portable_kernels
+from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 
 SIZES = ("boxes", "labels", "image_size")
 
@@ -80,6 +80,7 @@ def test_every_change_makes_traces_stale_once():
 
 @pytest.mark.backend
 def test_detections_follow_settings_and_lora(small_batch):
+    keras.utils.set_random_seed(7)
     detector = confident(build_two_levels())
     detector.score_threshold, detector.max_detections = 0.0, 12
     images = small_batch["images"]

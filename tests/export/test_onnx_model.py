@@ -257,7 +257,7 @@ def test_padding_and_small_images_leave_fewer_pairs_than_detections(tmp_path):
 
 
 def test_settings_of_a_call_are_those_that_a_detector_has():
-    from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
+    from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 
     assert SETTINGS == DETECTION_SETTINGS
 

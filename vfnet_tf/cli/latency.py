@@ -406,7 +406,7 @@ def load_exported_detector(directory, metadata):
     import tensorflow as tf
 
     from vfnet_tf import builder, config
-    from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
+    from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 
     if metadata["config"] is None:
         raise ValueError(

@@ -8,22 +8,12 @@ from vfnet_tf.detectors import execution, input_checks
 from vfnet_tf.detectors.postprocess import merge_candidates, select_candidates
 from vfnet_tf.layers.trainable_parts import TrainableParts, trainable_parts
 from vfnet_tf.ops.boxes import elementwise_iou
-from vfnet_tf.ops.nms import check_nms, suppress
+from vfnet_tf.ops.nms import suppress
+from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS, check_settings
 from vfnet_tf.ops.shapes import sizes_of
 from vfnet_tf.priors import make_points
 
 _VIEW_KEYS = ("images", "image_size", "scale", "flipped")
-
-#: Arguments of a `DenseDetector` that `detect` takes for one call, too.
-DETECTION_SETTINGS = (
-    "score_threshold",
-    "nms_iou_threshold",
-    "candidates_per_level",
-    "max_detections",
-    "nms",
-    "soft_nms_sigma",
-    "soft_nms_min_score",
-)
 
 
 class DenseDetector(TrainableParts, keras.Model):
@@ -97,9 +87,15 @@ class DenseDetector(TrainableParts, keras.Model):
         self.nms_iou_threshold = nms_iou_threshold
         self.candidates_per_level = candidates_per_level
         self.max_detections = max_detections
-        self.nms = check_nms(nms)
+        self.nms = nms
         self.soft_nms_sigma = soft_nms_sigma
         self.soft_nms_min_score = soft_nms_min_score
+        self._settings({})
+        if not getattr(class_loss, "from_logits", True):
+            raise ValueError(
+                "`class_loss` must take logits, which is what heads predict. Received: "
+                f"{class_loss.name} with from_logits=False"
+            )
         self._part_metrics = {
             name: keras.metrics.Mean(name=name)
             for name in (*self.loss_names, "num_positives")
@@ -552,8 +548,9 @@ class DenseDetector(TrainableParts, keras.Model):
                 f"Received: {unknown}"
             )
         own = {name: getattr(self, name) for name in DETECTION_SETTINGS}
-        check_nms(overrides.get("nms", self.nms))
-        return {**own, **overrides}
+        settings = {**own, **overrides}
+        check_settings(**settings)
+        return settings
 
     def _detect(self, images, image_size, scale, **overrides):
         candidates = self._candidates(images, image_size, scale, **overrides)

@@ -24,9 +24,9 @@ import tensorflow as tf
 
 from vfnet_tf import config as configs
 from vfnet_tf.data.pipeline import CANVAS_MULTIPLE
-from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
 from vfnet_tf.export.metadata import describe_detector
 from vfnet_tf.ops.kernels import portable_kernels
+from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 
 #: Raised when an output or a key of the metadata changes its meaning.
 FORMAT_VERSION = 1

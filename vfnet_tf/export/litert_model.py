@@ -7,9 +7,9 @@ import tensorflow as tf
 from vfnet_tf import config as configs
 from vfnet_tf.data import transforms
 from vfnet_tf.data.normalization import Normalization
-from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
 from vfnet_tf.detectors.postprocess import postprocess
 from vfnet_tf.export.litert import read_metadata
+from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 from vfnet_tf.predictor import Predictor
 
 

@@ -7,9 +7,8 @@ import vfnet_tf
 from vfnet_tf import config as configs
 from vfnet_tf.data.normalization import Normalization
 from vfnet_tf.data.random_sizes import CANVAS_MULTIPLE
-from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
 from vfnet_tf.export import fingerprint
-from vfnet_tf.ops.nms_settings import check_settings
+from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS, check_settings
 
 
 def describe_detector(detector, config=None, given=None, **versions):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
 from vfnet_tf.export.onnx_predictor import OnnxPredictor
+from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 from vfnet_tf.predictor import Predictor
 
 #: Pixels of the original image, and score.

@@ -26,9 +26,9 @@ from vfnet_tf import config as configs
 from vfnet_tf.data import transforms
 from vfnet_tf.data.normalization import Normalization
 from vfnet_tf.data.pipeline import CANVAS_MULTIPLE
-from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
 from vfnet_tf.export import safe_decoding
 from vfnet_tf.export.metadata import describe_detector
+from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 from vfnet_tf.ops.shapes import sizes_of
 
 #: Raised when a signature or a key of the metadata changes its meaning.

@@ -14,9 +14,9 @@ from vfnet_tf.data import transforms
 from vfnet_tf.data.images import decode
 from vfnet_tf.data.normalization import Normalization
 from vfnet_tf.data.pipeline import CANVAS_MULTIPLE
-from vfnet_tf.detectors.dense_detector import DETECTION_SETTINGS
 from vfnet_tf.export import fingerprint
 from vfnet_tf.export.saved_model import read_metadata, to_box_format
+from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 
 #: Output of the SavedModel -> the same thing in what `detector.detect` returns.
 OUTPUTS = {

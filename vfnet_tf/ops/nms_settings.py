@@ -2,7 +2,8 @@
 
 import numpy as np
 
-#: What a detector takes, and each exported file keeps, of all that makes detections.
+#: Arguments of a `DenseDetector` that `detect` takes for one call, too, and that each
+#: exported file keeps.
 DETECTION_SETTINGS = (
     "score_threshold",
     "nms_iou_threshold",
