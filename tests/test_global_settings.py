@@ -8,9 +8,11 @@ import pytest
 
 import vfnet_tf
 from tests import contracts
+from tests.conftest import SMALL as SMALL_DETECTORS
 from tests.conftest import tiny_model
 from vfnet_tf import assigners, box_coders, layers, losses
 from vfnet_tf.backbones import KerasBackbone, Res2Net, ResNet, res2net, resnet
+from vfnet_tf.detectors.dense_detector import DenseDetector
 from vfnet_tf.heads.conv_tower import ConvTower
 from vfnet_tf.ops import boxes as boxes_ops
 from vfnet_tf.ops import nms
@@ -74,7 +76,23 @@ OBJECTS = {
     "ResNet": (lambda: ResNet(18, "batch_norm"), IMAGES),
     "Res2Net": (lambda: Res2Net(50), IMAGES),
     "KerasBackbone": (lambda: keras_backbone(), IMAGES),
+    "VFNet": (lambda: small_detector("vfnet"), IMAGES),
+    "FCOS": (lambda: small_detector("fcos"), IMAGES),
+    "RetinaNet": (lambda: small_detector("retinanet"), IMAGES),
+    "FoveaBox": (lambda: small_detector("foveabox"), IMAGES),
+    "RepPoints": (lambda: small_detector("reppoints"), IMAGES),
 }
+#: Targets of detectors, whose losses are compared beside their outputs.
+TARGETS = {
+    "boxes": np.array([[[4, 6, 40, 50], [50, 10, 90, 60]]], "float32"),
+    "labels": np.array([[0, 2]], "int32"),
+    "image_size": np.array([[64, 96]], "float32"),
+}
+
+
+def small_detector(kind):
+    cls, neck, head, own = SMALL_DETECTORS[kind]({})
+    return cls(keras_backbone(), neck, head, **own)
 
 
 def keras_backbone():
@@ -95,6 +113,10 @@ def one_block_for_each_stage(monkeypatch):
 def run(layer, inputs):
     """Outputs as a list of float32 arrays."""
     outputs = layer(*inputs) if isinstance(inputs, tuple) else layer(inputs)
+    if isinstance(layer, DenseDetector):
+        outputs = {**outputs, **layer.compute_losses(outputs, TARGETS)}
+        # Sorted by scores that rounding may exchange: that it runs is enough.
+        layer.detect(inputs, TARGETS["image_size"], max_detections=3)
     flat = [keras.ops.cast(x, "float32") for x in keras.tree.flatten(outputs)]
     return [np.array(keras.ops.convert_to_numpy(x)) for x in flat]
 
