@@ -124,6 +124,19 @@ def test_heads_name_levels_of_different_channels(head):
 
 
 @pytest.mark.backend
+@HEADS
+def test_heads_know_the_shapes_of_their_outputs(head):
+    layer = head(3, **settings_of(head))
+    given = maps(names=("P3", "P4"))
+    shapes = layer.compute_output_shape({name: x.shape for name, x in given.items()})
+    outputs = layer(given)
+    assert shapes == {
+        name: {level: tuple(x.shape) for level, x in by_level.items()}
+        for name, by_level in outputs.items()
+    }
+
+
+@pytest.mark.backend
 @NECKS
 @pytest.mark.parametrize("size", [(6, 8), (4, 4), (2, 4), (1, 1)])
 def test_a_level_that_is_not_half_the_finer_one_is_named(neck, size):

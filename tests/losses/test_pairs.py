@@ -242,7 +242,7 @@ def test_a_mask_of_keras_counts_beside_the_check():
 
 def dense_model():
     keras.utils.set_random_seed(1)
-    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    return keras.Sequential([keras.layers.Dense(4)])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -276,6 +276,23 @@ def test_fit_refuses_labels_and_a_target_too_many(name):
         model.compile("sgd", make(name))
         with pytest.raises(ValueError, match=r"Targets must have the shape"):
             model.fit(inputs, misfit, verbose=0)
+
+
+def test_weights_of_images_and_of_points_count_in_fit_and_evaluate():
+    inputs = np.random.default_rng(2).normal(size=(4, 5, 3)).astype("float32")
+    targets = pair("VarifocalLoss", (4, 5))[0]
+    of_points = np.zeros((4, 5), "float32")
+    of_points[1] = 1
+    expected = None
+    for weights in (np.array([0.0, 1, 0, 0]), of_points):
+        model = dense_model()
+        model.compile("sgd", losses.VarifocalLoss())
+        if expected is None:
+            expected = model.evaluate(inputs[1:2], targets[1:2], verbose=0)
+        settings = {"sample_weight": weights, "batch_size": 4, "verbose": 0}
+        assert model.evaluate(inputs, targets, **settings) == pytest.approx(expected)
+        history = model.fit(inputs, targets, **settings).history
+        assert history["loss"] == [pytest.approx(expected)]
 
 
 @pytest.mark.backend

@@ -95,14 +95,22 @@ class LevelHead(TrainableParts, keras.layers.Layer):
                 results[name][level] = value
         return results
 
+    def compute_output_shape(self, input_shapes):
+        self.one_shape(input_shapes)
+        return {
+            name: {level: (*input_shapes[level][:-1], size) for level in self.levels}
+            for name, size in self.channels().items()
+        }
+
     def compute_output_spec(self, inputs, **kwargs):
         check_given(inputs, self.levels, self)
+        shapes = {level: tuple(inputs[level].shape) for level in self.levels}
         return {
             name: {
-                level: keras.KerasTensor((*inputs[level].shape[:-1], size), "float32")
-                for level in self.levels
+                level: keras.KerasTensor(shape, "float32")
+                for level, shape in by_level.items()
             }
-            for name, size in self.channels().items()
+            for name, by_level in self.compute_output_shape(shapes).items()
         }
 
     def _conv(self, filters, name, kernel_size=3, **settings):

@@ -196,6 +196,8 @@ def _known(flag):
 def _fit_weights(weights, shape):
     """Weights that multiply losses of `shape` along their first axes."""
     weights = ops.convert_to_tensor(weights)
+    if None in (getattr(x, "rank", 0) for x in (weights.shape, shape)):
+        return weights  # of Keras's own arrays in `fit`; it multiplies them or fails
     given = tuple(weights.shape)
     if len(given) == len(shape) + 1 and given[-1] == 1:
         weights = weights[..., 0]
