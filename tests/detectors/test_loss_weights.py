@@ -221,7 +221,11 @@ def test_losses_of_the_backbone_are_part_of_the_loss(small_batch):
 def test_losses_of_the_backbone_count_once_on_replicas(small_batch):
     import tensorflow as tf
 
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    from vfnet_tf.training.strategies import make_strategy
+
+    # One strategy of these devices for the whole process: two would mix their sums.
+    devices = [device.name for device in tf.config.list_logical_devices("CPU")]
+    strategy = make_strategy("mirrored", devices)
     images, targets = small_batch["images"], targets_of(small_batch)
     found = []
     for scope in (None, strategy):

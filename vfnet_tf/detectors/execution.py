@@ -55,6 +55,10 @@ class Traces:
         self._states[name] = state
         return is_stale
 
+    def settle(self, name):
+        """Takes what a trace itself changed, as a counter of calls, for no change."""
+        self.is_stale(name)
+
     def functions(self):
         """The dict, by any key, of what was traced from the model as it is now."""
         if self.is_stale("functions"):
@@ -149,6 +153,9 @@ def in_graph(traces, method, *arguments):
     if method not in functions:
         signature = [tf.TensorSpec(_open_shape(x), x.dtype) for x in arguments]
         functions[method] = tf.function(method, signature, autograph=False)
+        result = functions[method](*arguments)
+        traces.settle("functions")
+        return result
     return functions[method](*arguments)
 
 
@@ -197,7 +204,9 @@ def _compiled(traces, method, *arguments):
     values = [variable.value for variable in model.variables]
     if not is_spread:
         values = [value.addressable_data(0) for value in values]
-    return functions[key](values, arguments)
+    result = functions[key](values, arguments)
+    traces.settle("functions")  # JAX traces for each size
+    return result
 
 
 def is_eager(values):

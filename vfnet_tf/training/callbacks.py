@@ -109,6 +109,8 @@ class CocoEvaluation(keras.callbacks.Callback):
             if self.stop is not None:
                 self.stop.check()
             self.evaluator.update(image_ids, detections)
+        if self._traces is not None:
+            self._traces.settle("detect")
         self.last_metrics = self.evaluator.evaluate()
         return self.last_metrics
 
