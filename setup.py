@@ -42,6 +42,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard>=2.19"],
     # tensorflow-datasets imports importlib_resources without requiring it.
     "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],
+    # Writes .pth files, which are read without it.
     "torch": ["torch>=2.6"],
     # The data.yaml of YOLO data.
     "yolo": ["pyyaml>=6.0"],

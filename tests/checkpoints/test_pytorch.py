@@ -105,7 +105,9 @@ def test_all_problems_are_listed_and_nothing_is_loaded(detector, checkpoint):
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("zipped", [False, True])
-def test_a_pth_file_is_read(tmp_path, detector, checkpoint, wrapped, zipped):
+def test_a_pth_file_is_read_without_pytorch(
+    tmp_path, detector, checkpoint, wrapped, zipped, monkeypatch
+):
     torch = pytest.importorskip("torch")
     tensors = {name: torch.tensor(value) for name, value in checkpoint.items()}
     tensors["backbone.bn1.num_batches_tracked"] = torch.tensor(7)
@@ -113,6 +115,7 @@ def test_a_pth_file_is_read(tmp_path, detector, checkpoint, wrapped, zipped):
     path = tmp_path / "model.pth"
     # The official files are of 2020: some in the format before zip archives.
     torch.save(saved, path, _use_new_zipfile_serialization=zipped)
+    monkeypatch.setitem(sys.modules, "torch", None)
     load_pytorch_checkpoint(detector, tmp_path / "model.pth")
     assert_loaded(detector, checkpoint)
 
@@ -389,13 +392,13 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path, detector):
         load_pytorch_checkpoint(detector, tmp_path / "nowhere.pth")
 
 
-def test_without_pytorch_the_message_says_what_to_install(
-    tmp_path, monkeypatch, detector
+def test_without_pytorch_a_pth_file_is_not_written_and_the_message_says_why(
+    tmp_path, monkeypatch
 ):
-    (tmp_path / "model.pth").touch()
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ImportError, match=r"vfnet_tf\[torch\]"):
-        load_pytorch_checkpoint(detector, tmp_path / "model.pth")
+    with pytest.raises(ImportError, match=r"vfnet_tf\[torch\].*model\.pth"):
+        write_checkpoint(tmp_path / "model.pth", {"a": np.zeros(2)})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_things_than_checkpoints_are_refused(detector):

@@ -31,7 +31,8 @@ def load_backbone_weights(backbone, weights):
         ValueError: if the file cannot be read safely, or if another tensor is missing,
             left over, misshapen or no float; all are listed, and no weight has been
             changed.
-        ImportError: if the package that reads the file is not installed.
+        ImportError: if the file is a `.safetensors` one and the package that reads it
+            is not installed.
     """
     variables = backbone_variables(backbone)
     if len(variables) != len(backbone.weights):

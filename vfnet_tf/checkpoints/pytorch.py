@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 import warnings
 from collections.abc import Mapping
 
@@ -27,6 +26,7 @@ from vfnet_tf.checkpoints.tensors import (
     to_numpy,
     to_pytorch_layout,
 )
+from vfnet_tf.checkpoints.torch_file import read_torch_file
 
 __all__ = [
     "Checkpoint",
@@ -43,20 +43,6 @@ SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".safetensors")
 CLASSIFIERS = tuple(
     f"bbox_head.{name}."
     for name in ("vfnet_cls", "atss_cls", "retina_cls", "conv_cls", "reppoints_cls_out")
-)
-
-# What training checkpoints of mmdetection 3 hold beside the weights (curves of the log,
-# as numpy arrays). An inert object takes the place of each, nothing of these is called.
-_LOGS = (
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "numpy.ndarray",
-    "numpy.dtype",
-    *(
-        f"numpy.{core}.multiarray.{name}"
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    ),
-    *(f"{module}.getattr" for module in ("builtins", "__builtin__")),
 )
 
 
@@ -99,10 +85,10 @@ def load_pytorch_checkpoint(
     Args:
         detector: a `VFNet`, `FCOS`, `RetinaNet`, `FoveaBox` or `RepPoints` of the
             checkpoint's architecture.
-        checkpoint: path of a `.pth` file (read by PyTorch with `weights_only=True`) or
-            of a `.safetensors` file; or a mapping from official names to arrays in
-            PyTorch's layout, floats of 16 to 64 bits, which may lie under the key
-            `"state_dict"`; or a `Checkpoint`.
+        checkpoint: path of a `.pth` file (read without PyTorch, see `torch_file`) or of
+            a `.safetensors` file; or a mapping from official names to arrays in PyTorch's
+            layout, floats of 16 to 64 bits, which may lie under the key `"state_dict"`;
+            or a `Checkpoint`.
         skip_classifier: True loads all but the classifier (`bbox_head.vfnet_cls`), which
             stays as it is. None does so, with a warning, if the checkpoint is of another
             number of classes; False makes that an error.
@@ -116,7 +102,8 @@ def load_pytorch_checkpoint(
     Raises:
         ValueError: if the file cannot be read safely, or if a tensor is missing, left
             over, misshapen or no float; all are listed, and no weight has been changed.
-        ImportError: if the package that reads the file is not installed.
+        ImportError: if the file is a `.safetensors` one and the package that reads it
+            is not installed.
     """
     checkpoint = read_checkpoint(checkpoint, use_ema_fields=use_ema_fields)
     variables = official_variables(detector)
@@ -229,7 +216,14 @@ def write_checkpoint(path, state, class_names=()):
         raise ValueError(
             f"`path` must end in .pth or .safetensors. Received: path={path}"
         )
-    torch = _torch("Writing")
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            "Writing a .pth file needs PyTorch: pip install 'vfnet_tf[torch]'. "
+            "A .safetensors file does without. "
+            f"Received: path={path}"
+        ) from error
     tensors = {name: torch.from_numpy(array) for name, array in state.items()}
     meta = {"CLASSES": tuple(class_names)} if class_names else {}
     aside = path.with_name(f".{path.name}.part")
@@ -254,7 +248,8 @@ def read_checkpoint(checkpoint, *, use_ema_fields=False):
     Raises:
         ValueError: if it is no checkpoint, or a file that is damaged or that needs
             pickle to run code.
-        ImportError: if the package that reads the file is not installed.
+        ImportError: if the file is a `.safetensors` one and the package that reads it
+            is not installed.
     """
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
@@ -269,7 +264,7 @@ def read_checkpoint(checkpoint, *, use_ema_fields=False):
         if path.suffix == ".safetensors":
             checkpoint, notes = read_safetensors(path)
         else:
-            checkpoint = _read_pth(path)
+            checkpoint = read_torch_file(path)
     if not isinstance(checkpoint, Mapping):
         raise ValueError(
             "`checkpoint` must be a path or a mapping of names to arrays. "
@@ -360,52 +355,3 @@ def _class_names(meta, notes):
         if is_list and all(isinstance(name, str) for name in names):
             return tuple(names)
     return None
-
-
-def _torch(doing):
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            f"{doing} a .pth file needs PyTorch: pip install 'vfnet_tf[torch]'."
-        ) from error
-    return torch
-
-
-class _Inert:
-    """Stands for an object of a log that is read over."""
-
-    def __init__(self, *args, **kwargs):
-        pass
-
-    def __setstate__(self, state):
-        pass
-
-
-def _read_pth(path):
-    """What `torch.save` wrote, with numpy arrays for tensors where they are named."""
-    torch = _torch("Reading")
-    # Pairs of an object and the name that it stands for.
-    logs = [(_Inert, name) for name in _LOGS]
-    try:
-        with torch.serialization.safe_globals(logs), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old formats, told below if they fail
-            # Never a pickle that can run code: only tensors and plain containers.
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a dozen classes, as the bytes happen to be
-        text = str(error)
-        needed = re.search(r"GLOBAL (\S+)|function <?(?:built-in )?(.+)", text)
-        if needed is not None:
-            name = (needed.group(1) or needed.group(2)).rstrip(".")
-            raise ValueError(
-                "A checkpoint must hold tensors and plain values only, since anything "
-                f"else can run code when it is read. Received: {path}, which needs "
-                f"{name}: nothing was loaded or run. If you trust it, save its "
-                "'state_dict' alone with the library that wrote it"
-            ) from error
-        reason = text.rpartition("error:")[2].strip() or type(error).__name__
-        raise ValueError(
-            "The file must be a whole checkpoint of torch.save. Received: "
-            f"{path} of {path.stat().st_size} bytes, which is truncated or something "
-            f"else ({reason.splitlines()[0]})"
-        ) from error

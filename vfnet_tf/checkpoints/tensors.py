@@ -71,6 +71,7 @@ def match_tensors(variables, tensors, may_lack=None):
                 f"shape: {name} is {tuple(value.shape)} in Keras's layout, "
                 f"the model's {tuple(variable.shape)}"
             )
+            continue  # a view of one number can be larger than the memory
         values[name] = value.astype("float32", copy=False)
     return values, problems
 
