@@ -194,6 +194,12 @@ def _ordered_dict(pairs=()):
     return collections.OrderedDict((_as_key(key), value) for key, value in pairs)
 
 
+def _counter(counts):
+    if type(counts) is not dict:
+        raise ValueError("a Counter is made of something else than a dict")
+    return collections.Counter(counts)
+
+
 #: Every name that a file may use: nothing else is looked up, nothing is imported.
 _NAMES = {
     **{name: _Kind(dtype) for name, dtype in _STORAGES.items()},
@@ -205,6 +211,8 @@ _NAMES = {
     "torch._utils._rebuild_parameter_with_state": _Callable(_rebuild_parameter),
     "torch.Size": _Callable(tuple),
     "collections.OrderedDict": _Callable(_ordered_dict),
+    # The epochs of a schedule's drops.
+    "collections.Counter": _Callable(_counter),
     "builtins.set": _Callable(_new_set),
     "__builtin__.set": _Callable(_new_set),
     # How bytes are written in pickles of protocol 2.
@@ -230,11 +238,11 @@ _PUTS = {pickle.BINPUT: "<B", pickle.LONG_BINPUT: "<I"}
 
 
 def _unicode(data):
-    return data.decode("utf-8", "surrogatepass")
+    return str(data, "utf-8", "surrogatepass")
 
 
 def _python_2_string(data):
-    return data.decode("utf-8", "replace")
+    return str(data, "utf-8", "replace")
 
 
 def _long(data):
@@ -292,14 +300,24 @@ class _Unpickler:
             self.step(code)
         raise ValueError(f"its pickle has more than {_MAX_STEPS} steps")
 
-    def take(self, count):
-        """The next bytes, which must be there before memory is taken for them."""
+    def advance(self, count):
+        """Goes over the next bytes, which must be there; returns where they begin."""
         if count > self.end - self.position:
             raise ValueError(
                 f"its pickle ends, or is beyond {_MAX_PICKLE_BYTES} bytes, within a value"
             )
         start, self.position = self.position, self.position + count
+        return start
+
+    def take(self, count):
+        start = self.advance(count)
         return self.contents[start : self.position]
+
+    def convert(self, count, convert):
+        """A value from the next bytes, without a copy of them beside it."""
+        start = self.advance(count)
+        with memoryview(self.contents) as whole, whole[start : self.position] as part:
+            return convert(part)
 
     def number(self, layout):
         return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
@@ -327,7 +345,7 @@ class _Unpickler:
             stack.append(self.number(_NUMBERS[code]))
         elif code in _SIZED:
             layout, convert = _SIZED[code]
-            stack.append(convert(self.take(self.number(layout))))
+            stack.append(self.convert(self.number(layout), convert))
         elif code in _CONSTANTS:
             stack.append(_CONSTANTS[code])
         elif code in _CONTAINERS:
