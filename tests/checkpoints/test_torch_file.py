@@ -465,6 +465,15 @@ def test_other_ways_to_run_code_are_closed(tmp_path, torch, zipped):
         assert not marker.exists()
 
 
+def test_an_archive_of_very_many_entries_is_refused(tmp_path, torch, monkeypatch):
+    path = tmp_path / "model.pth"
+    torch.save([torch.ones(2) for _ in range(10)], path)
+    assert len(read_torch_file(path)) == 10
+    monkeypatch.setattr(torch_file, "_MAX_ENTRIES", 10)
+    with pytest.raises(ValueError, match="more than 10 entries"):
+        read_torch_file(path)
+
+
 def test_archives_that_torch_save_does_not_write_are_refused(tmp_path, torch):
     path, source = tmp_path / "model.pth", tmp_path / "source.pth"
     torch.save({"a": torch.ones(300)}, source)
