@@ -77,6 +77,7 @@ def test_crowds_are_set_aside_and_counted(coco):
         ([64, 2, 10, 20], {}, reader.OUTSIDE),
         ([-10, 2, 10, 20], {}, reader.OUTSIDE),
         ([1, 500, 10, 20], {}, reader.OUTSIDE),
+        ([1e300, 1, 1e300, 20], {}, reader.OUTSIDE),
         ([1, 2, 10, 20], {"category_id": 8}, reader.UNKNOWN_CATEGORY),
         ([1, 2, 10, 20], {"category_id": None}, reader.UNKNOWN_CATEGORY),
         ([1, 2, 10, 20], {"category_id": [7]}, reader.UNKNOWN_CATEGORY),
@@ -145,10 +146,11 @@ def test_a_tiny_box_is_dropped_by_rule_even_if_strict(coco):
     coco.image()
     coco.box([5, 5, 5, 5])
     coco.box([1, 2, 0.9, 20])
+    coco.box([1, 2, 1e-9, 20])  # of no width in float32
     coco.box([1, 2, 1, 1])
     dataset = read_coco(coco.save(), coco.directory, strict=True)
     assert len(dataset[0].boxes) == 2
-    assert dataset.report.dropped == {reader.TINY: 1}
+    assert dataset.report.dropped == {reader.TINY: 2}
 
 
 def test_a_box_over_the_border_is_clipped_and_counted(coco):

@@ -79,6 +79,7 @@ _NO_IDS = np.zeros(0, "int64")
 # The first list in a json of the format, and in few others.
 _FIRST_LIST = re.compile(r'\s*\{[^\[]*?"(\w+)"\s*:\s*\[')
 _COCO_LISTS = frozenset({"images", "annotations", "categories", "licenses", "videos"})
+_INSTANCES = re.compile("^instances_", re.IGNORECASE)
 _FILE_NAME = re.compile(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
@@ -465,7 +466,7 @@ def _find_image_dir(annotation_file, name_lists, root=None):
     parent = path.parent
     if root is None:
         root = parent.parent if parent.name.lower() == "annotations" else parent
-    own = path.stem.removeprefix("instances_")
+    own = _INSTANCES.sub("", path.stem)
     folders = list(dict.fromkeys([*image_folders(root, split_of(path), own), parent]))
     existing = [folder for folder in folders if folder.is_dir()]
     for names in name_lists:
@@ -535,7 +536,7 @@ def _annotation_files(root):
     places = [path for name, path in folders.items() if name.lower() == "annotations"]
     for place in (*places, root):
         files = list_folder(place, {".json"})
-        used = by_split(files, lambda path: path.stem.removeprefix("instances_"))
+        used = by_split(files, lambda path: _INSTANCES.sub("", path.stem))
         for split, paths in used.items():
             found[split] += paths
         others = set(files).difference(*used.values())
@@ -774,12 +775,15 @@ def clip_box(bbox, area, height, width):
     if not is_blank(area) and (read_number(area) or 0) <= 0:
         return None, BAD_AREA, False
     inside = (max(x, 0), max(y, 0), min(x + w, width), min(y + h, height))
-    box = np.asarray(inside, "float32")
-    if box[2] <= box[0] or box[3] <= box[1]:
+    # Before float32, which has no 1e300 and no width of 1e-9.
+    if inside[2] <= inside[0] or inside[3] <= inside[1]:
         return None, OUTSIDE, False
     # After the overlap, as a box outside deserves the more telling reason.
     if w < MIN_BOX_SIDE or h < MIN_BOX_SIDE:
         return None, TINY, False
+    box = np.asarray(inside, "float32")
+    if box[2] <= box[0] or box[3] <= box[1]:
+        return None, OUTSIDE, False
     # Rounded coordinates stick out by fractions of a pixel, which is nobody's mistake.
     is_clipped = min(x, y, width - x - w, height - y - h) < -1
     return box, "", is_clipped
