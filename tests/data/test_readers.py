@@ -100,7 +100,7 @@ def test_the_json_is_written_when_asked_for_and_named_by_its_content(root, own_c
 LAYOUTS = {
     "coco, names in any case": (
         {
-            "annotations/instances_Train.json": coco_json("a.png"),
+            "annotations/Instances_Train.json": coco_json("a.png"),
             "annotations/instances_validation.json": coco_json("b.png"),
             "annotations/TESTING2017.json": coco_json("c.png"),
             "annotations/captions_train.json": "[]",
@@ -264,6 +264,16 @@ LAYOUTS = {
         },
         {"train": ["a.png"], "val": ["b.png"]},
         ["more/_annotations.csv", "test/one.csv", "test/two.csv", "test/"],
+    ),
+    "csv, a split in another kind of file": (
+        {
+            "train.csv": CSV + "a.png,10,20,40,40,cat\n",
+            "val.csv": CSV.replace(",", ";") + "b.png;10;20;40;40;cat\n",
+            "a.png": None,
+            "b.png": None,
+        },
+        {"train": ["a.png"]},
+        ["val.csv"],
     ),
     "csv, a column": (
         {

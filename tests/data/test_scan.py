@@ -533,6 +533,20 @@ ALL_BAD = {
         ["val The annotation file must be valid json"],
         1,
     ),
+    "a csv is broken": (
+        {"train.csv": CSV + "a.png,10,20,40,40,cat\n", "a.png": None}
+        | {"val.csv": CSV + "b.png,1,1,9,9," + "x" * 2**18},
+        {"unreadable_split"},
+        ["val The file must be CSV", "val.csv"],
+        1,
+    ),
+    "a csv has no line": (
+        {"train.csv": CSV + "a.png,10,20,40,40,cat\n", "a.png": None}
+        | {"val.csv": CSV},
+        {"unreadable_split"},
+        ["val The annotation file must list at least one image", "val.csv (val)"],
+        1,
+    ),
     "the folder of a split is missing": (
         {"data.yaml": YOLO + "train: a\nval: nowhere\n", "a/a.png": None}
         | {"a/a.txt": LABEL},

@@ -74,10 +74,18 @@ def find_csv_splits(path):
             f"{', '.join(_HEADERLESS)}, or one that is named for each split. "
             f"Received: {str(path)!r} with {names}"
         )
-    tables = {}
+    tables, faults = {}, {}
     for split, file in files.items():
-        for row in _read_rows(file):
-            named = split or row.get("split", "train")
+        try:
+            rows = _read_rows(file)
+        except ValueError as error:  # which must not hide the other splits
+            faults[split] = functools.partial(_raise, error)
+            continue
+        if split:  # without a line, too
+            tables[split] = (file, rows)
+            continue
+        for row in rows:
+            named = row.get("split", "train")
             own = split_named(named)
             if own is None:
                 raise ValueError(
@@ -85,6 +93,8 @@ def find_csv_splits(path):
                     f"Received: {named!r} in {file} line {row['line']}"
                 )
             tables.setdefault(own, (file, []))[1].append(row)
+    if not tables and faults:
+        next(iter(faults.values()))()
     names = read_class_names(path if path.is_dir() else path.parent)
     if names is None:
         rows = [row for _, rows in tables.values() for row in rows]
@@ -99,12 +109,13 @@ def find_csv_splits(path):
                 "A CSV file must have at least one line with a label. Received: "
                 f"{str(path)!r}, {', '.join(wrong[:3]) or 'without a line'}"
             )
+    parts = {
+        split: functools.partial(_write_split, split, *table, names)
+        for split, table in tables.items()
+    }
+    parts |= faults
     return FoundSplits(
-        {
-            split: functools.partial(_write_split, split, *tables[split], names)
-            for split in SPLITS
-            if split in tables
-        },
+        {split: parts[split] for split in SPLITS if split in parts},
         [os.path.relpath(file, path) for file in unused],
     )
 
@@ -157,9 +168,10 @@ def _split_files(root):
 
     Returns:
         (dict split -> `Path`, or "" -> the only one; list of `Path`: further files
-        with the columns, which are not used).
+        with the columns or the name of a split, which are not used).
     """
-    files = list(filter(_has_columns, list_folder(root, {".csv"})))
+    in_root = list_folder(root, {".csv"})
+    files = list(filter(_has_columns, in_root))
     found = by_split(files, lambda path: path.stem)
     alone = []
     for folder in list_folders(root).values():
@@ -172,7 +184,12 @@ def _split_files(root):
     at_root = [path for path in files if path.parent == root]
     if not found and len(at_root) == 1:
         found[""] = at_root[0]
+    files += [path for path in in_root if split_named(path.stem) and path not in files]
     return found, [path for path in files if path not in found.values()]
+
+
+def _raise(error):
+    raise error
 
 
 def _has_columns(path):
