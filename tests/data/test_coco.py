@@ -61,6 +61,7 @@ def test_crowds_are_set_aside_and_counted(coco):
     assert dataset.report.num_crowd == 1 and dataset.report.num_dropped == 0
 
 
+@pytest.mark.filterwarnings("error:overflow")
 @pytest.mark.parametrize(
     "bbox, changes, reason",
     [
