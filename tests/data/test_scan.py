@@ -547,6 +547,13 @@ ALL_BAD = {
         ["val The annotation file must list at least one image", "val.csv (val)"],
         1,
     ),
+    "a list of pascal voc is broken": (
+        {"Annotations/a.xml": XML, "a.png": None}
+        | {"ImageSets/train.txt": "a\n", "ImageSets/val.txt": "\x00b\x00"},
+        {"unreadable_split"},
+        ["val A list of images must be text", "val.txt"],
+        1,
+    ),
     "the folder of a split is missing": (
         {"data.yaml": YOLO + "train: a\nval: nowhere\n", "a/a.png": None}
         | {"a/a.txt": LABEL},

@@ -157,6 +157,11 @@ def test_mistakes_are_dropped_and_named_by_file_and_object(devkit):
             "a.xml has a DTD, which is refused",
         ),
         ("<annotation>" + " " * 2000 + "</annotation>", "is larger than 1000 bytes"),
+        ("<annotation><Object></Object></annotation>", "no <object> .*: of 1 are 0"),
+        (
+            "<annotation><object/><all><object/></all></annotation>",
+            "directly in <annotation>: of 2 are 1",
+        ),
     ],
 )
 def test_an_xml_that_is_broken_or_dangerous_is_a_bad_image(
@@ -272,3 +277,16 @@ def test_a_mark_of_utf_16_is_right_where_the_xml_declares_another_encoding(devki
     text = '<?xml version="1.0" encoding="utf-8"?>' + path.read_text()
     path.write_text(text.replace("dog", "hund"), encoding="utf-16")
     assert read(devkit).class_names == ("dog", "hund")
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "GBK", "big5", "shift_jis", "latin-1"])
+def test_an_xml_is_read_in_the_encoding_that_it_declares(devkit, encoding):
+    path = devkit / "Annotations" / "a.xml"
+    name = "k\u00e4fer" if encoding == "latin-1" else "\u5927"
+    text = f"<?xml version='1.0' encoding='{encoding}'?>" + path.read_text()
+    path.write_bytes(text.replace("dog", name).encode(encoding))
+    assert read(devkit).class_names == ("dog", name)
+    if encoding == "GBK":
+        path.write_bytes(path.read_bytes().replace(name.encode("gbk"), b"\xff\xff"))
+        with pytest.raises(ValueError, match=r"a.xml is no valid GBK, which it decl"):
+            read(devkit)

@@ -35,6 +35,8 @@ REPEATED = "object states something twice"
 # What some tools state as the image is the annotation.
 LABEL_SUFFIXES = frozenset({".xml", ".txt", ".json"})
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)""")
+_MULTIBYTE = ("gb", "cp936", "big5", "cp950", "shift", "sjis", "cp932", "euc", "cp949")
 
 
 def is_voc(directory):
@@ -67,18 +69,23 @@ def find_voc_splits(directory):
     root = pathlib.Path(directory).expanduser().absolute()
     folders = _devkit_folders(root)
     of_splits, unused = _split_folders(root)
-    found = {}
+    found, faults = {}, {}
     for folder in folders:
         lists, others = _image_sets(folder)
         unused += others
-        for split, names in lists.items():
-            found.setdefault(split, []).extend(_files(folder, names))
+        for split, path in lists.items():
+            try:
+                names = None if path is None else _list_of(path)
+            except ValueError as error:  # which must not hide the other splits
+                faults.setdefault(split, functools.partial(_raise, error))
+            else:
+                found.setdefault(split, []).extend(_files(folder, names))
     if folders:
         unused += [path for path in of_splits.values() if path != root]
         unused = [path for path in unused if path not in folders]
     else:
         found = {split: _files(folder) for split, folder in of_splits.items()}
-    if not found:
+    if not found and not faults:
         raise ValueError(
             "A Pascal VOC folder must have xml files in Annotations/, in VOC*/"
             "Annotations/, in train/, valid/, test/, or beside its images. "
@@ -86,12 +93,12 @@ def find_voc_splits(directory):
         )
     parsed = functools.cache(lambda: _parse(root, found))
     xml_files = {str(path) for files in found.values() for path, _, _ in files}
+    parts = {
+        split: functools.partial(_write_split, root, split, parsed) for split in found
+    }
+    parts |= faults
     return FoundSplits(
-        {
-            split: functools.partial(_write_split, root, split, parsed)
-            for split in SPLITS
-            if split in found
-        },
+        {split: parts[split] for split in SPLITS if split in parts},
         [os.path.relpath(path, root) for path in unused],
         ".xml",
         lambda images: xml_files,
@@ -192,10 +199,10 @@ def _split_folders(root):
 
 
 def _image_sets(folder):
-    """Reads the lists of a folder in the devkit's layout.
+    """Finds the lists of a folder in the devkit's layout.
 
     Returns:
-        (dict split -> names of its list, None for all xml files; list of `Path`: lists
+        (dict split -> `Path` of its list, None for all xml files; list of `Path`: lists
         that are not used).
     """
     lists = folder / "ImageSets"
@@ -215,9 +222,11 @@ def _image_sets(folder):
         return parts <= used.keys() and (is_both or class_name)
 
     unused = [path for path in files if path not in used.values() and not is_part(path)]
-    found = {}
-    found = {split: _list_of(used[split]) for split in SPLITS if split in used}
-    return found or {"train": None}, unused
+    return used or {"train": None}, unused
+
+
+def _raise(error):
+    raise error
 
 
 def _list_of(path):
@@ -299,6 +308,21 @@ class _NoDoctype(ElementTree.TreeBuilder):
         raise ValueError("has a DTD, which is refused")
 
 
+def _recoded(data):
+    """Bytes of an xml as text where expat cannot read the encoding that they declare.
+
+    It knows few encodings of more than one byte a character: no GBK, no Shift JIS.
+    """
+    match = _DECLARED.match(data)
+    name = match and match[1].decode("ascii").lower()
+    if name is None or not name.startswith(_MULTIBYTE):
+        return data
+    try:
+        return data.decode(name)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is no valid {name.upper()}, which it declares") from error
+
+
 def _read_xml(path):
     """Reads an xml file.
 
@@ -321,12 +345,19 @@ def _read_xml(path):
     parser = ElementTree.XMLParser(target=_NoDoctype())
     try:
         # A byte order mark is right where it contradicts the declaration.
-        parser.feed(decode_text(text) if has_mark(text) else text)
+        parser.feed(decode_text(text) if has_mark(text) else _recoded(text))
         root = parser.close()
     except (ElementTree.ParseError, LookupError) as error:
         raise ValueError(f"is no valid xml: {error}") from error
     if root.tag != "annotation":
         raise ValueError(f"is no annotation of Pascal VOC, but <{root.tag}>")
+    # In another case or place they would be lost without a word.
+    found = [element.tag for element in root.iter() if element.tag.lower() == "object"]
+    if len(found) != len(root.findall("object")):
+        raise ValueError(
+            "has objects that are no <object> directly in <annotation>: of "
+            f"{len(found)} are {len(root.findall('object'))}"
+        )
     return root
 
 
