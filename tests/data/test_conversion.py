@@ -112,6 +112,18 @@ def test_rounding_of_pascal_voc_by_hand(coco, tmp_path):
     assert record.boxes.tolist() == expected
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_boxes_of_one_pixel_come_back(coco, tmp_path, target):
+    # A 48th in eight decimals is less than a pixel, which would be too small to keep.
+    coco.image(48, 641)
+    for place in (0, 7, 19.25, 46.7):
+        coco.box([place, place, 1, 1])
+    coco.box([640, 47, 1, 1])
+    convert_dataset(find_splits(coco.save()), target, tmp_path / "out")
+    (record,) = read(find_splits(tmp_path / "out"), "train")
+    assert len(record.boxes) == 5
+
+
 def test_what_is_lost_is_said(coco, tmp_path):
     coco.image()
     coco.box([1, 2, 3, 4], segmentation=[[1, 2, 4, 2, 4, 6]], area=6)
@@ -284,6 +296,7 @@ FILES = [
 # The formats that cannot have it as it is.
 ODD_FILES = {
     "two\nlines.jpg": {"voc"},
+    "a\rb.jpg": {"voc", "csv"},
     " a.jpg": {"voc"},
     "a .jpg": {"voc"},
     "a.jpg ": {"voc", "yolo", "csv"},

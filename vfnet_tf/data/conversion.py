@@ -50,7 +50,7 @@ _WRITERS = {
 TARGETS = tuple(_WRITERS)
 # What names of images must do, by format; COCO takes any.
 _IMAGE_RULES = {
-    "csv": "not end with a blank",
+    "csv": "not end with a blank, and have no carriage return",
     "yolo": f"not begin with a dot, and end with {', '.join(sorted(IMAGE_SUFFIXES))}",
     "voc": "have no dot or blank at the beginning, no blank at the end or before the "
     "suffix, no control character, and not end with "
@@ -285,7 +285,7 @@ def _is_lost(target, name):
     """Whether the reader of a format would not find an image of that name."""
     stem, suffix = os.path.splitext(name)
     if target == "csv":
-        return name != name.rstrip()
+        return name != name.rstrip() or "\r" in name  # csv.writer leaves it unquoted
     if target == "yolo":
         return name.startswith(".") or suffix.lower() not in IMAGE_SUFFIXES
     return target == "voc" and (

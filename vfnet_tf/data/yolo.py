@@ -12,7 +12,7 @@ import os
 import pathlib
 import re
 
-from vfnet_tf.data.coco import UNKNOWN_CATEGORY
+from vfnet_tf.data.coco import MIN_BOX_SIDE, UNKNOWN_CATEGORY
 from vfnet_tf.data.coco_content import CocoContent
 from vfnet_tf.data.files import (
     best_folder,
@@ -161,8 +161,8 @@ def write_yolo(out, split, images, class_names):
             row = [
                 (x1 + x2) / 2 / image.width,
                 (y1 + y2) / 2 / image.height,
-                (x2 - x1) / image.width,
-                (y2 - y1) / image.height,
+                _part(x2 - x1, image.width),
+                _part(y2 - y1, image.height),
             ]
             lines.append(f"{label} " + " ".join(f"{v:.{_DECIMALS}f}" for v in row))
         path = folder / f"{os.path.splitext(image.name)[0]}.txt"
@@ -174,6 +174,14 @@ def write_yolo(out, split, images, class_names):
     earlier = description.read_text("utf-8") if description.exists() else head
     description.write_text(f"{earlier}{split}: images/{split}\n", encoding="utf-8")
     return num_left_out
+
+
+def _part(length, side):
+    """The part of a side that a length is, such that a pixel is one when it is read."""
+    part = length / side
+    rounded = float(f"{part:.{_DECIMALS}f}")
+    is_less = rounded * side < MIN_BOX_SIDE <= length + 1e-4  # float32 of the corners
+    return rounded + 10**-_DECIMALS if is_less else part
 
 
 def _quoted(name):
