@@ -141,6 +141,10 @@ def test_the_summary_shows_three_findings_of_a_kind_and_short_lines():
     assert lines[0] == "warning    box is not four finite numbers: 5"
     assert len(lines) == 5 and lines[-1].strip() == "and 2 more"
     assert all(len(line) <= 213 for line in lines) and lines[1].endswith("word ...")
+    # The end of an error names the file.
+    (finding,) = [Finding("unreadable_split", "val", "word " * 100 + "val.json")]
+    text = format_summary(ScanResult((800, 1333), 8, {}, [finding]))
+    assert text.endswith("word val.json")
 
 
 def test_without_tensorflow_none_is_loaded(tmp_path):

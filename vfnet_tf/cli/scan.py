@@ -120,7 +120,9 @@ def format_summary(result):
         for finding in findings[:MAX_SHOWN]:
             text = f"{finding.split}: {finding.text}"
             # Eighty classes without boxes fill a screen; json and page have them all.
-            lines.append(f"{'':<13}{textwrap.shorten(text, 200, placeholder=' ...')}")
+            # Of an error the end counts: it names the file.
+            width = 1000 if level == "error" else 200
+            lines.append(f"{'':<13}{textwrap.shorten(text, width, placeholder=' ...')}")
         if len(findings) > MAX_SHOWN:
             lines.append(f"{'':<13}and {len(findings) - MAX_SHOWN} more")
     return "\n".join(lines)
