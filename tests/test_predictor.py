@@ -145,15 +145,17 @@ def test_files_that_look_like_images_and_are_not_taken_are_told(tmp_path):
         (tmp_path / name).write_text("x")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "dead.png").symlink_to("nowhere.png")
+    (tmp_path / "sub").mkdir()
     for source in (tmp_path, f"{tmp_path}/**"):
         passed_over = []
         found, _ = predictors.expand_source(source, passed_over)
         assert found == [str(tmp_path / "a.png")]
         told = {os.path.basename(path): reason for path, reason in passed_over}
-        hidden = {"._a.png"} if source == tmp_path else set()
+        hidden = {"._a.png", "sub"} if source == tmp_path else set()
         assert told.keys() == hidden | {"b.HEIC", "c.mp4", "pipe.png", "dead.png"}
         assert told["pipe.png"] == "is no regular file, but a pipe"
         assert ".heic, but can be named" in told["b.HEIC"]
+        assert "by a glob" in told.get("sub", "by a glob")
     with pytest.raises(ValueError, match=r"A glob must hold .* where .*b\.HEIC is not"):
         predictors.expand_source(f"{tmp_path}/*.HEIC")
 

@@ -670,7 +670,13 @@ def _expand_path(text, passed_over):
         reason = ""
         if suffix in (OTHER_IMAGE_SUFFIXES | set(video.VIDEO_SUFFIXES)) - set(suffixes):
             reason = f"is not looked for by its ending {suffix}, but can be named"
-        elif suffix not in suffixes or candidate.is_dir():
+        elif candidate.is_dir():
+            if what != "A folder":
+                continue
+            reason = "is a folder in it: name it, or search all by a glob with **"
+            if is_hidden(candidate.name):
+                reason = "is hidden or of the system"
+        elif suffix not in suffixes:
             continue
         elif is_hidden(candidate.name):
             reason = "is hidden or of the system"
