@@ -46,6 +46,13 @@ def signed():
     return contents.replace(entry + b"\1\0", entry + b"\2\0")
 
 
+def without_palette():
+    contents = encoded("PNG", PICTURE.convert("P"))
+    start = contents.index(b"PLTE") - 4
+    length = int.from_bytes(contents[start : start + 4], "big")
+    return contents[:start] + contents[start + 12 + length :]
+
+
 JPEG, PNG, WEBP = encoded("JPEG"), encoded("PNG"), encoded("WEBP")
 REFUSED = {
     "heic": (box_file(b"heic", b"mif1"), "unsupported_format", "is HEIC, must be"),
@@ -76,6 +83,7 @@ REFUSED = {
     "cut jpeg": (JPEG[:-400], "truncated_image", "truncated"),
     "cut png": (PNG[:-400], "truncated_image", "its end chunk is missing"),
     "png without end": (PNG[:-12], "truncated_image", "its end chunk is missing"),
+    "png without palette": (without_palette, "corrupt_image", "has no palette"),
     "cut webp": (WEBP[:-40], "truncated_image", "bytes of"),
     "cut bmp": (encoded("BMP")[:-400], "truncated_image", "truncated"),
 }

@@ -154,12 +154,15 @@ def _tiff_orientation(image):
 
 
 def _check_end(image_format, data):
-    """Refuses a PNG or WebP file that is cut."""
+    """Refuses a PNG or WebP file that is cut, and a PNG without its palette."""
     if image_format == containers.PNG:
-        # PIL forgives a missing end, TensorFlow's decoder does not.
-        if all(name != b"IEND" for name, _, _ in containers.png_chunks(data)):
+        # PIL forgives a missing end or palette, TensorFlow's decoder does not.
+        names = {name for name, _, _ in containers.png_chunks(data)}
+        if b"IEND" not in names:
             text = "is truncated (its end chunk is missing)"
             raise ImageError(Reason.TRUNCATED, text)
+        if data[25] == 3 and b"PLTE" not in names:
+            raise ImageError(Reason.CORRUPT, "is corrupt: it has no palette")
     elif image_format == containers.WEBP:
         size = int.from_bytes(data[4:8], "little") + 8
         if size > len(data):
