@@ -533,6 +533,13 @@ ALL_BAD = {
         ["val The annotation file must be valid json"],
         1,
     ),
+    "an image in place of a list": (
+        {"data.yaml": YOLO + "train: a\nval: val.png\n", "a/a.png": None}
+        | {"a/a.txt": LABEL, "val.png": None},
+        {"unreadable_split"},
+        ["val A list of images is no text: it has a zero byte", "val.png"],
+        1,
+    ),
     "a csv is broken": (
         {"train.csv": CSV + "a.png,10,20,40,40,cat\n", "a.png": None}
         | {"val.csv": CSV + "b.png,1,1,9,9," + "x" * 2**18},

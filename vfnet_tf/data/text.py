@@ -77,8 +77,15 @@ def split_lines(text):
 
 
 def read_lines(path):
-    """`split_lines` of `read_text`, without blanks around lines and without empty ones."""
-    return [line.strip() for line in split_lines(read_text(path)) if line.strip()]
+    """`split_lines` of `read_text`, without blanks around lines and without empty ones.
+
+    Raises:
+        ValueError: for a picture, an archive or the like too; as of `read_text`.
+    """
+    text = read_text(path)
+    if "\0" in text:
+        raise ValueError("is no text: it has a zero byte")
+    return [line.strip() for line in split_lines(text) if line.strip()]
 
 
 def read_json(path):
