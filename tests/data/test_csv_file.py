@@ -47,6 +47,8 @@ def test_a_line_is_an_object_and_splits_are_a_column(root):
         "b.png,,,,,\na.png,1,2,30,40,dog\n",
         "filename,width,height,class,xmin,ymin,xmax,ymax\na.png,64,48,dog,1,2,30,40\n"
         "b.png,64,48,,,,,\n",
+        '\n \nimage, "x1", x2, y1, y2, label\na.png, "1", "30", "2", 40, "dog"\n'
+        "b.png,,,,,\n",
         "\ufefflabel, x1 ,y1,x2,y2,image,note\ndog,1,2,30,40,a.png,'x'\n,,,,,b.png,\n",
     ],
 )

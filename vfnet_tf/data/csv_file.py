@@ -196,13 +196,18 @@ def _has_columns(path):
     try:
         # As much as the first line can be.
         text = read_text(path, csv.field_size_limit())
-        return _columns(next(_csv_reader(text), [])) is not None
+        return _columns(_first_line(_csv_reader(text))) is not None
     except (OSError, ValueError, csv.Error):
         return False
 
 
 def _csv_reader(text):
-    return csv.reader(io.StringIO(text, newline=""))
+    # Quotes may stand behind a comma and a blank; blanks around cells count nowhere.
+    return csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
+
+
+def _first_line(reader):
+    return next(filter(any, reader), [])
 
 
 def _read_rows(path):
@@ -210,11 +215,11 @@ def _read_rows(path):
     rows = []
     try:
         reader = _csv_reader(read_text(path))
-        first = next(reader, [])
+        first = _first_line(reader)
         names = _columns(first)
         if names is not None:
             if names == list(_HEADERLESS) and _is_headerless(first):
-                rows.append(_row(names, first, 1))
+                rows.append(_row(names, first, reader.line_num))
             rows += [_row(names, texts, reader.line_num) for texts in reader if texts]
     except (csv.Error, ValueError) as error:
         raise ValueError(

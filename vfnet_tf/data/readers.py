@@ -10,7 +10,7 @@ import re
 
 from vfnet_tf.data.coco import coco_parts, is_coco_folder, split_of
 from vfnet_tf.data.csv_file import find_csv_splits, is_csv
-from vfnet_tf.data.files import list_folders
+from vfnet_tf.data.files import list_folder, list_folders
 from vfnet_tf.data.splits import FoundSplits, by_split
 from vfnet_tf.data.text import is_valid, printable
 from vfnet_tf.data.tfds import find_tfds_splits
@@ -138,13 +138,19 @@ def find_format(data):
     if kinds:
         return kinds[0], str(path), kinds[1:]
     present = sorted(os.listdir(path))[:20] if path.is_dir() else path.name
+    files = path.is_dir() and list_folder(path, set(_SUFFIXES))
+    hint = (
+        f" Given as --data {files[0]}, it is told what is wrong with it."
+        if files
+        else ""
+    )
     raise ValueError(
         "--data must be in one of the formats of docs/data.md: COCO (annotations/"
         "instances_{train,val,test}[year].json, {train,valid,test}/_annotations.coco.json, "
         "or one json), YOLO (a data.yaml with names and train or val), Pascal VOC (xml "
         "files in Annotations/, in train/, valid/, test/ or "
         "beside the images), CSV (with the columns image,x1,y1,x2,y2,label), or "
-        f"tfds:NAME. Received: --data {data}, which holds {present}"
+        f"tfds:NAME.{hint} Received: --data {data}, which holds {present}"
     )
 
 
