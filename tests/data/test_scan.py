@@ -461,6 +461,7 @@ def test_levels_decide_what_is_safe():
     [
         ({"num_threads": -1}, "num_threads=-1"),
         ({"small_side": -1}, "small_side=-1"),
+        ({"small_side": float("nan")}, "small_side=nan"),
         ({"image_size": (800, 0)}, r"image_size=\(800, 0\)"),
         ({"image_size": (1333, 800)}, "short <= long"),
     ],

@@ -614,7 +614,7 @@ def scan_splits(
             the data is a finding.
     """
     num_threads = num_threads or os.cpu_count() or 1
-    if num_threads < 1 or small_side < 0:
+    if num_threads < 1 or not 0 <= small_side < float("inf"):  # so NaN, too
         raise ValueError(
             "`num_threads` must be >= 1 and `small_side` >= 0. Received: "
             f"num_threads={num_threads}, small_side={small_side}"
