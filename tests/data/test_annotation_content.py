@@ -309,11 +309,11 @@ def test_an_image_that_a_csv_names_in_two_forms_is_one(tmp_path):
     data.box((10, 20, 40, 44))
     (data.save().root / "boxes.csv").write_text(
         "".join(
-            f"{unicodedata.normalize(form, data.image)},1,2,9,{y},cat\n"
-            for form, y in (("NFC", 9), ("NFD", 10))
+            f"{place}{unicodedata.normalize(form, data.image)},1,2,9,{y},cat\n"
+            for place, form, y in (("", "NFC", 9), ("", "NFD", 10), ("./", "NFC", 11))
         )
     )
-    assert [len(record.boxes) for record in data.read()] == [2]
+    assert [len(record.boxes) for record in data.read()] == [3]
 
 
 @pytest.mark.parametrize("kind", FORMATS)

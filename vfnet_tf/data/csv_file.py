@@ -252,7 +252,8 @@ def _row(names, texts, line):
         row["error"] = "line names no image"
     else:
         row["label"] = plain_name(row["label"])
-        row["image"] = plain_name(row["image"])  # or one would become two
+        # Or one would become two.
+        row["image"] = plain_name(row["image"]).removeprefix("./")
     return row
 
 
