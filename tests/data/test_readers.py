@@ -324,6 +324,10 @@ def test_of_many_unread_files_five_are_told_and_the_others_counted(tmp_path):
         ("sub/a%20b.png", "sub/a b.png"),
         ("data/obj/sub/a.png", "sub/a.png"),
         ("/home/me/set/sub/a.png", "sub/a.png"),
+        ("sub/A.PNG", "sub/a.png"),
+        ("sub/a.jpg", "sub/a.png"),
+        ("sub/a", "sub/a.png"),
+        ("sub/two.png", None),
         ("sub/c.png", None),
     ],
 )
@@ -331,6 +335,7 @@ def test_a_missing_image_is_named_with_what_its_name_may_have_meant(
     tmp_path, name, meant
 ):
     files = {"sub/a.png": None, "sub/a b.png": None, "train.json": coco_json(name)}
+    files |= {"sub/Two.png": None, "sub/TWO.png": None}
     write_layout(tmp_path, files)
     with pytest.raises(ValueError, match="does not exist") as error:
         read_coco(tmp_path / "train.json", tmp_path)

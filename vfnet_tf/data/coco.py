@@ -679,6 +679,7 @@ def _list_images(content, image_dir, level):
     else:
         headers = inspect_images(needed, image_dir, full=level == "full")
     good, bad, first_name = {}, [], {}
+    hint = functools.partial(_hint, image_dir, functools.cache(_images_by_stem))
 
     def refuse(name, text, code=Reason.BAD_ENTRY):
         bad.append(BadImage(name, text, code))
@@ -703,7 +704,7 @@ def _list_images(content, image_dir, level):
         first_name[image_id] = name
         if image.get(ERROR_KEY):
             code = image.get(ERROR_CODE_KEY, Reason.BAD_ENTRY)
-            text = f"{printable(image[ERROR_KEY])}{_hint(image_dir, name)}"
+            text = f"{printable(image[ERROR_KEY])}{hint(name)}"
             refuse(name, text, Reason(code))
             continue
         size = sizes[index]
@@ -714,7 +715,7 @@ def _list_images(content, image_dir, level):
         if header is None:
             header = ImageHeader(*size)
         if header.error:
-            text = f"{header.error}{_hint(image_dir, name)}"
+            text = f"{header.error}{hint(name)}"
             refuse(name, text, header.code or Reason.UNDECODABLE)
             continue
         if size is not None and size != (header.height, header.width):
@@ -731,7 +732,18 @@ def _list_images(content, image_dir, level):
     return good, bad
 
 
-def _hint(image_dir, name):
+def _images_by_stem(folder):
+    """Dict stem in lower case -> names of the image files in a folder."""
+    found = collections.defaultdict(list)
+    with contextlib.suppress(OSError, ValueError):
+        for name in sorted(os.listdir(folder)):
+            stem, suffix = os.path.splitext(name.casefold())
+            if suffix in IMAGE_SUFFIXES and not is_hidden(name):
+                found[stem].append(name)
+    return found
+
+
+def _hint(image_dir, images_by_stem, name):
     """Which image a name of none may have meant; empty for one that is there."""
     if os.path.lexists(find_file(image_dir, name)):
         return ""
@@ -741,6 +753,13 @@ def _hint(image_dir, name):
     for first in range(len(parts)):
         meant = "/".join(parts[first:])
         if meant and meant != name and os.path.isfile(find_file(image_dir, meant)):
+            return f" (there is {meant!r}: is that its name?)"
+    # Another system does not tell A.JPG from a.jpg; other tools leave suffixes out.
+    folder, last = os.path.split(name)
+    images = images_by_stem(os.path.join(image_dir, folder))
+    for stem in (os.path.splitext(last)[0].casefold(), last.casefold()):
+        if len(images.get(stem, ())) == 1:
+            meant = os.path.join(folder, images[stem][0])
             return f" (there is {meant!r}: is that its name?)"
     return ""
 
