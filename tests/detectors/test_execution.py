@@ -58,6 +58,11 @@ CHANGES = {
     ),
     "an attribute of a layer": lambda d: setattr(d.neck, "relu_before_extra", False),
     "a layer": lambda d: _replace(d.head.class_tower.convs[0], "norm_layer", Scale()),
+    "a variable": lambda d: _replace(
+        d.head.class_predictor.conv,
+        "_kernel",
+        keras.Variable(d.head.class_predictor.conv.kernel),
+    ),
     "which layers train": lambda d: setattr(d.neck, "trainable", False),
     "a constant array": lambda d: setattr(d.neck, "constant", np.zeros(3)),
 }
