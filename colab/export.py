@@ -87,7 +87,7 @@ print(config.name, "from", RUN if RUN.is_dir() else "its initial weights")
 # not at all.
 
 # %%
-from vfnet_tf.export.saved_model import describe_signatures, export_saved_model
+from vfnet_tf.export.saved_model.exporter import describe_signatures, export_saved_model
 
 target = export_saved_model(detector, "models/vfnet/1", config=config, overwrite=True)
 size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
@@ -161,7 +161,7 @@ print(
 # %%
 from IPython.display import display
 
-from vfnet_tf.visualization import draw_detections
+from vfnet_tf.drawing import draw_detections
 
 best = {
     name: value[0, :5].numpy() for name, value in answer.items() if value.shape.rank > 1
@@ -179,7 +179,7 @@ display(Image.fromarray(picture))
 # ## Over the wire
 # `tensorflow_model_server --model_base_path=$PWD/models/vfnet --model_name=vfnet --rest_api_port=8501` serves the folder above (`1` is the version). A request is
 # JSON, and bytes are `{"b64": ...}`; the server decodes them itself. The pixels as JSON numbers would be many times as long. Here the server's
-# part is played by three lines; `vfnet_tf.export.client.ServingClient` is a client for the real one.
+# part is played by three lines; `vfnet_tf.export.serving.client.ServingClient` is a client for the real one.
 
 # %%
 import base64

@@ -58,9 +58,9 @@ import numpy as np
 from IPython.display import display
 from PIL import Image
 
-from vfnet_tf.data.coco import find_coco_splits, read_coco
+from vfnet_tf.data.formats.coco import find_coco_splits, read_coco
 from vfnet_tf.data.synthetic import make_synthetic_dataset
-from vfnet_tf.visualization import add_title, draw_detections, draw_grid
+from vfnet_tf.drawing import add_title, draw_detections, draw_grid
 
 DATA = None  # <-- EDIT: your folder
 NUM_TRAIN, NUM_VAL, EPOCHS = (8, 4, 2) if SMALL else (120, 30, 8)
@@ -182,7 +182,8 @@ for found in before:
 
 # %%
 from vfnet_tf.evaluation.coco import CocoEvaluator
-from vfnet_tf.training.callbacks import CocoEvaluation, HistoryCsv, ResumableCheckpoint
+from vfnet_tf.training.callbacks import HistoryCsv, ResumableCheckpoint
+from vfnet_tf.training.coco_evaluation import CocoEvaluation
 
 run = pathlib.Path("runs/fine_tune")
 checkpoint = ResumableCheckpoint(run, monitor="val_AP")
@@ -225,7 +226,7 @@ history = train(EPOCHS)
 # `history.csv` has a line for each epoch of both parts.
 
 # %%
-from vfnet_tf.visualization import plot_history
+from vfnet_tf.reports.curves import plot_history
 
 plot_history(run / "history.csv", run / "history.png")
 display(Image.open(run / "history.png"))

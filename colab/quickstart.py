@@ -57,9 +57,9 @@ import numpy as np
 from IPython.display import display
 from PIL import Image
 
-from vfnet_tf.data.coco import find_coco_splits, read_coco
+from vfnet_tf.data.formats.coco import find_coco_splits, read_coco
 from vfnet_tf.data.synthetic import make_synthetic_dataset
-from vfnet_tf.visualization import draw_detections, draw_grid
+from vfnet_tf.drawing import draw_detections, draw_grid
 
 NUM_TRAIN, NUM_VAL, EPOCHS = (16, 4, 2) if SMALL else (200, 30, 8)
 IMAGE_SIZE = (64, 96) if SMALL else (128, 160)  # images are resized to fit into it

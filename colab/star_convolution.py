@@ -62,7 +62,7 @@ import numpy as np
 from PIL import Image
 
 from vfnet_tf.data.synthetic import draw_scene
-from vfnet_tf.visualization import draw_detections
+from vfnet_tf.drawing import draw_detections
 
 STRIDE = 8
 coco = pathlib.Path(vfnet_tf.__file__).parents[2] / "shared" / "data" / "coco_mini"

@@ -277,8 +277,8 @@ for name, class_loss in {"varifocal": VarifocalLoss(), "focal": FocalLoss()}.ite
 # the first network detects after non-maximum suppression: the number beside a name is, in effect, a guess of the IoU.
 
 # %%
+from vfnet_tf.drawing import draw_detections, draw_grid
 from vfnet_tf.ops.nms import suppress
-from vfnet_tf.visualization import draw_detections, draw_grid
 
 figure, axes = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
 is_object = test_targets[..., :K] > 0

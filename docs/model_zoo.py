@@ -1,7 +1,7 @@
 """Writes `model_zoo.md`: a row for each shipped config of a published result.
 
-`python docs/model_zoo.py` takes the AP from `vfnet_tf.published`, sizes from the table of
-all models in `results.md`, and all else from the configs themselves.
+`python docs/model_zoo.py` takes the AP from `vfnet_tf.paper.published`, sizes from the
+table of all models in `results.md`, and all else from the configs themselves.
 """
 
 import ast
@@ -10,7 +10,7 @@ import re
 
 from vfnet_tf.cli.benchmark import ARCHITECTURE
 from vfnet_tf.config import list_configs, load_config
-from vfnet_tf.published import find_result
+from vfnet_tf.paper.published import find_result
 
 DOCS = pathlib.Path(__file__).parent
 BACKBONES = {

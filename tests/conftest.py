@@ -45,7 +45,7 @@ FIRST = (
     "detectors/test_dense_detector.py",
     "training/test_trainer.py",
     "colab/test_notebooks.py",
-    "training/test_study.py",
+    "paper/test_study.py",
     "detectors/test_each_detector.py",
     "detectors/test_published.py",
     "data/test_pipeline.py",

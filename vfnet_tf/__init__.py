@@ -22,11 +22,11 @@ _PUBLIC = {
     "VFNet": "vfnet_tf.detectors",
     "VFNetHead": "vfnet_tf.heads",
     "KerasBackbone": "vfnet_tf.backbones",
-    "Predictor": "vfnet_tf.predictor",
+    "Predictor": "vfnet_tf.inference.predictor",
     "build_detector": "vfnet_tf.builder",
     "list_configs": "vfnet_tf.config",
     "load_config": "vfnet_tf.config",
-    "model_card": "vfnet_tf.model_cards",
+    "model_card": "vfnet_tf.paper.model_cards",
     "load_pytorch_checkpoint": "vfnet_tf.checkpoints.pytorch",
 }
 _MODULES = ("layers", "losses", "assigners", "box_coders", "export")

@@ -9,11 +9,7 @@ import math
 import keras
 from keras import ops
 
-from vfnet_tf.ops.boxes import (
-    boxes_to_distances,
-    distances_to_boxes,
-    square_anchors,
-)
+from vfnet_tf.ops.boxes import boxes_to_distances, distances_to_boxes, square_anchors
 
 #: Widths and heights change by a factor of at most this (fact S24: 1000 / 16).
 MAX_RATIO = 1000 / 16

@@ -3,7 +3,7 @@
 import pytest
 
 from tests import tiny_run
-from vfnet_tf.cli import checkpoint
+from vfnet_tf.inference import load
 
 
 @pytest.fixture(autouse=True)
@@ -23,16 +23,16 @@ def run_dir(tmp_path_factory):
 def traced(run_dir):
     """Lets commands take a detector whose graphs exist, instead of loading one."""
 
-    load_really = checkpoint.load_checkpoint
+    load_really = load.load_checkpoint
 
-    def load(path, config=None):
+    def load_quickly(path, config=None):
         if path != run_dir:
             return load_really(path, config)
         weights = run_dir / "best.weights.h5"
         return tiny_run.shared_detector(), tiny_run.tiny_config(), weights
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "load_checkpoint", load)
+        patch.setattr(load, "load_checkpoint", load_quickly)
         yield
 
 

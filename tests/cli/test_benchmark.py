@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from vfnet_tf.cli import benchmark
 from vfnet_tf.config import list_configs, load_config
-from vfnet_tf.data.coco import read_coco
+from vfnet_tf.data.formats.coco import read_coco
 from vfnet_tf.layers import ConvNormAct
 
 

@@ -1,6 +1,6 @@
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.config import list_configs
-from vfnet_tf.model_cards import config_table, model_card
+from vfnet_tf.paper.model_cards import config_table, model_card
 
 
 def test_without_a_name_all_are_listed(capsys):

@@ -10,8 +10,9 @@ from vfnet_tf.checkpoints.pytorch import read_checkpoint, to_pytorch_state_dict
 from vfnet_tf.checkpoints.tensors import to_keras_layout
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.config import load_config
-from vfnet_tf.data.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
-from vfnet_tf.predictor import Predictor, find_checkpoint, load_detector
+from vfnet_tf.data.formats.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
+from vfnet_tf.inference.load import find_checkpoint, load_detector
+from vfnet_tf.inference.predictor import Predictor
 
 torch = pytest.importorskip("torch")
 

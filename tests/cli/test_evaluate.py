@@ -14,7 +14,7 @@ from vfnet_tf.config import override, save_config
 from vfnet_tf.data import synthetic
 from vfnet_tf.data.views import OFFICIAL_SIZES
 from vfnet_tf.evaluation.coco import evaluate_results
-from vfnet_tf.predictor import Predictor
+from vfnet_tf.inference.predictor import Predictor
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "coco_results"
 

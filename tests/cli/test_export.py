@@ -29,7 +29,8 @@ def quick(monkeypatch):
     """Records the calls and writes a doubling function in place of a detector."""
     import tensorflow as tf
 
-    from vfnet_tf.export import saved_model, verification
+    from vfnet_tf.export.saved_model import exporter as saved_model
+    from vfnet_tf.export.saved_model import verification
 
     calls = []
 
@@ -98,7 +99,8 @@ def test_options_reach_the_export_and_its_signatures_are_shown(
 def test_an_existing_export_is_compared_and_left_as_it_is(
     run_dir, images, tmp_path, capsys, quick, monkeypatch
 ):
-    from vfnet_tf.export import fingerprint, verification
+    from vfnet_tf.export import fingerprint
+    from vfnet_tf.export.saved_model import verification
 
     out = tmp_path / "model"
     (out / "assets").mkdir(parents=True)

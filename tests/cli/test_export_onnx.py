@@ -9,7 +9,8 @@ pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the metadata name TensorFlow's version", allow_module_level=True)
 
-from vfnet_tf.export import onnx_model, onnx_verification
+from vfnet_tf.export.onnx import model as onnx_model
+from vfnet_tf.export.onnx import verification as onnx_verification
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def detector():
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, detector):
-    from vfnet_tf.export.saved_model import export_saved_model
+    from vfnet_tf.export.saved_model.exporter import export_saved_model
 
     return export_saved_model(
         detector,
@@ -149,7 +149,7 @@ def test_the_cold_start_is_the_sum_of_its_parts(tmp_path):
 
 
 def test_the_detector_comes_back_from_an_export(exported, detector):
-    from vfnet_tf.export.saved_model import read_metadata
+    from vfnet_tf.export.saved_model.exporter import read_metadata
 
     metadata = read_metadata(exported)
     found = latency.load_exported_detector(exported, metadata)

@@ -9,7 +9,7 @@ from tests import tiny_run
 from vfnet_tf.cli import oracle
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.config import load_config, save_config
-from vfnet_tf.evaluation.oracle import COLUMNS
+from vfnet_tf.paper.oracle import COLUMNS
 
 
 def cells_of(text):

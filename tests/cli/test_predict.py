@@ -11,10 +11,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from tests import tiny_run
-from vfnet_tf import video
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.cli.predict import check_files, picture_paths, write_detections
-from vfnet_tf.predictor import Prediction, Predictor
+from vfnet_tf.inference import video
+from vfnet_tf.inference.prediction import Prediction
+from vfnet_tf.inference.predictor import Predictor
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from PIL import Image
 
 from tests import tiny_run
 from tests.browser import Page
-from vfnet_tf.cli import checkpoint
 from vfnet_tf.cli.__main__ import main
+from vfnet_tf.inference import load
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "coco_results"
 TRUTH = GOLDEN / "instances_val2014_100.json"
@@ -45,7 +45,7 @@ def checkpoint_report(data, tmp_path_factory):
     loaded = (tiny_run.PlainDetector(), tiny_run.tiny_config(), weights)
     report = run_dir / "new" / "report.html"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "load_checkpoint", lambda *arguments: loaded)
+        patch.setattr(load, "load_checkpoint", lambda *arguments: loaded)
         # Its scores are what the image's pixels make them.
         out = ["--report", report, "--score-threshold", "-1"]
         assert evaluate("--checkpoint", run_dir, "--data", data, *out) == 0
@@ -189,7 +189,7 @@ def test_mistakes_are_told_before_anything_is_done(
 
 
 def test_a_model_file_has_a_report_too(data, tmp_path, monkeypatch):
-    from vfnet_tf.export import litert_model
+    from vfnet_tf.inference import litert
 
     class Predictor:
         """Finds one disc in each image."""
@@ -205,7 +205,7 @@ def test_a_model_file_has_a_report_too(data, tmp_path, monkeypatch):
             self.scores, self.labels = np.array([0.9]), np.array([0])
             return self
 
-    monkeypatch.setattr(litert_model, "LiteRTPredictor", Predictor)
+    monkeypatch.setattr(litert, "LiteRTPredictor", Predictor)
     report = tmp_path / "report.html"
     model = ["--model", tmp_path / "a.tflite", "--report", report]
     assert evaluate(*model, "--data", data) == 0

@@ -8,7 +8,8 @@ import pytest
 from tests import planted_defects
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.cli.scan import default_out, format_summary
-from vfnet_tf.data.scan import KINDS, Finding, ScanResult
+from vfnet_tf.data.scan.findings import Finding, ScanResult
+from vfnet_tf.data.scan.kinds import KINDS
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.cli.test_train import CONFIG_FILE
 from vfnet_tf.cli.__main__ import main
-from vfnet_tf.training import study
+from vfnet_tf.paper import study
 
 
 class QuickTrainer:

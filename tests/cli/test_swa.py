@@ -17,9 +17,9 @@ from vfnet_tf.config import (
     save_config,
 )
 from vfnet_tf.data.synthetic import CLASS_NAMES, make_synthetic_dataset
-from vfnet_tf.predictor import find_checkpoint
+from vfnet_tf.inference.load import find_checkpoint
 from vfnet_tf.training import trainer
-from vfnet_tf.training.callbacks import read_state
+from vfnet_tf.training.run_state import read_state
 
 CONFIG = Config(
     data=DataConfig(image_size=(64, 96)),

@@ -13,6 +13,7 @@ from vfnet_tf.checkpoints.tensors import to_pytorch_layout
 from vfnet_tf.cli import train
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.config import override
+from vfnet_tf.training import initial_weights
 from vfnet_tf.training.preemption import PreemptedError
 
 CONFIG_FILE = """
@@ -167,7 +168,7 @@ def with_weights(data, weights, norm="frozen_batch_norm", run_dir="run"):
     config = override(
         config, model__backbone__norm=norm, model__backbone__frozen_stages=frozen
     )
-    return config, *train.with_weights(config, options, data / run_dir)
+    return config, *initial_weights.with_weights(config, options, data / run_dir)
 
 
 def first_norm(load, config):
@@ -256,7 +257,7 @@ def test_files_of_pytorch_are_not_for_keras_backbones(data, backbone_file):
         weights=str(backbone_file),
     )
     with pytest.raises(ValueError, match=r"kerashub: backbone\. Received"):
-        train.with_weights(train.resolve(options), options, data / "run")
+        initial_weights.with_weights(train.resolve(options), options, data / "run")
 
 
 def foreign_weights(data, backbone, weights, run_dir="run"):
@@ -269,7 +270,7 @@ def foreign_weights(data, backbone, weights, run_dir="run"):
         model__backbone__name=backbone,
         model__backbone__trainable_norms="auto",
     )
-    return config, *train.with_weights(config, options, data / run_dir)
+    return config, *initial_weights.with_weights(config, options, data / run_dir)
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vfnet_tf.data.coco import read_coco
-from vfnet_tf.data.conversion import convert_dataset
-from vfnet_tf.data.readers import find_splits
-from vfnet_tf.data.scan import scan_splits
+from vfnet_tf.data.formats.coco import read_coco
+from vfnet_tf.data.formats.conversion import convert_dataset
+from vfnet_tf.data.formats.readers import find_splits
+from vfnet_tf.data.scan.checks import scan_splits
 from vfnet_tf.evaluation.coco import CocoEvaluator
 
 pytest.importorskip("yaml", reason="needs PyYAML, the extra yolo")

@@ -7,7 +7,7 @@ from tests import tiny_run
 from vfnet_tf.config import Config, DataConfig
 from vfnet_tf.data import numpy_images, transforms
 from vfnet_tf.data.normalization import CAFFE_BGR, TORCHVISION
-from vfnet_tf.predictor import Predictor
+from vfnet_tf.inference.predictor import Predictor
 
 
 @pytest.mark.parametrize(

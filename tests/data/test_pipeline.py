@@ -4,10 +4,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from vfnet_tf.data.coco import find_coco_splits, read_coco
+from vfnet_tf.data.canvases import choose_canvas_shapes
 from vfnet_tf.data.example import validate_batch
+from vfnet_tf.data.formats.coco import find_coco_splits, read_coco
 from vfnet_tf.data.normalization import IDENTITY, TORCHVISION
-from vfnet_tf.data.pipeline import build_pipeline, choose_canvas_shapes
+from vfnet_tf.data.pipeline import build_pipeline
 
 SIZES = [(48, 64), (64, 48), (48, 64), (40, 64), (64, 48), (48, 64), (50, 50)]
 

@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 
 from vfnet_tf.data import transforms
-from vfnet_tf.data.random_sizes import (
-    RandomSizes,
-    choose_nested_canvases,
-    keep_ratio_sizes,
-)
+from vfnet_tf.data.canvases import keep_ratio_sizes
+from vfnet_tf.data.random_sizes import RandomSizes, choose_nested_canvases
 
 WHOLE = np.array([[0, 0, 1000, 1000]])
 

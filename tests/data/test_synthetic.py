@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vfnet_tf.data import synthetic
-from vfnet_tf.data.coco import find_coco_splits, read_coco
+from vfnet_tf.data.formats.coco import find_coco_splits, read_coco
 from vfnet_tf.data.synthetic import (
     CLASS_NAMES,
     default_synthetic_directory,

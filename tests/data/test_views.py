@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from tests import tiny_run
-from vfnet_tf.data.coco import read_coco
+from vfnet_tf.data.formats.coco import read_coco
 from vfnet_tf.data.normalization import CAFFE_BGR, TORCHVISION
 from vfnet_tf.data.pipeline import build_pipeline
 from vfnet_tf.data.views import OFFICIAL_SIZES, build_views, make_views

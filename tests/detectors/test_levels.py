@@ -5,12 +5,7 @@ import pytest
 
 from tests import contracts
 from tests.conftest import build_small, tiny_model
-from vfnet_tf.assigners import (
-    ATSSAssigner,
-    FCOSAssigner,
-    FoveaAssigner,
-    PointAssigner,
-)
+from vfnet_tf.assigners import ATSSAssigner, FCOSAssigner, FoveaAssigner, PointAssigner
 from vfnet_tf.backbones import KerasBackbone, ResNet
 from vfnet_tf.detectors import FCOS, FoveaBox, RepPoints, VFNet
 from vfnet_tf.heads import DenseHead, RepPointsHead, VFNetHead

@@ -41,7 +41,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def eight_images():
     """The wide training images whose smallest object is largest for its image."""
-    from vfnet_tf.data.coco import DetectionDataset, find_coco_splits, read_coco
+    from vfnet_tf.data.dataset import DetectionDataset
+    from vfnet_tf.data.formats.coco import find_coco_splits, read_coco
 
     dataset = read_coco(*find_coco_splits(IMAGES)["train"])
 

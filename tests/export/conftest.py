@@ -10,7 +10,7 @@ from tests.conftest import build_small
 # here: a conftest is no test module.)
 collect_ignore_glob = []
 if keras.backend.backend() != "tensorflow":
-    collect_ignore_glob = ["test_*.py"]
+    collect_ignore_glob = ["*test_*.py"]
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,7 @@ def detector(config):
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory, detector, config):
     """The directory of a SavedModel; leave it as it is."""
-    from vfnet_tf.export.saved_model import export_saved_model
+    from vfnet_tf.export.saved_model.exporter import export_saved_model
 
     directory = tmp_path_factory.mktemp("export") / "model"
     return export_saved_model(detector, directory, config=config)
@@ -52,7 +52,7 @@ def soft_detector():
 @pytest.fixture(scope="session")
 def soft_exported(tmp_path_factory, soft_detector):
     """Its SavedModel for images of 64x96, in the other box format, with a low limit."""
-    from vfnet_tf.export.saved_model import export_saved_model
+    from vfnet_tf.export.saved_model.exporter import export_saved_model
 
     return export_saved_model(
         soft_detector,

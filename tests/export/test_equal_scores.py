@@ -6,9 +6,10 @@ import pytest
 
 from tests import contracts
 from tests.conftest import build_two_levels
-from vfnet_tf.export import litert, onnx_model
-from vfnet_tf.export.litert_model import LiteRTModel
-from vfnet_tf.export.onnx_predictor import OnnxDetector
+from vfnet_tf.export.litert import exporter as litert
+from vfnet_tf.export.onnx import model as onnx_model
+from vfnet_tf.inference.litert import LiteRTModel
+from vfnet_tf.inference.onnx import OnnxDetector
 
 pytest.importorskip("onnxruntime", reason="needs onnxruntime (extra onnx)")
 pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert (extra litert)")

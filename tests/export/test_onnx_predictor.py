@@ -8,18 +8,14 @@ import numpy as np
 import pytest
 
 from tests import tiny_run
-from vfnet_tf.predictor import Predictor
+from vfnet_tf.inference.predictor import Predictor
 
 pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 
-from vfnet_tf.export import onnx_model  # noqa: E402
-from vfnet_tf.export.onnx_predictor import (  # noqa: E402
-    SETTINGS,
-    OnnxDetector,
-    OnnxPredictor,
-)
-from vfnet_tf.export.onnx_verification import match, verify_onnx  # noqa: E402
+from vfnet_tf.export.onnx import model as onnx_model  # noqa: E402
+from vfnet_tf.export.onnx.verification import match, verify_onnx  # noqa: E402
+from vfnet_tf.inference.onnx import SETTINGS, OnnxDetector, OnnxPredictor  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

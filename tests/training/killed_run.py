@@ -14,10 +14,11 @@ import time
 import keras
 
 from tests.conftest import build_two_levels
+from vfnet_tf import files
 from vfnet_tf.config import Config, DataConfig, TrainingConfig
-from vfnet_tf.data.coco import find_coco_splits, read_coco
-from vfnet_tf.training import preemption, trainer, whole_files
-from vfnet_tf.training.callbacks import steps_of
+from vfnet_tf.data.formats.coco import find_coco_splits, read_coco
+from vfnet_tf.training import preemption, trainer
+from vfnet_tf.training.run_state import steps_of
 from vfnet_tf.training.strategies import make_strategy
 
 CONFIG = Config(
@@ -59,7 +60,7 @@ def kill_while_saving(number, training):
             os.kill(os.getpid(), signal.SIGKILL)
         replace(old, new)
 
-    whole_files.os.replace = replace_or_die
+    files.os.replace = replace_or_die
 
 
 def interrupt_evaluation(number):

@@ -147,7 +147,8 @@ def evaluate(strategy):
     import tensorflow as tf
 
     from vfnet_tf.training import strategies
-    from vfnet_tf.training.callbacks import CocoEvaluation, ResumableCheckpoint
+    from vfnet_tf.training.callbacks import ResumableCheckpoint
+    from vfnet_tf.training.coco_evaluation import CocoEvaluation
     from vfnet_tf.training.early_stopping import StopWithoutImprovement
 
     class Finder(keras.Model):

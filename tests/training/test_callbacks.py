@@ -11,14 +11,14 @@ from keras import ops
 
 from vfnet_tf.evaluation.coco import CocoEvaluator
 from vfnet_tf.training.callbacks import (
-    CocoEvaluation,
     HistoryCsv,
     ResumableCheckpoint,
     learning_rate_of_step,
     read_history,
-    read_state,
 )
+from vfnet_tf.training.coco_evaluation import CocoEvaluation
 from vfnet_tf.training.optimizers import SGD
+from vfnet_tf.training.run_state import read_state
 from vfnet_tf.training.schedules import WarmupStepSchedule
 
 pytestmark = pytest.mark.backend

@@ -9,7 +9,8 @@ from tests.training.test_callbacks import (
     fit,
     make_model,
 )
-from vfnet_tf.training.callbacks import CocoEvaluation, ResumableCheckpoint
+from vfnet_tf.training.callbacks import ResumableCheckpoint
+from vfnet_tf.training.coco_evaluation import CocoEvaluation
 from vfnet_tf.training.ema import ema_weights
 from vfnet_tf.training.optimizers import SGD
 

@@ -6,8 +6,9 @@ import keras
 import pytest
 
 from tests.training.test_callbacks import STEPS, assert_same_state, fit, make_model
-from vfnet_tf.training.callbacks import ResumableCheckpoint, read_state
+from vfnet_tf.training.callbacks import ResumableCheckpoint
 from vfnet_tf.training.preemption import PreemptedError, SaveOnSignal
+from vfnet_tf.training.run_state import read_state
 
 
 class Terminate(keras.callbacks.Callback):

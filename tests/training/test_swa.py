@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from vfnet_tf.training.callbacks import ResumableCheckpoint, read_state
+from vfnet_tf.training.callbacks import ResumableCheckpoint
 from vfnet_tf.training.optimizers import SGD
+from vfnet_tf.training.run_state import read_state
 from vfnet_tf.training.swa import (
     StochasticWeightAveraging,
     average_checkpoints,

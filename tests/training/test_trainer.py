@@ -8,7 +8,7 @@ import pytest
 
 from tests.contracts import with_policy
 from tests.tiny_run import LineDetector
-from vfnet_tf import builder, visualization
+from vfnet_tf import builder
 from vfnet_tf.config import (
     BackboneConfig,
     Config,
@@ -18,10 +18,12 @@ from vfnet_tf.config import (
     load_config,
     override,
 )
-from vfnet_tf.data.coco import find_coco_splits, read_coco
+from vfnet_tf.data.formats.coco import find_coco_splits, read_coco
 from vfnet_tf.data.synthetic import make_synthetic_dataset
+from vfnet_tf.reports import curves
 from vfnet_tf.training import trainer as trainer_module
-from vfnet_tf.training.callbacks import read_history, read_state
+from vfnet_tf.training.callbacks import read_history
+from vfnet_tf.training.run_state import read_state
 from vfnet_tf.training.schedules import CosineCycles
 from vfnet_tf.training.strategies import make_strategy
 from vfnet_tf.training.trainer import Trainer
@@ -219,7 +221,7 @@ def quick(datasets, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer_module, "_build", build)
     monkeypatch.setattr(trainer_module, "without_weight_file", resolve)
     monkeypatch.setattr(Trainer, "draw_samples", lambda self: None)
-    monkeypatch.setattr(visualization, "plot_history", lambda *paths: None)
+    monkeypatch.setattr(curves, "plot_history", lambda *paths: None)
     return make
 
 

@@ -2,11 +2,7 @@ import keras
 
 from vfnet_tf.backbones.stages import stage_ends, strides_of
 from vfnet_tf.layers import FoldedConv2D, FrozenBatchNorm
-from vfnet_tf.layers.trainable_parts import (
-    TrainableParts,
-    copy_config,
-    trainable_parts,
-)
+from vfnet_tf.layers.trainable_parts import TrainableParts, copy_config, trainable_parts
 
 _LEVELS = {"C3": 8, "C4": 16, "C5": 32}  # strides
 

@@ -5,11 +5,7 @@ import re
 from vfnet_tf.checkpoints import architecture
 from vfnet_tf.checkpoints.names import backbone_variables
 from vfnet_tf.checkpoints.pytorch import read_checkpoint
-from vfnet_tf.checkpoints.tensors import (
-    assign_tensors,
-    match_tensors,
-    raise_problems,
-)
+from vfnet_tf.checkpoints.tensors import assign_tensors, match_tensors, raise_problems
 
 
 def load_backbone_weights(backbone, weights):

@@ -11,11 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from vfnet_tf.checkpoints import architecture
-from vfnet_tf.checkpoints.names import (
-    classifier_name,
-    is_ignorable,
-    official_variables,
-)
+from vfnet_tf.checkpoints.names import classifier_name, is_ignorable, official_variables
 from vfnet_tf.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from vfnet_tf.checkpoints.tensors import (
     assign_tensors,
@@ -27,6 +23,7 @@ from vfnet_tf.checkpoints.tensors import (
     to_pytorch_layout,
 )
 from vfnet_tf.checkpoints.torch_file import read_torch_file
+from vfnet_tf.files import replacing
 
 __all__ = [
     "Checkpoint",
@@ -226,12 +223,8 @@ def write_checkpoint(path, state, class_names=()):
         ) from error
     tensors = {name: torch.from_numpy(array) for name, array in state.items()}
     meta = {"CLASSES": tuple(class_names)} if class_names else {}
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        torch.save({"meta": meta, "state_dict": tensors}, aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        torch.save({"meta": meta, "state_dict": tensors}, temporary)
 
 
 def read_checkpoint(checkpoint, *, use_ema_fields=False):

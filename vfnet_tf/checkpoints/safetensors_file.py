@@ -1,10 +1,11 @@
 """`.safetensors` files as numpy arrays, without PyTorch."""
 
 import json
-import os
 import pathlib
 
 import numpy as np
+
+from vfnet_tf.files import replacing
 
 _DTYPES = {
     "F64": "float64",
@@ -65,13 +66,8 @@ def write_safetensors(path, tensors, notes=None):
     _library("Writing")
     from safetensors.numpy import save_file
 
-    path = pathlib.Path(path)
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        save_file(dict(tensors), aside, metadata=notes)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        save_file(dict(tensors), temporary, metadata=notes)
 
 
 def _library(doing):

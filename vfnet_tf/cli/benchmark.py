@@ -411,7 +411,7 @@ def _data(repeats):
     import os
     import tempfile
 
-    from vfnet_tf.data.coco import read_coco
+    from vfnet_tf.data.formats.coco import read_coco
     from vfnet_tf.data.pipeline import build_pipeline
 
     rows = []

@@ -19,7 +19,7 @@ class ConfigsOptions:
 def run(options):
     """Prints what `options` ask for; returns the exit status."""
     from vfnet_tf.config import config_files, list_configs
-    from vfnet_tf.model_cards import config_table, model_card
+    from vfnet_tf.paper.model_cards import config_table, model_card
 
     name = options.name
     matching = list_configs(name)

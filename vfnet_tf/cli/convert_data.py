@@ -35,8 +35,8 @@ class ConvertDataOptions:
 
 def run(options):
     """Converts as `options` say; returns the exit status."""
-    from vfnet_tf.data.conversion import convert_dataset
-    from vfnet_tf.data.readers import find_splits
+    from vfnet_tf.data.formats.conversion import convert_dataset
+    from vfnet_tf.data.formats.readers import find_splits
     from vfnet_tf.progress import Progress
 
     splits = find_splits(options.source, Progress)

@@ -118,12 +118,12 @@ def find_model(run_dir):
         return run_dir
     directory = run_dir / "saved_model"
     if not (directory / "saved_model.pb").is_file():
-        from vfnet_tf.cli.checkpoint import load_checkpoint
+        from vfnet_tf.inference.load import load_checkpoint
 
         detector, config, weights = load_checkpoint(run_dir)
         print(f"weights    {weights}")
         print(f"exporting  to {directory}, which takes a minute", flush=True)
-        from vfnet_tf.export.saved_model import export_saved_model
+        from vfnet_tf.export.saved_model.exporter import export_saved_model
 
         return export_saved_model(detector, directory, config=config)
     written = (directory / "saved_model.pb").stat().st_mtime
@@ -153,8 +153,8 @@ class ServedDetector:
     def __init__(self, directory):
         import tensorflow as tf
 
-        from vfnet_tf.export.saved_model import read_metadata
-        from vfnet_tf.export.tf_serving import warmup_image
+        from vfnet_tf.export.saved_model.exporter import read_metadata
+        from vfnet_tf.export.serving.model_repository import warmup_image
 
         self.metadata = read_metadata(directory)
         if self.metadata["box_format"] == "yxyx_normalized":
@@ -178,7 +178,7 @@ class ServedDetector:
 
     def describe(self):
         """The classes with their colours, thresholds and sizes, as JSON types."""
-        from vfnet_tf.visualization import class_color
+        from vfnet_tf.drawing import class_color
 
         metadata = self.metadata
         number = metadata["num_classes"]

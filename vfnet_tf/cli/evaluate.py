@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 from typing import Literal
 
+from vfnet_tf.inference.dataset import describe_views, detect_dataset, detect_views
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateOptions:
@@ -112,7 +114,7 @@ def check_data(options):
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit must be >= 1. Received: --limit {options.limit}")
     if options.data is not None:
-        from vfnet_tf.data.readers import find_format
+        from vfnet_tf.data.formats.readers import find_format
 
         find_format(options.data)
 
@@ -145,7 +147,7 @@ def _evaluate_results(options):
 
 def _image_paths(annotations, image_dir):
     """Dict from image id to file, or a str that says why there is none."""
-    from vfnet_tf.data.coco import read_coco
+    from vfnet_tf.data.formats.coco import read_coco
 
     try:
         # Nothing but the few that are shown is ever opened.
@@ -156,8 +158,8 @@ def _image_paths(annotations, image_dir):
 
 
 def _evaluate_checkpoint(options):
-    from vfnet_tf.cli.checkpoint import load_checkpoint
     from vfnet_tf.evaluation.coco import CocoEvaluator
+    from vfnet_tf.inference.load import load_checkpoint
 
     detector, config, weights = load_checkpoint(options.checkpoint, options.config)
     print(f"checkpoint {weights}")
@@ -205,7 +207,7 @@ def _evaluate_model(options):
     import os
 
     from vfnet_tf.evaluation.coco import CocoEvaluator
-    from vfnet_tf.export.litert_model import LiteRTPredictor
+    from vfnet_tf.inference.litert import LiteRTPredictor
     from vfnet_tf.progress import Progress
 
     check_model_options(options)
@@ -248,7 +250,7 @@ def _report(
     print(format_table(metrics))
     if options.report is None:
         return
-    from vfnet_tf.cli.report import write_report
+    from vfnet_tf.reports.evaluation import write_report
 
     path = write_report(
         options.report,
@@ -274,7 +276,7 @@ def read_dataset(options, class_names=None):
     Returns:
         `DetectionDataset` of all its images, those without objects too.
     """
-    from vfnet_tf.data.coco import read_coco
+    from vfnet_tf.data.formats.coco import read_coco
     from vfnet_tf.data.synthetic import make_synthetic_dataset
 
     data = options.data
@@ -313,60 +315,12 @@ def read_dataset_for(detector, config, options):
 
 def find_annotations(data, split):
     """(annotation file, image folder) of a split, with a line on the data's format."""
-    from vfnet_tf.data.readers import find_splits
+    from vfnet_tf.data.formats.readers import find_splits
     from vfnet_tf.progress import Progress
 
     splits = find_splits(data, Progress)
     print(f"format     {splits.description}")
     return splits.locate(split)
-
-
-def detect_dataset(
-    detector, dataset, config, evaluator, *, batch_size=1, max_canvas_shapes=None
-):
-    """Gives the detections in all images of a dataset to an evaluator, with progress.
-
-    Args:
-        detector: a `DenseDetector`.
-        dataset: `DetectionDataset`.
-        config: `Config`, its `data` says how images become network inputs.
-        evaluator: `CocoEvaluator`.
-        batch_size: int.
-        max_canvas_shapes: int, padded shapes at most. None gives each image the one
-            that it has in `Predictor`.
-    """
-    from vfnet_tf.progress import Progress
-
-    batches = read_batches(dataset, config, batch_size, max_canvas_shapes)
-    progress = Progress(len(dataset))
-    # numpy, since a detector may run on another backend than the pipeline.
-    for batch in batches.as_numpy_iterator():
-        found = detector.detect(batch["images"], batch["image_size"], batch["scale"])
-        evaluator.update(batch["image_id"], _as_numpy(found))
-        progress.add(len(batch["image_id"]))
-    progress.close()
-
-
-def read_batches(dataset, config, batch_size=1, max_canvas_shapes=None):
-    """Each image of a dataset once, as network inputs; arguments as `detect_dataset`'s.
-
-    Returns:
-        `tf.data.Dataset` of batch dicts, see `build_pipeline`.
-    """
-    from vfnet_tf.data.pipeline import build_pipeline
-
-    data = config.data
-    return build_pipeline(
-        dataset,
-        batch_size=batch_size,
-        image_size=data.image_size,
-        keep_ratio=data.keep_ratio,
-        normalization=data.normalization,
-        # As many as there are images: none are merged.
-        max_shapes=len(dataset) if max_canvas_shapes is None else max_canvas_shapes,
-        training=False,
-        pad_last_batch=False,
-    )
 
 
 def at_image_size(config, options):
@@ -378,7 +332,7 @@ def at_image_size(config, options):
     if options.image_size is None:
         return config
     from vfnet_tf.config import override
-    from vfnet_tf.data.pipeline import check_image_size
+    from vfnet_tf.data.canvases import check_image_size
 
     if options.tta or options.tta_sizes:
         raise ValueError(
@@ -407,42 +361,6 @@ def tta_sizes(options, config):
     from vfnet_tf.data.views import OFFICIAL_SIZES
 
     return OFFICIAL_SIZES
-
-
-def describe_views(sizes):
-    """A line that says at which sizes an image is looked at."""
-    listed = ", ".join(f"{first}x{second}" for first, second in sizes)
-    return f"{listed}, each plain and mirrored"
-
-
-def detect_views(detector, dataset, config, evaluator, sizes):
-    """`detect_dataset` with test-time augmentation, image by image.
-
-    Args:
-        detector, dataset, config, evaluator: as there.
-        sizes: (short, long) pairs, see `data.views.make_views`.
-    """
-    from vfnet_tf.data.views import build_views
-    from vfnet_tf.progress import Progress
-
-    images = build_views(
-        dataset,
-        sizes,
-        normalization=config.data.normalization,
-        keep_ratio=config.data.keep_ratio,
-    )
-    progress = Progress(len(dataset))
-    for image_id, views in images.as_numpy_iterator():
-        batch = [{name: view[name][None] for name in view} for view in views]
-        evaluator.update([image_id], _as_numpy(detector.detect_augmented(batch)))
-        progress.add()
-    progress.close()
-
-
-def _as_numpy(tensors):
-    import keras
-
-    return {name: keras.ops.convert_to_numpy(value) for name, value in tensors.items()}
 
 
 def main(arguments=None):

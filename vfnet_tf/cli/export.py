@@ -115,7 +115,8 @@ def run(options):
     out = options.out or options.run_dir / "saved_model"
     import tensorflow as tf
 
-    from vfnet_tf.export import saved_model, tf_serving
+    from vfnet_tf.export.saved_model import exporter as saved_model
+    from vfnet_tf.export.serving import model_repository as tf_serving
 
     if options.existing:
         return _check_existing(out, options)
@@ -185,7 +186,8 @@ def _check_format(options):
 
 def _check_existing(out, options):
     """Compares a SavedModel with the run that it should be of; writes nothing."""
-    from vfnet_tf.export import saved_model, verification
+    from vfnet_tf.export.saved_model import exporter as saved_model
+    from vfnet_tf.export.saved_model import verification
 
     precision = saved_model.read_metadata(out)["precision"]
     options = dataclasses.replace(options, precision=precision)
@@ -199,7 +201,7 @@ def _check_existing(out, options):
 
 def _verify(out, detector, paths):
     """Compares detections; a difference is an error."""
-    from vfnet_tf.export import verification
+    from vfnet_tf.export.saved_model import verification
 
     report = verification.verify_saved_model(out, detector, paths)
     print(
@@ -214,7 +216,7 @@ def _load(options):
     """`load_checkpoint` under the precision asked for, which is then set back."""
     import keras
 
-    from vfnet_tf.cli.checkpoint import load_checkpoint
+    from vfnet_tf.inference.load import load_checkpoint
 
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(options.precision)
@@ -226,7 +228,7 @@ def _load(options):
 
 def _export_litert(options):
     """`run` for `--format litert`."""
-    from vfnet_tf.export import litert
+    from vfnet_tf.export.litert import exporter as litert
 
     if options.precision != "float32":
         raise ValueError(
@@ -257,9 +259,9 @@ def _export_litert(options):
     print(f"LiteRT     {out}, {size / 1e6:.1f} MB, written in {seconds:.0f} s")
     print(f"metadata   {litert.metadata_path(out)}", flush=True)
     if options.verify:
-        from vfnet_tf.export.litert_model import LiteRTPredictor
-        from vfnet_tf.export.litert_verification import verify_litert
-        from vfnet_tf.predictor import load_file
+        from vfnet_tf.export.litert.verification import verify_litert
+        from vfnet_tf.inference.litert import LiteRTPredictor
+        from vfnet_tf.inference.sources import load_file
 
         predictor = LiteRTPredictor(out)
         images = [

@@ -5,8 +5,9 @@ import time
 
 def run(options):
     """Exports as `ExportOptions` say; returns the exit status."""
-    from vfnet_tf.cli.checkpoint import load_checkpoint
-    from vfnet_tf.export import onnx_model, onnx_verification
+    from vfnet_tf.export.onnx import model as onnx_model
+    from vfnet_tf.export.onnx import verification as onnx_verification
+    from vfnet_tf.inference.load import load_checkpoint
 
     if options.precision != "float32":
         raise ValueError(
@@ -57,7 +58,7 @@ def usage(path):
             "Without TensorFlow (pip install 'vfnet_tf[onnx]'):",
             f"    vfnet predict street.jpg --model {path}",
             "or from Python:",
-            "    from vfnet_tf.export.onnx_predictor import OnnxPredictor",
+            "    from vfnet_tf.inference.onnx import OnnxPredictor",
             f'    print(OnnxPredictor("{path}")("street.jpg").boxes)',
         ]
     )

@@ -108,7 +108,7 @@ call = lambda images: raw(images=images)
 """
 
 _OPEN_ONNX = """
-from vfnet_tf.export.onnx_predictor import OnnxDetector
+from vfnet_tf.inference.onnx import OnnxDetector
 imported = time.time()
 model = OnnxDetector(path, int(threads))
 loaded = time.time()
@@ -140,7 +140,7 @@ def measure(path, batches, threads, repeats):
         return _measure_file(path, _OPEN_LITERT, (1,), threads, repeats)
     if path.suffix == ".onnx":
         return _measure_file(path, _OPEN_ONNX, batches, threads, repeats)
-    from vfnet_tf.export.saved_model import read_metadata
+    from vfnet_tf.export.saved_model.exporter import read_metadata
 
     source = source_size(read_metadata(path))
     print(format_header(path, source), flush=True)
@@ -322,10 +322,10 @@ def stage_functions(directory, files):
     import tensorflow as tf
 
     from vfnet_tf.data import transforms
+    from vfnet_tf.data.canvases import CANVAS_MULTIPLE
     from vfnet_tf.data.images.decode import decode_image
     from vfnet_tf.data.normalization import Normalization
-    from vfnet_tf.data.pipeline import CANVAS_MULTIPLE
-    from vfnet_tf.export.saved_model import read_metadata
+    from vfnet_tf.export.saved_model.exporter import read_metadata
 
     metadata = read_metadata(directory)
     loaded = tf.saved_model.load(str(directory))

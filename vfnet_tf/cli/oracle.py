@@ -54,9 +54,9 @@ def run(options):
     if options.out is not None and options.out.suffix != ".json":
         raise ValueError(f"--out must be a .json file. Received: --out {options.out}")
 
-    from vfnet_tf.cli.checkpoint import load_checkpoint
     from vfnet_tf.cli.evaluate import read_dataset_for
-    from vfnet_tf.evaluation.oracle import ORACLES, format_oracle_table
+    from vfnet_tf.inference.load import load_checkpoint
+    from vfnet_tf.paper.oracle import ORACLES, format_oracle_table
 
     detector, config, weights = load_checkpoint(options.checkpoint, options.config)
     print(f"checkpoint {weights}")
@@ -104,9 +104,9 @@ def measure_dataset(
     Returns:
         Tuple of `OracleColumn`, and for each the dict of `CocoEvaluator.evaluate`.
     """
-    from vfnet_tf.cli.evaluate import read_batches
     from vfnet_tf.evaluation.coco import CocoEvaluator
-    from vfnet_tf.evaluation.oracle import OracleStudy
+    from vfnet_tf.inference.dataset import read_batches
+    from vfnet_tf.paper.oracle import OracleStudy
     from vfnet_tf.progress import Progress
 
     study = OracleStudy(detector, CocoEvaluator(dataset, backend=backend))

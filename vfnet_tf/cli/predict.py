@@ -9,6 +9,8 @@ import urllib.parse
 
 import tyro
 
+from vfnet_tf.files import write_file
+
 
 @dataclasses.dataclass(frozen=True)
 class PredictOptions:
@@ -54,9 +56,9 @@ class PredictOptions:
 
 def run(options):
     """Predicts as `options` say; returns the exit status."""
-    from vfnet_tf.predictor import expand_source
+    from vfnet_tf.inference.sources import expand_source
+    from vfnet_tf.inference.video import is_video
     from vfnet_tf.progress import Progress
-    from vfnet_tf.video import is_video
 
     if not options.source:
         raise ValueError("Give at least one file, folder, glob or URL. Received: none")
@@ -170,9 +172,10 @@ def _predict_video(predictor, video, picture, options):
 
 def _from_checkpoint(options):
     """The `Predictor` of a checkpoint, as `options` say."""
-    from vfnet_tf.cli.checkpoint import load_checkpoint
-    from vfnet_tf.cli.evaluate import at_image_size, describe_views, tta_sizes
-    from vfnet_tf.predictor import Predictor
+    from vfnet_tf.cli.evaluate import at_image_size, tta_sizes
+    from vfnet_tf.inference.dataset import describe_views
+    from vfnet_tf.inference.load import load_checkpoint
+    from vfnet_tf.inference.predictor import Predictor
 
     detector, config, weights = load_checkpoint(options.checkpoint, options.config)
     print(f"checkpoint {weights}")
@@ -188,12 +191,12 @@ def _from_model(options):
     print(f"model      {options.model}")
     if options.model.suffix == ".tflite":
         from vfnet_tf.cli.evaluate import check_model_options
-        from vfnet_tf.export.litert_model import LiteRTPredictor
+        from vfnet_tf.inference.litert import LiteRTPredictor
 
         check_model_options(options)
         return LiteRTPredictor(options.model, num_threads=os.cpu_count() or 1)
 
-    from vfnet_tf.export.onnx_predictor import OnnxPredictor
+    from vfnet_tf.inference.onnx import OnnxPredictor
 
     given = [
         f"--{name.replace('_', '-')}"
@@ -218,7 +221,7 @@ def check_files(images):
         list of (path, reason) of those that cannot be read.
     """
     from vfnet_tf.data.images.inspect import inspect_image
-    from vfnet_tf.video import inspect_video, is_video
+    from vfnet_tf.inference.video import inspect_video, is_video
 
     bad = []
     for image in images:
@@ -247,7 +250,7 @@ def picture_paths(images, out):
     Raises:
         ValueError: if a picture would replace one of the images.
     """
-    from vfnet_tf.video import is_video
+    from vfnet_tf.inference.video import is_video
 
     inputs = {os.path.realpath(image) for image in images if "://" not in image}
     paths, taken = {}, set()
@@ -315,12 +318,7 @@ def write_detections(path, entries, class_names, category_ids):
             for number, result in enumerate(results, start=1)
         ],
     }
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_file(path, json.dumps(content, indent=1))
 
 
 def _listed(bad, limit=20):

@@ -48,10 +48,10 @@ class ScanOptions:
 def run(options):
     """Scans as `options` say; returns the exit status."""
     from vfnet_tf import config as configs
-    from vfnet_tf.cli.scan_page import make_page
-    from vfnet_tf.data.readers import find_format, find_splits
-    from vfnet_tf.data.scan import scan_splits, unreadable
+    from vfnet_tf.data.formats.readers import find_format, find_splits
+    from vfnet_tf.data.scan.checks import scan_splits, unreadable
     from vfnet_tf.progress import Progress
+    from vfnet_tf.reports.scan import make_page
 
     config = configs.load_config(options.config)
     out = options.out or default_out(options.data)
@@ -92,7 +92,7 @@ def default_out(data):
     Raises:
         ValueError: if it would lie in the data, where nothing is written unasked.
     """
-    from vfnet_tf.data.readers import find_format
+    from vfnet_tf.data.formats.readers import find_format
 
     _, place, _ = find_format(data)
     root = pathlib.Path(place).expanduser().resolve()
@@ -108,7 +108,7 @@ def default_out(data):
 
 def format_summary(result):
     """What a `ScanResult` holds and what was found, a text of several lines."""
-    from vfnet_tf.data.scan import KINDS
+    from vfnet_tf.data.scan.kinds import KINDS
 
     lines = []
     for name, split in result.splits.items():

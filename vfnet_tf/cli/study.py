@@ -7,7 +7,8 @@ from typing import Literal
 import tyro
 
 from vfnet_tf.cli.process import choose_onednn
-from vfnet_tf.cli.train import TrainingOptions, read_data, resolve, with_weights
+from vfnet_tf.cli.train import TrainingOptions, read_data, resolve
+from vfnet_tf.training.initial_weights import with_weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,8 @@ class StudyOptions(TrainingOptions):
 def run(options):
     """Runs a study as `options` say; returns the exit status."""
     choose_onednn()
+    from vfnet_tf.paper.study import Study, find_rows
     from vfnet_tf.training import strategies, trainer
-    from vfnet_tf.training.study import Study, find_rows
 
     if options.strategy == "multi_worker":
         raise ValueError(

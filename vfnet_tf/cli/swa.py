@@ -52,7 +52,7 @@ class SwaOptions:
 
 def run(options):
     """Averages as `options` say; returns the exit status."""
-    from vfnet_tf.predictor import find_checkpoint
+    from vfnet_tf.inference.load import find_checkpoint
 
     if options.epochs is not None and (options.checkpoints or options.epochs < 1):
         raise ValueError(
@@ -121,12 +121,12 @@ def _train_on(options, config, weights, out):
 
 def _average(options, config, out):
     from vfnet_tf.builder import build_detector
-    from vfnet_tf.cli.evaluate import detect_dataset
     from vfnet_tf.cli.train import read_data
     from vfnet_tf.config import save_config
     from vfnet_tf.evaluation.coco import CocoEvaluator, format_table, save_metrics
+    from vfnet_tf.inference.dataset import detect_dataset
     from vfnet_tf.training import strategies
-    from vfnet_tf.training.callbacks import save_without_optimizer
+    from vfnet_tf.training.run_state import save_without_optimizer
     from vfnet_tf.training.swa import average_checkpoints
     from vfnet_tf.training.trainer import find_state
 
@@ -177,7 +177,7 @@ class _NormBatches:
         self.dataset, self.config = dataset, config
 
     def __iter__(self):
-        from vfnet_tf.cli.evaluate import read_batches
+        from vfnet_tf.inference.dataset import read_batches
         from vfnet_tf.progress import Progress
         from vfnet_tf.training.swa import NORM_BATCHES
 

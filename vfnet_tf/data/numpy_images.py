@@ -6,9 +6,10 @@ the processor rounds products and sums one by one, as numpy does.
 
 import numpy as np
 
+from vfnet_tf.data.canvases import CANVAS_MULTIPLE, keep_ratio_sizes
+
 # Also found here, where it was first.
 from vfnet_tf.data.images.numpy_decode import load_image as load_image
-from vfnet_tf.data.random_sizes import CANVAS_MULTIPLE, keep_ratio_sizes
 
 
 def resize(image, height, width):

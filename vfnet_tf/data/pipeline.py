@@ -7,355 +7,33 @@ A plan depends on the seed and the epoch only, so a resumed run sees what the
 uninterrupted one would have seen.
 """
 
-import dataclasses
-
-import keras
 import numpy as np
 import tensorflow as tf
 
 from vfnet_tf.data import transforms
+from vfnet_tf.data.canvases import check_image_size, check_scale_range, resized_sizes
+from vfnet_tf.data.epoch_plan import (
+    CROP,
+    HEIGHT,
+    IS_REPEAT,
+    LONG,
+    RECORD,
+    SEED,
+    SHORT,
+    WIDTH,
+    EpochOrder,
+    Planner,
+    make_groups,
+    plan_random_sizes,
+)
 from vfnet_tf.data.example import PADDING_IMAGE_ID, PADDING_LABEL
 from vfnet_tf.data.images import decode
 from vfnet_tf.data.normalization import TORCHVISION
-from vfnet_tf.data.random_sizes import CANVAS_MULTIPLE, RandomSizes, keep_ratio_sizes
 
 # Epochs whose order is planned beforehand; later ones repeat them from the first. With
 # crops COCO takes 5.6 MB an epoch, so that the 41 epochs of VFNet-X all differ.
 MAX_ORDERS = 128
 MAX_ORDER_BYTES = 256 * 2**20
-
-# Columns of a plan: one row per image of the epoch. The seed takes two, and where images
-# are cropped, (top, left, height, width) follow.
-_RECORD, _IS_REPEAT, _HEIGHT, _WIDTH, _SHORT, _LONG, _SEED = range(7)
-_CROP = 8
-
-
-def _resized_sizes(sizes, image_size, keep_ratio):
-    """Sizes after the resize: int `[N, 2]`, equal to `transforms.keep_ratio_size`."""
-    if not keep_ratio:
-        return np.tile(np.asarray(image_size, "int64"), (len(sizes), 1))
-    return keep_ratio_sizes(sizes, *image_size)
-
-
-def check_image_size(image_size, keep_ratio):
-    """Returns `image_size` as two ints, or says what is wrong with it."""
-    pair = tuple(image_size) if np.ndim(image_size) == 1 else ()
-    is_right = len(pair) == 2 and all(int(v) == v and v >= 1 for v in pair)
-    if not is_right or (keep_ratio and pair[0] > pair[1]):
-        rule = "(short, long) with short <= long" if keep_ratio else "(height, width)"
-        raise ValueError(
-            f"`image_size` must be {rule}, positive whole pixels. "
-            f"Received: image_size={image_size}"
-        )
-    return int(pair[0]), int(pair[1])
-
-
-def _check_scale_range(scale_range, keep_ratio):
-    """Returns the range as ((short, long), (short, long)), or says what is wrong."""
-    if not keep_ratio:
-        raise ValueError(
-            "`scale_range` needs `keep_ratio=True`. "
-            f"Received: scale_range={scale_range}, keep_ratio={keep_ratio}"
-        )
-    pairs = [check_image_size(pair, keep_ratio) for pair in scale_range]
-    if len(pairs) != 2 or np.any(np.less(pairs[1], pairs[0])):
-        raise ValueError(
-            "`scale_range` must be the smallest and the largest (short, long). "
-            f"Received: scale_range={scale_range}"
-        )
-    return tuple(pairs)
-
-
-def _is_landscape(sizes):
-    """Whether w / h > 1, as the official code groups images (fact S33)."""
-    sizes = np.asarray(sizes)
-    return sizes[:, 1] > sizes[:, 0]
-
-
-def choose_canvas_shapes(sizes, image_size, max_shapes=4, keep_ratio=True):
-    """Chooses a few padded shapes that together waste little area on `sizes`.
-
-    Starting from every shape that occurs (rounded up to multiples of 32), the two of
-    one orientation whose common hull adds the least padding are merged until at most
-    `max_shapes` are left. Few shapes keep a compiled graph from being traced, and
-    memory from being laid out, anew for every image size.
-
-    Args:
-        sizes: sequence of (height, width) of the original images, pixels.
-        image_size: (short, long) in pixels, or (height, width) if not `keep_ratio`.
-        max_shapes: int >= 1. With 1, both orientations share one shape.
-        keep_ratio: bool, see `build_pipeline`.
-
-    Returns:
-        Sorted list of (height, width), multiples of 32; every image fits into one.
-
-    Raises:
-        ValueError: for no sizes, a bad `image_size` or `max_shapes` below 1.
-    """
-    if len(sizes) == 0:
-        raise ValueError("`sizes` must hold at least one size. Received: sizes=[]")
-    if max_shapes < 1:
-        raise ValueError(
-            f"`max_shapes` must be >= 1. Received: max_shapes={max_shapes}"
-        )
-    image_size = check_image_size(image_size, keep_ratio)
-    resized = _resized_sizes(sizes, image_size, keep_ratio)
-    padded = -(-resized // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
-    rows = np.column_stack([_is_landscape(sizes), padded])
-    rows, counts = np.unique(rows, axis=0, return_counts=True)
-    landscape, shapes = rows[:, 0], rows[:, 1:]
-    while len(shapes) > max_shapes:
-        hulls = np.maximum(shapes[:, None], shapes[None, :])
-        cost = counts * shapes.prod(axis=-1)
-        added = (counts[:, None] + counts) * hulls.prod(axis=-1)
-        added = (added - cost[:, None] - cost).astype("float64")
-        is_mixed = landscape[:, None] != landscape
-        # Orientations are mixed only when nothing else is left to merge.
-        added = added + is_mixed * (1.0 + np.abs(added).max())
-        added[np.tril_indices(len(shapes))] = np.inf
-        first, second = np.unravel_index(np.argmin(added), added.shape)
-        shapes[first] = hulls[first, second]
-        counts[first] += counts[second]
-        landscape, shapes, counts = (
-            np.delete(values, second, axis=0) for values in (landscape, shapes, counts)
-        )
-    return sorted({(int(height), int(width)) for height, width in shapes})
-
-
-def _assign_canvases(dataset, resized, canvas_shapes):
-    """Index of the smallest canvas that holds each image: int `[N]`."""
-    canvases = np.asarray(canvas_shapes, "int64").reshape(-1, 2)
-    area = canvases.prod(axis=1).astype("float64")
-    fits = np.all(resized[:, None] <= canvases, axis=-1)
-    is_homeless = ~fits.any(axis=1)
-    if is_homeless.any():
-        index = int(np.flatnonzero(is_homeless)[0])
-        raise ValueError(
-            f"Every resized image must fit into one of `canvas_shapes`; "
-            f"{dataset[index].path!r} is {resized[index].tolist()} (height, width). "
-            f"Received: canvas_shapes={canvases.tolist()}"
-        )
-    return np.argmin(np.where(fits, area, np.inf), axis=1)
-
-
-class EpochOrder(keras.callbacks.Callback):
-    """Which epoch the next iteration over a training pipeline plays.
-
-    Each iteration moves on by one. Given to `fit(callbacks=[...])` it follows Keras's
-    own count, so that `initial_epoch` replays the right order after a resume, and an
-    iterator that was opened and thrown away in between shifts nothing.
-
-    A run that was stopped within an epoch goes on with the rest of it:
-
-        batches.epoch_order.resume(epoch, step)
-        model.fit(batches.take(len(batches) - step), initial_epoch=epoch, ...)
-
-    Args:
-        start_epoch: int >= 0, the epoch of the first iteration.
-    """
-
-    def __init__(self, start_epoch=0):
-        super().__init__()
-        # A table, since a variable would be mirrored if made in a strategy's scope.
-        self._table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, 0)
-        self._place = None
-        self.next_epoch = start_epoch
-
-    @property
-    def next_epoch(self):
-        """int, the epoch that the next iteration plays; it can be set."""
-        return int(self._table.lookup(tf.constant(0, tf.int64)))
-
-    @next_epoch.setter
-    def next_epoch(self, epoch):
-        self._set(epoch, 0)
-
-    def _set(self, epoch, step):
-        keys = tf.constant([0, 1], tf.int64)
-        self._table.insert(keys, tf.constant([epoch, step], tf.int64))
-
-    def resume(self, epoch, step):
-        """Lets `fit` begin that epoch behind its first `step` batches, once."""
-        self._place = (int(epoch), int(step))
-
-    def on_epoch_begin(self, epoch, logs=None):
-        place, self._place = self._place, None
-        self._set(int(epoch), place[1] if place and place[0] == epoch else 0)
-
-    def take(self):
-        """Returns the epoch and its first batch to play now, and moves on; in a graph too.
-
-        Returns:
-            Two int64 `[]`.
-        """
-        keys = tf.constant([0, 1], tf.int64)
-        epoch, step = tf.unstack(self._table.lookup(keys), num=2)
-        following = tf.stack([epoch + 1, tf.constant(0, tf.int64)])
-        with tf.control_dependencies([self._table.insert(keys, following)]):
-            return tuple(tf.ensure_shape(tf.identity(x), []) for x in (epoch, step))
-
-
-@dataclasses.dataclass
-class _Group:
-    """Images of one orientation that share a canvas.
-
-    Attributes:
-        records: int `[n]`, indices.
-        canvases: int `[num_scales, 2]`, (height, width) of the canvas per scale.
-        larger: index of a later group of the same orientation whose canvas holds this
-            one, or None.
-        fitting: int `[>= n]`, indices of all images of the orientation that fit.
-    """
-
-    records: np.ndarray
-    canvases: np.ndarray
-    larger: int | None = None
-    fitting: np.ndarray | None = None
-
-
-class _Planner:
-    """Turns (seed, epoch) into rows of work; see `build_pipeline`.
-
-    Args:
-        groups: list of `_Group`.
-        scales: list of (short, long) or (height, width).
-        batch_size, seed, shuffle, training, drop_remainder: as in `build_pipeline`.
-    """
-
-    def __init__(
-        self, groups, scales, batch_size, seed, shuffle, training, drop_remainder
-    ):
-        self.groups = groups
-        self.scales = np.asarray(scales, "int64")
-        self.batch_size = batch_size
-        self.seed = seed
-        self.shuffle = shuffle
-        self.training = training
-        self.drop_remainder = drop_remainder
-        self.num_batches = self._count_batches()
-
-    def _moves_up(self, group):
-        # Evaluation keeps to the smallest canvas: padding has an influence (fact S32).
-        return self.training and group.larger is not None
-
-    def _count_batches(self):
-        groups = self._draw_groups(np.random.default_rng(0))[0]
-        counts = [len(group.records) for group in groups]
-        num_batches = 0
-        for number, group in enumerate(groups):
-            full, rest = divmod(counts[number], self.batch_size)
-            num_batches += full
-            if rest and self._moves_up(group):
-                counts[group.larger] += rest
-            elif rest and not self.drop_remainder:
-                num_batches += 1
-        return num_batches
-
-    def _fill(self, rng, rest, group):
-        """Records that complete the last batch `rest` of a group."""
-        num_missing = self.batch_size - len(rest)
-        if not self.training:
-            return np.resize(rest, num_missing)
-        # As the official sampler, but without a second copy in the batch if possible.
-        others = np.setdiff1d(group.fitting, rest)
-        others = others if len(others) >= num_missing else group.fitting
-        if not self.shuffle:
-            return np.resize(others, num_missing)
-        return rng.choice(others, num_missing, replace=len(others) < num_missing)
-
-    def _draw_groups(self, rng):
-        """The groups of one epoch, and what `_rows` needs to know of them."""
-        return self.groups, None
-
-    def plan(self, epoch):
-        """Returns int64 `[num_batches * B, 8 or 12]`, columns as named above."""
-        rng = np.random.default_rng([self.seed, epoch])
-        size = self.batch_size
-        groups, draws = self._draw_groups(rng)
-        pools = [group.records for group in groups]
-        batches, canvases = [], []
-        for number, group in enumerate(groups):
-            records = pools[number]
-            records = rng.permutation(records) if self.shuffle else records
-            is_repeat = np.zeros(len(records), "int64")
-            num_whole = len(records) - len(records) % size
-            rest = records[num_whole:]
-            if len(rest) and (self._moves_up(group) or self.drop_remainder):
-                if self._moves_up(group):
-                    pools[group.larger] = np.concatenate([pools[group.larger], rest])
-                records, is_repeat = records[:num_whole], is_repeat[:num_whole]
-            elif len(rest):
-                repeats = self._fill(rng, rest, group)
-                records = np.concatenate([records, repeats])
-                # Trained on, but not evaluated, a second time.
-                mark = np.full(len(repeats), 0 if self.training else 1)
-                is_repeat = np.concatenate([is_repeat, mark])
-            rows = np.stack([records, is_repeat], axis=-1).reshape(-1, size, 2)
-            batches.append(rows)
-            canvases.append(np.tile(group.canvases, (len(rows), 1, 1)))
-        batches, canvases = np.concatenate(batches), np.concatenate(canvases)
-        if self.shuffle:
-            order = rng.permutation(len(batches))
-            batches, canvases = batches[order], canvases[order]
-        return self._rows(rng, batches, canvases, draws).astype("int64")
-
-    def _rows(self, rng, batches, canvases, draws):
-        """The plan of `batches`, int `[n, B, 2]`, on `canvases`, `[n, num_scales, 2]`."""
-        scale = rng.integers(len(self.scales), size=len(batches))
-        canvas = canvases[np.arange(len(batches)), scale]
-        per_batch = np.concatenate([canvas, self.scales[scale]], axis=-1)
-        per_batch = np.repeat(per_batch, self.batch_size, axis=0)
-        rows = batches.reshape(-1, 2)
-        seeds = rng.integers(2**31 - 1, size=(len(rows), 2))
-        return np.concatenate([rows, per_batch, seeds], axis=-1)
-
-
-class _RandomSizePlanner(_Planner):
-    """Groups the images of each epoch by the canvases that their drawn sizes need.
-
-    Images of like size share a batch, as images of like shape do without a range: the
-    official code pads every batch to its largest image, which for many images in a step
-    is nearly always as large as can be.
-
-    Args:
-        random_sizes: `RandomSizes`.
-        canvases: dict of its `choose_canvases`.
-        others: as of `_Planner`, from `batch_size`.
-    """
-
-    def __init__(self, random_sizes, canvases, *others):
-        self.random_sizes = random_sizes
-        self.canvases = canvases
-        # A group's records are places of the epoch here, until `_rows`.
-        super().__init__([], [], *others)
-
-    def _draw_groups(self, rng):
-        draws = self.random_sizes.draw(rng)
-        groups = []
-        for side, canvases in self.canvases.items():
-            members = np.flatnonzero(self.random_sizes.landscape == side)
-            fits = np.all(draws.sizes[members, None] <= canvases, axis=-1)
-            smallest = np.argmax(fits, axis=1)
-            for number, canvas in enumerate(canvases):
-                is_last = number == len(canvases) - 1
-                groups.append(
-                    _Group(
-                        members[smallest == number],
-                        canvas[None],
-                        larger=None if is_last else len(groups) + 1,
-                        fitting=members,
-                    )
-                )
-        return groups, draws
-
-    def _rows(self, rng, batches, canvases, draws):
-        place, is_repeat = batches.reshape(-1, 2).T
-        canvas = np.repeat(canvases[:, 0], self.batch_size, axis=0)
-        columns = [draws.records[place], is_repeat, canvas, draws.scales[place]]
-        columns.append(rng.integers(2**31 - 1, size=(len(place), 2)))
-        if self.random_sizes.crop_probability > 0:
-            columns.append(draws.crops[place])
-        return np.column_stack(columns)
 
 
 class _RecordTensors:
@@ -597,7 +275,7 @@ def build_pipeline(
             f"scales={scales}"
         )
     if scale_range is not None:
-        scale_range = _check_scale_range(scale_range, keep_ratio)
+        scale_range = check_scale_range(scale_range, keep_ratio)
     has_random_sizes = has_random_sizes and training
     _check_replicas(replicas, num_replicas, batch_size)
     if num_replicas > 1 and not pad_last_batch:
@@ -612,7 +290,7 @@ def build_pipeline(
     ]
     order = (batch_size, seed, shuffle, training, drop_remainder)
     if has_random_sizes:
-        planner, shapes = _plan_random_sizes(
+        planner, shapes = plan_random_sizes(
             dataset,
             scale_range or scale_list * 2,
             random_crop,
@@ -621,7 +299,7 @@ def build_pipeline(
             order,
         )
     else:
-        groups, shapes = _group(
+        groups, shapes = make_groups(
             dataset,
             scale_list,
             scales is not None,
@@ -629,7 +307,7 @@ def build_pipeline(
             max_shapes,
             keep_ratio,
         )
-        planner = _Planner(groups, scale_list, *order)
+        planner = Planner(groups, scale_list, *order)
     if planner.num_batches == 0:
         groups = planner._draw_groups(np.random.default_rng(0))[0]
         counts = [len(group.records) for group in groups]
@@ -649,7 +327,7 @@ def build_pipeline(
 
     load_resized = load
     if cache_decoded:
-        resized = _resized_sizes(dataset.sizes, scale_list[0], keep_ratio)
+        resized = resized_sizes(dataset.sizes, scale_list[0], keep_ratio)
         load_resized = _cache_resized(
             lambda index: load(index), len(dataset), resized, num_parallel, cache_limit
         )
@@ -659,28 +337,28 @@ def build_pipeline(
     @tf.autograph.experimental.do_not_convert
     def prepare(row):
         if cache_decoded:
-            example = load_resized(row[_RECORD])
+            example = load_resized(row[RECORD])
         else:
-            size = tf.cast(row[_SHORT : _LONG + 1], "int32")
+            size = tf.cast(row[SHORT : LONG + 1], "int32")
             rectangle = None
             if training and random_crop > 0:
-                rectangle = tf.cast(row[_CROP:], "int32")
-            example = load_resized(row[_RECORD], size, rectangle)
-        rng = tf.cast(row[_SEED : _SEED + 2], "int32")
+                rectangle = tf.cast(row[CROP:], "int32")
+            example = load_resized(row[RECORD], size, rectangle)
+        rng = tf.cast(row[SEED : SEED + 2], "int32")
         if training and cut_out > 0:
             own = tf.random.experimental.stateless_fold_in(rng, 1)
             example = transforms.cut_out(probability=cut_out)(example, own)
         if training and flip > 0:
             example = transforms.flip_horizontal(flip)(example, rng)
         example = transforms.normalize(normalization)(example)
-        canvas = tf.cast(row[_HEIGHT : _WIDTH + 1], "int32")
+        canvas = tf.cast(row[HEIGHT : WIDTH + 1], "int32")
         example = transforms.pad_to(canvas[0], canvas[1])(example)
         example = _pad_objects(example, max_boxes)
         image = example.pop("image")
         # With one shape all of the graph behind can be static.
         static = shapes[0] if len(shapes) == 1 else (None, None)
         image_id = tf.where(
-            row[_IS_REPEAT] == 1,
+            row[IS_REPEAT] == 1,
             tf.constant(PADDING_IMAGE_ID, "int64"),
             example["image_id"],
         )
@@ -742,37 +420,16 @@ def build_pipeline(
 
         def image_ids(epoch, step):
             rows = planner.plan(epoch % count)[step * batch_size :][:batch_size]
-            return [int(dataset[index].image_id) for index in rows[:, _RECORD]]
+            return [int(dataset[index].image_id) for index in rows[:, RECORD]]
 
         def shapes_of_epoch(epoch):
-            rows = planner.plan(epoch % count)[::batch_size, _HEIGHT : _WIDTH + 1]
+            rows = planner.plan(epoch % count)[::batch_size, HEIGHT : WIDTH + 1]
             return [(int(height), int(width)) for height, width in rows]
 
         batches.epoch_order = epoch_order
         batches.image_ids = image_ids
         batches.shapes_of_epoch = shapes_of_epoch
     return batches
-
-
-def _plan_random_sizes(
-    dataset, scale_range, random_crop, max_shapes, keep_ratio, order
-):
-    """A `_RandomSizePlanner` and the sorted list of its canvas shapes."""
-    if max_shapes < 1:
-        raise ValueError(
-            f"`max_shapes` must be >= 1. Received: max_shapes={max_shapes}"
-        )
-    random_sizes = RandomSizes(
-        dataset.sizes,
-        [record.boxes for record in dataset],
-        _is_landscape(dataset.sizes),
-        scale_range,
-        random_crop,
-        keep_ratio,
-    )
-    canvases = random_sizes.choose_canvases(max_shapes)
-    shapes = {tuple(map(int, row)) for rows in canvases.values() for row in rows}
-    return _RandomSizePlanner(random_sizes, canvases, *order), sorted(shapes)
 
 
 def _check_replicas(replicas, num_replicas, batch_size):
@@ -786,58 +443,3 @@ def _check_replicas(replicas, num_replicas, batch_size):
             "`replicas` must hold some of 0 .. num_replicas - 1. "
             f"Received: replicas={replicas}, num_replicas={num_replicas}"
         )
-
-
-def _group(dataset, scales, is_multi_scale, canvas_shapes, max_shapes, keep_ratio):
-    """Divides the images into groups whose members may share a batch.
-
-    Returns:
-        (list of `_Group`, those that move up before their targets; all canvas shapes).
-    """
-    landscape = _is_landscape(dataset.sizes)
-    indices = np.arange(len(dataset))
-    groups = []
-    if is_multi_scale:
-        for side in (False, True):
-            members = indices[landscape == side]
-            if not len(members):
-                continue
-            sizes = [dataset.sizes[index] for index in members]
-            hulls = [
-                choose_canvas_shapes(sizes, scale, 1, keep_ratio)[0] for scale in scales
-            ]
-            groups.append(_Group(members, np.asarray(hulls), fitting=members))
-        shapes = {tuple(hull) for group in groups for hull in group.canvases.tolist()}
-        return groups, sorted(shapes)
-    if canvas_shapes is None:
-        canvas_shapes = choose_canvas_shapes(
-            dataset.sizes, scales[0], max_shapes, keep_ratio
-        )
-    shapes = [tuple(shape) for shape in canvas_shapes]
-    if not shapes or any(
-        len(shape) != 2 or side < 1 or side % CANVAS_MULTIPLE
-        for shape in shapes
-        for side in shape
-    ):
-        raise ValueError(
-            "`canvas_shapes` must be (height, width) in multiples of "
-            f"{CANVAS_MULTIPLE}. Received: canvas_shapes={canvas_shapes}"
-        )
-    # By area, so that a canvas comes before those that hold it.
-    shapes = sorted(set(shapes), key=lambda shape: (shape[0] * shape[1], shape))
-    resized = _resized_sizes(dataset.sizes, scales[0], keep_ratio)
-    canvas = _assign_canvases(dataset, resized, shapes)
-    for side in (False, True):
-        first = len(groups)
-        for number, shape in enumerate(shapes):
-            members = indices[(canvas == number) & (landscape == side)]
-            if len(members):
-                fits = np.all(resized <= shape, axis=-1) & (landscape == side)
-                group = _Group(members, np.asarray([shape]), fitting=indices[fits])
-                groups.append(group)
-        for number, group in enumerate(groups[first:], first):
-            for later in range(number + 1, len(groups)):
-                if np.all(groups[later].canvases >= group.canvases):
-                    group.larger = later
-                    break
-    return groups, shapes

@@ -8,8 +8,7 @@ import dataclasses
 
 import numpy as np
 
-# P5 has stride 32; the official code pads to it as well (fact S32).
-CANVAS_MULTIPLE = 32
+from vfnet_tf.data.canvases import CANVAS_MULTIPLE, keep_ratio_sizes
 
 # Sides of a crop as a fraction of the image's, at least (fact S31).
 MIN_CROP_FRACTION = 0.75
@@ -19,22 +18,6 @@ MAX_REPLACEMENTS = 10
 
 # Sizes drawn to choose canvases by, at least.
 _NUM_SAMPLES = 4096
-
-
-def keep_ratio_sizes(sizes, short, long):
-    """Sizes after `transforms.resize_keep_ratio`, in numpy (fact S30).
-
-    Args:
-        sizes: `[N, 2]`, (height, width) in pixels.
-        short: number or `[N]`, cap of the shorter side.
-        long: number or `[N]`, cap of the longer side.
-
-    Returns:
-        int64 `[N, 2]`, (height, width), at least 1.
-    """
-    sizes = np.asarray(sizes, "float64").reshape(-1, 2)
-    factor = np.minimum(long / sizes.max(axis=1), short / sizes.min(axis=1))
-    return np.maximum((sizes * factor[:, None] + 0.5).astype("int64"), 1)
 
 
 def choose_nested_canvases(sizes, bound, max_shapes):

@@ -19,7 +19,7 @@ import tempfile
 import numpy as np
 from PIL import Image
 
-from vfnet_tf.data.cache import cache_directory
+from vfnet_tf.files import cache_directory
 
 # Raised whenever the same arguments give other bytes, so that no stale copy is used.
 VERSION = 1

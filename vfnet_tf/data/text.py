@@ -10,7 +10,7 @@ import json
 import os
 import unicodedata
 
-from vfnet_tf.data.files import regular_file_error
+from vfnet_tf.data.folders import regular_file_error
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),

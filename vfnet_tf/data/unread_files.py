@@ -4,8 +4,8 @@ import collections
 import functools
 import os
 
-from vfnet_tf.data.coco import IMAGE_SUFFIXES
-from vfnet_tf.data.files import list_tree
+from vfnet_tf.data.folders import list_tree
+from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES
 from vfnet_tf.data.splits import split_named
 
 # Endings of images that no folder is searched for.

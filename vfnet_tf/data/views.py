@@ -4,9 +4,9 @@ import numpy as np
 import tensorflow as tf
 
 from vfnet_tf.data import transforms
+from vfnet_tf.data.canvases import CANVAS_MULTIPLE, check_image_size
 from vfnet_tf.data.images import decode
 from vfnet_tf.data.normalization import TORCHVISION
-from vfnet_tf.data.pipeline import CANVAS_MULTIPLE, check_image_size
 
 #: (short, long) sides of the official test-time augmentation, in pixels (fact S29).
 OFFICIAL_SIZES = ((800, 1200), (900, 1300), (1000, 1500), (1200, 1600))

@@ -256,7 +256,7 @@ class DenseDetector(TrainableParts, keras.Model):
             raise ValueError(
                 "A detector has its own metrics: leave `metrics` and `weighted_metrics` "
                 "out of `compile`. AP is computed by the callback "
-                "`vfnet_tf.training.callbacks.CocoEvaluation`. "
+                "`vfnet_tf.training.coco_evaluation.CocoEvaluation`. "
                 f"Received: metrics={metrics}, weighted_metrics={weighted_metrics}"
             )
         self._loss_weights = self._find_loss_weights(loss_weights)

@@ -11,12 +11,12 @@ import io
 import json
 import os
 import warnings
-from pathlib import Path
 
 import numpy as np
 
 from vfnet_tf.data.text import read_json
 from vfnet_tf.data.values import is_blank, read_crowd, read_id, read_number
+from vfnet_tf.files import replacing
 
 METRICS = (
     "AP",
@@ -691,15 +691,11 @@ def _checked_results(results, place):
 
 
 def _write_json(path, content, indent=None):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=indent, allow_nan=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(path, is_shared=True) as temporary,
+        open(temporary, "w", encoding="utf-8") as file,
+    ):
+        json.dump(content, file, indent=indent, allow_nan=False)
 
 
 def _finite_numbers(values, count):

@@ -1,14 +1,21 @@
-"""Detectors for serving: as a SavedModel from JPEG bytes to detections, or as ONNX.
+"""Detectors for serving: SavedModel, ONNX and LiteRT files, TensorFlow Serving.
 
-Nothing is imported before it is asked for: `onnx_predictor` works without TensorFlow.
+Nothing is imported before it is asked for.
 """
 
 import importlib
 
-__all__ = ["onnx_model", "onnx_predictor", "saved_model"]
+_PUBLIC = {
+    "export_for_serving": "vfnet_tf.export.serving.model_repository",
+    "export_litert": "vfnet_tf.export.litert.exporter",
+    "export_onnx": "vfnet_tf.export.onnx.model",
+    "export_saved_model": "vfnet_tf.export.saved_model.exporter",
+}
+
+__all__ = [*_PUBLIC]
 
 
 def __getattr__(name):
-    if name in __all__:
-        return importlib.import_module(f"vfnet_tf.export.{name}")
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'vfnet_tf.export' has no attribute {name!r}")

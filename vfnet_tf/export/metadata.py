@@ -5,8 +5,8 @@ import numpy as np
 
 import vfnet_tf
 from vfnet_tf import config as configs
+from vfnet_tf.data.canvases import CANVAS_MULTIPLE
 from vfnet_tf.data.normalization import Normalization
-from vfnet_tf.data.random_sizes import CANVAS_MULTIPLE
 from vfnet_tf.export import fingerprint
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS, check_settings
 

@@ -3,12 +3,7 @@ from keras import ops
 
 from vfnet_tf.layers import ConvNormAct
 from vfnet_tf.layers.trainable_parts import TrainableParts
-from vfnet_tf.necks.fpn import (
-    build_laterals,
-    check_levels,
-    pyramid_shapes,
-    top_down,
-)
+from vfnet_tf.necks.fpn import build_laterals, check_levels, pyramid_shapes, top_down
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")

@@ -18,189 +18,22 @@ from pathlib import Path
 
 import h5py
 import keras
-import numpy as np
 from keras import ops
 
-from vfnet_tf.detectors import execution
-from vfnet_tf.training.whole_files import replacing
-
-# The attribute of an HDF5 file that holds the place in the run, as JSON.
-_STATE = "vfnet_tf_training_state"
-# What `detect` reads of a batch.
-_DETECT_INPUTS = ("images", "image_size", "scale")
-
-
-class CocoEvaluation(keras.callbacks.Callback):
-    """Detects on a validation set at the end of an epoch; puts the AP into `logs`.
-
-    `logs` then hold `val_AP`, `val_AP50`, ... for every callback after this one. An
-    epoch that is not evaluated has NaN there, so that the keys are always the same.
-    With several replicas, those of JAX too, each detects on its share of a batch; with
-    several processes each then has the detections of all, and comes to the same metrics.
-
-    Args:
-        batches: iterable of batch dicts with `images [B, H, W, 3]`, `image_size
-            [B, 2]`, `scale [B, 2]` and `image_id [B]`; with several replicas
-            a `tf.data.Dataset`, with several processes one of the shares of this one,
-            see `strategies.shares_of`.
-        evaluator: object with `reset()`, `update(image_ids, detections)` and
-            `evaluate() -> {metric: float}`, such as a `CocoEvaluator`.
-        every: int > 0, evaluates every so many epochs, and after the last.
-        metrics: the names of those of the evaluator's metrics that go to `logs`.
-        last_epoch: epochs of the whole run, where `fit` is called for a part of it.
-        stop: `SaveOnSignal`, which is asked between two batches, or None.
-        weights: function that is given the model and returns a context manager, inside
-            of which it has the weights to evaluate at the end of an epoch, such as
-            `ema_weights`. None takes those that it has.
-
-    Attributes:
-        last_metrics: the evaluator's whole answer, None before the first.
-
-    Raises:
-        ValueError: `every` is not positive.
-    """
-
-    def __init__(
-        self,
-        batches,
-        evaluator,
-        every=1,
-        metrics=("AP", "AP50", "AP75", "APs", "APm", "APl"),
-        last_epoch=None,
-        stop=None,
-        weights=None,
-    ):
-        super().__init__()
-        if every < 1:
-            raise ValueError(f"`every` must be >= 1. Received: every={every}")
-        self.batches = batches
-        self.evaluator = evaluator
-        self.every = every
-        self.metrics = tuple(metrics)
-        self.last_epoch = last_epoch
-        self.stop = stop
-        self.weights = weights or contextlib.nullcontext
-        self.last_metrics = None
-        self._detect = self._traces = None
-
-    def set_model(self, model):
-        if model is not self._model:
-            self._detect = self._traces = None
-        super().set_model(model)
-
-    def on_epoch_end(self, epoch, logs=None):
-        last_epoch = self.last_epoch or (self.params or {}).get("epochs")
-        is_last = epoch + 1 == last_epoch
-        found = {}
-        if is_last or (epoch + 1) % self.every == 0:
-            with self.weights(self.model):
-                found = self.evaluate()
-        for name in self.metrics:
-            logs[f"val_{name}"] = float(found.get(name, math.nan))
-
-    def evaluate(self):
-        """Detects on all batches now.
-
-        Returns:
-            The evaluator's dict of metrics.
-        """
-        self.evaluator.reset()
-        for image_ids, detections in self._detections():
-            if self.stop is not None:
-                self.stop.check()
-            self.evaluator.update(image_ids, detections)
-        if self._traces is not None:
-            self._traces.settle("detect")
-        self.last_metrics = self.evaluator.evaluate()
-        return self.last_metrics
-
-    def _detections(self):
-        """Yields (image_ids, detections) of numpy arrays, one or all replicas' each."""
-
-        def detect(batch):
-            return self.model.detect(**{name: batch[name] for name in _DETECT_INPUTS})
-
-        if keras.backend.backend() != "tensorflow":
-            distribution = keras.distribution.distribution()
-            for batch in self.batches:
-                # The pipeline's tensors are TensorFlow's.
-                batch = {name: np.asarray(value) for name, value in batch.items()}
-                image_ids = batch["image_id"]
-                if distribution is None:
-                    yield image_ids, _to_numpy(detect(batch))
-                    continue
-
-                from vfnet_tf.training import loop
-
-                inputs = {name: batch[name] for name in _DETECT_INPUTS}
-                found = detect(loop.spread(distribution, inputs))
-                yield loop.gather(distribution, (image_ids, found))
-            return
-
-        import tensorflow as tf
-
-        from vfnet_tf.training import loop, strategies
-
-        strategy = self.model.distribute_strategy
-        replicas = strategy.num_replicas_in_sync if strategy else 1
-        is_cluster = len(strategies.cluster_of(strategy).addresses) > 1
-        if self._traces is None:
-            self._traces = execution.Traces(self.model)
-        if self._traces.is_stale("detect"):
-            # One graph for each shape of a batch; kept over the epochs, unless a
-            # setting is changed between them.
-            if replicas == 1:
-                self._detect = tf.function(detect, autograph=False)
-            elif is_cluster:
-
-                def detect_share(batch, is_told):
-                    # One row of its own for each replica, as of the others.
-                    told = tf.fill([1], is_told)
-                    return batch["image_id"], detect(batch), told
-
-                self._detect = tf.function(
-                    lambda *args: loop.gather(
-                        strategy, strategy.run(detect_share, args=args)
-                    ),
-                    autograph=False,
-                )
-            else:
-                self._detect = tf.function(
-                    lambda b: strategy.run(detect, args=(b,)), autograph=False
-                )
-        if replicas == 1:
-            for batch in self.batches:
-                batch = _inputs_of(batch)
-                yield _to_numpy(batch["image_id"]), _to_numpy(self._detect(batch))
-            return
-        inputs = self.batches.map(tf.autograph.experimental.do_not_convert(_inputs_of))
-        if is_cluster:
-            for batch in strategy.distribute_datasets_from_function(lambda _: inputs):
-                is_told = tf.constant(0.0 if self.stop is None else self.stop.is_told)
-                image_ids, detections, told = _to_numpy(self._detect(batch, is_told))
-                if self.stop is not None:
-                    self.stop.hear(told.sum())
-                yield image_ids, detections
-            return
-        for batch in strategy.experimental_distribute_dataset(inputs):
-            detections = self._detect(batch)
-            ids = strategy.experimental_local_results(batch["image_id"])
-            local = {
-                name: strategy.experimental_local_results(value)
-                for name, value in detections.items()
-            }
-            for replica, image_ids in enumerate(ids):
-                share = {name: values[replica] for name, values in local.items()}
-                yield _to_numpy(image_ids), _to_numpy(share)
-
-
-def _inputs_of(batch):
-    """What `detect` reads of a batch, so that padded boxes cause no retracing."""
-    return {name: batch[name] for name in (*_DETECT_INPUTS, "image_id")}
-
-
-def _to_numpy(values):
-    return keras.tree.map_structure(ops.convert_to_numpy, values)
+from vfnet_tf.files import replacing
+from vfnet_tf.training.run_state import (
+    STATE_ATTRIBUTE,
+    assign_metrics,
+    copy_without_optimizer,
+    read_first,
+    read_metrics,
+    read_state,
+    save_without_optimizer,
+    scope_of,
+    steps_of,
+    sync_state,
+    without_distribution,
+)
 
 
 class HistoryCsv(keras.callbacks.Callback):
@@ -414,7 +247,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
                 f"Received: built={model.built}, "
                 f"optimizer={getattr(model, 'optimizer', None)}"
             )
-        path, state = _read_first(paths)
+        path, state = read_first(paths)
         optimizer = model.optimizer
         if not optimizer.built:
             # Keras would leave out the state of an optimizer without variables.
@@ -466,7 +299,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         self._epoch = epoch
         self._step = self._offset = resumed_step if epoch == resumed_epoch else 0
         if self._offset:
-            _assign_metrics(self.model, self._resumed_metrics)
+            assign_metrics(self.model, self._resumed_metrics)
         self._resumed, self._resumed_metrics = (0, 0), {}
 
     # At the begin of a batch, where Keras hands over no logs: at its end it would wait
@@ -526,12 +359,12 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         }
         try:
             with (
-                _without_distribution(),
+                without_distribution(),
                 replacing(self.last_path, self.state_paths) as temporary,
             ):
                 self.model.save_weights(temporary)
                 with h5py.File(temporary, "a") as file:
-                    file.attrs[_STATE] = json.dumps(state)
+                    file.attrs[STATE_ATTRIBUTE] = json.dumps(state)
                 if is_best:
                     # Before the last state: a kill between the two repeats the epoch.
                     self._save_best(temporary, state)
@@ -550,7 +383,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
 
     def _keep_epoch(self, last, epoch):
         with replacing(self.run_dir / f"epoch-{epoch:03d}.weights.h5") as path:
-            _copy_without_optimizer(last, path)
+            copy_without_optimizer(last, path)
         kept = sorted(self.run_dir.glob("epoch-*.weights.h5"))
         for path in kept[: -self.keep_epochs]:
             path.unlink()
@@ -558,132 +391,11 @@ class ResumableCheckpoint(keras.callbacks.Callback):
     def _save_best(self, last, state):
         if self.weights is contextlib.nullcontext:
             with replacing(self.best_path) as best:
-                _copy_without_optimizer(last, best)
+                copy_without_optimizer(last, best)
         else:
             with self.weights(self.model):
                 save_without_optimizer(self.model, self.best_path, state)
 
 
-@contextlib.contextmanager
-def _without_distribution():
-    """For what one process of JAX does alone.
-
-    Keras 3.15 makes an optimizer to see which attributes of the model's are its own; its
-    variable, on all devices, would be compared over all processes.
-    """
-    before = keras.distribution.distribution()
-    keras.distribution.set_distribution(None)
-    try:
-        yield
-    finally:
-        keras.distribution.set_distribution(before)
-
-
-def save_without_optimizer(model, path, state):
-    """Writes a model's weights alone; the file appears whole or not at all.
-
-    Args:
-        model: built; compiled or not.
-        path: of the `.weights.h5`.
-        state: dict of JSON types, for `read_state`.
-    """
-    path = Path(path)
-    whole = path.with_name(f".whole-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        model.save_weights(whole)
-        with replacing(path) as temporary:
-            _copy_without_optimizer(whole, temporary)
-            with h5py.File(temporary, "a") as file:
-                file.attrs[_STATE] = json.dumps(state)
-    finally:
-        whole.unlink(missing_ok=True)
-
-
-def read_state(path):
-    """The place in the run at which a checkpoint was saved.
-
-    Args:
-        path: of a file of `ResumableCheckpoint`.
-
-    Returns:
-        dict: `epoch` (finished epochs), `step` (batches of the next one), `iterations`
-        (optimizer steps), `optimizer` (class name), `monitor`, `best` (its best value
-        or None) and `best_epoch`.
-
-    Raises:
-        ValueError: the file cannot be read, or has no such record.
-    """
-    try:
-        with h5py.File(path, "r") as file:
-            return json.loads(file.attrs[_STATE])
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(
-            "A checkpoint must be a whole HDF5 file with a training state. "
-            f"Received: path={path} ({error})"
-        ) from error
-
-
-def _read_first(paths):
-    """The first state that can be read, `(path, state)`; warns of those that cannot."""
-    problems = []
-    for path in paths:
-        try:
-            state = read_state(path)
-        except ValueError as error:
-            problems.append(error)
-            continue
-        for problem in problems:
-            warnings.warn(
-                f"{problem} Going on from the state before it, {path}, saved after "
-                f"{state['iterations']} steps.",
-                stacklevel=3,
-            )
-        return path, state
-    raise problems[0]
-
-
-def sync_state(model):
-    """Brings the values of a training in progress into the model's variables (JAX)."""
-    if hasattr(model, "jax_state_sync"):
-        model.jax_state_sync()
-
-
-def read_metrics(model):
-    """Values of the variables of a model's metrics, name -> list of floats."""
-    return {
-        metric.name: [float(ops.convert_to_numpy(v)) for v in metric.variables]
-        for metric in model.metrics
-        if all(len(variable.shape) == 0 for variable in metric.variables)
-    }
-
-
-def _assign_metrics(model, values):
-    for metric in model.metrics:
-        found = values.get(metric.name, [])
-        for variable, value in zip(metric.variables, found, strict=False):
-            variable.assign(value)
-
-
-def scope_of(model):
-    """Where variables of a model are made: its `tf.distribute` strategy, if any."""
-    strategy = getattr(model, "distribute_strategy", None)
-    return contextlib.nullcontext() if strategy is None else strategy.scope()
-
-
 def _is_finite_loss(logs):
     return math.isfinite(float((logs or {}).get("loss", 0.0)))
-
-
-def steps_of(optimizer):
-    """The steps that an optimizer has made, an int."""
-    return int(ops.convert_to_numpy(optimizer.iterations))
-
-
-def _copy_without_optimizer(source, target):
-    with h5py.File(source, "r") as old, h5py.File(target, "w") as new:
-        for name in old:
-            if name != "optimizer":
-                old.copy(name, new)
-        for name, value in old.attrs.items():
-            new.attrs[name] = value

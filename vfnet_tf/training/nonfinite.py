@@ -7,12 +7,8 @@ import pathlib
 import keras
 
 from vfnet_tf.detectors.dense_detector import sum_over_replicas
-from vfnet_tf.training.callbacks import (
-    learning_rate_of_step,
-    scope_of,
-    steps_of,
-    sync_state,
-)
+from vfnet_tf.training.callbacks import learning_rate_of_step
+from vfnet_tf.training.run_state import scope_of, steps_of, sync_state
 
 ACTIONS = ("stop", "skip")
 

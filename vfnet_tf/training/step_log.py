@@ -3,7 +3,8 @@ from pathlib import Path
 
 import keras
 
-from vfnet_tf.training.callbacks import read_metrics, replacing, steps_of, sync_state
+from vfnet_tf.training.callbacks import replacing
+from vfnet_tf.training.run_state import read_metrics, steps_of, sync_state
 
 
 class StepLog(keras.callbacks.Callback):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from vfnet_tf.training.callbacks import read_state, save_without_optimizer
+from vfnet_tf.training.run_state import read_state, save_without_optimizer
 
 #: Batches that the statistics of trainable batch norms are taken over again from.
 NORM_BATCHES = 100

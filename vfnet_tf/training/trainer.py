@@ -8,20 +8,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vfnet_tf import builder, visualization
+from vfnet_tf import builder, drawing
 from vfnet_tf import config as configs
 from vfnet_tf.backbones import kerashub
 from vfnet_tf.data.images.decode import load_image
 from vfnet_tf.data.pipeline import build_pipeline
 from vfnet_tf.evaluation.coco import CocoEvaluator, format_table, save_metrics
+from vfnet_tf.reports import curves
 from vfnet_tf.training import loop, strategies
 from vfnet_tf.training.callbacks import (
-    CocoEvaluation,
     HistoryCsv,
     ResumableCheckpoint,
     learning_rate_of_step,
-    steps_of,
 )
+from vfnet_tf.training.coco_evaluation import CocoEvaluation
 from vfnet_tf.training.data_wait import DataWait
 from vfnet_tf.training.early_stopping import StopWithoutImprovement
 from vfnet_tf.training.ema import ema_weights
@@ -34,6 +34,7 @@ from vfnet_tf.training.preview import (
     describe_memory,
     estimate_step_memory,
 )
+from vfnet_tf.training.run_state import steps_of
 from vfnet_tf.training.schedules import (
     CosineCycles,
     WarmupStepSchedule,
@@ -446,7 +447,7 @@ class Trainer:
         """Loads the best weights, evaluates and draws; returns the metrics or None."""
         is_chief = self.cluster.is_chief
         if is_chief and (self.run_dir / "history.csv").exists():
-            visualization.plot_history(
+            curves.plot_history(
                 self.run_dir / "history.csv", self.run_dir / "history.png"
             )
         if evaluation is None:
@@ -524,7 +525,7 @@ class Trainer:
             detections = found[record.image_id]
             kept = detections["labels"] >= 0
             pictures.append(
-                visualization.draw_comparison(
+                drawing.draw_comparison(
                     np.asarray(
                         load_image(record.path, record.orientation, record.needs_pil)
                     ),
@@ -535,7 +536,7 @@ class Trainer:
                 )
             )
         path = self.run_dir / "samples.png"
-        visualization.save_image(path, visualization.draw_grid(pictures, columns=2))
+        drawing.save_image(path, drawing.draw_grid(pictures, columns=2))
         return path
 
     @property

@@ -10,8 +10,8 @@ from tests import tiny_run
 from vfnet_tf.config import Config
 from vfnet_tf.data.images.inspect import inspect_image
 from vfnet_tf.data.images.reasons import Reason
-from vfnet_tf.export.onnx_predictor import OnnxPredictor
-from vfnet_tf.predictor import Predictor
+from vfnet_tf.inference.onnx import OnnxPredictor
+from vfnet_tf.inference.predictor import Predictor
 
 PICTURE = Image.fromarray(tiny_run.picture(3, 60, 80))
 

@@ -12,12 +12,12 @@ from PIL import Image
 
 from tests import tiny_run
 from vfnet_tf.config import Config
-from vfnet_tf.data import scan
-from vfnet_tf.data.conversion import convert_dataset
+from vfnet_tf.data.formats.conversion import convert_dataset
+from vfnet_tf.data.formats.readers import find_splits
 from vfnet_tf.data.images import decode, inspect, numpy_decode
-from vfnet_tf.data.readers import find_splits
-from vfnet_tf.export.onnx_predictor import OnnxPredictor
-from vfnet_tf.predictor import Predictor
+from vfnet_tf.data.scan import checks
+from vfnet_tf.inference.onnx import OnnxPredictor
+from vfnet_tf.inference.predictor import Predictor
 
 HEIGHT, WIDTH = 40, 64
 # Corners of the only white square, in pixels of the upright picture.
@@ -273,7 +273,7 @@ def test_every_path_gives_the_pixels_that_were_made(tmp_path, kind, orientation)
     looks = []
     header = inspect.inspect_image(
         str(path),
-        look=lambda *seen: looks.append(scan._look_at(*seen)),
+        look=lambda *seen: looks.append(checks._look_at(*seen)),
         find_damage=True,
     )
     assert header.error == ""

@@ -1,6 +1,7 @@
 """Looks at image files: format, size, orientation, and what keeps them from being used."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,10 +10,10 @@ import stat
 
 from PIL import Image, UnidentifiedImageError
 
-from vfnet_tf.data.cache import cache_directory
-from vfnet_tf.data.files import regular_file_error
+from vfnet_tf.data.folders import regular_file_error
 from vfnet_tf.data.images import containers, corruption, numpy_decode
 from vfnet_tf.data.images.reasons import ImageError, Reason
+from vfnet_tf.files import cache_directory, write_file
 
 # A few kilobytes can claim gigabytes of pixels: the header decides before decoding.
 MAX_PIXELS = 2**27
@@ -230,16 +231,11 @@ def inspect_images(paths, image_dir, full):
                 header = headers[path]
                 if not header.error and path in stamps:
                     known[path] = [*stamps[path], *dataclasses.astuple(header)[:4]]
-            _write_atomically(cache_file, json.dumps(known))
+            _write_cache(cache_file, json.dumps(known))
     return headers
 
 
-def _write_atomically(path, text):
-    """Writes a cache file beside and renames it; a read-only cache is no error."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text)
-        os.replace(aside, path)
-    except OSError:
-        return
+def _write_cache(path, text):
+    """A cache that cannot be written to is no error."""
+    with contextlib.suppress(OSError):
+        write_file(path, text)

@@ -1,0 +1,343 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.layouts import CSV, LABEL, XML, YOLO, coco_json, write_layout
+from vfnet_tf.data.formats.coco import find_coco_splits, read_coco
+from vfnet_tf.data.formats.readers import find_format, find_splits
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder with two images and a file of each format, for one box."""
+    root = tmp_path / "set"
+    root.mkdir()
+    for name in "ab":
+        Image.fromarray(np.zeros((50, 100, 3), "uint8")).save(root / f"{name}.png")
+    content = {
+        "images": [{"id": 4, "file_name": "a.png", "height": 50, "width": 100}],
+        "annotations": [
+            {"id": 1, "image_id": 4, "category_id": 3, "bbox": [10, 20, 30, 20]}
+        ],
+        "categories": [{"id": 3, "name": "cat"}],
+    }
+    (root / "instances_train2017.json").write_text(json.dumps(content))
+    (root / "data.yaml").write_text("names: [cat]\ntrain: train.txt\n")
+    (root / "train.txt").write_text("a.png\n")
+    (root / "a.txt").write_text("0 0.25 0.6 0.3 0.4\n")
+    (root / "a.xml").write_text(
+        "<annotation><object><name>cat</name><bndbox><xmin>11</xmin><ymin>21</ymin>"
+        "<xmax>40</xmax><ymax>40</ymax></bndbox></object></annotation>"
+    )
+    (root / "boxes.csv").write_text("a.png,10,20,40,40,cat\n")
+    return root
+
+
+FILES = {
+    "coco": "instances_train2017.json",
+    "yolo": "data.yaml",
+    "voc": "a.xml",
+    "csv": "boxes.csv",
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_each_format_gives_the_same_box_and_a_prefix_forces_it(root, kind):
+    splits = find_splits(f"{kind}:{root}")
+    assert splits.format == kind and list(splits) == ["train"]
+    (record,) = dataset = read_coco(*splits["train"], strict=True)
+    np.testing.assert_allclose(record.boxes, [[10, 20, 40, 40]], atol=1e-5)
+    assert dataset.class_names == ("cat",)
+
+
+def test_the_format_is_found_out_and_others_are_told(root):
+    left = list(FILES)
+    while left:
+        kind, path, others = find_format(root)
+        assert (kind, path, others) == (left[0], str(root), left[1:])
+        description = find_splits(root).description
+        for other in others:
+            assert f"{other}:{root}" in description
+        (root / FILES[left.pop(0)]).unlink()
+    with pytest.raises(ValueError, match="one of the formats of docs/data.md"):
+        find_format(root)
+    (root / "boxes.csv").write_text("image;x1;y1;x2;y2;label\n")
+    with pytest.raises(ValueError, match=r"Given as --data .*boxes\.csv, it is told"):
+        find_format(root)
+
+
+def test_a_file_goes_by_its_suffix(root):
+    for kind in ("coco", "yolo", "csv"):
+        assert find_format(root / FILES[kind]) == (kind, str(root / FILES[kind]), [])
+    with pytest.raises(ValueError, match=r"which holds a\.png"):
+        find_format(root / "a.png")
+    with pytest.raises(ValueError, match="must be an existing folder or file"):
+        find_format(f"voc:{root}/nowhere")
+
+
+def test_a_coco_folder_is_read_as_ever_and_a_single_json_is_any_split(root):
+    assert dict(find_splits(root)) == find_coco_splits(root)
+    splits = find_splits(root / FILES["coco"])
+    assert list(splits) == ["train"]
+    assert splits.locate("val") == (str(root / FILES["coco"]), None)
+    with pytest.raises(ValueError, match="must have the split 'val'"):
+        find_splits(root).locate("val")
+
+
+def test_the_json_is_written_when_asked_for_and_named_by_its_content(root, own_cache):
+    splits = find_splits(f"csv:{root}")
+    assert len(splits) == 1 and not own_cache.exists()
+    first, folder = splits["train"]
+    assert folder == str(root) and splits.locate("train") == (first, folder)
+    assert find_splits(f"csv:{root}")["train"] == (first, folder)
+    (root / "boxes.csv").write_text("a.png,10,20,40,41,cat\n")
+    second, _ = find_splits(f"csv:{root}")["train"]
+    assert first != second
+    files = sorted(str(path) for path in (own_cache / "annotations").iterdir())
+    assert files == sorted([first, second])
+
+
+# What is in the folder (None: an image of 50x100) -> images by split, what is not read.
+LAYOUTS = {
+    "coco, names in any case": (
+        {
+            "annotations/Instances_Train.json": coco_json("a.png"),
+            "annotations/instances_validation.json": coco_json("b.png"),
+            "annotations/TESTING2017.json": coco_json("c.png"),
+            "annotations/captions_train.json": "[]",
+            "TRAIN/a.png": None,
+            "Images/valid/b.png": None,
+            "Images/test2017/c.png": None,
+        },
+        {"train": ["a.png"], "val": ["b.png"], "test": ["c.png"]},
+        ["annotations/captions_train.json"],
+    ),
+    "coco, Roboflow": (
+        {
+            "train/_annotations.coco.json": coco_json("a.png"),
+            "train/a.png": None,
+            "valid/_annotations.coco.json": coco_json("b.png"),
+            "valid/b.png": None,
+            "test/c.png": None,
+            "holdout/_annotations.coco.json": coco_json("c.png"),
+            "README.roboflow.txt": "x",
+        },
+        {"train": ["a.png"], "val": ["b.png"]},
+        ["holdout/_annotations.coco.json", "test/"],
+    ),
+    "coco, one json in each folder": (
+        {
+            "Training/labels.json": coco_json("a.png"),
+            "Training/a.png": None,
+            "val/labels.json": coco_json("b.png"),
+            "val/other.json": "{}",
+            "val/b.png": None,
+            "other.json": coco_json("a.png"),
+            "scan.json": '{"image_size": [1, 2], "findings": [{"images": []}]}',
+            "studio.json": '[{"annotations": [1]}]',
+        },
+        {"train": ["a.png"], "val": ["b.png"]},
+        ["other.json"],
+    ),
+    "coco, the first image is missing": (
+        {
+            "train.json": coco_json("gone.png", "a.png", "b.png"),
+            "train/preview.png": None,
+            "images/a.png": None,
+            "images/b.png": None,
+        },
+        {"train": ["a.png", "b.png"]},
+        [],
+    ),
+    "voc, lists in any case": (
+        {
+            **{f"Annotations/{n}.xml": XML for n in "abcd"},
+            **{f"JPEGImages/{n}.png": None for n in "abcd"},
+            "ImageSets/Main/Train.txt": "a\n",
+            "ImageSets/Main/Validation.txt": "b\n",
+            "ImageSets/Main/default.txt": "c\nd\n",
+            "ImageSets/Main/cat_train.txt": "a 1\n",
+        },
+        {"train": ["a.png"], "val": ["b.png"]},
+        ["ImageSets/Main/default.txt"],
+    ),
+    "voc, two lists of a split": (
+        {
+            **{f"annotations/{n}.xml": XML for n in "abc"},
+            **{f"Images/{n}.png": None for n in "abc"},
+            "ImageSets/train.txt": "a\n",
+            "ImageSets/valid.txt": "c\n",
+            "ImageSets/val.txt": "b\n",
+            "ImageSets/trainval.txt": "a\nb\n",
+        },
+        {"train": ["a.png"], "val": ["b.png"]},
+        ["ImageSets/valid.txt"],
+    ),
+    "voc, trainval has more than is read": (
+        {
+            **{f"annotations/{n}.xml": XML for n in "ab"},
+            **{f"images/{n}.png": None for n in "ab"},
+            "ImageSets/Main/train.txt": "a\n",
+            "ImageSets/Main/trainval.txt": "a\nb\n",
+        },
+        {"train": ["a.png"]},
+        ["ImageSets/Main/trainval.txt"],
+    ),
+    "voc, folders in any case": (
+        {
+            "Train/a.xml": XML,
+            "Train/a.png": None,
+            "Validation/b.XML": XML,
+            "Validation/b.png": None,
+            "test/annotations/c.xml": XML,
+            "test/images/c.png": None,
+            "val2/d.xml": XML,
+        },
+        {"train": ["a.png"], "val": ["b.png"], "test": ["c.png"]},
+        ["val2"],
+    ),
+    "yolo, Roboflow without its test": (
+        {
+            "data.yaml": YOLO + "train: ../train/images\nval: ../valid/images\n"
+            "test: ../test/images\n",
+            "train/images/a.png": None,
+            "train/labels/a.txt": LABEL,
+            "valid/images/b.png": None,
+            "valid/labels/b.txt": LABEL,
+        },
+        {"train": ["a.png"], "val": ["b.png"], "test": "../test/images"},
+        [],
+    ),
+    "yolo, keys in any case": (
+        {
+            "data.yml": YOLO + "Train: Images/train\nvalidation: Images/v\nvalid:\n"
+            "dev: Images/dev\npath: .\n",
+            "Images/dev/d.png": None,
+            "Images/train/a.png": None,
+            "Labels/train/a.txt": LABEL,
+            "Images/v/b.png": None,
+            "Labels/v/b.txt": LABEL,
+            "Images/test/c.png": None,
+        },
+        {"train": ["a.png"], "val": ["b.png"]},
+        ["valid: of data.yml, which is empty", "dev: of data.yml", "Images/test/"],
+    ),
+    "yolo, below a folder called images": (
+        {
+            "data.yaml": YOLO + "train: mine\n",
+            "mine/a.png": None,
+            "mine/a.txt": LABEL,
+        },
+        {"train": ["a.png"]},
+        [],
+    ),
+    "yolo, a list of another folder": (
+        {
+            "data.yaml": YOLO + "train: lists/train.txt\n",
+            "lists/train.txt": "images/gone.png\n./images/a.png\n",
+            "images/a.png": None,
+            "labels/a.txt": LABEL,
+        },
+        {"train": ["a.png"]},
+        [],
+    ),
+    "csv, files in any case": (
+        {
+            "Train.csv": CSV + "a.png,10,20,40,40,cat\n",
+            "validation.CSV": CSV + "gone.png,1,1,9,9,cat\nb.png,10,20,40,40,cat\n",
+            "holdout.csv": CSV + "c.png,10,20,40,40,cat\n",
+            "prices.csv": "name,price\n",
+            "a.png": None,
+            "images/Val/b.png": None,
+        },
+        {"train": ["a.png"], "val": ["b.png"]},
+        ["holdout.csv"],
+    ),
+    "csv, folders": (
+        {
+            "train/_annotations.csv": CSV + "a.png,10,20,40,40,cat\n",
+            "train/a.png": None,
+            "Valid/_annotations.csv": CSV + "b.png,10,20,40,40,cat\n",
+            "Valid/b.png": None,
+            "more/_annotations.csv": CSV + "b.png,10,20,40,40,cat\n",
+            "test/one.csv": CSV,
+            "test/two.csv": CSV,
+        },
+        {"train": ["a.png"], "val": ["b.png"]},
+        ["more/_annotations.csv", "test/one.csv", "test/two.csv", "test/"],
+    ),
+    "csv, a split in another kind of file": (
+        {
+            "train.csv": CSV + "a.png,10,20,40,40,cat\n",
+            "val.csv": CSV.replace(",", ";") + "b.png;10;20;40;40;cat\n",
+            "a.png": None,
+            "b.png": None,
+        },
+        {"train": ["a.png"]},
+        ["val.csv"],
+    ),
+    "csv, a column": (
+        {
+            "d.csv": "split," + CSV + "TRAIN,a.png,10,20,40,40,cat\n"
+            "VALIDATION,b.png,10,20,40,40,cat\n",
+            "a.png": None,
+            "b.png": None,
+        },
+        {"train": ["a.png"], "val": ["b.png"]},
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_gives_its_splits_and_tells_what_is_not_read(tmp_path, layout):
+    files, expected, unused = LAYOUTS[layout]
+    # The folder above is called images: of no layout is that a part.
+    splits = find_splits(write_layout(tmp_path / "images" / "set", files))
+    assert list(splits) == list(expected) and splits.unused == unused
+    assert all(name in splits.description for name in unused)
+    assert ("not read" in splits.description) == bool(unused)
+    for split, names in expected.items():
+        if isinstance(names, str):
+            with pytest.raises(ValueError, match=names):
+                splits[split]
+            continue
+        dataset = read_coco(*splits[split], skip_bad_images=True)
+        assert [record.path.rpartition("/")[2] for record in dataset] == names
+        for record in dataset:
+            np.testing.assert_allclose(record.boxes, [[10, 20, 40, 40]], atol=1e-4)
+
+
+def test_of_many_unread_files_five_are_told_and_the_others_counted(tmp_path):
+    files = {f"annotations/x{number}.json": "[]" for number in range(7)}
+    files |= {"annotations/train.json": coco_json("a.png"), "train/a.png": None}
+    description = find_splits(write_layout(tmp_path, files)).description
+    assert description.endswith("annotations/x4.json and 2 more)")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("sub\\a.png", "sub/a.png"),
+        ("sub/a%20b.png", "sub/a b.png"),
+        ("data/obj/sub/a.png", "sub/a.png"),
+        ("/home/me/set/sub/a.png", "sub/a.png"),
+        ("sub/A.PNG", "sub/a.png"),
+        ("sub/a.jpg", "sub/a.png"),
+        ("sub/a", "sub/a.png"),
+        ("sub/two.png", None),
+        ("sub/c.png", None),
+    ],
+)
+def test_a_missing_image_is_named_with_what_its_name_may_have_meant(
+    tmp_path, name, meant
+):
+    files = {"sub/a.png": None, "sub/a b.png": None, "train.json": coco_json(name)}
+    files |= {"sub/Two.png": None, "sub/TWO.png": None}
+    write_layout(tmp_path, files)
+    with pytest.raises(ValueError, match="does not exist") as error:
+        read_coco(tmp_path / "train.json", tmp_path)
+    hint = f"there is {meant!r}" if meant else "there is"
+    assert (hint in str(error.value)) == (meant is not None)

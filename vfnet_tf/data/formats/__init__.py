@@ -1,0 +1,1 @@
+"""Annotation formats: each is read, or turned into a COCO file that is read."""

@@ -1,0 +1,313 @@
+"""Writes a dataset of any format that `readers` opens in another one."""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+import tempfile
+import unicodedata
+
+import numpy as np
+
+from vfnet_tf.data.dataset import listed
+from vfnet_tf.data.formats.coco import read_coco
+from vfnet_tf.data.formats.coco_content import CocoContent
+from vfnet_tf.data.formats.csv_file import write_csv
+from vfnet_tf.data.formats.labelled_image import LabelledImage
+from vfnet_tf.data.formats.voc import LABEL_SUFFIXES, write_voc
+from vfnet_tf.data.formats.yolo import write_yolo
+from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES
+
+# As COCO's own files round, and one more.
+_DECIMALS = 3
+
+
+def _write_coco(out, split, images, class_names, category_ids):
+    content = CocoContent(class_names, category_ids)
+    for image in images:
+        content.add_image(
+            image.name, image_id=image.image_id, size=(image.height, image.width)
+        )
+        for (x1, y1, x2, y2), label, is_crowd in image.objects():
+            bbox = [round(value, _DECIMALS) for value in (x1, y1, x2 - x1, y2 - y1)]
+            area = round(bbox[2] * bbox[3], _DECIMALS)
+            flags = {"iscrowd": int(is_crowd)}
+            content.add_box(image.image_id, label, bbox, flags=flags, area=area)
+    (out / "annotations").mkdir(exist_ok=True)
+    content.write(out / "annotations" / f"instances_{split}.json")
+
+
+#: format -> (folder of the images of a split, function that writes the labels, what the
+#: number that it returns means; None where it returns nothing)
+_WRITERS = {
+    "coco": ("{split}", _write_coco, None),
+    "voc": ("JPEGImages", write_voc, "{} boxes moved by rounding to whole pixels"),
+    "yolo": (
+        "images/{split}",
+        write_yolo,
+        "{} crowd regions left out, YOLO cannot mark them",
+    ),
+    "csv": ("images", write_csv, None),
+}
+TARGETS = tuple(_WRITERS)
+# What names of images must do, by format; COCO takes any.
+_IMAGE_RULES = {
+    "csv": "not end with a blank, and have no carriage return",
+    "yolo": f"not begin with a dot, and end with {', '.join(sorted(IMAGE_SUFFIXES))}",
+    "voc": "have no dot or blank at the beginning, no blank at the end or before the "
+    "suffix, no control character, and not end with "
+    f"{', '.join(sorted(LABEL_SUFFIXES))}",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What `convert_dataset` did.
+
+    Attributes:
+        summaries: list of str, what was read, one of each split.
+        faults: dict split -> str, why it could not be read and was left out.
+        losses: list of str, what the new format does not have.
+        num_images: int.
+        num_boxes: int, crowd regions not counted.
+    """
+
+    summaries: list
+    faults: dict
+    losses: list
+    num_images: int
+    num_boxes: int
+
+
+def convert_dataset(
+    splits, target, out, *, link=False, skip_bad_images=False, progress=None
+):
+    """Writes all splits of a dataset in another format; the source stays as it is.
+
+    Bad boxes are dropped and boxes clipped as in training, images without boxes stay. A
+    split that cannot be read is left out.
+    Images are called as before; where two have one name, its split or a number is added.
+
+    Args:
+        splits: `Splits` of `readers.find_splits`.
+        target: str, one of `TARGETS`.
+        out: str or path, a folder that is absent or empty. It is complete or absent.
+        link: bool, make symbolic links to the images in place of copies.
+        skip_bad_images: bool, leave out images that cannot be used.
+        progress: as of `data.tfds.find_tfds_splits`, told of images that are placed.
+
+    Returns:
+        `Conversion`.
+
+    Raises:
+        ValueError: if `out` holds something, the target is unknown, images are bad, or
+            no split can be read.
+    """
+    if target not in TARGETS:
+        raise ValueError(
+            f"The format must be one of {', '.join(TARGETS)}. Received: {target!r}"
+        )
+    out = pathlib.Path(out).expanduser().absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(
+            f"The target must be a folder that is absent or empty. Received: {out}"
+        )
+    read, faults = _read_all(splits, skip_bad_images)
+    names, losses = next(iter(read.values())).class_names, []
+    images = _labelled_images(read)
+    _check_names(target, names, images)
+    num_masks = sum(dataset.report.num_masks for dataset in read.values())
+    num_turned = sum(
+        record.orientation > 1 for dataset in read.values() for record in dataset
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    folder, write, loss = _WRITERS[target]
+    num_lost = 0
+    try:
+        total = sum(map(len, images.values()))
+        shown = None if progress is None else progress(total)
+        for split, entries in images.items():
+            place = aside / folder.format(split=split)
+            place.mkdir(parents=True, exist_ok=True)
+            for image in entries:
+                _place_image(image.path, place / image.name, link)
+                if shown is not None:
+                    shown.add(1)
+            if target == "coco":
+                write(aside, split, entries, names, _category_ids(read[split]))
+            else:
+                num_lost += write(aside, split, entries, names)
+        if shown is not None:
+            shown.close()
+        aside.chmod(0o755)  # mkdtemp keeps others out.
+        if out.exists():
+            out.rmdir()
+        os.rename(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    if num_masks:
+        losses.append(f"{num_masks} masks, and the areas that they had")
+    if num_lost:
+        losses.append(loss.format(num_lost))
+    if num_turned:
+        losses.append(
+            f"{num_turned} images are turned by their EXIF orientation, the boxes are of "
+            "the upright image: read them with a program that turns them"
+        )
+    return Conversion(
+        [dataset.summary() for dataset in read.values()],
+        faults,
+        losses,
+        total,
+        sum(dataset.num_boxes for dataset in read.values()),
+    )
+
+
+def _read_all(splits, skip_bad_images):
+    """Reads all splits, so that no fault of one hides those of the others.
+
+    Returns:
+        (dict split -> `DetectionDataset`, dict split -> why it cannot be read).
+    """
+    read, faults, bad, names = {}, {}, [], None
+    for split in splits:
+        try:
+            dataset = read_coco(
+                *splits[split],
+                class_names=names,
+                skip_bad_images=True,
+                training=False,
+                allow_empty=True,
+            )
+        except (ValueError, OSError) as error:
+            faults[split] = str(error)
+            continue
+        bad += [
+            f"{split}: {name}: {reason}"
+            for name, reason, _ in dataset.report.bad_images
+        ]
+        if not len(dataset):
+            name, reason, _ = dataset.report.bad_images[0]
+            faults[split] = f"no image can be used, such as {name}: {reason}"
+            continue
+        if not dataset.class_names:
+            faults[split] = "it has no object, and no class is named"
+            continue
+        names = dataset.class_names
+        read[split] = dataset
+    of_splits = [f"{split}: {fault}" for split, fault in faults.items()]
+    if bad and not skip_bad_images:
+        raise ValueError(
+            "All images must be readable; repair or remove the bad ones, or go on "
+            "without them by skip_bad_images=True (--skip-bad-images). Received: "
+            f"{len(bad)} bad images:" + listed(bad + of_splits)
+        )
+    if not read:
+        raise ValueError(
+            "At least one split must be readable. Received:" + listed(of_splits)
+        )
+    return read, faults
+
+
+def _category_ids(dataset):
+    """Those of the source, or from 1 where it counts from 0, as many programs must."""
+    ids = dataset.category_ids
+    return ids if min(ids) >= 1 else range(1, len(ids) + 1)
+
+
+def _place_image(source, target, link):
+    if link:
+        target.symlink_to(os.path.abspath(source))
+    else:
+        shutil.copyfile(source, target)
+
+
+def _labelled_images(read):
+    """Dict split -> list of `LabelledImage`, of a dict split -> `DetectionDataset`."""
+    found, taken = {}, set()
+    for split, dataset in read.items():
+        found[split] = [
+            LabelledImage(
+                path=record.path,
+                name=_free_name(record.path, split, taken),
+                image_id=record.image_id,
+                height=record.height,
+                width=record.width,
+                boxes=np.concatenate(
+                    [record.boxes, record.crowd_boxes], dtype="float64"
+                ),
+                labels=np.concatenate(
+                    [record.labels, record.crowd_labels], dtype="int64"
+                ),
+                is_crowd=np.repeat(
+                    [False, True], [len(record.boxes), record.num_crowd]
+                ),
+            )
+            for record in dataset
+        ]
+    return found
+
+
+def _has_controls(name):
+    return any(
+        unicodedata.category(c) == "Cc" or c in "\ufeff\ufffe\uffff" for c in name
+    )
+
+
+def _check_names(target, class_names, images):
+    """Refuses what the reader of the new format would not find again, or find otherwise.
+
+    Raises:
+        ValueError: that names the classes or images.
+    """
+    if target in ("voc", "csv"):
+        wrong = [n for n in class_names if n != n.strip() or _has_controls(n)]
+        if wrong:
+            shown = [
+                f"{n!r} beside {n.strip()!r}" if n.strip() in class_names else repr(n)
+                for n in wrong
+            ]
+            raise ValueError(
+                f"Names of classes in {target} must not begin or end with blanks and "
+                "must have no line break or control character: rename them, or write "
+                f"coco or yolo. Received: {', '.join(shown)}"
+            )
+    names = [image.name for entries in images.values() for image in entries]
+    wrong = [name for name in names if _is_lost(target, name)]
+    if wrong:
+        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise ValueError(
+            f"Names of images in {target} must {_IMAGE_RULES[target]}: rename them, or "
+            f"write coco. Received: {', '.join(map(repr, wrong[:10]))}{more}"
+        )
+
+
+def _is_lost(target, name):
+    """Whether the reader of a format would not find an image of that name."""
+    stem, suffix = os.path.splitext(name)
+    if target == "csv":
+        return name != name.rstrip() or "\r" in name  # csv.writer leaves it unquoted
+    if target == "yolo":
+        return name.startswith(".") or suffix.lower() not in IMAGE_SUFFIXES
+    return target == "voc" and (
+        name.startswith(".")
+        or stem != stem.strip()
+        or name != name.strip()
+        or suffix.lower() in LABEL_SUFFIXES
+        or _has_controls(name)
+    )
+
+
+def _free_name(path, split, taken):
+    """A file name whose stem is not taken yet, also where case does not count."""
+    stem, suffix = os.path.splitext(os.path.basename(path))
+    candidates = [stem, f"{split}_{stem}"]
+    number = 2
+    while candidates[0].lower() in taken:
+        candidates.pop(0)
+        if not candidates:
+            candidates.append(f"{split}_{stem}_{number}")
+            number += 1
+    taken.add(candidates[0].lower())
+    return candidates[0] + suffix

@@ -1,0 +1,214 @@
+"""Opens labelled images in any format: finds out which, and turns it into COCO's.
+
+`read_coco` reads what comes out, with the same checks for all formats.
+"""
+
+import collections.abc
+import os
+import pathlib
+import re
+
+from vfnet_tf.data.folders import list_folder, list_folders
+from vfnet_tf.data.formats.coco import coco_parts, is_coco_folder, split_of
+from vfnet_tf.data.formats.csv_file import find_csv_splits, is_csv
+from vfnet_tf.data.formats.tfds import find_tfds_splits
+from vfnet_tf.data.formats.voc import find_voc_splits, is_voc
+from vfnet_tf.data.formats.yolo import find_yolo_splits, is_yolo
+from vfnet_tf.data.splits import FoundSplits, by_split
+from vfnet_tf.data.text import is_valid, printable
+
+#: format -> what a line about it says; in the order in which a folder is tried
+FORMATS = {
+    "coco": "COCO json",
+    "yolo": "YOLO txt",
+    "voc": "Pascal VOC xml",
+    "csv": "CSV",
+    "tfds": "TensorFlow Datasets",
+}
+_SUFFIXES = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".csv": "csv"}
+_IN_FOLDER = {
+    "coco": is_coco_folder,
+    "yolo": is_yolo,
+    "voc": is_voc,
+    "csv": is_csv,
+}
+# Of what is not read, the rest is counted.
+_MAX_UNUSED = 5
+_PREFIXED = re.compile(rf"({'|'.join(FORMATS)}):(.+)")
+
+
+class Splits(collections.abc.Mapping):
+    """The splits of a dataset: a mapping to what `read_coco` reads.
+
+    A value is `(annotation file, image folder)`, of which the folder may be None where
+    it has to be looked for. In another format than COCO's, the file is written when the
+    value is looked up: look up only what is needed.
+
+    Args:
+        kind: str, key of `FORMATS`; the attribute `format`.
+        description: str, one line that says what was found.
+        found: `FoundSplits`; `unused`, `label_suffix` and `label_files` are attributes
+            here too.
+        is_file: bool, whether the data is a single COCO json.
+        folder: str, the folder of the data; None where it is no folder.
+    """
+
+    def __init__(self, kind, description, found, is_file=False, folder=None):
+        self.format = kind
+        self.description = description
+        self.folder = folder
+        self.unused = found.unused
+        self.label_suffix = found.label_suffix
+        self.label_files = found.label_files
+        self._parts = dict(found)
+        self._is_file = is_file
+
+    def __getitem__(self, split):
+        part = self._parts[split]
+        if callable(part):
+            part = self._parts[split] = part()
+        return part
+
+    def __iter__(self):
+        return iter(self._parts)
+
+    def __contains__(self, split):
+        return split in self._parts
+
+    def __len__(self):
+        return len(self._parts)
+
+    def locate(self, split):
+        """The value of a split; of a single COCO json that of the file, whatever it is.
+
+        Args:
+            split: str, train, val or test.
+
+        Raises:
+            ValueError: if there is no such split.
+        """
+        if self._is_file:
+            return self[next(iter(self))]
+        if split not in self:
+            raise ValueError(
+                f"The data must have the split {split!r}. Received: {self.description} "
+                "(--split)"
+            )
+        return self[split]
+
+
+def find_format(data):
+    """Finds out in which format a dataset is.
+
+    Args:
+        data: str or path: a folder, a file (.json, .yaml, .csv), or either after a
+            prefix that names the format, `coco:`, `voc:`, `yolo:`, `csv:`; or
+            `tfds:NAME[/CONFIG]`.
+
+    Returns:
+        (format, str path or name without prefix, list of formats that a folder could
+        be as well).
+
+    Raises:
+        ValueError: if there is no such folder or file, or none of the formats in it.
+    """
+    data = os.fspath(data)
+    if not is_valid(data):
+        raise ValueError(
+            "--data must have a name in UTF-8: rename it. "
+            f"Received: --data {printable(data)}"
+        )
+    match = _PREFIXED.fullmatch(data)
+    kind, name = match.groups() if match else (None, data)
+    if kind == "tfds":
+        return kind, name, []
+    path = pathlib.Path(name).expanduser()
+    if not path.exists():
+        raise ValueError(
+            "--data must be an existing folder or file, or tfds:NAME. "
+            f"Received: --data {data}"
+        )
+    if kind is not None:
+        return kind, str(path), []
+    if path.is_dir():
+        kinds = [kind for kind, is_kind in _IN_FOLDER.items() if is_kind(path)]
+    else:
+        suffix = path.suffix.lower()
+        kinds = [_SUFFIXES[suffix]] if suffix in _SUFFIXES else []
+    if kinds:
+        return kinds[0], str(path), kinds[1:]
+    present = sorted(os.listdir(path))[:20] if path.is_dir() else path.name
+    files = path.is_dir() and list_folder(path, set(_SUFFIXES))
+    hint = (
+        f" Given as --data {files[0]}, it is told what is wrong with it."
+        if files
+        else ""
+    )
+    raise ValueError(
+        "--data must be in one of the formats of docs/data.md: COCO (annotations/"
+        "instances_{train,val,test}[year].json, {train,valid,test}/_annotations.coco.json, "
+        "or one json), YOLO (a data.yaml with names and train or val), Pascal VOC (xml "
+        "files in Annotations/, in train/, valid/, test/ or "
+        "beside the images), CSV (with the columns image,x1,y1,x2,y2,label), or "
+        f"tfds:NAME.{hint} Received: --data {data}, which holds {present}"
+    )
+
+
+def find_splits(data, progress=None):
+    """Finds the splits of a dataset in any format.
+
+    Args:
+        data: as of `find_format`.
+        progress: as of `find_tfds_splits`.
+
+    Returns:
+        `Splits`.
+
+    Raises:
+        ValueError: if there is no dataset, or it is not as its format wants it.
+        ImportError: the extra of the format is not installed.
+    """
+    kind, name, others = find_format(data)
+    is_file = kind == "coco" and os.path.isfile(name)
+    if is_file:
+        found = FoundSplits({split_of(name) or "train": (name, None)})
+    elif kind == "tfds":
+        found = find_tfds_splits(name, progress)
+    else:
+        find = {
+            "coco": coco_parts,
+            "yolo": find_yolo_splits,
+            "voc": find_voc_splits,
+            "csv": find_csv_splits,
+        }[kind]
+        found = find(name)
+    folder = name if kind != "tfds" and os.path.isdir(name) else None
+    if folder is not None:
+        found.unused += _unused_folders(pathlib.Path(folder), found)
+    shown = f"tfds:{name}" if kind == "tfds" else name
+    description = f"{FORMATS[kind]}, {shown}: {', '.join(found)}"
+    if found.unused:
+        listed = ", ".join(found.unused[:_MAX_UNUSED])
+        more = len(found.unused) - _MAX_UNUSED
+        listed += f" and {more} more" if more > 0 else ""
+        description += f" (not read: {listed})"
+    if others:
+        forced = ", ".join(f"{other}:{name}" for other in others)
+        description += f" (it could be read as {forced} too)"
+    return Splits(kind, description, found, is_file, folder)
+
+
+def _unused_folders(root, found):
+    """Folders that are named for a split that was not found."""
+    inside = list_folders(root)
+    folders = list(inside.values())
+    for name, path in inside.items():
+        if name.lower() == "images":
+            folders += list_folders(path).values()
+    named = by_split(folders, lambda path: path.name)
+    return [
+        os.path.join(os.path.relpath(path, root), "")
+        for split, paths in named.items()
+        if split not in found
+        for path in paths
+    ]

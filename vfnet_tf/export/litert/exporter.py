@@ -1,0 +1,234 @@
+"""A detector as a LiteRT (TensorFlow Lite) file, for phones and small boards.
+
+The file holds the network for one image of one size, from normalised pixels to the boxes
+and scores of all points, in LiteRT's builtin operators alone: no part of TensorFlow has
+to be linked in. Decoding, resizing and NMS stay outside; `metadata.json`, in the file
+and beside it, says how the images must be prepared and which thresholds belong to the
+weights.
+
+Weights are float32, float16 (half the size; computed in float32) or int8 (a quarter; the
+products of convolutions are of int8 numbers, activations being quantised as they come).
+"""
+
+import io
+import json
+import pathlib
+import tempfile
+import zipfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vfnet_tf import config as configs
+from vfnet_tf.data.canvases import CANVAS_MULTIPLE
+from vfnet_tf.export.metadata import describe_detector
+from vfnet_tf.files import write_file
+from vfnet_tf.inference.litert import METADATA_FILE
+from vfnet_tf.ops.kernels import portable_kernels
+from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
+
+#: Raised when an output or a key of the metadata changes its meaning.
+FORMAT_VERSION = 1
+
+#: What the weights may be stored as.
+QUANTIZATIONS = ("none", "float16", "dynamic_int8")
+
+
+def export_litert(
+    detector,
+    path,
+    *,
+    image_size,
+    config=None,
+    quantize="none",
+    overwrite=False,
+    **settings,
+):
+    """Writes a detector as a `.tflite` file and its metadata beside it.
+
+    The file has one signature, `raw(images: float32 [1, H, W, 3])` of normalised images,
+    padded with zeros on the right and below. It gives, in pixels of that input,
+
+        boxes   float32 [1, P, 4]  (x1, y1, x2, y2), not clipped
+        scores  float32 [1, P, K]  in [0, 1], centerness multiplied in
+
+    The metadata lie in the file as TensorFlow Lite's associated files do, in a zip
+    archive at its end (`unzip -p FILE metadata.json`), and as `FILE.json`.
+
+    Args:
+        detector: a built `DenseDetector` of float32.
+        path: of the file, which must end in `.tflite`; it is written beside it and then
+            renamed.
+        image_size: (height, width) of the input in pixels.
+        config: a `vfnet_tf.config.Config`, or what `load_config` takes; it names the
+            classes and says how images are prepared.
+        quantize: `"none"`, `"float16"` or `"dynamic_int8"`.
+        overwrite: bool, replace a file that is there already.
+        **settings: any of `DETECTION_SETTINGS`, for the metadata; by default the
+            detector's own.
+
+    Returns:
+        `path` as a `pathlib.Path`.
+
+    Raises:
+        ValueError: for another Keras backend than TensorFlow, a detector of another
+            precision, settings that are none, or a `path` that must not be written to.
+        RuntimeError: if the converter fails, or wants operators beyond the builtin ones.
+    """
+    path = check_target(path, overwrite)
+    _check(detector, image_size, quantize, settings)
+    config = None if config is None else configs.load_config(config)
+    content = _convert(detector, image_size, quantize)
+    metadata = _make_metadata(detector, image_size, config, quantize, settings)
+    text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
+    write_file(path, _with_file(content, METADATA_FILE, text))
+    write_file(metadata_path(path), text)
+    return path
+
+
+def default_image_size(config):
+    """(height, width) of the canvas that lying images of a config's size are padded to."""
+    return tuple(
+        -(-side // CANVAS_MULTIPLE) * CANVAS_MULTIPLE for side in config.data.image_size
+    )
+
+
+def metadata_path(path):
+    """Where the metadata of a `.tflite` file lie beside it."""
+    return pathlib.Path(f"{path}.json")
+
+
+def check_target(path, overwrite=False):
+    """Returns `path` as a `pathlib.Path`, or refuses what must not be written to.
+
+    Raises:
+        ValueError: for another ending, a folder, or a file that is there unless
+            `overwrite`.
+    """
+    path = pathlib.Path(path)
+    if path.suffix != ".tflite":
+        raise ValueError(f"`path` must end in .tflite. Received: path={path}")
+    if path.is_dir():
+        raise ValueError(f"`path` must not be a folder. Received: path={path}")
+    if path.exists() and not overwrite:
+        raise ValueError(
+            "`path` is there already; `overwrite` must be True to replace it. "
+            f"Received: path={path}"
+        )
+    return path
+
+
+def _check(detector, image_size, quantize, settings):
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "A LiteRT file is written on the TensorFlow backend: load the weights with "
+            "KERAS_BACKEND=tensorflow. Received: "
+            f"KERAS_BACKEND={keras.backend.backend()}"
+        )
+    if detector.dtype_policy.name != "float32":
+        raise ValueError(
+            "The detector must be of float32; `quantize` says how its weights are "
+            f"stored. Received: dtype={detector.dtype_policy.name}"
+        )
+    sides = np.asarray(image_size)
+    if sides.shape != (2,) or np.any(sides != sides.astype("int64")) or min(sides) < 1:
+        raise ValueError(
+            "`image_size` must be (height, width), positive whole pixels. "
+            f"Received: image_size={image_size}"
+        )
+    if quantize not in QUANTIZATIONS:
+        raise ValueError(
+            f"`quantize` must be one of {QUANTIZATIONS}. Received: quantize={quantize!r}"
+        )
+    unknown = sorted(set(settings) - set(DETECTION_SETTINGS))
+    if unknown:
+        raise ValueError(
+            f"The settings are {sorted(DETECTION_SETTINGS)}. Received: {unknown}"
+        )
+
+
+class _RawModule(tf.Module):
+    """The weights of a detector and the function of them that is converted.
+
+    Args:
+        detector: a built `DenseDetector`.
+        image_size: (height, width).
+    """
+
+    def __init__(self, detector, image_size):
+        super().__init__(name="vfnet_tf")
+        # The variables alone, as in a SavedModel.
+        self.weights = [weight.value for weight in detector.weights]
+        shape = (1, *map(int, image_size), 3)
+
+        @tf.function(
+            autograph=False,
+            input_signature=[tf.TensorSpec(shape, "float32", name="images")],
+        )
+        def raw(images):
+            # LiteRT has no `crop_and_resize`.
+            with portable_kernels():
+                outputs = detector(images, training=False)
+                boxes, scores, factors = detector.ranking(outputs)
+                if factors is not None:
+                    scores = scores * factors[..., None]
+            return {"boxes": boxes, "scores": scores}
+
+        self.signature = raw.get_concrete_function
+
+
+def _convert(detector, image_size, quantize):
+    """The model as the bytes of a flatbuffer."""
+    module = _RawModule(detector, image_size)
+    with tempfile.TemporaryDirectory() as folder:
+        # By way of a SavedModel the signature's names stay.
+        tf.saved_model.save(
+            module,
+            folder,
+            signatures={"raw": module.signature()},
+            options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+        )
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            folder, signature_keys=["raw"]
+        )
+        # Without it the converter would take TensorFlow's own operators where it knows
+        # none of LiteRT's, and the file would need TensorFlow to run.
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if quantize != "none":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantize == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        try:
+            return converter.convert()
+        except Exception as error:
+            raise RuntimeError(
+                "The detector must convert to LiteRT's builtin operators. Received: "
+                f"{type(detector).__name__}: {error}"
+            ) from error
+
+
+def _make_metadata(detector, image_size, config, quantize, settings):
+    """All that a program beside the model must know, as a dict of JSON types."""
+    return {
+        "format": "vfnet_tf LiteRT",
+        "format_version": FORMAT_VERSION,
+        **describe_detector(detector, config, settings, tensorflow=tf.__version__),
+        "box_format": "x1, y1, x2, y2 in pixels of the network input",
+        "image_size": [int(side) for side in image_size],
+        "level_sizes": [
+            height * width * detector.anchors_per_cell
+            for height, width in detector.level_shapes(*map(int, image_size))
+        ],
+        "clip_margin": float(detector.clip_margin),
+        "quantize": quantize,
+    }
+
+
+def _with_file(content, name, text):
+    """A flatbuffer with an associated file: a zip archive behind it."""
+    buffer = io.BytesIO(content)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        # A fixed date: the same weights give the same file.
+        archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text)
+    return buffer.getvalue()

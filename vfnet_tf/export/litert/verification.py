@@ -1,0 +1,79 @@
+"""Does a `.tflite` file compute what Keras computes?"""
+
+import numpy as np
+
+from vfnet_tf.inference.litert import LiteRTModel
+
+#: Largest differences to Keras that `verify_litert` takes, by `quantize`: of boxes as a
+#: part of the image's longer side, or of a coordinate that lies beyond it, and of scores.
+TOLERANCES = {
+    "none": (1e-4, 1e-4),
+    "float16": (0.002, 0.005),
+    "dynamic_int8": (0.05, 0.1),
+}
+
+#: Points of an image that a quantised file is judged by, those with the best scores.
+NUM_BEST = 100
+
+
+def verify_litert(path, detector, images, num_threads=1):
+    """Compares a file in LiteRT with the detector it was made of.
+
+    A float32 file has to give boxes and scores of all points to 1e-4. Quantised ones
+    keep 11 bits (float16) and 8 bits (int8, and the activations 8 too) of each weight,
+    and these errors add up over some fifty layers; their bounds are a few times what
+    trained weights showed (docs/deployment/litert.md). They hold for the 100 best
+    points of an image, which may become detections: far from any object a box is
+    arbitrary, and may be moved a long way by what moves no detection.
+
+    Args:
+        path: of the `.tflite` file.
+        detector: what was exported.
+        images: float32 `[B, H, W, 3]`, normalised, of the file's size; best prepared by
+            `LiteRTModel.prepare` from pictures with objects.
+        num_threads: int.
+
+    Returns:
+        dict of `num_images`, and the largest differences `box_difference` and
+        `score_difference`, see `TOLERANCES`.
+
+    Raises:
+        ValueError: if they are above `TOLERANCES`, or not finite.
+    """
+    model = LiteRTModel(path, num_threads)
+    images = np.asarray(images, "float32")
+    longer_side = max(model.metadata["image_size"])
+    quantize = model.metadata["quantize"]
+    differences = []
+    for image in images:
+        boxes, scores, factors = detector.ranking(detector(image[None], training=False))
+        if factors is not None:
+            scores = scores * factors[..., None]
+        expected = [np.asarray(value)[0] for value in (boxes, scores)]
+        found = [value[0] for value in model(image[None])]
+        if quantize != "none":
+            best = np.argsort(-expected[1].max(axis=-1), kind="stable")[:NUM_BEST]
+            expected, found = ([value[best] for value in v] for v in (expected, found))
+        # Boxes are not clipped yet; far outside, float32 itself is no finer.
+        scale = np.maximum(np.abs(expected[0]), longer_side)
+        differences.append(
+            [
+                np.max(np.abs(found[0] - expected[0]) / scale),
+                np.max(np.abs(found[1] - expected[1])),
+            ]
+        )
+    # Not `max`, which loses NaN.
+    boxes, scores = np.max(differences, axis=0).tolist()
+    box_tolerance, score_tolerance = TOLERANCES[quantize]
+    if not (boxes <= box_tolerance and scores <= score_tolerance):
+        raise ValueError(
+            f"A LiteRT file with quantize={quantize!r} must give the detector's boxes to "
+            f"{box_tolerance:g} of the longer side and its scores to "
+            f"{score_tolerance:g}. Received: {path} with differences of {boxes:.3g} and "
+            f"{scores:.3g}"
+        )
+    return {
+        "num_images": len(images),
+        "box_difference": boxes,
+        "score_difference": scores,
+    }

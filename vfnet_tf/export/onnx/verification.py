@@ -1,0 +1,95 @@
+"""Does an ONNX file find in images what the detector in Keras finds?"""
+
+import numpy as np
+
+from vfnet_tf.inference.onnx import OnnxPredictor
+from vfnet_tf.inference.predictor import Predictor
+from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
+
+#: Pixels of the original image, and score.
+BOX_TOLERANCE, SCORE_TOLERANCE = 0.01, 1e-4
+
+
+def verify_onnx(path, detector, images):
+    """Compares whole predictions: reading, resizing, network, selection and NMS.
+
+    One side is the `Predictor` on TensorFlow, the other an `OnnxPredictor` on PIL, numpy
+    and ONNX Runtime. Scores that differ in their last digits may change places in the
+    order, so each detection is compared with the one of its class that is most like it.
+
+    Args:
+        path: of a file by `export_onnx`.
+        detector: what was exported.
+        images: list of paths.
+
+    Returns:
+        dict of `num_detections`, and the largest differences `box_difference` in pixels
+        of the original images and `score_difference`.
+
+    Raises:
+        ValueError: if counts or classes differ, boxes by more than 0.01 pixel, or
+            scores by more than 1e-4; the image is named.
+    """
+    exported = OnnxPredictor(path)
+    metadata = exported.detector.metadata
+    # Its own settings are those that a detector traces its graph with; others run
+    # operation by operation.
+    settings = {
+        name: metadata[name]
+        for name in DETECTION_SETTINGS
+        if metadata[name] != getattr(detector, name)
+    }
+    python = Predictor(detector, exported.config)
+    boxes, scores, count = 0.0, 0.0, 0
+    for image in map(str, images):
+        found = exported(image)
+        prepared = python.prepare(python.read_file(image))
+        inputs = [prepared[name][None] for name in ("images", "image_size", "scale")]
+        expected = detector.detect(*inputs, **settings)
+        expected = {name: np.asarray(value)[0] for name, value in expected.items()}
+        total = int(expected["num_detections"])
+        expected = [expected[n][:total] for n in ("boxes", "scores", "labels")]
+        off = match((found.boxes, found.scores, found.labels), expected)
+        if off is None or not (off[0] <= BOX_TOLERANCE and off[1] <= SCORE_TOLERANCE):
+            text = "other classes or counts"
+            if off is not None:
+                text = f"boxes {off[0]:.3g} pixels and scores {off[1]:.3g} off"
+            raise ValueError(
+                "Detections of the ONNX file must be the detector's. Received: "
+                f"{text} for {image}"
+            )
+        boxes, scores = max(boxes, off[0]), max(scores, off[1])
+        count += len(found)
+    return {
+        "num_detections": count,
+        "box_difference": boxes,
+        "score_difference": scores,
+    }
+
+
+def match(found, expected):
+    """Pairs detections with the most similar ones of their class.
+
+    Args:
+        found, expected: (boxes `[N, 4]`, scores `[N]`, labels `[N]`), by descending
+            score.
+
+    Returns:
+        The largest differences of boxes in pixels and of scores; None if the classes
+        are not as many of each.
+    """
+    if not np.array_equal(np.sort(found[2]), np.sort(expected[2])):
+        return None
+    boxes, scores = [0.0], [0.0]
+    left = np.ones(len(expected[1]), bool)
+    for box, score, label in zip(*found, strict=True):
+        box_off = np.abs(expected[0] - box).max(axis=-1)
+        score_off = np.abs(expected[1] - score)
+        cost = np.where(
+            left & (expected[2] == label), box_off + 1e3 * score_off, np.inf
+        )
+        best = int(np.argmin(cost))
+        left[best] = False
+        boxes.append(float(box_off[best]))
+        scores.append(float(score_off[best]))
+    return max(boxes), max(scores)

@@ -1,0 +1,1 @@
+"""SavedModels that take the bytes of image files, for TensorFlow Serving."""

@@ -1,0 +1,301 @@
+"""Does an exported detector give what the detector in Python gives?"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from vfnet_tf.data import transforms
+from vfnet_tf.data.canvases import CANVAS_MULTIPLE
+from vfnet_tf.data.images import decode
+from vfnet_tf.data.normalization import Normalization
+from vfnet_tf.export import fingerprint
+from vfnet_tf.export.saved_model.exporter import read_metadata, to_box_format
+from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
+
+#: Output of the SavedModel -> the same thing in what `detector.detect` returns.
+OUTPUTS = {
+    "detection_boxes": "boxes",
+    "detection_scores": "scores",
+    "detection_classes": "labels",
+    "num_detections": "num_detections",
+}
+
+#: Pixels, and score, that the SavedModel may differ by: nothing that anyone could see.
+BOX_TOLERANCE, SCORE_TOLERANCE = 0.01, 1e-5
+#: The same for boxes in 0..1.
+NORMALIZED_BOX_TOLERANCE = 1e-5
+
+# Run by `python -c`. TensorFlow 2.21 imports Keras by itself, before any model.
+_FRESH_PROCESS = """
+import json, sys
+import numpy as np
+import tensorflow as tf
+
+directory, request, answer, signature = sys.argv[1:]
+detect = tf.saved_model.load(directory).signatures[signature]
+
+
+def make_example(content):
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[content]))
+    features = tf.train.Features(feature={"image/encoded": feature})
+    return tf.train.Example(features=features).SerializeToString()
+
+
+def decode(content):
+    return tf.io.decode_jpeg(content, 3, dct_method="INTEGER_ACCURATE")
+
+
+make_inputs = {
+    "tf_example": lambda all: {"examples": tf.constant([*map(make_example, all)])},
+    "image_tensor": lambda all: {"images": tf.stack([*map(decode, all)])},
+}.get(signature, lambda all: {"image_bytes": tf.constant(all)})
+results = {}
+with open(request, encoding="utf-8") as file:
+    batches = json.load(file)
+for number, paths in enumerate(batches):
+    contents = [open(path, "rb").read() for path in paths]
+    for name, value in detect(**make_inputs(contents)).items():
+        results[f"{number}/{name}"] = value.numpy()
+if "vfnet_tf" in sys.modules:
+    sys.exit("the SavedModel imported vfnet_tf: TensorFlow alone must run it")
+np.savez(answer, **results)
+"""
+
+
+def detect_in_fresh_process(
+    directory, batches, timeout=900, signature="serving_default"
+):
+    """Runs a SavedModel in a new Python process that knows TensorFlow only.
+
+    Args:
+        directory: of the SavedModel.
+        batches: list of batches, each a list of paths of JPEG or PNG files.
+        timeout: seconds.
+        signature: name of one that takes images. For `"image_tensor"` those of a batch
+            have one size and none is turned by EXIF.
+
+    Returns:
+        list of one dict of numpy arrays per batch.
+
+    Raises:
+        ValueError: if the process fails; the end of what it said is in the message.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        request = pathlib.Path(folder) / "request.json"
+        answer = pathlib.Path(folder) / "answer.npz"
+        absolute = [[str(pathlib.Path(p).resolve()) for p in b] for b in batches]
+        request.write_text(json.dumps(absolute), encoding="utf-8")
+        directory = pathlib.Path(directory).resolve()
+        arguments = [str(directory), str(request), str(answer), signature]
+        process = subprocess.run(
+            [sys.executable, "-c", _FRESH_PROCESS, *arguments],
+            cwd=folder,
+            # The CPU: a GPU's memory may be taken by the process that asks.
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if process.returncode != 0:
+            raise ValueError(
+                "The SavedModel must run in a process with TensorFlow alone. Received: "
+                f"{directory} with exit status {process.returncode}:\n"
+                f"{process.stderr.strip()[-1500:]}"
+            )
+        with np.load(answer) as arrays:
+            results = [{} for _ in batches]
+            for key in arrays.files:
+                number, name = key.split("/")
+                results[int(number)][name] = arrays[key]
+            return results
+
+
+class PythonDetect:
+    """What the SavedModel does, put together from the detector and `data.transforms`.
+
+    Every image is prepared by itself, as the pipeline does, and then the batch goes
+    through `detector.detect`. Both run as graphs for any size, as in the SavedModel: a
+    graph for one fixed size is optimised otherwise, and its sums end in other last
+    digits.
+
+    Args:
+        detector: the `DenseDetector` that was exported.
+        metadata: dict, as from `read_metadata`.
+    """
+
+    def __init__(self, detector, metadata):
+        resize_to = (
+            transforms.resize_keep_ratio
+            if metadata["keep_ratio"]
+            else transforms.resize_exact
+        )
+        resize = resize_to(*metadata["image_size"])
+        normalize = transforms.normalize(
+            Normalization.from_dict(metadata["normalization"])
+        )
+
+        # What an older export does not name it does as the detector's defaults say.
+        settings = {k: metadata[k] for k in DETECTION_SETTINGS if k in metadata}
+
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec((), "string")])
+        def prepare(contents):
+            image = decode.decode_image(contents)
+            example = normalize(resize({"image": image, "boxes": tf.zeros((0, 4))}))
+            return {**example, "original_size": tf.shape(image)[:2]}
+
+        @tf.function(
+            autograph=False,
+            input_signature=[
+                tf.TensorSpec((None, None, None, 3), "float32"),
+                tf.TensorSpec((None, 2), "float32"),
+                tf.TensorSpec((None, 2), "float32"),
+            ],
+        )
+        def detect(images, image_size, scale):
+            return detector.detect(images, image_size, scale, **settings)
+
+        self._prepare = prepare
+        self._detect = detect
+        # Exports of format 1 knew no other, and had a sentence there.
+        known = metadata["format_version"] > 1
+        self._box_format = metadata["box_format"] if known else "xyxy"
+
+    def batch(self, paths):
+        """Reads JPEG or PNG files as one batch on their common canvas.
+
+        Returns:
+            `images` float32 `[B, H, W, 3]`, `image_size`, `scale` and `original_size`
+            float32 `[B, 2]`.
+        """
+        examples = [self._prepare(pathlib.Path(path).read_bytes()) for path in paths]
+        sizes = np.asarray([example["image"].shape[:2] for example in examples])
+        canvas = -(-sizes.max(axis=0) // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
+        images = np.zeros((len(paths), *canvas, 3), "float32")
+        for image, example, (height, width) in zip(
+            images, examples, sizes, strict=True
+        ):
+            image[:height, :width] = example["image"]
+        scale, original_size = (
+            np.asarray([example[key] for example in examples], "float32")
+            for key in ("scale", "original_size")
+        )
+        return images, sizes.astype("float32"), scale, original_size
+
+    def __call__(self, paths):
+        """Detections in a batch of files: numpy arrays by the SavedModel's names."""
+        with tf.device("/CPU:0"):
+            *inputs, original_size = self.batch(paths)
+            found = self._detect(*inputs)
+            found = to_box_format(found, original_size, self._box_format)
+        return {name: value.numpy() for name, value in found.items()}
+
+
+def verify_saved_model(directory, detector, paths, batch_sizes=(1, 2, 5)):
+    """Compares an exported detector, in a fresh process, with the one in Python.
+
+    Both get the same files in the same batches, so both pad to the same canvases. Both
+    run on the CPU, where sums are taken in the same order each time: there they have
+    been equal to the last bit, in float32 and in bfloat16.
+
+    Args:
+        directory: of the SavedModel.
+        detector: what was exported.
+        paths: list of JPEG or PNG files, best of several sizes.
+        batch_sizes: all files are taken in batches of each of these sizes; a size above
+            the number of files is left out, unless all are.
+
+    Returns:
+        dict of `num_batches`, `num_detections`, and the largest differences
+        `box_difference` in pixels and `score_difference`, over all batches.
+
+    Raises:
+        ValueError: if the SavedModel does not run, refuses an image, counts or classes
+            differ, boxes differ by more than 0.01 pixel (1e-5 of those in 0..1), or
+            scores by more than 1e-5.
+    """
+    paths = list(paths)
+    if not paths:
+        raise ValueError("`paths` must name at least one image. Received: paths=[]")
+    sizes = [size for size in batch_sizes if size <= len(paths)] or [len(paths)]
+    batches = [
+        paths[start : start + size]
+        for size in sizes
+        for start in range(0, len(paths), size)
+    ]
+    exported = detect_in_fresh_process(directory, batches)
+    metadata = read_metadata(directory)
+    detect = PythonDetect(detector, metadata)
+    is_normalized = metadata["box_format"] == "yxyx_normalized"
+    tolerance = NORMALIZED_BOX_TOLERANCE if is_normalized else BOX_TOLERANCE
+    unit = "" if is_normalized else " pixels"
+    differences = []
+    for batch, found in zip(batches, exported, strict=True):
+        names = ", ".join(pathlib.Path(path).name for path in batch)
+        if np.any(found.get("status", 0)):
+            raise ValueError(
+                "The images must be ones that the SavedModel takes. Received: `status` "
+                f"{found['status'].tolist()} for {names}"
+            )
+        expected = detect(batch)
+        for key in ("num_detections", "detection_classes"):
+            if not np.array_equal(found[key], expected[key]):
+                raise ValueError(
+                    f"`{key}` of the SavedModel must be the detector's. Received: "
+                    f"{_begin(found[key])} in place of {_begin(expected[key])} for "
+                    f"{names}"
+                )
+        boxes, scores = (
+            float(np.max(np.abs(found[key] - expected[key])))
+            for key in ("detection_boxes", "detection_scores")
+        )
+        if not (boxes <= tolerance and scores <= SCORE_TOLERANCE):
+            raise ValueError(
+                "Boxes and scores of the SavedModel must be the detector's. Received: "
+                f"boxes up to {boxes:.3g}{unit} off and scores up to {scores:.3g} "
+                f"for {names}"
+            )
+        differences.append((boxes, scores))
+    box_difference, score_difference = np.max(differences, axis=0).tolist()
+    return {
+        "num_batches": len(batches),
+        "num_detections": sum(int(f["num_detections"].sum()) for f in exported),
+        "box_difference": box_difference,
+        "score_difference": score_difference,
+    }
+
+
+def check_origin(directory, detector, config):
+    """Refuses a SavedModel that was not made of this detector and config.
+
+    Args:
+        directory: of the SavedModel.
+        detector: `DenseDetector` with the weights.
+        config: `Config` that it was built from.
+
+    Raises:
+        ValueError: if the SHA-256 of the weights or of the config is another one than
+            was recorded, or none was.
+    """
+    metadata = read_metadata(directory)
+    own = {
+        "weights_sha256": fingerprint.weights_sha256(detector),
+        "config_sha256": fingerprint.config_sha256(config),
+    }
+    for name, value in own.items():
+        recorded = metadata.get(name)
+        if recorded != value:
+            raise ValueError(
+                f"`{name}` of the SavedModel must be that of the run, {value}. "
+                f"Received: {recorded} in {directory}"
+            )
+
+
+def _begin(array):
+    """The first values of an array, for a message."""
+    return np.array2string(array.reshape(-1)[:12], separator=", ", threshold=20)

@@ -1,0 +1,1 @@
+"""Model repositories for TensorFlow Serving, and a client."""

@@ -1,0 +1,67 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import os
+import pathlib
+import uuid
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path, places=(), *, is_shared=False):
+    """Yields a path to write to; the file takes the place of `path` at the end.
+
+    Args:
+        path: of the file; missing folders are made.
+        places: paths, `path` first: what was there moves on to the next one, and so on;
+            the last one is deleted.
+        is_shared: bool, whether other processes may write the same file at that time.
+            Otherwise what a killed process left is overwritten by the next one.
+
+    Yields:
+        `Path` with the same ending, which Keras asks for in `.weights.h5`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = f"{uuid.uuid4().hex[:8]}-" if is_shared else ""
+    temporary = path.with_name(f".unfinished-{own}{path.name}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            # Before the rename, or a power cut could leave an empty file.
+            os.fsync(file.fileno())
+        for new, old in zip(places[:0:-1], places[-2::-1], strict=True):
+            if old.exists():
+                os.replace(old, new)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder):
+    """Makes renames in a folder last through a power cut, where folders can be opened."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def cache_directory():
+    """Returns the cache folder as a `Path`; it need not exist yet.
+
+    `VFNET_TF_CACHE` names it, else it is `~/.cache/vfnet_tf`.
+    """
+    named = os.environ.get("VFNET_TF_CACHE")
+    if named:
+        return pathlib.Path(named).expanduser()
+    return pathlib.Path.home() / ".cache" / "vfnet_tf"
+
+
+def write_file(path, content):
+    """Writes text (as UTF-8) or bytes whole or not at all, see `replacing`."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    with replacing(path, is_shared=True) as temporary:
+        temporary.write_bytes(data)

@@ -1,0 +1,1 @@
+"""Detections for images: files, folders, videos, datasets, arrays."""

@@ -1,0 +1,194 @@
+"""A `.tflite` file by `export_litert`, run by `ai-edge-litert` in place of a detector."""
+
+import json
+import zipfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vfnet_tf import config as configs
+from vfnet_tf.data import transforms
+from vfnet_tf.data.normalization import Normalization
+from vfnet_tf.detectors.postprocess import postprocess
+from vfnet_tf.inference.predictor import Predictor
+from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
+
+#: File of metadata in a `.tflite` file, which may be read as a zip archive, too.
+METADATA_FILE = "metadata.json"
+
+
+class LiteRTModel:
+    """Boxes and scores of normalised images, by LiteRT.
+
+    `detect` adds selection and NMS to them, so that the model can take the place of a
+    `DenseDetector` in `LiteRTPredictor` and in `vfnet evaluate`.
+
+    Args:
+        path: of the `.tflite` file.
+        num_threads: int, CPU threads.
+
+    Attributes:
+        metadata: dict, see `export_litert`.
+        num_classes, score_threshold: as of the detector.
+
+    Raises:
+        ImportError: if `ai-edge-litert` is not installed.
+        ValueError: if `export_litert` did not write the file.
+    """
+
+    def __init__(self, path, num_threads=1):
+        self.metadata = read_metadata(path)
+        self.num_classes = self.metadata["num_classes"]
+        self.score_threshold = self.metadata["score_threshold"]
+        interpreter = _import_interpreter()
+        self._interpreter = interpreter.Interpreter(str(path), num_threads=num_threads)
+        self._raw = self._interpreter.get_signature_runner("raw")
+
+    def __call__(self, images):
+        """What the network predicts, image by image.
+
+        Args:
+            images: float32 `[B, H, W, 3]`, normalised, H and W those of the file.
+
+        Returns:
+            `boxes` float32 `[B, P, 4]` in pixels of the input, not clipped, and
+            `scores` float32 `[B, P, K]`.
+
+        Raises:
+            ValueError: for images of another size.
+        """
+        images = np.asarray(images, "float32")
+        shape = (*self.metadata["image_size"], 3)
+        if images.ndim != 4 or images.shape[1:] != shape:
+            raise ValueError(
+                f"`images` must be a batch of {shape}, the size of the file. "
+                f"Received: images of shape {images.shape}"
+            )
+        found = [self._raw(images=image[None]) for image in images]
+        return tuple(
+            np.concatenate([each[name] for each in found])
+            for name in ("boxes", "scores")
+        )
+
+    def prepare(self, pixels):
+        """One image as an input: resized, normalised, padded as the metadata say.
+
+        With `keep_ratio` the image becomes as large as the input holds it, whichever way
+        up it is; otherwise it is stretched.
+
+        Args:
+            pixels: uint8 `[h, w, 3]` RGB.
+
+        Returns:
+            dict of float32 arrays, as of `Predictor.prepare`.
+        """
+        height, width = self.metadata["image_size"]
+        size = (height, width)
+        if self.metadata["keep_ratio"]:
+            size = fitted_size(pixels.shape[:2], size)
+        with tf.device("CPU:0"):
+            example = {"image": tf.constant(pixels), "boxes": tf.zeros([0, 4])}
+            for transform in (
+                transforms.resize_exact(*size),
+                transforms.normalize(
+                    Normalization.from_dict(self.metadata["normalization"])
+                ),
+                transforms.pad_to(height, width),
+            ):
+                example = transform(example)
+        return {
+            "images": example["image"].numpy(),
+            "image_size": example["image_size"].numpy(),
+            "scale": example["scale"].numpy(),
+        }
+
+    def detect(self, images, image_size, scale, **overrides):
+        """Detections after NMS, as of `DenseDetector.detect`.
+
+        The threshold is for the scores as they leave the file. Where centerness is
+        multiplied in (FCOS, ATSS) the detector compares the scores before that, and
+        keeps a few weak boxes more.
+        """
+        settings = {name: self.metadata[name] for name in DETECTION_SETTINGS}
+        settings.update(overrides)
+        boxes, scores = self(images)
+        # Clipping of one detector's boxes ends before the border.
+        image_size = np.asarray(image_size) - self.metadata["clip_margin"]
+        found = postprocess(
+            keras.ops.convert_to_tensor(boxes),
+            keras.ops.convert_to_tensor(scores),
+            self.metadata["level_sizes"],
+            image_size,
+            scale,
+            score_threshold=settings["score_threshold"],
+            iou_threshold=settings["nms_iou_threshold"],
+            candidates_per_level=settings["candidates_per_level"],
+            max_detections=settings["max_detections"],
+            nms=settings["nms"],
+            sigma=settings["soft_nms_sigma"],
+            min_score=settings["soft_nms_min_score"],
+        )
+        return {
+            name: keras.ops.convert_to_numpy(value) for name, value in found.items()
+        }
+
+
+class LiteRTPredictor(Predictor):
+    """A `Predictor` of a `.tflite` file: from paths or pixels to detections.
+
+    Args:
+        path: of the file.
+        num_threads: int, CPU threads.
+    """
+
+    def __init__(self, path, num_threads=1):
+        model = LiteRTModel(path, num_threads)
+        config = model.metadata["config"]
+        if config is None:
+            config = configs.Config(name="litert")
+        else:
+            config = configs.from_dict(config)
+        super().__init__(model, config)
+
+    def prepare(self, pixels):
+        return self.detector.prepare(pixels)
+
+
+def fitted_size(size, limit):
+    """The size of an image that fills `limit` without being stretched.
+
+    Args:
+        size, limit: (height, width) in pixels.
+
+    Returns:
+        (height, width) as ints, at least 1; rounded as by `transforms.keep_ratio_size`.
+    """
+    factor = min(limit[0] / size[0], limit[1] / size[1])
+    return tuple(max(int(side * factor + 0.5), 1) for side in size)
+
+
+def _import_interpreter():
+    try:
+        from ai_edge_litert import interpreter
+    except ImportError as error:
+        raise ImportError(
+            "To run .tflite files, install LiteRT: pip install 'vfnet_tf[litert]'"
+        ) from error
+    return interpreter
+
+
+def read_metadata(path):
+    """The metadata in a `.tflite` file as a dict, without loading the model.
+
+    Raises:
+        ValueError: if there is no such file, or `export_litert` did not write it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read(METADATA_FILE))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            "`path` must be a .tflite file by `export_litert`, with metadata.json in "
+            f"it. Received: {path}: {error}"
+        ) from error

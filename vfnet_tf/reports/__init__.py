@@ -1,0 +1,1 @@
+"""Pages and figures on datasets, runs and detections."""

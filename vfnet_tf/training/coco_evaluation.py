@@ -1,0 +1,186 @@
+"""COCO metrics of the validation images after an epoch."""
+
+import contextlib
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from vfnet_tf.detectors import execution
+
+# What `detect` reads of a batch.
+_DETECT_INPUTS = ("images", "image_size", "scale")
+
+
+class CocoEvaluation(keras.callbacks.Callback):
+    """Detects on a validation set at the end of an epoch; puts the AP into `logs`.
+
+    `logs` then hold `val_AP`, `val_AP50`, ... for every callback after this one. An
+    epoch that is not evaluated has NaN there, so that the keys are always the same.
+    With several replicas, those of JAX too, each detects on its share of a batch; with
+    several processes each then has the detections of all, and comes to the same metrics.
+
+    Args:
+        batches: iterable of batch dicts with `images [B, H, W, 3]`, `image_size
+            [B, 2]`, `scale [B, 2]` and `image_id [B]`; with several replicas
+            a `tf.data.Dataset`, with several processes one of the shares of this one,
+            see `strategies.shares_of`.
+        evaluator: object with `reset()`, `update(image_ids, detections)` and
+            `evaluate() -> {metric: float}`, such as a `CocoEvaluator`.
+        every: int > 0, evaluates every so many epochs, and after the last.
+        metrics: the names of those of the evaluator's metrics that go to `logs`.
+        last_epoch: epochs of the whole run, where `fit` is called for a part of it.
+        stop: `SaveOnSignal`, which is asked between two batches, or None.
+        weights: function that is given the model and returns a context manager, inside
+            of which it has the weights to evaluate at the end of an epoch, such as
+            `ema_weights`. None takes those that it has.
+
+    Attributes:
+        last_metrics: the evaluator's whole answer, None before the first.
+
+    Raises:
+        ValueError: `every` is not positive.
+    """
+
+    def __init__(
+        self,
+        batches,
+        evaluator,
+        every=1,
+        metrics=("AP", "AP50", "AP75", "APs", "APm", "APl"),
+        last_epoch=None,
+        stop=None,
+        weights=None,
+    ):
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"`every` must be >= 1. Received: every={every}")
+        self.batches = batches
+        self.evaluator = evaluator
+        self.every = every
+        self.metrics = tuple(metrics)
+        self.last_epoch = last_epoch
+        self.stop = stop
+        self.weights = weights or contextlib.nullcontext
+        self.last_metrics = None
+        self._detect = self._traces = None
+
+    def set_model(self, model):
+        if model is not self._model:
+            self._detect = self._traces = None
+        super().set_model(model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        last_epoch = self.last_epoch or (self.params or {}).get("epochs")
+        is_last = epoch + 1 == last_epoch
+        found = {}
+        if is_last or (epoch + 1) % self.every == 0:
+            with self.weights(self.model):
+                found = self.evaluate()
+        for name in self.metrics:
+            logs[f"val_{name}"] = float(found.get(name, math.nan))
+
+    def evaluate(self):
+        """Detects on all batches now.
+
+        Returns:
+            The evaluator's dict of metrics.
+        """
+        self.evaluator.reset()
+        for image_ids, detections in self._detections():
+            if self.stop is not None:
+                self.stop.check()
+            self.evaluator.update(image_ids, detections)
+        if self._traces is not None:
+            self._traces.settle("detect")
+        self.last_metrics = self.evaluator.evaluate()
+        return self.last_metrics
+
+    def _detections(self):
+        """Yields (image_ids, detections) of numpy arrays, one or all replicas' each."""
+
+        def detect(batch):
+            return self.model.detect(**{name: batch[name] for name in _DETECT_INPUTS})
+
+        if keras.backend.backend() != "tensorflow":
+            distribution = keras.distribution.distribution()
+            for batch in self.batches:
+                # The pipeline's tensors are TensorFlow's.
+                batch = {name: np.asarray(value) for name, value in batch.items()}
+                image_ids = batch["image_id"]
+                if distribution is None:
+                    yield image_ids, _to_numpy(detect(batch))
+                    continue
+
+                from vfnet_tf.training import loop
+
+                inputs = {name: batch[name] for name in _DETECT_INPUTS}
+                found = detect(loop.spread(distribution, inputs))
+                yield loop.gather(distribution, (image_ids, found))
+            return
+
+        import tensorflow as tf
+
+        from vfnet_tf.training import loop, strategies
+
+        strategy = self.model.distribute_strategy
+        replicas = strategy.num_replicas_in_sync if strategy else 1
+        is_cluster = len(strategies.cluster_of(strategy).addresses) > 1
+        if self._traces is None:
+            self._traces = execution.Traces(self.model)
+        if self._traces.is_stale("detect"):
+            # One graph for each shape of a batch; kept over the epochs, unless a
+            # setting is changed between them.
+            if replicas == 1:
+                self._detect = tf.function(detect, autograph=False)
+            elif is_cluster:
+
+                def detect_share(batch, is_told):
+                    # One row of its own for each replica, as of the others.
+                    told = tf.fill([1], is_told)
+                    return batch["image_id"], detect(batch), told
+
+                self._detect = tf.function(
+                    lambda *args: loop.gather(
+                        strategy, strategy.run(detect_share, args=args)
+                    ),
+                    autograph=False,
+                )
+            else:
+                self._detect = tf.function(
+                    lambda b: strategy.run(detect, args=(b,)), autograph=False
+                )
+        if replicas == 1:
+            for batch in self.batches:
+                batch = _inputs_of(batch)
+                yield _to_numpy(batch["image_id"]), _to_numpy(self._detect(batch))
+            return
+        inputs = self.batches.map(tf.autograph.experimental.do_not_convert(_inputs_of))
+        if is_cluster:
+            for batch in strategy.distribute_datasets_from_function(lambda _: inputs):
+                is_told = tf.constant(0.0 if self.stop is None else self.stop.is_told)
+                image_ids, detections, told = _to_numpy(self._detect(batch, is_told))
+                if self.stop is not None:
+                    self.stop.hear(told.sum())
+                yield image_ids, detections
+            return
+        for batch in strategy.experimental_distribute_dataset(inputs):
+            detections = self._detect(batch)
+            ids = strategy.experimental_local_results(batch["image_id"])
+            local = {
+                name: strategy.experimental_local_results(value)
+                for name, value in detections.items()
+            }
+            for replica, image_ids in enumerate(ids):
+                share = {name: values[replica] for name, values in local.items()}
+                yield _to_numpy(image_ids), _to_numpy(share)
+
+
+def _inputs_of(batch):
+    """What `detect` reads of a batch, so that padded boxes cause no retracing."""
+    return {name: batch[name] for name in (*_DETECT_INPUTS, "image_id")}
+
+
+def _to_numpy(values):
+    return keras.tree.map_structure(ops.convert_to_numpy, values)

@@ -1,0 +1,127 @@
+"""The weights that a training starts from."""
+
+import pathlib
+
+from vfnet_tf import config as configs
+from vfnet_tf.checkpoints.imagenet import (
+    REPOSITORIES,
+    WeightsUnavailableError,
+    fetch_application_weights,
+    find_imagenet_weights,
+)
+
+
+def with_weights(config, options, run_dir):
+    """The config for the chosen initial weights, and what `Trainer` starts from."""
+    from vfnet_tf.training.trainer import find_state
+
+    backbone = config.model.backbone
+    kind = backbone.name.partition(":")[0] if ":" in backbone.name else None
+    is_own = kind is None
+    is_resumed = find_state(run_dir) is not None and (run_dir / "config.json").is_file()
+    scratch = configs.override(
+        config,
+        model__backbone__norm="batch_norm",
+        model__backbone__frozen_stages=-1,
+        model__backbone__weights=None,
+    )
+    if options.weights == "none":
+        print("weights    none: training from scratch, batch norms train")
+        return scratch, None
+    if is_resumed and options.weights in (None, "imagenet"):
+        print(f"weights    those of the run in {run_dir}")
+        earlier = configs.load_config(run_dir).model.backbone
+        if options.weights is None and earlier.name == backbone.name:
+            # What could be had when the run began, not what can be had now, decides.
+            config = configs.override(config, model__backbone=earlier)
+        return config, None
+    if options.weights is None and backbone.norm == "batch_norm":
+        # The config itself is for training from scratch.
+        return scratch, None
+    pretrained = configs.override(config, model__backbone__weights=configs.PRETRAINED)
+    if kind == "kerashub" and options.weights is None:
+        print("weights    those of the preset")
+        return pretrained, None
+    if kind == "kerashub" and options.weights == "imagenet":
+        raise ValueError(
+            "--weights imagenet is not for presets of KerasHub, which bring their own "
+            f"weights: leave --weights out. Received: {backbone.name}"
+        )
+    if options.weights in (None, "imagenet"):
+        try:
+            if kind == "keras":
+                fetch_application_weights(backbone.name)
+                print("weights    ImageNet, those of keras.applications")
+                return pretrained, None
+            return config, _imagenet_weights(backbone.name)
+        except WeightsUnavailableError as error:
+            if options.weights == "imagenet":
+                raise ValueError(
+                    f"--weights imagenet: {error}. Give a file (--weights PATH), or "
+                    "--weights none"
+                ) from error
+            print(
+                f"weights    none: no ImageNet weights, since {error}. Training from "
+                "scratch, batch norms train"
+            )
+        return scratch, None
+    path = pathlib.Path(options.weights).expanduser()
+    if path.is_dir():
+        path = path / "best.weights.h5"
+    if not path.is_file():
+        raise ValueError(
+            "--weights must be 'imagenet', 'none', a run directory or an existing file. "
+            f"Received: {options.weights}"
+        )
+    if path.suffix in (".pth", ".pt", ".safetensors") and is_own:
+        return config, _foreign_weights(path)
+    print(f"weights    {path}")
+    is_of_detector = path.name.endswith(".weights.h5") and (is_own or _has_head(path))
+    if path.suffix in (".npz", ".h5") and not is_own and not is_of_detector:
+        return configs.override(config, model__backbone__weights=str(path)), None
+    if is_of_detector:
+        if (path.parent / "config.json").is_file():
+            # Which norms train decides what variables there are.
+            earlier = configs.load_config(path.parent).model.backbone
+            config = configs.override(config, model__backbone=earlier)
+        return config, path
+    raise ValueError(
+        "--weights takes a run directory, a .weights.h5 of the same detector, a .pth or "
+        ".safetensors for a backbone of our own, or an .npz by layer names or Keras's "
+        ".h5 for a keras: or kerashub: backbone. "
+        f"Received: {path} for {backbone.name}"
+    )
+
+
+def _has_head(path):
+    """Whether a `.weights.h5` is of a whole detector; a damaged one is said to be."""
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            return "head" in file
+    except OSError:
+        return True
+
+
+def _imagenet_weights(backbone_name):
+    """A function that loads ImageNet weights into a detector's backbone."""
+    from vfnet_tf.checkpoints.backbone import load_backbone_weights
+
+    path = find_imagenet_weights(backbone_name)
+    print(f"weights    ImageNet, {REPOSITORIES[backbone_name]}: {path}")
+    return lambda detector: load_backbone_weights(detector.backbone, path)
+
+
+def _foreign_weights(path):
+    """A function that loads a file of PyTorch's world into a detector."""
+    from vfnet_tf.checkpoints.architecture import is_detector
+    from vfnet_tf.checkpoints.backbone import load_backbone_weights
+    from vfnet_tf.checkpoints.pytorch import load_pytorch_checkpoint, read_checkpoint
+
+    checkpoint = read_checkpoint(path)
+    if is_detector(checkpoint.tensors):
+        print(f"weights    {path}, a whole detector")
+        return lambda detector: load_pytorch_checkpoint(detector, checkpoint)
+    print(f"weights    {path}, a backbone")
+    return lambda detector: load_backbone_weights(detector.backbone, checkpoint)

@@ -1,0 +1,138 @@
+"""What a stopped training needs to go on: weights, optimizer, metrics, place."""
+
+import contextlib
+import json
+import warnings
+from pathlib import Path
+
+import h5py
+import keras
+from keras import ops
+
+from vfnet_tf.files import replacing
+
+# The attribute of an HDF5 file that holds the place in the run, as JSON.
+STATE_ATTRIBUTE = "vfnet_tf_training_state"
+
+
+@contextlib.contextmanager
+def without_distribution():
+    """For what one process of JAX does alone.
+
+    Keras 3.15 makes an optimizer to see which attributes of the model's are its own; its
+    variable, on all devices, would be compared over all processes.
+    """
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
+
+
+def save_without_optimizer(model, path, state):
+    """Writes a model's weights alone; the file appears whole or not at all.
+
+    Args:
+        model: built; compiled or not.
+        path: of the `.weights.h5`.
+        state: dict of JSON types, for `read_state`.
+    """
+    path = Path(path)
+    whole = path.with_name(f".whole-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model.save_weights(whole)
+        with replacing(path) as temporary:
+            copy_without_optimizer(whole, temporary)
+            with h5py.File(temporary, "a") as file:
+                file.attrs[STATE_ATTRIBUTE] = json.dumps(state)
+    finally:
+        whole.unlink(missing_ok=True)
+
+
+def read_state(path):
+    """The place in the run at which a checkpoint was saved.
+
+    Args:
+        path: of a file of `ResumableCheckpoint`.
+
+    Returns:
+        dict: `epoch` (finished epochs), `step` (batches of the next one), `iterations`
+        (optimizer steps), `optimizer` (class name), `monitor`, `best` (its best value
+        or None) and `best_epoch`.
+
+    Raises:
+        ValueError: the file cannot be read, or has no such record.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            return json.loads(file.attrs[STATE_ATTRIBUTE])
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            "A checkpoint must be a whole HDF5 file with a training state. "
+            f"Received: path={path} ({error})"
+        ) from error
+
+
+def read_first(paths):
+    """The first state that can be read, `(path, state)`; warns of those that cannot."""
+    problems = []
+    for path in paths:
+        try:
+            state = read_state(path)
+        except ValueError as error:
+            problems.append(error)
+            continue
+        for problem in problems:
+            warnings.warn(
+                f"{problem} Going on from the state before it, {path}, saved after "
+                f"{state['iterations']} steps.",
+                stacklevel=3,
+            )
+        return path, state
+    raise problems[0]
+
+
+def sync_state(model):
+    """Brings the values of a training in progress into the model's variables (JAX)."""
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()
+
+
+def read_metrics(model):
+    """Values of the variables of a model's metrics, name -> list of floats."""
+    return {
+        metric.name: [float(ops.convert_to_numpy(v)) for v in metric.variables]
+        for metric in model.metrics
+        if all(len(variable.shape) == 0 for variable in metric.variables)
+    }
+
+
+def assign_metrics(model, values):
+    """Gives the metrics of a model what `read_metrics` read."""
+    for metric in model.metrics:
+        found = values.get(metric.name, [])
+        for variable, value in zip(metric.variables, found, strict=False):
+            variable.assign(value)
+
+
+def scope_of(model):
+    """Where variables of a model are made: its `tf.distribute` strategy, if any."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def steps_of(optimizer):
+    """The steps that an optimizer has made, an int."""
+    return int(ops.convert_to_numpy(optimizer.iterations))
+
+
+def copy_without_optimizer(source, target):
+    """Copies a `.weights.h5` file without the state of its optimizer."""
+    with h5py.File(source, "r") as old, h5py.File(target, "w") as new:
+        for name in old:
+            if name != "optimizer":
+                old.copy(name, new)
+        for name, value in old.attrs.items():
+            new.attrs[name] = value
