@@ -23,13 +23,16 @@ _PUBLIC = {
     "VFNetHead": "vfnet_tf.heads",
     "KerasBackbone": "vfnet_tf.backbones",
     "Predictor": "vfnet_tf.inference.predictor",
+    "Trainer": "vfnet_tf.training.trainer",
     "build_detector": "vfnet_tf.builder",
+    "evaluate": "vfnet_tf.inference.evaluate",
     "list_configs": "vfnet_tf.config",
     "load_config": "vfnet_tf.config",
+    "open_dataset": "vfnet_tf.data.formats.readers",
     "model_card": "vfnet_tf.paper.model_cards",
     "load_pytorch_checkpoint": "vfnet_tf.checkpoints.pytorch",
 }
-_MODULES = ("layers", "losses", "assigners", "box_coders", "export")
+_MODULES = ("layers", "losses", "assigners", "box_coders", "export", "reports")
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
 

@@ -1,7 +1,7 @@
 import pytest
 
-from vfnet_tf.cli import evaluate
 from vfnet_tf.cli.__main__ import main
+from vfnet_tf.data.formats.readers import read_split
 
 
 def test_a_set_is_converted_and_what_was_read_and_written_is_said(
@@ -26,11 +26,11 @@ def test_what_was_converted_is_evaluated_on_its_own(data, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["--to", "csv", "--out", str(out), "--images", "link"]
     assert main(["convert-data", str(data), *arguments]) == 0
-    options = evaluate.EvaluateOptions(data=f"csv:{out}/annotations.csv", limit=2)
-    dataset = evaluate.read_dataset(options, ("star", "disc", "square"))
+    names = ("star", "disc", "square")
+    file = f"{out}/annotations.csv"
+    dataset = read_split(f"csv:{file}", class_names=names, limit=2, log=print)
     assert len(dataset) == 2 and dataset[0].labels.tolist() == [1, 2, 0]
     assert f"format     CSV, {out}/annotations.csv: val\n" in capsys.readouterr().out
-    assert evaluate.find_annotations(options.data, "val")[0] == dataset.annotation_file
 
 
 def test_a_split_that_is_left_out_is_said_with_status_1(data, tmp_path, capsys):

@@ -7,13 +7,15 @@ import shutil
 import numpy as np
 import pytest
 
+import vfnet_tf
 from tests import tiny_run
-from vfnet_tf.cli import evaluate
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.config import override, save_config
 from vfnet_tf.data import synthetic
+from vfnet_tf.data.formats.readers import read_split
 from vfnet_tf.data.views import OFFICIAL_SIZES
 from vfnet_tf.evaluation.coco import evaluate_results
+from vfnet_tf.inference.dataset import config_at_size, view_sizes
 from vfnet_tf.inference.predictor import Predictor
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "coco_results"
@@ -139,35 +141,28 @@ def test_another_size_than_that_of_training_is_evaluated_and_predicted(
 
 def test_one_size_and_views_of_several_do_not_go_together():
     config = tiny_run.tiny_config()
-    given = options(image_size=(96, 200), tta_sizes=TTA_SIZES)
     with pytest.raises(ValueError, match="with --tta"):
-        evaluate.at_image_size(config, given)
+        config_at_size(config, (96, 200), has_views=True)
     with pytest.raises(ValueError, match=r"Received: image_size=\(200, 96\)"):
-        evaluate.at_image_size(config, options(image_size=(200, 96)))
+        config_at_size(config, (200, 96))
 
 
 def test_the_official_sizes_are_taken_where_none_are_given():
     config = tiny_run.tiny_config()
-    assert evaluate.tta_sizes(options(), config) == ()
-    assert evaluate.tta_sizes(options(tta=True), config) == OFFICIAL_SIZES
+    assert view_sizes(config, ()) == ()
+    assert view_sizes(config, "official") == OFFICIAL_SIZES
     stretching = override(config, data__keep_ratio=False)
-    for tta in (False, True):
-        given = options(tta=tta, tta_sizes=TTA_SIZES)
-        assert evaluate.tta_sizes(given, stretching) == TTA_SIZES
+    assert view_sizes(stretching, TTA_SIZES) == TTA_SIZES
     with pytest.raises(ValueError, match="give --tta-sizes.*'tiny'"):
-        evaluate.tta_sizes(options(tta=True), stretching)
-
-
-def options(**changes):
-    return evaluate.EvaluateOptions(**changes)
+        view_sizes(stretching, "official")
 
 
 def test_the_first_images_alone_and_a_json_file_as_data(data):
     path = data / "annotations" / "instances_val.json"
-    dataset = evaluate.read_dataset(options(data=path, limit=2), ("star", "disc"))
+    dataset = read_split(path, class_names=("star", "disc"), limit=2)
     assert [record.image_id for record in dataset] == [10, 11]
     assert dataset.category_ids == (9, 3)
-    everything = evaluate.read_dataset(options(data=data, limit=100))
+    everything = read_split(data, limit=100)
     assert len(everything) == 7
 
 
@@ -176,7 +171,7 @@ def test_images_without_objects_are_evaluated_too(data, tmp_path):
     del content["annotations"][3:]
     path = tmp_path / "sparse.json"
     path.write_text(json.dumps(content))
-    dataset = evaluate.read_dataset(options(data=path, images=data / "val"))
+    dataset = read_split(path, image_dir=data / "val")
     assert [len(record.boxes) for record in dataset] == [3, 0, 0, 0, 0, 0, 0]
 
 
@@ -190,7 +185,7 @@ def test_without_data_the_generated_images_are_taken_and_said(capsys, monkeypatc
     make_small = synthetic.make_synthetic_dataset
     synthetic_directory = make_small(num_train=1, num_val=2, image_size=(64, 96))
     monkeypatch.setattr(synthetic, "make_synthetic_dataset", make)
-    dataset = evaluate.read_dataset(options())
+    dataset = read_split(None, log=print)
     assert asked and len(dataset) == 2
     out = capsys.readouterr().out
     assert "none given (--data): the generated images in" in out
@@ -251,3 +246,23 @@ def test_data_of_another_number_of_classes_is_refused(run_dir, data, tmp_path, c
     arguments = ["--checkpoint", str(run), "--data", str(other)]
     assert main(["evaluate", *arguments, "--images", str(data / "val")]) == 2
     assert "must have the 3 classes of the detector" in capsys.readouterr().err
+
+
+def test_python_measures_as_the_command_does(evaluated, run_dir, data, capsys):
+    written = json.loads((evaluated[1] / "metrics.json").read_text())
+    metrics = vfnet_tf.evaluate(run_dir, data, verbose=False)
+    assert capsys.readouterr().out == ""
+    assert metrics["AP"] == pytest.approx(written["AP"])
+    splits = vfnet_tf.open_dataset(data)
+    config = tiny_run.tiny_config()
+    detector = tiny_run.shared_detector()
+    again = vfnet_tf.evaluate(detector, splits["val"], config=config, verbose=False)
+    assert again["AP"] == metrics["AP"] and again["AP50"] == metrics["AP50"]
+    predictor = vfnet_tf.Predictor(detector, config)
+    again = vfnet_tf.evaluate(predictor, splits["val"], verbose=False)
+    assert again["AP"] == metrics["AP"]
+
+
+def test_a_detector_without_a_config_says_what_it_is_for(data):
+    with pytest.raises(ValueError, match="needs `config`, which says how images"):
+        vfnet_tf.evaluate(tiny_run.shared_detector(), data)

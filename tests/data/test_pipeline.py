@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from vfnet_tf.data import transforms
 from vfnet_tf.data.canvases import choose_canvas_shapes
 from vfnet_tf.data.example import validate_batch
 from vfnet_tf.data.formats.coco import find_coco_splits, read_coco
@@ -123,7 +124,7 @@ def test_pixels_and_boxes_end_where_the_arithmetic_says(coco):
 
 
 def test_one_batch_holds_one_orientation(dataset):
-    batches = build(dataset, max_shapes=1)
+    batches = build(dataset, max_canvas_shapes=1)
     for epoch in epochs(batches, 3):
         for batch in epoch:
             height, width = batch["image_size"].T
@@ -328,7 +329,10 @@ def landscapes(coco):
 
 def test_each_image_draws_its_scale_from_a_range(landscapes):
     batches = build(
-        landscapes, scale_range=((32, 160), (96, 160)), batch_size=3, max_shapes=3
+        landscapes,
+        scale_range=((32, 160), (96, 160)),
+        batch_size=3,
+        max_canvas_shapes=3,
     )
     seen = {32: 0, 96: 0}
     counts = []
@@ -352,7 +356,7 @@ def test_a_range_pads_little_and_keeps_to_the_number_of_shapes(dataset):
     options = {"scale_range": RANGE, "batch_size": 1}
     areas = {}
     for max_shapes in (1, 2, 5):
-        batches = build(dataset, max_shapes=max_shapes, **options)
+        batches = build(dataset, max_canvas_shapes=max_shapes, **options)
         assert len(batches.canvas_shapes) <= max_shapes
         shapes, area = set(), 0
         for batch in np.concatenate(epochs(batches, 6)):
@@ -361,12 +365,12 @@ def test_a_range_pads_little_and_keeps_to_the_number_of_shapes(dataset):
         assert shapes <= set(batches.canvas_shapes)
         areas[max_shapes] = area
     assert areas[5] < areas[2] < areas[1]
-    one = build(dataset, max_shapes=1, **options)
+    one = build(dataset, max_canvas_shapes=1, **options)
     assert one.element_spec["images"].shape == (1, *one.canvas_shapes[0], 3)
 
 
 def test_a_function_is_traced_once_for_each_shape(landscapes):
-    batches = build(landscapes, scale_range=RANGE, max_shapes=3, batch_size=1)
+    batches = build(landscapes, scale_range=RANGE, max_canvas_shapes=3, batch_size=1)
     traced = []
 
     @tf.function
@@ -396,7 +400,7 @@ def test_all_that_is_drawn_depends_on_seed_and_epoch_alone(dataset):
 
 
 def test_a_range_leaves_the_number_of_batches_and_one_orientation_in_each(dataset):
-    options = {"scale_range": RANGE, "random_crop": 1.0, "max_shapes": 6}
+    options = {"scale_range": RANGE, "random_crop": 1.0, "max_canvas_shapes": 6}
     for drop_remainder, expected in ((False, 4), (True, 3)):
         batches = build(dataset, drop_remainder=drop_remainder, **options)
         assert int(batches.cardinality()) == expected
@@ -470,7 +474,11 @@ def test_exif_is_applied_with_its_boxes(coco):
     coco.box([24, 8, 16, 32])
     dataset = read_coco(coco.save(), coco.directory)
     batches = build(
-        dataset, batch_size=1, training=False, normalization=IDENTITY, max_shapes=1
+        dataset,
+        batch_size=1,
+        training=False,
+        normalization=IDENTITY,
+        max_canvas_shapes=1,
     )
     (batch,) = batches.as_numpy_iterator()
     x1, y1, x2, y2 = batch["boxes"][0, 0].astype(int)
@@ -497,6 +505,25 @@ def test_images_without_boxes_give_padding_only(coco):
     np.testing.assert_array_equal(batch["boxes"], np.zeros((1, 1, 4)))
 
 
+def test_own_transforms_take_the_place_of_those_of_training(dataset):
+    options = {"batch_size": 1, "training": False, "normalization": IDENTITY}
+    plain = epochs(build(dataset, **options), 1)[0]
+    mirror = [transforms.flip_horizontal(1.0)]
+    for one, other in zip(
+        plain, epochs(build(dataset, transforms=mirror, **options), 1)[0], strict=True
+    ):
+        height, width = one["image_size"][0].astype(int)
+        image = one["images"][0, :height, :width]
+        np.testing.assert_array_equal(
+            other["images"][0, :height, :width], image[:, ::-1]
+        )
+
+
+def test_an_unknown_keyword_is_refused_with_those_that_are_known(dataset):
+    with pytest.raises(TypeError, match=r"max_canvas_shapes.*Received: max_shapes"):
+        build(dataset, max_shapes=2)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -509,7 +536,7 @@ def test_images_without_boxes_give_padding_only(coco):
         ({"max_boxes": 5}, "at least 6"),
         ({"canvas_shapes": [(64, 60)]}, "multiples of 32"),
         ({"canvas_shapes": [(32, 64)]}, "must fit into one.*0.jpg"),
-        ({"max_shapes": 0}, "`max_shapes` must be >= 1"),
+        ({"max_canvas_shapes": 0}, "`max_shapes` must be >= 1"),
         ({"scales": [(32, 64)], "cache_decoded": True}, "`scales` cannot be combined"),
         ({"drop_remainder": True, "batch_size": 8}, "at least one batch"),
         ({"random_crop": 1.5}, r"`random_crop` must be in \[0, 1\]"),
@@ -522,7 +549,7 @@ def test_images_without_boxes_give_padding_only(coco):
         ({"random_crop": 0.5, "cache_decoded": True}, "`scale_range` and"),
         ({"random_crop": 0.5, "scales": [(32, 64)]}, "cannot be combined with"),
         ({"scale_range": RANGE, "canvas_shapes": [(96, 96)]}, "cannot be combined"),
-        ({"scale_range": RANGE, "max_shapes": 0}, "`max_shapes` must be >= 1"),
+        ({"scale_range": RANGE, "max_canvas_shapes": 0}, "`max_shapes` must be >= 1"),
         (
             {"scale_range": RANGE, "drop_remainder": True, "batch_size": 8},
             "at least one batch",

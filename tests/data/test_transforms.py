@@ -194,8 +194,10 @@ def test_a_flip_depends_on_the_seed_alone():
 
 def test_padding_is_zero_after_normalisation():
     pipeline = transforms.compose(
-        transforms.normalize(Normalization((10, 10, 10), (2, 2, 2))),
-        transforms.pad_to(32, 64),
+        [
+            transforms.normalize(Normalization((10, 10, 10), (2, 2, 2))),
+            transforms.pad_to(32, 64),
+        ]
     )
     example = make_example(np.full((20, 30, 3), 14, "uint8"))
     out = pipeline(example, RNG)
@@ -207,10 +209,25 @@ def test_padding_is_zero_after_normalisation():
 
 def test_an_image_without_boxes_passes_through_all():
     pipeline = transforms.compose(
-        transforms.resize_keep_ratio(32, 64),
-        transforms.flip_horizontal(1.0),
-        transforms.normalize(Normalization()),
-        transforms.pad_to(64, 64),
+        [
+            transforms.resize_keep_ratio(32, 64),
+            transforms.flip_horizontal(1.0),
+            transforms.normalize(Normalization()),
+            transforms.pad_to(64, 64),
+        ]
     )
     out = tf.function(pipeline)(make_example(make_pixels(), []), RNG)
     assert out["boxes"].shape == (0, 4)
+
+
+def test_what_is_put_in_front_leaves_the_draws_of_the_others():
+    def note(example, rng):
+        return {**example, "rng": rng}
+
+    still = transforms.flip_horizontal(0)
+    example = make_example(make_pixels())
+    for steps in ([note], [still, note]):
+        noted = transforms.compose(steps)(example, RNG)["rng"]
+        np.testing.assert_array_equal(noted, RNG)
+    moved = transforms.compose([note, still])(example, RNG)["rng"]
+    assert np.any(np.asarray(moved) != np.asarray(RNG))

@@ -61,7 +61,7 @@ def test_views_of_a_dataset_are_the_pipelines_images_in_its_order(tmp_path):
             dataset,
             batch_size=1,
             image_size=size,
-            max_shapes=len(dataset),
+            max_canvas_shapes=len(dataset),
             training=False,
         )
         for batch in batches.as_numpy_iterator():

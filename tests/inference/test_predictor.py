@@ -75,7 +75,7 @@ def test_every_image_gives_what_the_evaluation_pipeline_gives(
         batch_size=1,
         image_size=settings.image_size,
         normalization=settings.normalization,
-        max_shapes=len(dataset),
+        max_canvas_shapes=len(dataset),
         training=False,
     )
     compared = set()

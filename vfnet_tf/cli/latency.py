@@ -322,7 +322,6 @@ def stage_functions(directory, files):
     import tensorflow as tf
 
     from vfnet_tf.data import transforms
-    from vfnet_tf.data.canvases import CANVAS_MULTIPLE
     from vfnet_tf.data.images.decode import decode_image
     from vfnet_tf.data.normalization import Normalization
     from vfnet_tf.export.saved_model.exporter import read_metadata
@@ -332,15 +331,11 @@ def stage_functions(directory, files):
     signatures = loaded.signatures
     detector = load_exported_detector(directory, metadata)
     contents = tf.constant([pathlib.Path(path).read_bytes() for path in files])
-    resize = (
-        transforms.resize_keep_ratio(*metadata["image_size"])
-        if metadata["keep_ratio"]
-        else transforms.resize_exact(*metadata["image_size"])
+    make_input = transforms.network_input(
+        metadata["image_size"],
+        metadata["keep_ratio"],
+        Normalization.from_dict(metadata["normalization"]),
     )
-    normalize = transforms.normalize(Normalization.from_dict(metadata["normalization"]))
-
-    def resized(image):
-        return resize({"image": image, "boxes": tf.zeros((0, 4))})
 
     @tf.function(autograph=False)
     def decode(contents):
@@ -349,13 +344,14 @@ def stage_functions(directory, files):
 
     decoded = decode(contents)
     # All files are of one size.
-    pixels = resized(decoded[0])["image"]
+    resize = transforms.resize_to(metadata["image_size"], metadata["keep_ratio"])
+    pixels = resize({"image": decoded[0], "boxes": tf.zeros((0, 4))})["image"]
     size = pixels.shape[:2]
-    canvas = [-(-side // CANVAS_MULTIPLE) * CANVAS_MULTIPLE for side in size]
+    canvas = [int(side) for side in transforms.padded_size(np.asarray(size))]
     sizes = tf.constant([size] * len(files), "float32")
 
     def prepare_one(image):
-        example = transforms.pad_to(*canvas)(normalize(resized(image)))
+        example = transforms.pad_to(*canvas)(make_input(image))
         return tf.ensure_shape(example["image"], (None, None, 3))
 
     @tf.function(autograph=False)

@@ -48,19 +48,32 @@ class OracleOptions:
 
 def run(options):
     """Measures as `options` say; returns the exit status."""
-    from vfnet_tf.cli.evaluate import check_data
+    from vfnet_tf.cli.evaluation_options import check_data
 
     check_data(options)
     if options.out is not None and options.out.suffix != ".json":
         raise ValueError(f"--out must be a .json file. Received: --out {options.out}")
 
-    from vfnet_tf.cli.evaluate import read_dataset_for
+    from vfnet_tf.data.formats.readers import read_split
+    from vfnet_tf.inference.evaluate import check_classes
     from vfnet_tf.inference.load import load_checkpoint
     from vfnet_tf.paper.oracle import ORACLES, format_oracle_table
+    from vfnet_tf.progress import Progress
 
     detector, config, weights = load_checkpoint(options.checkpoint, options.config)
     print(f"checkpoint {weights}")
-    dataset = read_dataset_for(detector, config, options)
+    dataset = read_split(
+        options.data,
+        options.split,
+        image_dir=options.images,
+        class_names=config.class_names or None,
+        skip_bad_images=options.skip_bad_images,
+        limit=options.limit,
+        progress=Progress,
+        log=print,
+    )
+    print(f"data       {dataset.summary()}", flush=True)
+    check_classes(detector, dataset)
     columns, metrics = measure_dataset(
         detector,
         dataset,
@@ -98,7 +111,7 @@ def measure_dataset(
 
     Args:
         detector, dataset, config, batch_size, max_canvas_shapes: as of
-            `cli.evaluate.detect_dataset`.
+            `inference.dataset.detect_dataset`.
         backend: as of `CocoEvaluator`.
 
     Returns:

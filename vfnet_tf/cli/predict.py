@@ -172,15 +172,15 @@ def _predict_video(predictor, video, picture, options):
 
 def _from_checkpoint(options):
     """The `Predictor` of a checkpoint, as `options` say."""
-    from vfnet_tf.cli.evaluate import at_image_size, tta_sizes
-    from vfnet_tf.inference.dataset import describe_views
+    from vfnet_tf.inference.dataset import config_at_size, describe_views, view_sizes
     from vfnet_tf.inference.load import load_checkpoint
     from vfnet_tf.inference.predictor import Predictor
 
     detector, config, weights = load_checkpoint(options.checkpoint, options.config)
     print(f"checkpoint {weights}")
-    config = at_image_size(config, options)
-    sizes = tta_sizes(options, config)
+    tta = "official" if options.tta and not options.tta_sizes else options.tta_sizes
+    config = config_at_size(config, options.image_size, bool(tta))
+    sizes = view_sizes(config, tta)
     if sizes:
         print(f"views      {describe_views(sizes)}", flush=True)
     return Predictor(detector, config, batch_size=options.batch_size, tta_sizes=sizes)
@@ -190,7 +190,7 @@ def _from_model(options):
     """The `Predictor` of an exported file."""
     print(f"model      {options.model}")
     if options.model.suffix == ".tflite":
-        from vfnet_tf.cli.evaluate import check_model_options
+        from vfnet_tf.cli.evaluation_options import check_model_options
         from vfnet_tf.inference.litert import LiteRTPredictor
 
         check_model_options(options)

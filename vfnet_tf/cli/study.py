@@ -7,7 +7,7 @@ from typing import Literal
 import tyro
 
 from vfnet_tf.cli.process import choose_onednn
-from vfnet_tf.cli.train import TrainingOptions, read_data, resolve
+from vfnet_tf.cli.training_options import TrainingOptions, read_data, resolve
 from vfnet_tf.training.initial_weights import with_weights
 
 

@@ -98,7 +98,7 @@ def phase(config, epochs, learning_rate=None):
 
 
 def _train_on(options, config, weights, out):
-    from vfnet_tf.cli.train import read_data
+    from vfnet_tf.cli.training_options import read_data
     from vfnet_tf.training import strategies, trainer
 
     strategy = strategies.make_strategy(options.strategy)
@@ -121,7 +121,7 @@ def _train_on(options, config, weights, out):
 
 def _average(options, config, out):
     from vfnet_tf.builder import build_detector
-    from vfnet_tf.cli.train import read_data
+    from vfnet_tf.cli.training_options import read_data
     from vfnet_tf.config import save_config
     from vfnet_tf.evaluation.coco import CocoEvaluator, format_table, save_metrics
     from vfnet_tf.inference.dataset import detect_dataset

@@ -48,7 +48,7 @@ def _neighbors(size, new_size):
     return low, high, places - floor
 
 
-def prepare(pixels, image_size, keep_ratio, normalization):
+def prepare(pixels, image_size, keep_ratio, normalization, canvas=None):
     """One image as a network input: resized, normalised, padded to multiples of 32.
 
     Args:
@@ -56,6 +56,7 @@ def prepare(pixels, image_size, keep_ratio, normalization):
         image_size: (short, long) in pixels, or (height, width) if not `keep_ratio`.
         keep_ratio: bool.
         normalization: `Normalization`.
+        canvas: (height, width) to pad to; None for the next multiples of 32.
 
     Returns:
         dict of float32 arrays `images` `[H, W, 3]`, `image_size` `[2]`, `scale` `[2]`,
@@ -65,7 +66,8 @@ def prepare(pixels, image_size, keep_ratio, normalization):
     if keep_ratio:
         (size,) = keep_ratio_sizes([pixels.shape[:2]], *image_size)
     height, width = size
-    canvas = -(-size // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
+    if canvas is None:
+        canvas = -(-size // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
     padded = np.zeros((*canvas, 3), "float32")
     padded[:height, :width] = normalization(resize(pixels, height, width))
     return {

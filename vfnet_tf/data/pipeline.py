@@ -7,10 +7,11 @@ A plan depends on the seed and the epoch only, so a resumed run sees what the
 uninterrupted one would have seen.
 """
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
-from vfnet_tf.data import transforms
 from vfnet_tf.data.canvases import check_image_size, check_scale_range, resized_sizes
 from vfnet_tf.data.epoch_plan import (
     CROP,
@@ -28,7 +29,16 @@ from vfnet_tf.data.epoch_plan import (
 )
 from vfnet_tf.data.example import PADDING_IMAGE_ID, PADDING_LABEL
 from vfnet_tf.data.images import decode
-from vfnet_tf.data.normalization import TORCHVISION
+from vfnet_tf.data.settings import DataConfig
+from vfnet_tf.data.transforms import (
+    compose,
+    crop,
+    normalize,
+    pad_to,
+    resize_exact,
+    resize_keep_ratio,
+    training_transforms,
+)
 
 # Epochs whose order is planned beforehand; later ones repeat them from the first. With
 # crops COCO takes 5.6 MB an epoch, so that the 41 epochs of VFNet-X all differ.
@@ -150,19 +160,12 @@ def _trim(batch):
 
 def build_pipeline(
     dataset,
+    data=None,
     *,
     batch_size,
-    image_size,
-    normalization=TORCHVISION,
     training,
-    keep_ratio=True,
+    transforms=None,
     canvas_shapes=None,
-    max_shapes=4,
-    scales=None,
-    scale_range=None,
-    flip=0.5,
-    random_crop=0.0,
-    cut_out=0.0,
     shuffle=None,
     seed=0,
     start_epoch=0,
@@ -170,10 +173,10 @@ def build_pipeline(
     drop_remainder=False,
     pad_last_batch=True,
     num_parallel=2,
-    cache_decoded=False,
     cache_limit=4 * 2**30,
     replicas=range(1),
     num_replicas=1,
+    **fields,
 ):
     """Builds the batches of a dataset; see `data.example` for what a batch holds.
 
@@ -185,27 +188,15 @@ def build_pipeline(
 
     Args:
         dataset: `DetectionDataset`.
+        data: `DataConfig`, how images are resized, augmented and normalised; None for
+            its defaults.
         batch_size: int, images of one step over all replicas.
-        image_size: (short, long): images are resized to fit into it, either way up;
-            with `keep_ratio=False` (height, width): images are stretched to it.
-        normalization: `Normalization` of the backbone's weights.
-        training: bool, shuffle and flip by default, every epoch anew.
-        keep_ratio: bool, how to read `image_size`.
+        training: bool. Training shuffles, and applies what `data` draws at random.
+        transforms: list of transforms of resized images before they are normalised, see
+            `data.transforms`. None takes `training_transforms(data)` in training and
+            none in evaluation. Each gets a seed of its own.
         canvas_shapes: list of (height, width), multiples of 32, that images are padded
             to. None chooses them by `choose_canvas_shapes`.
-        max_shapes: int, how many to choose at most. A model built for one static shape
-            needs 1.
-        scales: list of (short, long), one of which is drawn for each batch in place of
-            `image_size` (multi-scale training); each has one canvas per orientation.
-        scale_range: ((short, long), (short, long)), smallest and largest: each image is
-            resized to fit into a pair whose numbers are drawn independently from it, in
-            place of `image_size`, and images of like size make a batch; see
-            `RandomSizes`. `max_shapes` holds for both orientations together. Training
-            only.
-        flip: float, probability of a horizontal flip; training only.
-        random_crop: float, probability that an image is cropped before it is resized,
-            see `RandomSizes`; training only.
-        cut_out: float, probability of `transforms.cut_out`; training only.
         shuffle: bool; None shuffles in training only.
         seed: int >= 0, with the epoch it fixes order, fill-up and all that is drawn.
         start_epoch: int >= 0, the epoch of the first iteration, for a resumed run.
@@ -213,14 +204,14 @@ def build_pipeline(
         drop_remainder: bool, leave out what does not fill a last batch.
         pad_last_batch: bool, in evaluation; False gives smaller last batches instead.
         num_parallel: int, images prepared at a time.
-        cache_decoded: bool, keep all resized images in memory as bytes: much faster
-            for small sets. They are decoded when the pipeline is built.
-        cache_limit: int, bytes that `cache_decoded` may take.
+        cache_limit: int, bytes that `data.cache_decoded` may take.
         replicas: range of int, those of the `num_replicas` that this pipeline feeds. It
             gives the share of each, one after the other, then those of the next batch.
             Pipelines of one seed that feed different replicas share each batch without
             overlap, and each decodes its own images only.
         num_replicas: int >= 1, what divides a batch; `batch_size` is a multiple.
+        **fields: fields of `DataConfig` in place of those of `data`, such as
+            `image_size=(480, 640)`.
 
     Returns:
         `tf.data.Dataset` of batch dicts. Its attribute `canvas_shapes` lists all padded
@@ -230,9 +221,13 @@ def build_pipeline(
         shape of each step.
 
     Raises:
+        TypeError: for a keyword that is neither an argument nor a field of `DataConfig`.
         ValueError: for arguments out of range or against each other, an image that
             fits on no canvas, more boxes than `max_boxes`, or no batch at all.
     """
+    data = _with_fields(data or DataConfig(), fields)
+    if transforms is None:
+        transforms = training_transforms(data) if training else []
     for name, value, lowest in (
         ("batch_size", batch_size, 1),
         ("seed", seed, 0),
@@ -242,9 +237,9 @@ def build_pipeline(
         if value < lowest:
             raise ValueError(f"`{name}` must be >= {lowest}. Received: {name}={value}")
     for name, value in (
-        ("flip", flip),
-        ("random_crop", random_crop),
-        ("cut_out", cut_out),
+        ("flip", data.flip),
+        ("random_crop", data.random_crop),
+        ("cut_out", data.cut_out),
     ):
         if not 0 <= value <= 1:
             raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={value}")
@@ -257,25 +252,12 @@ def build_pipeline(
             f"`max_boxes` must be at least {most_boxes}, the most boxes of an image. "
             f"Received: max_boxes={max_boxes}"
         )
-    if scales is not None and (cache_decoded or canvas_shapes is not None):
-        raise ValueError(
-            "`scales` cannot be combined with `cache_decoded` or `canvas_shapes`. "
-            f"Received: scales={scales}, cache_decoded={cache_decoded}, "
-            f"canvas_shapes={canvas_shapes}"
-        )
-    has_random_sizes = scale_range is not None or random_crop > 0
-    if has_random_sizes and (
-        cache_decoded or canvas_shapes is not None or scales is not None
-    ):
-        raise ValueError(
-            "`scale_range` and `random_crop` cannot be combined with `cache_decoded`, "
-            "`canvas_shapes` or `scales`. "
-            f"Received: scale_range={scale_range}, random_crop={random_crop}, "
-            f"cache_decoded={cache_decoded}, canvas_shapes={canvas_shapes}, "
-            f"scales={scales}"
-        )
-    if scale_range is not None:
-        scale_range = check_scale_range(scale_range, keep_ratio)
+    scale_range = data.scale_range
+    has_random_sizes = bool(scale_range) or data.random_crop > 0
+    if training:
+        _check_sizes(data, canvas_shapes)
+    if scale_range:
+        scale_range = check_scale_range(scale_range, data.keep_ratio)
     has_random_sizes = has_random_sizes and training
     _check_replicas(replicas, num_replicas, batch_size)
     if num_replicas > 1 and not pad_last_batch:
@@ -284,28 +266,29 @@ def build_pipeline(
             f"Received: pad_last_batch={pad_last_batch}, num_replicas={num_replicas}"
         )
     shuffle = training if shuffle is None else shuffle
+    is_multi_scale = training and bool(data.scales)
     scale_list = [
-        check_image_size(size, keep_ratio)
-        for size in ([image_size] if scales is None else scales)
+        check_image_size(size, data.keep_ratio)
+        for size in (data.scales if is_multi_scale else [data.image_size])
     ]
     order = (batch_size, seed, shuffle, training, drop_remainder)
     if has_random_sizes:
         planner, shapes = plan_random_sizes(
             dataset,
             scale_range or scale_list * 2,
-            random_crop,
-            max_shapes,
-            keep_ratio,
+            data.random_crop,
+            data.max_canvas_shapes,
+            data.keep_ratio,
             order,
         )
     else:
         groups, shapes = make_groups(
             dataset,
             scale_list,
-            scales is not None,
+            is_multi_scale,
             canvas_shapes,
-            max_shapes,
-            keep_ratio,
+            data.max_canvas_shapes,
+            data.keep_ratio,
         )
         planner = Planner(groups, scale_list, *order)
     if planner.num_batches == 0:
@@ -317,17 +300,17 @@ def build_pipeline(
         )
 
     records = _RecordTensors(dataset)
-    resize = transforms.resize_keep_ratio if keep_ratio else transforms.resize_exact
+    resize = resize_keep_ratio if data.keep_ratio else resize_exact
 
     def load(index, size=scale_list[0], rectangle=None):
         example = records.example(index)
         if rectangle is not None:
-            example = transforms.crop(*tf.unstack(rectangle))(example)
+            example = crop(*tf.unstack(rectangle))(example)
         return resize(size[0], size[1])(example)
 
     load_resized = load
-    if cache_decoded:
-        resized = resized_sizes(dataset.sizes, scale_list[0], keep_ratio)
+    if data.cache_decoded:
+        resized = resized_sizes(dataset.sizes, scale_list[0], data.keep_ratio)
         load_resized = _cache_resized(
             lambda index: load(index), len(dataset), resized, num_parallel, cache_limit
         )
@@ -336,23 +319,19 @@ def build_pipeline(
     # seconds of every start.
     @tf.autograph.experimental.do_not_convert
     def prepare(row):
-        if cache_decoded:
+        if data.cache_decoded:
             example = load_resized(row[RECORD])
         else:
             size = tf.cast(row[SHORT : LONG + 1], "int32")
             rectangle = None
-            if training and random_crop > 0:
+            if training and data.random_crop > 0:
                 rectangle = tf.cast(row[CROP:], "int32")
             example = load_resized(row[RECORD], size, rectangle)
         rng = tf.cast(row[SEED : SEED + 2], "int32")
-        if training and cut_out > 0:
-            own = tf.random.experimental.stateless_fold_in(rng, 1)
-            example = transforms.cut_out(probability=cut_out)(example, own)
-        if training and flip > 0:
-            example = transforms.flip_horizontal(flip)(example, rng)
-        example = transforms.normalize(normalization)(example)
+        example = compose(transforms)(example, rng)
+        example = normalize(data.normalization)(example)
         canvas = tf.cast(row[HEIGHT : WIDTH + 1], "int32")
-        example = transforms.pad_to(canvas[0], canvas[1])(example)
+        example = pad_to(canvas[0], canvas[1])(example)
         example = _pad_objects(example, max_boxes)
         image = example.pop("image")
         # With one shape all of the graph behind can be static.
@@ -430,6 +409,38 @@ def build_pipeline(
         batches.image_ids = image_ids
         batches.shapes_of_epoch = shapes_of_epoch
     return batches
+
+
+def _with_fields(data, fields):
+    """A `DataConfig` with some fields replaced; another name is refused."""
+    known = [field.name for field in dataclasses.fields(DataConfig)]
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise TypeError(
+            "`build_pipeline` takes its own arguments and the fields of `DataConfig`: "
+            f"{', '.join(known)}. Received: {', '.join(unknown)}"
+        )
+    return dataclasses.replace(data, **fields)
+
+
+def _check_sizes(data, canvas_shapes):
+    """Refuses settings of the images' sizes that exclude each other."""
+    is_fixed = data.cache_decoded or canvas_shapes is not None
+    if data.scales and is_fixed:
+        raise ValueError(
+            "`scales` cannot be combined with `cache_decoded` or `canvas_shapes`. "
+            f"Received: scales={data.scales}, cache_decoded={data.cache_decoded}, "
+            f"canvas_shapes={canvas_shapes}"
+        )
+    is_random = bool(data.scale_range) or data.random_crop > 0
+    if is_random and (is_fixed or data.scales):
+        raise ValueError(
+            "`scale_range` and `random_crop` cannot be combined with `cache_decoded`, "
+            "`canvas_shapes` or `scales`. "
+            f"Received: scale_range={data.scale_range}, random_crop={data.random_crop}, "
+            f"cache_decoded={data.cache_decoded}, canvas_shapes={canvas_shapes}, "
+            f"scales={data.scales}"
+        )
 
 
 def _check_replicas(replicas, num_replicas, batch_size):

@@ -18,6 +18,8 @@ An example passes through in this order; keys beyond those of `data.example` are
 import numpy as np
 import tensorflow as tf
 
+from vfnet_tf.data.canvases import CANVAS_MULTIPLE
+
 # Also found here, where they were first.
 from vfnet_tf.data.images.decode import decode_image as decode_image
 from vfnet_tf.data.images.decode import load_image as load_image
@@ -122,6 +124,35 @@ def resize_exact(height, width):
     return transform
 
 
+def resize_to(image_size, keep_ratio):
+    """Makes `resize_keep_ratio` or `resize_exact`, as a `DataConfig` says."""
+    return (resize_keep_ratio if keep_ratio else resize_exact)(*image_size)
+
+
+def network_input(image_size, keep_ratio, normalization):
+    """Makes the function from bare pixels to a network input that is not padded yet.
+
+    Args:
+        image_size, keep_ratio, normalization: as in `DataConfig`.
+
+    Returns:
+        Function of a uint8 `[h, w, 3]` tensor to an example with the float32 `image`,
+        no `boxes`, and `scale`; `pad_to` takes it.
+    """
+    resize, scale_values = resize_to(image_size, keep_ratio), normalize(normalization)
+
+    def transform(image):
+        example = {"image": image, "boxes": tf.zeros([0, 4], "float32")}
+        return scale_values(resize(example))
+
+    return transform
+
+
+def padded_size(size):
+    """Int `[2]` tensor, (height, width) rounded up to multiples of 32."""
+    return -(-size // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
+
+
 def crop(top, left, height, width):
     """Makes the transform that keeps a rectangle of an image (fact S31).
 
@@ -161,6 +192,8 @@ def cut_out(num_holes=(5, 10), sizes=CUT_OUT_SIZES, probability=0.5):
         sizes: sequence of (width, height) in pixels, one of which each hole draws.
         probability: float in [0, 1].
     """
+    if probability == 0:
+        return _unchanged
     fewest, most = num_holes
     widest, highest = np.max(sizes, axis=0).tolist()
 
@@ -200,6 +233,8 @@ def flip_horizontal(probability=0.5):
 
     A box `(x1, y1, x2, y2)` becomes `(w - x2, y1, w - x1, y2)`.
     """
+    if probability == 0:
+        return _unchanged
 
     def transform(example, rng):
         image, boxes = example["image"], example["boxes"]
@@ -216,6 +251,10 @@ def flip_horizontal(probability=0.5):
         return {**example, "image": image, "boxes": boxes}
 
     return transform
+
+
+def _unchanged(example, rng=None):
+    return example
 
 
 def normalize(normalization):
@@ -247,14 +286,23 @@ def pad_to(height, width):
     return transform
 
 
-def compose(*transforms):
-    """Makes one transform of several, each with its own seed derived from `rng`."""
+def training_transforms(data):
+    """The transforms of resized training images that a `DataConfig` asks for."""
+    return [cut_out(probability=data.cut_out), flip_horizontal(data.flip)]
+
+
+def compose(transforms):
+    """Makes one transform of a list, applied in its order.
+
+    The last one draws by the seed itself, those before it by seeds derived from it: what
+    is put in front of a list leaves the draws of the others as they were.
+    """
 
     def transform(example, rng):
+        fold = tf.random.experimental.stateless_fold_in
         for index, step in enumerate(transforms):
-            example = step(
-                example, tf.random.experimental.stateless_fold_in(rng, index)
-            )
+            place = len(transforms) - 1 - index
+            example = step(example, fold(rng, place) if place else rng)
         return example
 
     return transform

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from vfnet_tf.data import transforms
-from vfnet_tf.data.canvases import CANVAS_MULTIPLE, check_image_size
+from vfnet_tf.data.canvases import check_image_size
 from vfnet_tf.data.images import decode
 from vfnet_tf.data.normalization import TORCHVISION
 
@@ -32,14 +32,10 @@ def make_views(image, image_sizes, *, normalization=TORCHVISION, keep_ratio=True
     """
     views = []
     for first, second in _checked(image_sizes, keep_ratio):
-        resize = transforms.resize_keep_ratio if keep_ratio else transforms.resize_exact
-        example = {"image": image, "boxes": tf.zeros([0, 4], "float32")}
-        example = resize(first, second)(example)
-        example = transforms.normalize(normalization)(example)
-        height, width = tf.unstack(
-            -(-tf.shape(example["image"])[:2] // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
-        )
-        pad = transforms.pad_to(height, width)
+        size = (first, second)
+        example = transforms.network_input(size, keep_ratio, normalization)(image)
+        canvas = transforms.padded_size(tf.shape(example["image"])[:2])
+        pad = transforms.pad_to(*tf.unstack(canvas))
         for flipped in (False, True):
             upright = example["image"]
             pixels = tf.reverse(upright, axis=[1]) if flipped else upright

@@ -35,15 +35,14 @@ def read_batches(dataset, config, batch_size=1, max_canvas_shapes=None):
     """
     from vfnet_tf.data.pipeline import build_pipeline
 
-    data = config.data
+    # As many canvases as there are images: none are merged.
+    shapes = len(dataset) if max_canvas_shapes is None else max_canvas_shapes
     return build_pipeline(
         dataset,
+        config.data,
         batch_size=batch_size,
-        image_size=data.image_size,
-        keep_ratio=data.keep_ratio,
-        normalization=data.normalization,
-        # As many as there are images: none are merged.
-        max_shapes=len(dataset) if max_canvas_shapes is None else max_canvas_shapes,
+        max_canvas_shapes=shapes,
+        cache_decoded=False,
         training=False,
         pad_last_batch=False,
     )
@@ -83,3 +82,47 @@ def _as_numpy(tensors):
     import keras
 
     return {name: keras.ops.convert_to_numpy(value) for name, value in tensors.items()}
+
+
+def config_at_size(config, image_size, has_views=False):
+    """The config with another size of the images; None leaves it.
+
+    Raises:
+        ValueError: for sizes that are none, or together with views of other sizes.
+    """
+    if image_size is None:
+        return config
+    from vfnet_tf.config import override
+    from vfnet_tf.data.canvases import check_image_size
+
+    if has_views:
+        raise ValueError(
+            "--image-size is for one view of each image, --tta has sizes of its own. "
+            f"Received: --image-size {image_size} with --tta"
+        )
+    size = check_image_size(image_size, config.data.keep_ratio)
+    return override(config, data__image_size=size)
+
+
+def view_sizes(config, tta):
+    """The sizes of views for test-time augmentation; empty for none.
+
+    Args:
+        config: `Config`.
+        tta: list of sizes, or `"official"`.
+
+    Raises:
+        ValueError: if the official ones are asked for and the config stretches images.
+    """
+    if tta != "official":
+        return tuple(tta)
+    if not config.data.keep_ratio:
+        raise ValueError(
+            "The official sizes of --tta keep the ratio of sides, and this config "
+            "stretches images: give --tta-sizes, pairs of height and width. Received: "
+            f"--tta for the config {config.name!r} with image_size="
+            f"{config.data.image_size}"
+        )
+    from vfnet_tf.data.views import OFFICIAL_SIZES
+
+    return OFFICIAL_SIZES

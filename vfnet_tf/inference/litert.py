@@ -3,15 +3,11 @@
 import json
 import zipfile
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from vfnet_tf import config as configs
-from vfnet_tf.data import transforms
-from vfnet_tf.data.normalization import Normalization
-from vfnet_tf.detectors.postprocess import postprocess
-from vfnet_tf.inference.predictor import Predictor
+from vfnet_tf.data import numpy_images
+from vfnet_tf.inference import numpy_detection
+from vfnet_tf.inference.runtime import RuntimePredictor
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 
 #: File of metadata in a `.tflite` file, which may be read as a zip archive, too.
@@ -71,8 +67,35 @@ class LiteRTModel:
             for name in ("boxes", "scores")
         )
 
+    def detect(self, images, image_size, scale, **overrides):
+        """Detections after NMS, as of `DenseDetector.detect`.
+
+        The threshold is for the scores as they leave the file. Where centerness is
+        multiplied in (FCOS, ATSS) the detector compares the scores before that, and
+        keeps a few weak boxes more.
+        """
+        boxes, scores = self(images)
+        settings = {
+            name: self.metadata[name]
+            for name in (*DETECTION_SETTINGS, "level_sizes", "clip_margin")
+        }
+        settings.update(overrides)
+        return numpy_detection.detect(boxes, scores, None, image_size, scale, settings)
+
+
+class LiteRTPredictor(RuntimePredictor):
+    """A `Predictor` on a `.tflite` file, run by LiteRT image by image.
+
+    Args:
+        path: of the file.
+        num_threads: int, CPU threads.
+    """
+
+    def __init__(self, path, num_threads=1):
+        super().__init__(LiteRTModel(path, num_threads))
+
     def prepare(self, pixels):
-        """One image as an input: resized, normalised, padded as the metadata say.
+        """One image as an input of the file's size.
 
         With `keep_ratio` the image becomes as large as the input holds it, whichever way
         up it is; otherwise it is stretched.
@@ -81,78 +104,14 @@ class LiteRTModel:
             pixels: uint8 `[h, w, 3]` RGB.
 
         Returns:
-            dict of float32 arrays, as of `Predictor.prepare`.
+            dict of float32 arrays, see `Predictor.prepare`.
         """
-        height, width = self.metadata["image_size"]
-        size = (height, width)
-        if self.metadata["keep_ratio"]:
-            size = fitted_size(pixels.shape[:2], size)
-        with tf.device("CPU:0"):
-            example = {"image": tf.constant(pixels), "boxes": tf.zeros([0, 4])}
-            for transform in (
-                transforms.resize_exact(*size),
-                transforms.normalize(
-                    Normalization.from_dict(self.metadata["normalization"])
-                ),
-                transforms.pad_to(height, width),
-            ):
-                example = transform(example)
-        return {
-            "images": example["image"].numpy(),
-            "image_size": example["image_size"].numpy(),
-            "scale": example["scale"].numpy(),
-        }
-
-    def detect(self, images, image_size, scale, **overrides):
-        """Detections after NMS, as of `DenseDetector.detect`.
-
-        The threshold is for the scores as they leave the file. Where centerness is
-        multiplied in (FCOS, ATSS) the detector compares the scores before that, and
-        keeps a few weak boxes more.
-        """
-        settings = {name: self.metadata[name] for name in DETECTION_SETTINGS}
-        settings.update(overrides)
-        boxes, scores = self(images)
-        # Clipping of one detector's boxes ends before the border.
-        image_size = np.asarray(image_size) - self.metadata["clip_margin"]
-        found = postprocess(
-            keras.ops.convert_to_tensor(boxes),
-            keras.ops.convert_to_tensor(scores),
-            self.metadata["level_sizes"],
-            image_size,
-            scale,
-            score_threshold=settings["score_threshold"],
-            iou_threshold=settings["nms_iou_threshold"],
-            candidates_per_level=settings["candidates_per_level"],
-            max_detections=settings["max_detections"],
-            nms=settings["nms"],
-            sigma=settings["soft_nms_sigma"],
-            min_score=settings["soft_nms_min_score"],
+        data = self.config.data
+        limit = data.image_size
+        size = fitted_size(pixels.shape[:2], limit) if data.keep_ratio else limit
+        return numpy_images.prepare(
+            pixels, size, False, data.normalization, canvas=limit
         )
-        return {
-            name: keras.ops.convert_to_numpy(value) for name, value in found.items()
-        }
-
-
-class LiteRTPredictor(Predictor):
-    """A `Predictor` of a `.tflite` file: from paths or pixels to detections.
-
-    Args:
-        path: of the file.
-        num_threads: int, CPU threads.
-    """
-
-    def __init__(self, path, num_threads=1):
-        model = LiteRTModel(path, num_threads)
-        config = model.metadata["config"]
-        if config is None:
-            config = configs.Config(name="litert")
-        else:
-            config = configs.from_dict(config)
-        super().__init__(model, config)
-
-    def prepare(self, pixels):
-        return self.detector.prepare(pixels)
 
 
 def fitted_size(size, limit):

@@ -1,19 +1,12 @@
 """An exported ONNX file at work: detections without TensorFlow and without Keras."""
 
-import dataclasses
 import json
 import os
 
 import numpy as np
 
-from vfnet_tf import config as configs
-from vfnet_tf.data import numpy_images
-from vfnet_tf.data.images.inspect import inspect_image
-from vfnet_tf.data.images.numpy_decode import load_image
-from vfnet_tf.data.normalization import Normalization
 from vfnet_tf.inference import numpy_detection
-from vfnet_tf.inference.prediction import Prediction
-from vfnet_tf.inference.predictor import Predictor
+from vfnet_tf.inference.runtime import RuntimePredictor
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS, check_settings
 
 #: Metadata that `OnnxDetector.detect` takes for one call, too.
@@ -167,16 +160,8 @@ class OnnxDetector:
         )
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class OnnxPrediction(Prediction):
-    """A `Prediction` whose image is read again without TensorFlow."""
-
-    def _read_file(self, path):
-        return load_image(path)
-
-
-class OnnxPredictor(Predictor):
-    """A `Predictor` on an exported ONNX file: PIL and numpy around ONNX Runtime.
+class OnnxPredictor(RuntimePredictor):
+    """A `Predictor` on an exported ONNX file, run by ONNX Runtime.
 
     Args:
         model: path of a file by `export_onnx`, with or without NMS in it.
@@ -187,48 +172,5 @@ class OnnxPredictor(Predictor):
     >>> found = predictor("smear.jpg", score_threshold=0.4)  # doctest: +SKIP
     """
 
-    prediction_type = OnnxPrediction
-
     def __init__(self, model, *, batch_size=1, num_threads=None):
-        detector = OnnxDetector(model, num_threads)
-        super().__init__(detector, _config_of(detector.metadata), batch_size=batch_size)
-
-    def read_file(self, path, name=None):
-        """As of `Predictor`."""
-        header = inspect_image(path, full=False)
-        if header.error:
-            raise ValueError(
-                f"An image must be readable. Received: {name or path} {header.error}"
-            )
-        try:
-            return load_image(path)
-        except Exception as error:  # PIL's decoders raise whatever they meet.
-            raise ValueError(
-                f"An image must be readable. Received: {name or path} cannot be "
-                f"decoded: {error}"
-            ) from error
-
-    def prepare(self, pixels):
-        """As of `Predictor`."""
-        data = self.config.data
-        return numpy_images.prepare(
-            pixels, data.image_size, data.keep_ratio, data.normalization
-        )
-
-
-def _config_of(metadata):
-    """The `Config` of an exported file; what was chosen for the export goes first."""
-    stored = metadata["config"]
-    config = configs.Config("onnx") if stored is None else configs.from_dict(stored)
-    data = dataclasses.replace(
-        config.data,
-        image_size=tuple(metadata["image_size"]),
-        keep_ratio=metadata["keep_ratio"],
-        normalization=Normalization.from_dict(metadata["normalization"]),
-    )
-    return dataclasses.replace(
-        config,
-        data=data,
-        class_names=tuple(metadata["class_names"]),
-        category_ids=tuple(metadata["category_ids"]),
-    )
+        super().__init__(OnnxDetector(model, num_threads), batch_size=batch_size)

@@ -263,23 +263,16 @@ class Predictor:
         import tensorflow as tf
 
         from vfnet_tf.data import transforms
-        from vfnet_tf.data.canvases import choose_canvas_shapes
+        from vfnet_tf.data.canvases import check_image_size
 
         data = self.config.data
-        ((height, width),) = choose_canvas_shapes(
-            [pixels.shape[:2]], data.image_size, 1, data.keep_ratio
-        )
-        if data.keep_ratio:
-            resize = transforms.resize_keep_ratio(*data.image_size)
-        else:
-            resize = transforms.resize_exact(*data.image_size)
+        size = check_image_size(data.image_size, data.keep_ratio)
+        make_input = transforms.network_input(size, data.keep_ratio, data.normalization)
         # On the CPU as tf.data does it: another device may round a pixel differently.
         with tf.device("CPU:0"):
-            example = resize(
-                {"image": tf.constant(pixels), "boxes": tf.zeros([0, 4], "float32")}
-            )
-            example = transforms.normalize(data.normalization)(example)
-            example = transforms.pad_to(height, width)(example)
+            example = make_input(tf.constant(pixels))
+            size = transforms.padded_size(tf.shape(example["image"])[:2])
+            example = transforms.pad_to(*tf.unstack(size))(example)
         return {
             "images": example["image"].numpy(),
             "image_size": example["image_size"].numpy(),

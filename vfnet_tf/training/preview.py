@@ -5,6 +5,8 @@ import collections
 import numpy as np
 import tensorflow as tf
 
+from vfnet_tf.training import strategies
+
 # COCO's sizes: areas up to 32^2 and 96^2 pixels.
 _AREAS = {"small": 32**2, "medium": 96**2, "large": float("inf")}
 # A process that has imported TensorFlow and Keras and built a graph.
@@ -130,3 +132,98 @@ def describe_memory(memory):
         f"memory     about {memory['total'] / 1e9:.1f} GB for a step on the largest "
         f"batch ({parts})"
     )
+
+
+def describe_run(run):
+    """What a `Trainer` will train, on what and how, as lines of text."""
+    training, data = run.config.training, run.config.data
+    sides = "within" if data.keep_ratio else "stretched to"
+    shapes = run.train_batches.canvas_shapes
+    names = run.config.class_names
+    num_validation = f"{len(run.val_dataset)} images" if run.val_dataset else ""
+    lines = [
+        f"model      {run.config.name}: {type(run.detector).__name__} on "
+        f"{run.config.model.backbone.name}, {run.config.model.class_loss} loss, "
+        f"{run.detector.count_params() / 1e6:.1f} M parameters, {training.precision}",
+        f"strategy   {strategies.describe(run.strategy, training.batch_size)}",
+        *([f"cluster    {run.cluster}"] if len(run.cluster.addresses) > 1 else []),
+        f"train      {len(run.train_dataset)} images, {run.steps_per_epoch} steps "
+        f"per epoch, {training.epochs} epochs",
+        f"validation {num_validation or 'none: no AP, no best weights'}",
+        f"images     {sides} {data.image_size[0]}x{data.image_size[1]} pixels"
+        + _describe_draws(data),
+        f"graphs     at most {len(shapes)}, one per padded shape: "
+        + ", ".join(f"{height}x{width}" for height, width in shapes),
+        f"classes    {len(names)}: {', '.join(names[:10])}"
+        + (", ..." if len(names) > 10 else ""),
+        f"learning   {_describe_learning(run)}",
+        f"run        {run.run_dir}",
+        "The loss may rise during the warm-up: the IoUs that the class loss is to "
+        "learn grow with the boxes.",
+    ]
+    return "\n".join(lines)
+
+
+def preview_run(run):
+    """Data, batches and memory of a `Trainer` that is not started, as lines of text."""
+    training = run.config.training
+    shapes = run.train_batches.shapes_of_epoch(0)
+    replicas = strategies.num_replicas(run.strategy)
+    largest = max(shapes, key=lambda shape: shape[0] * shape[1])
+    memory = estimate_step_memory(
+        run.detector,
+        (training.batch_size // replicas, *largest),
+        slots={"sgd": 1, "adamw": 2}[training.optimizer],
+    )
+    devices = f", on each of {replicas} devices" if replicas > 1 else ""
+    return "\n".join(
+        [
+            describe_data(run.train_dataset),
+            describe_batches(shapes, training.batch_size),
+            describe_memory(memory) + devices,
+        ]
+    )
+
+
+def _describe_learning(run):
+    training = run.config.training
+    text = f"rate {run.learning_rate:g} "
+    if training.scale_learning_rate:
+        text += (
+            f"({training.base_learning_rate:g} for {training.base_batch_size} images "
+            f"per step, scaled to {run.effective_batch_size})"
+        )
+    else:
+        text += f"(as given, not scaled to {run.effective_batch_size} images)"
+    if training.accumulate_steps > 1:
+        text += (
+            f", an update every {training.accumulate_steps} batches: effective batch "
+            f"{run.effective_batch_size}"
+        )
+    if training.schedule == "cosine_cycles":
+        text += ", down to 1 % of it in each epoch"
+    else:
+        text += (
+            f", the first {training.warmup_steps} steps warm up, x0.1 after epochs "
+            f"{', '.join(map(str, training.drop_epochs)) or 'none'}"
+        )
+    if training.clip_norm is not None:
+        text += f", gradient norm {training.clip_norm:g} at most"
+    if training.ema_momentum is not None:
+        text += f", weights averaged with momentum {training.ema_momentum:g}"
+    return text + (", weights averaged over epochs" if training.swa else "")
+
+
+def _describe_draws(data):
+    """What the sizes of training images are drawn from, to follow the size."""
+    draws = []
+    if data.scales:
+        draws.append(f"one of {len(data.scales)} scales")
+    if data.scale_range:
+        low, high = data.scale_range
+        draws.append(f"within {low[0]}x{low[1]} to {high[0]}x{high[1]}")
+    if data.random_crop:
+        draws.append(f"crops at {data.random_crop:g}")
+    if data.cut_out:
+        draws.append(f"cut-outs at {data.cut_out:g}")
+    return "; in training " + ", ".join(draws) if draws else ""

@@ -28,12 +28,7 @@ from vfnet_tf.training.ema import ema_weights
 from vfnet_tf.training.nonfinite import NonFiniteAlarm
 from vfnet_tf.training.optimizers import SGD, AdamW
 from vfnet_tf.training.preemption import SaveOnSignal
-from vfnet_tf.training.preview import (
-    describe_batches,
-    describe_data,
-    describe_memory,
-    estimate_step_memory,
-)
+from vfnet_tf.training.preview import describe_run, preview_run
 from vfnet_tf.training.run_state import steps_of
 from vfnet_tf.training.schedules import (
     CosineCycles,
@@ -209,108 +204,22 @@ class Trainer:
         )
 
     def _pipeline(self, config, dataset, training, shares=None):
-        data = config.data
         return build_pipeline(
             dataset,
+            config.data,
             batch_size=config.training.batch_size,
-            image_size=data.image_size,
-            keep_ratio=data.keep_ratio,
-            max_shapes=data.max_canvas_shapes,
-            normalization=data.normalization,
-            scales=list(data.scales) if training and data.scales else None,
-            scale_range=data.scale_range or None,
-            flip=data.flip,
-            random_crop=data.random_crop,
-            cut_out=data.cut_out,
             training=training,
             seed=config.training.seed,
-            cache_decoded=data.cache_decoded,
             **(shares or {}),
         )
 
     def describe(self):
         """What will be trained, on what and how: text for the start of a run."""
-        training = self.config.training
-        data = self.config.data
-        sides = "within" if data.keep_ratio else "stretched to"
-        shapes = self.train_batches.canvas_shapes
-        lines = [
-            f"model      {self.config.name}: {type(self.detector).__name__} on "
-            f"{self.config.model.backbone.name}, {self.config.model.class_loss} loss, "
-            f"{self.detector.count_params() / 1e6:.1f} M parameters, "
-            f"{training.precision}",
-            f"strategy   {strategies.describe(self.strategy, training.batch_size)}",
-            *(
-                [f"cluster    {self.cluster}"]
-                if len(self.cluster.addresses) > 1
-                else []
-            ),
-            f"train      {len(self.train_dataset)} images, {self.steps_per_epoch} steps "
-            f"per epoch, {training.epochs} epochs",
-            f"validation {len(self.val_dataset)} images"
-            if self.val_dataset
-            else "validation none: no AP, no best weights",
-            f"images     {sides} {data.image_size[0]}x{data.image_size[1]} pixels"
-            + _describe_draws(data),
-            f"graphs     at most {len(shapes)}, one per padded shape: "
-            + ", ".join(f"{height}x{width}" for height, width in shapes),
-            f"classes    {len(self.config.class_names)}: "
-            + ", ".join(self.config.class_names[:10])
-            + (", ..." if len(self.config.class_names) > 10 else ""),
-            f"learning   {self._describe_learning()}",
-            f"run        {self.run_dir}",
-            "The loss may rise during the warm-up: the IoUs that the class loss is to "
-            "learn grow with the boxes.",
-        ]
-        return "\n".join(lines)
+        return describe_run(self)
 
     def preview(self):
         """Data, batches and memory of a run that is not started: text."""
-        training = self.config.training
-        shapes = self.train_batches.shapes_of_epoch(0)
-        replicas = strategies.num_replicas(self.strategy)
-        largest = max(shapes, key=lambda shape: shape[0] * shape[1])
-        memory = estimate_step_memory(
-            self.detector,
-            (training.batch_size // replicas, *largest),
-            slots={"sgd": 1, "adamw": 2}[training.optimizer],
-        )
-        return "\n".join(
-            [
-                describe_data(self.train_dataset),
-                describe_batches(shapes, training.batch_size),
-                describe_memory(memory)
-                + (f", on each of {replicas} devices" if replicas > 1 else ""),
-            ]
-        )
-
-    def _describe_learning(self):
-        training = self.config.training
-        text = f"rate {self.learning_rate:g} "
-        if training.scale_learning_rate:
-            text += (
-                f"({training.base_learning_rate:g} for {training.base_batch_size} images "
-                f"per step, scaled to {self.effective_batch_size})"
-            )
-        else:
-            text += f"(as given, not scaled to {self.effective_batch_size} images)"
-        if training.accumulate_steps > 1:
-            text += (
-                f", an update every {training.accumulate_steps} batches: effective batch "
-                f"{self.effective_batch_size}"
-            )
-        if training.schedule == "cosine_cycles":
-            text += ", down to 1 % of it in each epoch"
-        else:
-            text += (
-                f", the first {training.warmup_steps} steps warm up, x0.1 after epochs "
-                f"{', '.join(map(str, training.drop_epochs)) or 'none'}"
-            )
-        if training.clip_norm is not None:
-            text += f", gradient norm {training.clip_norm:g} at most"
-        if training.ema_momentum is not None:
-            text += f", weights averaged with momentum {training.ema_momentum:g}"
-        return text + (", weights averaged over epochs" if training.swa else "")
+        return preview_run(self)
 
     def fit(self, verbose="auto", callbacks=()):
         """Trains to the end, from the last saved state if there is one.
@@ -556,21 +465,6 @@ class Trainer:
                 f"{'; '.join(changed)}. Give another directory, or the same settings "
                 f"to go on with it. Received: run_dir={self.run_dir}"
             )
-
-
-def _describe_draws(data):
-    """What the sizes of training images are drawn from, to follow the size."""
-    draws = []
-    if data.scales:
-        draws.append(f"one of {len(data.scales)} scales")
-    if data.scale_range:
-        low, high = data.scale_range
-        draws.append(f"within {low[0]}x{low[1]} to {high[0]}x{high[1]}")
-    if data.random_crop:
-        draws.append(f"crops at {data.random_crop:g}")
-    if data.cut_out:
-        draws.append(f"cut-outs at {data.cut_out:g}")
-    return "; in training " + ", ".join(draws) if draws else ""
 
 
 def _check_averaging(training):

@@ -8,8 +8,14 @@ import os
 import pathlib
 import re
 
+from vfnet_tf.data import synthetic
 from vfnet_tf.data.folders import list_folder, list_folders
-from vfnet_tf.data.formats.coco import coco_parts, is_coco_folder, split_of
+from vfnet_tf.data.formats.coco import (
+    coco_parts,
+    is_coco_folder,
+    read_coco,
+    split_of,
+)
 from vfnet_tf.data.formats.csv_file import find_csv_splits, is_csv
 from vfnet_tf.data.formats.tfds import find_tfds_splits
 from vfnet_tf.data.formats.voc import find_voc_splits, is_voc
@@ -212,3 +218,83 @@ def _unused_folders(root, found):
         if split not in found
         for path in paths
     ]
+
+
+def open_dataset(data, *, skip_bad_images=False, keep_empty=False, progress=None):
+    """Reads the splits of a dataset in any format.
+
+    Args:
+        data: folder or file in COCO, Pascal VOC, YOLO or CSV format, or `tfds:NAME`.
+        skip_bad_images: bool, go on without unreadable images; `report.bad_images` of a
+            dataset lists them. Otherwise they are an error.
+        keep_empty: bool, keep training images without objects.
+        progress: factory `total -> object with add() and close()`, such as
+            `vfnet_tf.progress.Progress`.
+
+    Returns:
+        dict from `"train"`, `"val"` and `"test"`, as far as they are there, to
+        `DetectionDataset`. All have the classes of the training images.
+
+    Raises:
+        ValueError: if there is no data, or something in it is wrong; it is named.
+
+    >>> splits = open_dataset("cells")  # doctest: +SKIP
+    >>> print(splits["train"].summary())  # doctest: +SKIP
+    """
+    found = find_splits(data, progress)
+    reading = {"skip_bad_images": skip_bad_images}
+    datasets, class_names = {}, None
+    for split in sorted(found, key=("train", "val", "test").index):
+        if split == "train":
+            dataset = read_coco(*found[split], keep_empty=keep_empty, **reading)
+            class_names = dataset.class_names
+        else:
+            dataset = read_coco(
+                *found[split], class_names=class_names, training=False, **reading
+            )
+        datasets[split] = dataset
+    return datasets
+
+
+def read_split(
+    data,
+    split="val",
+    *,
+    image_dir=None,
+    class_names=None,
+    skip_bad_images=False,
+    limit=None,
+    progress=None,
+    log=None,
+):
+    """Reads one split with all its images, to evaluate on.
+
+    Args:
+        data: see `open_dataset`; None takes the generated images.
+        skip_bad_images, progress: see `open_dataset`.
+        split: `"train"`, `"val"` or `"test"`; of a single COCO json it is not used.
+        image_dir: folder of the images, where it is not found beside the annotations.
+        class_names: the detector's classes in the order of its labels, None for all of
+            the annotation file.
+        limit: int, the first so many images only.
+        log: function of a line that says what was found, such as `print`.
+
+    Returns:
+        `DetectionDataset`.
+    """
+    if data is None:
+        data = synthetic.make_synthetic_dataset()
+        if log is not None:
+            log(f"data       none given (--data): the generated images in {data}")
+    found = find_splits(data, progress)
+    if log is not None:
+        log(f"format     {found.description}")
+    annotations, beside = found.locate(split)
+    dataset = read_coco(
+        annotations,
+        image_dir or beside,
+        class_names=class_names,
+        skip_bad_images=skip_bad_images,
+        training=False,
+    )
+    return dataset if limit is None else dataset.subset(min(limit, len(dataset)))

@@ -24,7 +24,6 @@ import tensorflow as tf
 
 from vfnet_tf import config as configs
 from vfnet_tf.data import transforms
-from vfnet_tf.data.canvases import CANVAS_MULTIPLE
 from vfnet_tf.data.normalization import Normalization
 from vfnet_tf.export.metadata import describe_detector
 from vfnet_tf.export.saved_model import safe_decoding
@@ -437,20 +436,17 @@ def _make_prepare(metadata):
     Returns:
         The function; it gives a dict of `safe_decoding.PREPARED`.
     """
-    resize_to = (
-        transforms.resize_keep_ratio
-        if metadata["keep_ratio"]
-        else transforms.resize_exact
+    make_input = transforms.network_input(
+        metadata["image_size"],
+        metadata["keep_ratio"],
+        Normalization.from_dict(metadata["normalization"]),
     )
-    resize = resize_to(*metadata["image_size"])
-    normalize = transforms.normalize(Normalization.from_dict(metadata["normalization"]))
 
     def prepare(image):
-        example = resize({"image": image, "boxes": tf.zeros((0, 4))})
-        size = tf.shape(example["image"])[:2]
+        example = make_input(image)
         # Multiples of 32 have a multiple of 32 as their largest: the common canvas.
-        canvas = -(-size // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
-        example = transforms.pad_to(canvas[0], canvas[1])(normalize(example))
+        canvas = transforms.padded_size(tf.shape(example["image"])[:2])
+        example = transforms.pad_to(canvas[0], canvas[1])(example)
         return {
             "images": tf.ensure_shape(example["image"], (None, None, 3)),
             "image_size": example["image_size"],

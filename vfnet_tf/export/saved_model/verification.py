@@ -130,14 +130,10 @@ class PythonDetect:
     """
 
     def __init__(self, detector, metadata):
-        resize_to = (
-            transforms.resize_keep_ratio
-            if metadata["keep_ratio"]
-            else transforms.resize_exact
-        )
-        resize = resize_to(*metadata["image_size"])
-        normalize = transforms.normalize(
-            Normalization.from_dict(metadata["normalization"])
+        make_input = transforms.network_input(
+            metadata["image_size"],
+            metadata["keep_ratio"],
+            Normalization.from_dict(metadata["normalization"]),
         )
 
         # What an older export does not name it does as the detector's defaults say.
@@ -146,8 +142,7 @@ class PythonDetect:
         @tf.function(autograph=False, input_signature=[tf.TensorSpec((), "string")])
         def prepare(contents):
             image = decode.decode_image(contents)
-            example = normalize(resize({"image": image, "boxes": tf.zeros((0, 4))}))
-            return {**example, "original_size": tf.shape(image)[:2]}
+            return {**make_input(image), "original_size": tf.shape(image)[:2]}
 
         @tf.function(
             autograph=False,

@@ -1,0 +1,174 @@
+"""Options that the commands share which train, and what follows from them."""
+
+import dataclasses
+from typing import Literal
+
+from vfnet_tf import config as configs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What every command that trains takes: model, data, schedule, initial weights."""
+
+    backbone: str | None = None
+    """resnet18, resnet34, resnet50, resnet101; keras:MODEL of keras.applications; or
+    kerashub:PRESET, a preset of KerasHub or its directory (extra kerashub), see
+    docs/interop.md; by default the config's"""
+    strategy: Literal["one_device", "mirrored", "multi_worker", "data_parallel"] = (
+        "mirrored"
+    )
+    """one_device; mirrored over all local GPUs (or the CPU); multi_worker over the hosts
+    in TF_CONFIG; or data_parallel over the devices of JAX (KERAS_BACKEND=jax), in one
+    process or several. See docs/scaling.md"""
+    config: str | None = None
+    """name or file of a config; by default vfnet_r50_fpn_1x_coco, and without --data
+    vfnet_r50_synthetic"""
+    data: str | None = None
+    """folder or file in COCO, Pascal VOC, YOLO or CSV format, or tfds:NAME: docs/data.md;
+    coco:, voc:, yolo: or csv: before it says which, where that is not found out"""
+    epochs: int | None = None
+    """passes over the training images"""
+    batch_size: int | None = None
+    """images per step over all replicas; the learning rate is scaled with it"""
+    image_size: tuple[int, int] | None = None
+    """short and long side in pixels that images are resized to fit into, in place of the
+    config's scales"""
+    weights: str | None = None
+    """imagenet, none, or a path: the run directory of a detector (or a .weights.h5 in one)
+    to start from; a .pth or .safetensors of a detector of the official code, or of a
+    backbone by torchvision's or timm's names; or, for a keras: or kerashub: backbone, an
+    .npz by layer names or Keras's .h5 of that model. By default a kerashub: preset's own,
+    ImageNet weights where they can be had (extra hub; Keras's own for keras:), else
+    none"""
+    learning_rate: float | None = None
+    """for 16 images per step; scaled linearly with the batch size"""
+    scale_learning_rate: bool = True
+    """scale the rate with the images per update; otherwise it is taken as it is"""
+    accumulate_steps: int | None = None
+    """batches whose gradients are averaged for one update, with --strategy one_device;
+    the rate is scaled with their images"""
+    clip_norm: float | None = None
+    """largest norm of the gradient, of all variables and summed over replicas"""
+    ema: float | None = None
+    """momentum of a moving average of the weights, such as 0.999; it is what is evaluated
+    and kept as the best"""
+    optimizer: Literal["sgd", "adamw"] | None = None
+    """sgd, the official one, or adamw, which gets further in a few hundred steps but
+    wants a smaller learning rate (0.002 for 16 images)"""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] | None = None
+    """bfloat16 is much faster on GPUs and on CPUs with AMX"""
+    seed: int | None = None
+    """of initial weights, order and flips"""
+    evaluate_every: int = 1
+    """epochs between two evaluations"""
+    save_every: int = 500
+    """steps within an epoch after which the state is saved, besides at its end"""
+    keep_epochs: int = 0
+    """keep the weights of so many last epochs, e.g. for `vfnet swa`"""
+    deterministic: bool = False
+    """TensorFlow's deterministic operations, one thread and one operation at a time: the
+    same bits each time on a CPU, at a fraction of the speed"""
+    limit: int | None = None
+    """use the first so many training images only"""
+    skip_bad_images: bool = False
+    """go on without unreadable images, and list them, instead of stopping"""
+    jit_compile: bool = False
+    """compile the step with XLA"""
+    debug: bool = False
+    """show the stack trace of an error"""
+
+
+def resolve(options, **further):
+    """The config with the options that were given.
+
+    Args:
+        options: `TrainingOptions`.
+        **further: fields of `Config` as `override` takes them; None leaves one as it is.
+    """
+    from vfnet_tf import builder
+    from vfnet_tf.backbones import kerashub
+
+    default = "vfnet_r50_fpn_1x_coco" if options.data else "vfnet_r50_synthetic"
+    config = configs.load_config(options.config or default)
+    changes = {
+        "training__epochs": options.epochs,
+        "training__batch_size": options.batch_size,
+        "training__base_learning_rate": options.learning_rate,
+        "training__scale_learning_rate": None if options.scale_learning_rate else False,
+        "training__accumulate_steps": options.accumulate_steps,
+        "training__clip_norm": options.clip_norm,
+        "training__ema_momentum": options.ema,
+        "training__optimizer": options.optimizer,
+        "training__precision": options.precision,
+        "training__seed": options.seed,
+        "data__image_size": options.image_size,
+        **further,
+    }
+    if options.image_size is not None:
+        changes.update(data__scales=(), data__scale_range=())
+    if options.epochs is not None and options.epochs != config.training.epochs:
+        # The drops keep their place in the schedule.
+        ratio = options.epochs / config.training.epochs
+        changes["training__drop_epochs"] = tuple(
+            round(epoch * ratio, 2) for epoch in config.training.drop_epochs
+        )
+    if options.backbone not in (None, config.model.backbone.name):
+        normalization = builder.normalization_for(options.backbone)
+        changes["model__backbone__name"] = options.backbone
+        changes["data__normalization"] = normalization
+        if options.backbone.startswith("kerashub:"):
+            print(f"pixels     {kerashub.describe_normalization(normalization)}")
+    given = {name: value for name, value in changes.items() if value is not None}
+    return configs.override(config, **given)
+
+
+def read_data(options, strategy, overfit=False):
+    """The training and the validation set, described on the way.
+
+    Args:
+        options: `TrainingOptions`.
+        strategy: what will train; each replica needs an image.
+        overfit: whether to validate on the training images.
+
+    Returns:
+        Two `DetectionDataset`; None in place of the second if there is none.
+    """
+    from vfnet_tf.data import synthetic
+    from vfnet_tf.data.formats.coco import read_coco
+    from vfnet_tf.data.formats.readers import find_splits
+    from vfnet_tf.progress import Progress
+    from vfnet_tf.training.strategies import num_replicas
+
+    if options.data is None:
+        directory = synthetic.make_synthetic_dataset()
+        print(
+            f"data       none given (--data): training on generated images in {directory}"
+        )
+        splits = find_splits(directory)
+    else:
+        splits = find_splits(options.data, Progress)
+        print(f"format     {splits.description}")
+    if "train" not in splits:
+        raise ValueError(
+            "The data must have a training split, such as annotations/"
+            f"instances_train*.json. Received: {splits.description}"
+        )
+    reading = {"skip_bad_images": options.skip_bad_images}
+    train = read_coco(*splits["train"], **reading)
+    if options.limit is not None:
+        train = train.subset(min(options.limit, len(train)))
+    if len(train) < num_replicas(strategy):
+        raise ValueError(
+            "There must be at least one training image per replica. Received: "
+            f"{len(train)} images"
+        )
+    print(f"train      {train.summary()}")
+    if overfit:
+        return train, train
+    if "val" not in splits:
+        return train, None
+    val = read_coco(
+        *splits["val"], class_names=train.class_names, training=False, **reading
+    )
+    print(f"validation {val.summary()}")
+    return train, val
