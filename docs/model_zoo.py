@@ -8,8 +8,8 @@ import ast
 import pathlib
 import re
 
-from vfnet_tf.cli.benchmark import ARCHITECTURE
 from vfnet_tf.config import list_configs, load_config
+from vfnet_tf.paper.model_cards import ARCHITECTURE
 from vfnet_tf.paper.published import find_result
 
 DOCS = pathlib.Path(__file__).parent

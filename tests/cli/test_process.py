@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from vfnet_tf.cli import benchmark, process
+from vfnet_tf.cli import process
 from vfnet_tf.cli.process import choose_onednn, share_heap
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -101,14 +101,3 @@ def test_a_command_that_trains_chooses_before_the_backend_is_there(command):
     )
     answer = run_python(code)
     assert answer.stdout == "chosen []\n", answer.stderr
-
-
-@pytest.mark.parametrize("name", ["train", "losses", "data"])
-def test_the_benchmark_of_training_chooses_as_training_does(monkeypatch, name):
-    calls = []
-    monkeypatch.setattr(benchmark, "choose_onednn", lambda: calls.append(name))
-    for measured in ("_data", "_training_step", "_share_of_losses"):
-        monkeypatch.setattr(benchmark, measured, lambda *arguments: [])
-    monkeypatch.setattr("vfnet_tf.builder.build_detector", lambda config: None)
-    benchmark._measure(name, benchmark.BenchmarkOptions())
-    assert calls == ([] if name == "data" else [name])

@@ -168,7 +168,9 @@ def with_weights(data, weights, norm="frozen_batch_norm", run_dir="run"):
     config = override(
         config, model__backbone__norm=norm, model__backbone__frozen_stages=frozen
     )
-    return config, *initial_weights.with_weights(config, options, data / run_dir)
+    return config, *initial_weights.with_weights(
+        config, options.weights, data / run_dir
+    )
 
 
 def first_norm(load, config):
@@ -257,7 +259,9 @@ def test_files_of_pytorch_are_not_for_keras_backbones(data, backbone_file):
         weights=str(backbone_file),
     )
     with pytest.raises(ValueError, match=r"kerashub: backbone\. Received"):
-        initial_weights.with_weights(train.resolve(options), options, data / "run")
+        initial_weights.with_weights(
+            train.resolve(options), options.weights, data / "run"
+        )
 
 
 def foreign_weights(data, backbone, weights, run_dir="run"):
@@ -270,7 +274,9 @@ def foreign_weights(data, backbone, weights, run_dir="run"):
         model__backbone__name=backbone,
         model__backbone__trainable_norms="auto",
     )
-    return config, *initial_weights.with_weights(config, options, data / run_dir)
+    return config, *initial_weights.with_weights(
+        config, options.weights, data / run_dir
+    )
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from PIL import Image
 from vfnet_tf.data.scan.findings import Finding, Picture, ScanResult, SplitStatistics
 from vfnet_tf.drawing import class_color
 from vfnet_tf.reports import scan
-from vfnet_tf.reports.scan import draw_picture, make_page
+from vfnet_tf.reports.scan import draw_picture, scan_page
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_the_page_has_a_section_for_each_level_that_was_found(grey):
         Finding("bad_box", "train", "<b>", 1, (Picture("nowhere.jpg"),)),
     ]
     splits = {"train": statistics({"<cell>": 3}), "val": statistics({"<cell>": 0}, 0)}
-    page = make_page(ScanResult((800, 1333), 8, splits, findings), "cells")
+    page = scan_page(ScanResult((800, 1333), 8, splits, findings), "cells")
     headings = [heading for heading, _, _ in page.sections]
     assert headings == ["Findings", "Images and boxes", "Classes", "Errors", "Warnings"]
     text = page.html()
@@ -92,7 +92,7 @@ def test_a_picture_of_one_finding_says_what_and_of_several_which(grey):
         ),
         Finding("leakage", "train+val", "two alike", 2, (Picture(grey),)),
     ]
-    text = make_page(ScanResult((800, 1333), 8, {}, findings), "cells").html()
+    text = scan_page(ScanResult((800, 1333), 8, {}, findings), "cells").html()
     assert "<figcaption>train: annotation 7 is empty</figcaption>" in text
     assert "<figcaption>train+val: grey.png</figcaption>" in text
 
@@ -103,7 +103,7 @@ def test_many_findings_and_classes_are_cut_and_nothing_is_lost_silently(grey):
     ]
     counts = {f"class {n}": n for n in range(60)}
     splits = {"train": statistics(counts)}
-    text = make_page(ScanResult((800, 1333), 8, splits, findings), "cells").html()
+    text = scan_page(ScanResult((800, 1333), 8, splits, findings), "cells").html()
     assert text.count("data:image/jpeg") == scan.MAX_PICTURES
     assert "box 99<" in text and "box 100<" not in text
     assert "and 5 more, see scan.json" in text
@@ -112,5 +112,5 @@ def test_many_findings_and_classes_are_cut_and_nothing_is_lost_silently(grey):
 
 def test_a_set_that_could_not_be_read_has_a_page_too():
     findings = [Finding("unreadable_split", "train", "no json")]
-    page = make_page(ScanResult((800, 1333), 8, {}, findings), "cells")
+    page = scan_page(ScanResult((800, 1333), 8, {}, findings), "cells")
     assert [heading for heading, _, _ in page.sections] == ["Findings", "Errors"]

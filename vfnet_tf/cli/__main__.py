@@ -31,7 +31,10 @@ COMMANDS = {
         "COCO, Pascal VOC, YOLO, CSV and TFDS data to another format",
     ),
     "configs": ("vfnet_tf.cli.configs", "list the configs, or print one's model card"),
-    "benchmark": ("vfnet_tf.cli.benchmark", "measure time and memory on this machine"),
+    "benchmark": (
+        "vfnet_tf.cli.benchmark",
+        "latency and memory of an exported detector",
+    ),
 }
 
 #: What a user can cause. ImportError: an extra that is not installed;

@@ -6,15 +6,7 @@ from typing import Literal
 
 import tyro
 
-from vfnet_tf.reports.comparison import (
-    analysis_tables,
-    metric_tables,
-    overview_table,
-    read_runs,
-    settings_table,
-    text_table,
-    write_page,
-)
+from vfnet_tf.reports.comparison import compare_runs, text_table, write_comparison
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,18 +38,11 @@ def run(options):
             "Two run directories or more must be given. Received: "
             f"{' '.join(map(str, options.runs)) or 'none'}"
         )
-    runs = read_runs(options.runs)
-    tables = [
-        ("Runs", overview_table(runs), "Best: the epoch with the highest val_AP."),
-        ("Settings that differ", settings_table(runs), "All others are the same."),
-        *metric_tables(runs),
-    ]
-    if options.data is not None:
-        tables.append(analysis_tables(runs, options.data, options.split))
+    runs, tables = compare_runs(options.runs, options.data, options.split)
     for title, (header, rows), _ in tables:
         print(f"{title}\n{text_table(header, rows) if rows else '  none'}\n")
     if options.out is not None:
-        print(f"page       {write_page(options.out, runs, tables)}")
+        print(f"page       {write_comparison(options.out, runs, tables)}")
     return 0
 
 

@@ -51,7 +51,7 @@ def run(options):
     from vfnet_tf.data.formats.readers import find_format, find_splits
     from vfnet_tf.data.scan.checks import scan_splits, unreadable
     from vfnet_tf.progress import Progress
-    from vfnet_tf.reports.scan import make_page
+    from vfnet_tf.reports.scan import scan_page
 
     config = configs.load_config(options.config)
     out = options.out or default_out(options.data)
@@ -79,7 +79,7 @@ def run(options):
         )
     numbers = {"data": options.data, "config": config.name, **result.to_json()}
     (out / "scan.json").write_text(json.dumps(numbers, indent=1, allow_nan=False))
-    page = make_page(result, options.data).save(out / "scan.html")
+    page = scan_page(result, options.data).save(out / "scan.html")
     print(format_summary(result))
     print(f"\npage       {page}\nnumbers    {out / 'scan.json'}")
     print(result.verdict(options.strict))

@@ -58,7 +58,7 @@ def run(options):
         *datasets,
         out,
         rows=options.rows,
-        start=lambda config: with_weights(config, options, out),
+        start=lambda config: with_weights(config, options.weights, out),
         settings={"weights": options.weights},
         strategy=strategy,
         evaluate_every=options.evaluate_every,

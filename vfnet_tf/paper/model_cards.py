@@ -27,6 +27,19 @@ _LICENCE = (
     "were trained on COCO, whose images have licences of their own"
 )
 
+#: Fields of `ModelConfig` that decide what is computed in a forward pass.
+ARCHITECTURE = (
+    "detector",
+    "backbone",
+    "neck",
+    "neck_filters",
+    "head_filters",
+    "head_convs",
+    "deformable_towers",
+    "star",
+    "refine",
+)
+
 
 def model_card(config):
     """Describes a config: architecture, recipe, published results, how to use it.

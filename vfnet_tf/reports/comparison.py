@@ -27,6 +27,32 @@ class Run:
     metrics: dict
 
 
+def compare_runs(directories, data=None, split="val"):
+    """Reads runs and makes the tables of their differences.
+
+    Args:
+        directories: paths of two or more run directories.
+        data: path of the data that the runs were evaluated on, for error types and
+            calibration; None leaves these out.
+        split: `"train"`, `"val"` or `"test"`, the part of `data`.
+
+    Returns:
+        (list of `Run`; list of (title, (header, rows), note)).
+
+    Raises:
+        ValueError: if a directory holds no run, or a run no detections for `data`.
+    """
+    runs = read_runs(directories)
+    tables = [
+        ("Runs", overview_table(runs), "Best: the epoch with the highest val_AP."),
+        ("Settings that differ", settings_table(runs), "All others are the same."),
+        *metric_tables(runs),
+    ]
+    if data is not None:
+        tables.append(analysis_tables(runs, data, split))
+    return runs, tables
+
+
 def read_runs(directories):
     """Reads run directories.
 
@@ -188,7 +214,7 @@ def analysis_tables(runs, data, split):
     return f"Errors and scores, {split}", (_header("", runs), rows), note
 
 
-def write_page(path, runs, tables):
+def write_comparison(path, runs, tables):
     """Writes the tables and the curves of all runs as one html file."""
     from vfnet_tf.reports import curves, web_page
 

@@ -24,7 +24,7 @@ _GROUPS = ("leakage", "shared_by_evaluations", "duplicate_image")
 _CLOSE = 0.15
 
 
-def make_page(result, title):
+def scan_page(result, title):
     """Puts the page together.
 
     Args:

@@ -11,51 +11,47 @@ from vfnet_tf.checkpoints.imagenet import (
 )
 
 
-def with_weights(config, options, run_dir):
-    """The config for the chosen initial weights, and what `Trainer` starts from."""
-    from vfnet_tf.training.trainer import find_state
+def with_weights(config, weights, run_dir):
+    """The config for the chosen initial weights, and what `Trainer` starts from.
 
+    Args:
+        config: `Config`.
+        weights: `"imagenet"`, `"none"`, the path of a run directory or of a file of
+            weights, or None: those of the run in `run_dir`, of the preset, ImageNet's
+            where they can be had, else none.
+        run_dir: `Path` of the run directory; a run that is there goes on.
+
+    Returns:
+        (`Config`; path, function or None, see `Trainer(initial_weights=)`).
+
+    Raises:
+        ValueError: if the weights are not there or are not of that backbone.
+    """
     backbone = config.model.backbone
+    # "keras" and "kerashub" are models from elsewhere.
     kind = backbone.name.partition(":")[0] if ":" in backbone.name else None
-    is_own = kind is None
-    is_resumed = find_state(run_dir) is not None and (run_dir / "config.json").is_file()
+    is_by_name = weights in (None, "imagenet")
     scratch = configs.override(
         config,
         model__backbone__norm="batch_norm",
         model__backbone__frozen_stages=-1,
         model__backbone__weights=None,
     )
-    if options.weights == "none":
+    if weights == "none":
         print("weights    none: training from scratch, batch norms train")
         return scratch, None
-    if is_resumed and options.weights in (None, "imagenet"):
-        print(f"weights    those of the run in {run_dir}")
-        earlier = configs.load_config(run_dir).model.backbone
-        if options.weights is None and earlier.name == backbone.name:
-            # What could be had when the run began, not what can be had now, decides.
-            config = configs.override(config, model__backbone=earlier)
-        return config, None
-    if options.weights is None and backbone.norm == "batch_norm":
+    if is_by_name and _is_resumed(run_dir):
+        return _of_run(config, weights, run_dir), None
+    if weights is None and backbone.norm == "batch_norm":
         # The config itself is for training from scratch.
         return scratch, None
-    pretrained = configs.override(config, model__backbone__weights=configs.PRETRAINED)
-    if kind == "kerashub" and options.weights is None:
-        print("weights    those of the preset")
-        return pretrained, None
-    if kind == "kerashub" and options.weights == "imagenet":
-        raise ValueError(
-            "--weights imagenet is not for presets of KerasHub, which bring their own "
-            f"weights: leave --weights out. Received: {backbone.name}"
-        )
-    if options.weights in (None, "imagenet"):
+    if is_by_name and kind == "kerashub":
+        return _of_preset(config, weights), None
+    if is_by_name:
         try:
-            if kind == "keras":
-                fetch_application_weights(backbone.name)
-                print("weights    ImageNet, those of keras.applications")
-                return pretrained, None
-            return config, _imagenet_weights(backbone.name)
+            return _imagenet(config, kind)
         except WeightsUnavailableError as error:
-            if options.weights == "imagenet":
+            if weights == "imagenet":
                 raise ValueError(
                     f"--weights imagenet: {error}. Give a file (--weights PATH), or "
                     "--weights none"
@@ -65,14 +61,61 @@ def with_weights(config, options, run_dir):
                 "scratch, batch norms train"
             )
         return scratch, None
-    path = pathlib.Path(options.weights).expanduser()
+    return _from_file(config, kind, weights)
+
+
+def _is_resumed(run_dir):
+    from vfnet_tf.training.trainer import find_state
+
+    return find_state(run_dir) is not None and (run_dir / "config.json").is_file()
+
+
+def _of_run(config, weights, run_dir):
+    """The config of a run that goes on."""
+    print(f"weights    those of the run in {run_dir}")
+    earlier = configs.load_config(run_dir).model.backbone
+    if weights is None and earlier.name == config.model.backbone.name:
+        # What could be had when the run began, not what can be had now, decides.
+        return configs.override(config, model__backbone=earlier)
+    return config
+
+
+def _of_preset(config, weights):
+    """The config for the weights of a preset of KerasHub."""
+    if weights == "imagenet":
+        raise ValueError(
+            "--weights imagenet is not for presets of KerasHub, which bring their own "
+            f"weights: leave --weights out. Received: {config.model.backbone.name}"
+        )
+    print("weights    those of the preset")
+    return configs.override(config, model__backbone__weights=configs.PRETRAINED)
+
+
+def _imagenet(config, kind):
+    """The config and the function for ImageNet weights."""
+    name = config.model.backbone.name
+    if kind == "keras":
+        fetch_application_weights(name)
+        print("weights    ImageNet, those of keras.applications")
+        return (
+            configs.override(config, model__backbone__weights=configs.PRETRAINED),
+            None,
+        )
+    return config, _imagenet_weights(name)
+
+
+def _from_file(config, kind, weights):
+    """The config and the path or function for a file of weights or a run directory."""
+    name = config.model.backbone.name
+    path = pathlib.Path(weights).expanduser()
     if path.is_dir():
         path = path / "best.weights.h5"
     if not path.is_file():
         raise ValueError(
             "--weights must be 'imagenet', 'none', a run directory or an existing file. "
-            f"Received: {options.weights}"
+            f"Received: {weights}"
         )
+    is_own = kind is None
     if path.suffix in (".pth", ".pt", ".safetensors") and is_own:
         return config, _foreign_weights(path)
     print(f"weights    {path}")
@@ -88,8 +131,7 @@ def with_weights(config, options, run_dir):
     raise ValueError(
         "--weights takes a run directory, a .weights.h5 of the same detector, a .pth or "
         ".safetensors for a backbone of our own, or an .npz by layer names or Keras's "
-        ".h5 for a keras: or kerashub: backbone. "
-        f"Received: {path} for {backbone.name}"
+        f".h5 for a keras: or kerashub: backbone. Received: {path} for {name}"
     )
 
 

@@ -20,7 +20,7 @@ from vfnet_tf.data.scan.checks import scan_splits, unreadable
 from vfnet_tf.data.scan.findings import Finding, ScanResult
 from vfnet_tf.data.scan.kinds import KINDS
 from vfnet_tf.data.scan.lookalikes import group_lookalikes
-from vfnet_tf.reports.scan import make_page
+from vfnet_tf.reports.scan import scan_page
 
 STOPPING = {"unreadable_split", "no_train_split", "no_validation_split"}
 STOPPING |= {"no_train_boxes", "dropped_box", "unreadable_data", "no_usable_image"}
@@ -597,7 +597,7 @@ def test_whatever_is_bad_is_a_finding_and_hides_no_other_split(tmp_path, name):
         assert any(text in f"{f.split} {f.text}" for f in errors), (text, errors)
     assert sum(split.num_images for split in result.splits.values()) == num_images
     assert json.dumps(result.to_json(), allow_nan=False)
-    make_page(result, "bad data").save(tmp_path / "page.html")
+    scan_page(result, "bad data").save(tmp_path / "page.html")
 
 
 def test_data_without_any_split_is_a_result_too(tmp_path):
@@ -605,7 +605,7 @@ def test_data_without_any_split_is_a_result_too(tmp_path):
     (finding,) = result.findings
     assert (finding.kind, finding.text) == ("unreadable_data", "a b")
     assert result.to_json()["image_size"] == [100, 200] and not result.is_safe()
-    make_page(result, "no data").save(tmp_path / "page.html")
+    scan_page(result, "no data").save(tmp_path / "page.html")
 
 
 def unread(root):

@@ -1,4 +1,4 @@
-"""`vfnet benchmark --export`: how long an exported detector takes, stage by stage.
+"""How long an exported detector takes, stage by stage.
 
 Each number of images and threads gets two fresh processes: one that imports TensorFlow
 alone, as a server does, for the cold start and the memory, and one for the stages. In
@@ -171,8 +171,6 @@ def source_size(metadata):
 
 
 def _write_files(folder, size, count):
-    from vfnet_tf.cli.benchmark import photograph
-
     paths = [folder / f"{number}.jpg" for number in range(count)]
     for number, path in enumerate(paths):
         photograph(number, *size).save(path, quality=90)
@@ -260,7 +258,7 @@ def _stages_in_fresh_process(directory, files, threads, rounds):
             "threads": threads,
             "rounds": rounds,
         }
-        command = [sys.executable, "-m", "vfnet_tf.cli.latency"]
+        command = [sys.executable, "-m", "vfnet_tf.export.latency"]
         subprocess.run(
             [*command, json.dumps(request), str(answer)],
             check=True,
@@ -361,7 +359,7 @@ def stage_functions(directory, files):
 
     images = prepare(decoded)
     boxes = signatures["raw"](images=images)["boxes"]
-    # As in `vfnet benchmark`: the class bias of an untrained detector lets none pass.
+    # As in `benchmarks/speed.py`: the class bias of an untrained detector lets none pass.
     shape = (*boxes.shape[:2], metadata["num_classes"])
     draws = np.random.default_rng(0).normal(-6.0, 1.5, shape)
     scores = tf.sigmoid(tf.constant(draws, "float32"))
@@ -485,6 +483,18 @@ def format_ratios(rows):
                 f"(target {EXPORT_TARGET})"
             )
     return "\n".join(lines)
+
+
+def photograph(seed, height, width):
+    """A PIL image with about the detail of a photograph, as JPEG: blobs and noise."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (height // 8, width // 8, 3)).astype("uint8")
+    image = Image.fromarray(coarse).resize((width, height), Image.BICUBIC)
+    noisy = np.asarray(image) + rng.normal(0, 8, (height, width, 3))
+    return Image.fromarray(noisy.clip(0, 255).astype("uint8"))
 
 
 if __name__ == "__main__":

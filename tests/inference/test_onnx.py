@@ -50,8 +50,8 @@ def test_the_benchmark_measures_a_file_in_a_process_of_its_own(exported, capsys)
 
     options = benchmark.BenchmarkOptions(
         export=exported["raw.onnx"],
-        export_batches=(1, 2),
-        export_threads=(1,),
+        batches=(1, 2),
+        threads=(1,),
         repeats=1,
     )
     assert benchmark.run(options) == 0

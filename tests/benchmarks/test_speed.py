@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vfnet_tf.cli import benchmark
+from benchmarks import speed
 from vfnet_tf.config import list_configs, load_config
 from vfnet_tf.data.formats.coco import read_coco
 from vfnet_tf.layers import ConvNormAct
@@ -14,15 +14,15 @@ from vfnet_tf.layers import ConvNormAct
 def test_the_star_convolution_is_measured_against_a_plain_one(
     monkeypatch, tmp_path, capsys
 ):
-    monkeypatch.setattr(benchmark, "G_SIZE", 64)
-    monkeypatch.setattr(benchmark, "STAR_SIZE", (12, 16))
-    monkeypatch.setattr(benchmark, "DEFORMABLE_SIZE", (9, 11))
-    monkeypatch.setattr(benchmark, "CHANNELS", 8)
+    monkeypatch.setattr(speed, "G_SIZE", 64)
+    monkeypatch.setattr(speed, "STAR_SIZE", (12, 16))
+    monkeypatch.setattr(speed, "DEFORMABLE_SIZE", (9, 11))
+    monkeypatch.setattr(speed, "CHANNELS", 8)
     path = tmp_path / "rows.json"
-    options = benchmark.BenchmarkOptions(
+    options = speed.BenchmarkOptions(
         only=("layers",), repeats=1, in_process=True, json=path
     )
-    assert benchmark.run(options) == 0
+    assert speed.run(options) == 0
     rows = json.loads(path.read_text())
     plain, star, ratio, small, deformable, deformable_ratio = rows
     assert plain["name"] == "3x3 convolution 12x16x8"
@@ -38,9 +38,9 @@ def test_the_star_convolution_is_measured_against_a_plain_one(
 
 
 def test_the_unit_is_the_product_of_two_such_matrices(monkeypatch):
-    assert benchmark.G_SIZE == 4096  # what G means in every table
-    monkeypatch.setattr(benchmark, "G_SIZE", 32)
-    timer = benchmark._Timer(1)
+    assert speed.G_SIZE == 4096  # what G means in every table
+    monkeypatch.setattr(speed, "G_SIZE", 32)
+    timer = speed._Timer(1)
     factors = []
     product = timer._product
     monkeypatch.setattr(
@@ -51,7 +51,7 @@ def test_the_unit_is_the_product_of_two_such_matrices(monkeypatch):
 
 
 def test_the_table_has_every_architecture_once():
-    names = benchmark.architectures()
+    names = speed.architectures()
     stems = [name for name in list_configs() if name.endswith("_coco")]
     detectors = {load_config(name).model.detector for name in names}
     assert detectors == {load_config(name).model.detector for name in stems}
@@ -63,17 +63,17 @@ def test_the_table_has_every_architecture_once():
 
 
 def test_assignment_and_losses_are_a_share_of_the_step(monkeypatch, small_detector):
-    monkeypatch.setattr(benchmark, "LOSSES_SIZE", (64, 96))
-    timer = benchmark._Timer(1)
+    monkeypatch.setattr(speed, "LOSSES_SIZE", (64, 96))
+    timer = speed._Timer(1)
     monkeypatch.setattr(timer, "_unit", lambda: 1.0)
-    losses, step, share = benchmark._share_of_losses(timer, tf, small_detector())
+    losses, step, share = speed._share_of_losses(timer, tf, small_detector())
     assert losses["name"] == "assignment and losses 2x64x96"
     assert 0 < losses["seconds"] < step["seconds"]
     assert share["ratio"] == losses["seconds"] / step["seconds"]
 
 
 def test_operations_are_counted_as_by_hand(monkeypatch):
-    monkeypatch.setattr(benchmark, "MODEL_SIZE", (8, 6))
+    monkeypatch.setattr(speed, "MODEL_SIZE", (8, 6))
     inputs = keras.Input((None, None, 3))
     x = ConvNormAct(8, 3)(inputs)
     x = ConvNormAct(4, 3, strides=2, groups=2)(x)
@@ -81,12 +81,12 @@ def test_operations_are_counted_as_by_hand(monkeypatch):
     cells, fewer = 8 * 6, 4 * 3
     # Convolution; two groups; offsets and masks of one tap; the deformed tap itself.
     products = cells * 27 * 8 + fewer * 36 * 4 + fewer * 4 * 3 + fewer * 4 * 5
-    assert benchmark._gflop(tf, model) == 2 * products / 1e9
+    assert speed._gflop(tf, model) == 2 * products / 1e9
 
 
 def test_models_are_lines_of_a_table():
     row = {"name": "x", "parameters": 32.9e6, "gflop": 500.0, "seconds": 2.0}
-    text = benchmark.format_models([{**row, "in_g": 4.0, "peak_gb": 1.5}])
+    text = speed.format_models([{**row, "in_g": 4.0, "peak_gb": 1.5}])
     header, rule, line = text.splitlines()
     assert line == "| x | 32.9 | 500 | 2.00 | 4.00 | 8.0 | 1.50 |"
     assert header.count("|") == rule.count("|") == line.count("|")
@@ -95,7 +95,7 @@ def test_models_are_lines_of_a_table():
 def test_the_forward_pass_that_is_timed_returns_every_output(small_detector):
     detector = small_detector()
     images = tf.zeros((1, 64, 96, 3))
-    found = benchmark._forward(tf, detector)(images)
+    found = speed._forward(tf, detector)(images)
     assert set(found) == set(detector(images))
     assert {"class_logits", "boxes", "refined_boxes"} < set(found)
 
@@ -105,12 +105,12 @@ def test_the_first_training_step_is_told_with_its_graph(small_detector):
         def row(self, name, function):
             return {"name": name, "loss": function()}
 
-    step, first = benchmark._training_step(Timer(), tf, small_detector())
+    step, first = speed._training_step(Timer(), tf, small_detector())
     assert np.isfinite(step["loss"])
     # 29,848 of VFNet-R50 once (docs/results.md); see `vfnet_tf.ops.shapes`.
     assert 1000 < first["num_operations"] < 20_000
     assert first["first_seconds"] > 0
-    line = benchmark.format_rows([first]).splitlines()[-1]
+    line = speed.format_rows([first]).splitlines()[-1]
     assert line.endswith(f"{first['num_operations']} operations")
 
 
@@ -118,15 +118,15 @@ def test_the_input_pipeline_is_measured_on_files_of_its_own(
     monkeypatch, tmp_path, capsys
 ):
     monkeypatch.setenv("VFNET_TF_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(benchmark, "DATA_IMAGE_SIZE", (48, 64))
-    monkeypatch.setattr(benchmark, "DATA_IMAGES", 6)
-    monkeypatch.setattr(benchmark, "DATA_BATCH", 4)
-    monkeypatch.setattr(benchmark, "DATA_SIZES", ((64, 96), (32, 32)))
+    monkeypatch.setattr(speed, "DATA_IMAGE_SIZE", (48, 64))
+    monkeypatch.setattr(speed, "DATA_IMAGES", 6)
+    monkeypatch.setattr(speed, "DATA_BATCH", 4)
+    monkeypatch.setattr(speed, "DATA_SIZES", ((64, 96), (32, 32)))
     path = tmp_path / "rows.json"
-    options = benchmark.BenchmarkOptions(
+    options = speed.BenchmarkOptions(
         only=("data",), repeats=2, in_process=True, json=path
     )
-    assert benchmark.run(options) == 0
+    assert speed.run(options) == 0
     rows = json.loads(path.read_text())
     names = ["input 48x64 to 64x96", "input 48x64 to 32x32"]
     assert [row["name"] for row in rows] == names
@@ -134,14 +134,25 @@ def test_the_input_pipeline_is_measured_on_files_of_its_own(
     text = capsys.readouterr().out
     assert all(f"{row['images_per_second']:.1f} images/s" in text for row in rows)
     # The set is as many JPEGs of the size that the names say.
-    file = benchmark._write_photographs(tmp_path)
+    file = speed._write_photographs(tmp_path)
     dataset = read_coco(file, tmp_path)
     assert len(dataset) == 6 and set(map(tuple, dataset.sizes)) == {(48, 64)}
 
 
 def test_the_evaluation_is_measured_on_detections_of_its_own():
     pytest.importorskip("faster_coco_eval")
-    rows = benchmark._evaluation(num_images=30)
+    rows = speed._evaluation(num_images=30)
     assert [row["name"] for row in rows] == ["update, 30 images", "evaluate"]
     assert all(row["seconds"] > 0 and row["grown_mb"] >= 0 for row in rows)
-    assert "evaluate" in benchmark.format_rows(rows)
+    assert "evaluate" in speed.format_rows(rows)
+
+
+@pytest.mark.parametrize("name", ["train", "losses", "data"])
+def test_the_benchmark_of_training_chooses_as_training_does(monkeypatch, name):
+    calls = []
+    monkeypatch.setattr(speed, "choose_onednn", lambda: calls.append(name))
+    for measured in ("_data", "_training_step", "_share_of_losses"):
+        monkeypatch.setattr(speed, measured, lambda *arguments: [])
+    monkeypatch.setattr("vfnet_tf.builder.build_detector", lambda config: None)
+    speed._measure(name, speed.BenchmarkOptions())
+    assert calls == ([] if name == "data" else [name])

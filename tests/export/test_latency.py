@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tests import tiny_run
-from vfnet_tf.cli import benchmark, latency
+from vfnet_tf.cli import benchmark
 from vfnet_tf.cli.__main__ import main
+from vfnet_tf.export import latency
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("a SavedModel needs the TensorFlow backend", allow_module_level=True)
@@ -96,8 +97,8 @@ def test_the_stages_are_parts_of_what_the_export_does(exported, tmp_path):
 
 @pytest.mark.slow
 def test_an_export_is_measured_stage_by_stage(exported, capsys):
-    arguments = ["--export", str(exported), "--export-batches", "1", "2"]
-    arguments += ["--export-threads", "1", "--repeats", "1"]
+    arguments = [str(exported), "--batches", "1", "2"]
+    arguments += ["--threads", "1", "--repeats", "1"]
     assert main(["benchmark", *arguments]) == 0
     text = capsys.readouterr().out
     assert "JPEGs of 86x108" in text
@@ -123,8 +124,8 @@ def test_each_setting_is_measured_and_printed(exported, monkeypatch, tmp_path, c
     monkeypatch.setattr(latency, "_cold_start", cold_start)
     monkeypatch.setattr(latency, "_stages_in_fresh_process", stages)
     path = tmp_path / "rows.json"
-    arguments = ["--repeats", "3", "--export-batches", "1", "2", "--json", str(path)]
-    assert main(["benchmark", "--export", str(exported), *arguments]) == 0
+    arguments = ["--repeats", "3", "--batches", "1", "2", "--json", str(path)]
+    assert main(["benchmark", str(exported), *arguments]) == 0
     # Of one image four times as many rounds; 1 and 2 threads are the default.
     assert calls == [(1, 1, 12), (1, 2, 12), (2, 1, 3), (2, 2, 3)]
     rows = json.loads(path.read_text())
@@ -205,7 +206,7 @@ def test_a_litert_file_is_measured_without_tensorflow(tmp_path, capsys):
     )
     path = tmp_path / "model.tflite"
     path.write_bytes(converter.convert())
-    options = benchmark.BenchmarkOptions(export=path, export_threads=(1,), repeats=1)
+    options = benchmark.BenchmarkOptions(export=path, threads=(1,), repeats=1)
     assert benchmark.run(options) == 0
     assert "tensorflow" not in latency._COLD_START_FILE + latency._OPEN_LITERT
     header, rule, line = capsys.readouterr().out.strip().splitlines()

@@ -1,0 +1,571 @@
+"""Speed and memory of the detectors, in multiples of one matrix product.
+
+`python benchmarks/speed.py --help` lists what is measured.
+"""
+
+import dataclasses
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+from typing import Literal
+
+from vfnet_tf.cli.process import choose_onednn
+from vfnet_tf.export.latency import photograph
+from vfnet_tf.paper.model_cards import ARCHITECTURE
+
+MEASUREMENTS = ("forward", "small", "train", "layers")
+
+#: Of the input pipeline: (height, width) of the generated JPEGs, their number, images of
+#: a batch and of those prepared at a time, and (height, width) of what is delivered.
+DATA_IMAGE_SIZE = (480, 640)
+DATA_IMAGES, DATA_BATCH, DATA_PARALLEL = 64, 8, 2
+DATA_SIZES = ((800, 1344), (320, 320))
+
+#: Input of the table of all models: (height, width).
+MODEL_SIZE = (800, 1344)
+
+#: Rows and columns of the matrices whose product is G.
+G_SIZE = 4096
+
+#: Maps of the layers' measurements: (height, width) of P3 at 800x1344 for the star, of
+#: C4 for the deformable convolution; channels in and out.
+STAR_SIZE, DEFORMABLE_SIZE, CHANNELS = (100, 168), (50, 84), 256
+
+#: Of the share of assignment and losses: (height, width), rows of boxes per image and
+#: how many of them are boxes.
+LOSSES_SIZE, LOSSES_ROWS, LOSSES_BOXES = (512, 640), 100, 20
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkOptions:
+    """Measure forward pass, post-processing, training step and the deformable layers.
+
+    Times are given in seconds and in G, the time of one 4096x4096x4096 float32 matrix
+    product of the same process, taken before and after each figure: machines differ, and
+    they are shared. Memory is the peak resident size of a process that does nothing else.
+    """
+
+    config: str = "vfnet_r50_fpn_1x_coco"
+    """name or file of a config"""
+    only: tuple[
+        Literal[
+            "forward",
+            "small",
+            "train",
+            "layers",
+            "losses",
+            "model",
+            "data",
+            "evaluation",
+        ],
+        ...,
+    ] = MEASUREMENTS
+    """what to measure; losses is the share of assignment and losses in a training step
+    of 2x512x640, model the config's line of --all, data the input pipeline alone,
+    evaluation the COCO metrics of 5000 images with 100 detections each"""
+    all: bool = False
+    """instead, a table of all published models: parameters, operations, forward time
+    and memory at 1x800x1344"""
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    """dtype policy of the model"""
+    repeats: int = 5
+    """timed runs of each figure, of which the fastest counts"""
+    in_process: bool = False
+    """measure in this process; otherwise each figure gets a fresh one"""
+    json: pathlib.Path | None = None
+    """also write the figures to this file"""
+
+
+def run(options):
+    """Measures and prints a table; returns the exit status."""
+    import json
+
+    rows = []
+    if options.all:
+        print(format_models([]), flush=True)
+        for stem in architectures():
+            one = dataclasses.replace(options, config=stem)
+            rows += _measure_in_fresh_process("model", one)
+            print(format_models(rows[-1:], header=False), flush=True)
+    else:
+        for name in options.only:
+            if options.in_process:
+                rows += _measure(name, options)
+            else:
+                rows += _measure_in_fresh_process(name, options)
+        print(format_rows(rows))
+    if options.json is not None:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _measure_in_fresh_process(name, options):
+    import json
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "rows.json"
+        command = [sys.executable, __file__, "--in-process"]
+        command += ["--config", options.config, "--precision", options.precision]
+        command += ["--repeats", str(options.repeats), "--only", name]
+        command += ["--json", str(path)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def architectures():
+    """Names of the shipped COCO configs, one for each distinct architecture."""
+    from vfnet_tf.config import list_configs, load_config
+
+    by_model = {}
+    for name in list_configs():
+        if name.endswith("_coco"):
+            model = load_config(name).model
+            architecture = tuple(getattr(model, field) for field in ARCHITECTURE)
+            by_model.setdefault(architecture, name)
+    return list(by_model.values())
+
+
+def format_models(rows, header=True):
+    """Models as a Markdown table."""
+    lines = []
+    if header:
+        size = "x".join(map(str, MODEL_SIZE))
+        lines.append(
+            f"| config | parameters, M | GFLOP at {size} | forward, s | G | G per TFLOP "
+            "| memory, GB |\n|---|---|---|---|---|---|---|"
+        )
+    for row in rows:
+        per_tflop = row["in_g"] / row["gflop"] * 1000
+        lines.append(
+            f"| {row['name']} | {row['parameters'] / 1e6:.1f} | {row['gflop']:.0f} "
+            f"| {row['seconds']:.2f} | {row['in_g']:.2f} | {per_tflop:.1f} "
+            f"| {row['peak_gb']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def format_rows(rows):
+    """The figures as a text table."""
+    lines = [f"{'figure':44} {'seconds':>9} {'G':>7} {'peak memory':>12}"]
+    for row in rows:
+        if "ratio" in row:
+            lines.append(f"{row['name']:44} {'':>9} {row['ratio']:6.2f}x")
+            continue
+        if "images_per_second" in row:
+            lines.append(
+                f"{row['name']:44} {row['images_per_second']:7.1f} images/s, load "
+                f"{row['load']:.1f}"
+            )
+            continue
+        if "first_seconds" in row:
+            lines.append(
+                f"{row['name']:44} {row['first_seconds']:9.1f} {'':7} "
+                f"{row['num_operations']:5} operations"
+            )
+            continue
+        if "grown_mb" in row:
+            lines.append(
+                f"{row['name']:44} {row['seconds']:9.1f} {'':7} {row['grown_mb']:9.0f} MB"
+            )
+            continue
+        lines.append(
+            f"{row['name']:44} {row['seconds']:9.4f} {row['in_g']:7.3f} "
+            f"{row['peak_gb']:9.2f} GB"
+        )
+    return "\n".join(lines)
+
+
+def _measure(name, options):
+    if name in {"train", "losses"}:
+        choose_onednn()  # as `vfnet train` does
+    import keras
+    import tensorflow as tf
+
+    from vfnet_tf import builder
+
+    keras.config.set_dtype_policy(options.precision)
+    if name == "data":
+        return _data(options.repeats)
+    if name == "evaluation":
+        return _evaluation()
+    timer = _Timer(options.repeats)
+    if name == "layers":
+        return _layers(timer, tf)
+    detector = builder.build_detector(options.config)
+    if name == "train":
+        return _training_step(timer, tf, detector)
+    if name == "losses":
+        return _share_of_losses(timer, tf, detector)
+    if name == "model":
+        return _model(timer, tf, detector, options.config)
+    height, width = (800, 1344) if name == "forward" else (320, 320)
+    images = tf.random.normal((1, height, width, 3))
+    size = f"1x{height}x{width}"
+    forward = _forward(tf, detector)
+    rows = [timer.row(f"forward {size}", lambda: forward(images)["boxes"].numpy())]
+
+    # A trained detector's candidates: the class bias of an untrained one lets none pass.
+    outputs = detector(images, training=False)
+    generator = tf.random.Generator.from_seed(0)
+    logits = generator.normal(outputs["class_logits"].shape, -6.0, 1.5)
+    boxes, _, factors = detector.ranking(outputs)
+    image_size = tf.constant([[float(height), float(width)]])
+
+    @tf.function(autograph=False)
+    def after(boxes, logits):
+        scores, canvas_size = tf.sigmoid(logits), (height, width)
+        return detector.suppress_candidates(
+            *detector.candidates(boxes, scores, factors, canvas_size, image_size)
+        )
+
+    row = timer.row(
+        f"post-processing {size}", lambda: after(boxes, logits)["scores"].numpy()
+    )
+    share = {"name": "  share of the forward pass", "ratio": 0.0}
+    share["ratio"] = row["seconds"] / rows[0]["seconds"]
+    return [*rows, row, share]
+
+
+def _forward(tf, detector):
+    """A forward pass with all outputs: a graph computes nothing for those left out."""
+    return tf.function(lambda images: detector(images, training=False), autograph=False)
+
+
+def _model(timer, tf, detector, name):
+    images = tf.random.normal((1, *MODEL_SIZE, 3))
+    forward = _forward(tf, detector)
+    row = timer.row(name, lambda: forward(images)["boxes"].numpy())
+    parameters = sum(
+        int(variable.shape.num_elements())
+        for variable in (value.value for value in detector.variables)
+        if "moving_" not in variable.name
+    )
+    return [{**row, "parameters": parameters, "gflop": _gflop(tf, detector)}]
+
+
+def _gflop(tf, detector):
+    """Operations of a forward pass in billions; a multiply-add counts as two.
+
+    Convolutions and matrix products alone are counted, groups without the zeros that
+    joined groups are convolved with.
+    """
+    from vfnet_tf.ops import convolution
+
+    kept, convolution.BLOCK_CHANNELS = convolution.BLOCK_CHANNELS, 1
+    try:
+        function = tf.function(lambda x: detector(x, training=False), autograph=False)
+        spec = tf.TensorSpec((1, *MODEL_SIZE, 3), "float32")
+        graph = function.get_concrete_function(spec).graph
+    finally:
+        convolution.BLOCK_CHANNELS = kept
+    total = 0
+    for operation in graph.get_operations():
+        if operation.type in ("Conv2D", "MatMul", "BatchMatMulV2"):
+            left, right = (value.shape for value in operation.inputs[:2])
+            # What each output sums over: a window of channels, or a row.
+            window = right[:3] if operation.type == "Conv2D" else left[-1:]
+            outputs = operation.outputs[0].shape.num_elements()
+            total += 2 * outputs * window.num_elements()
+    return total / 1e9
+
+
+def _training_step(timer, tf, detector):
+    from vfnet_tf.training.optimizers import SGD
+
+    detector.compile(optimizer=SGD(1e-5))
+    batch = _training_batch(tf, detector, (256, 320), 20, 20)
+    detector.optimizer.build(detector.trainable_variables)
+    step = tf.function(detector.train_step, autograph=False)
+    start = time.perf_counter()
+    step((batch,))["loss"].numpy()
+    seconds = time.perf_counter() - start
+    operations = step.get_concrete_function((batch,)).graph.get_operations()
+    first = {"first_seconds": seconds, "num_operations": len(operations)}
+    return [
+        timer.row("training step 2x256x320", lambda: step((batch,))["loss"].numpy()),
+        {"name": "  the first one, with its graph", **first},
+    ]
+
+
+def _training_batch(tf, detector, size, rows, boxes):
+    """Two random images; `boxes` of the `rows` of ground truth are no padding."""
+    import numpy as np
+
+    height, width = size
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 0.78 * height, (2, rows, 2)).astype("float32")
+    sides = rng.uniform(8, 0.4 * height, (2, rows, 2)).astype("float32")
+    corners = np.concatenate([corners, corners + sides], axis=-1)
+    labels = rng.integers(0, detector.num_classes, (2, rows))
+    labels[:, boxes:] = -1
+    corners[:, boxes:] = 0
+    return {
+        "images": tf.random.normal((2, height, width, 3)),
+        "boxes": tf.constant(np.minimum(corners, [width, height] * 2), tf.float32),
+        "labels": tf.constant(labels, tf.int32),
+        "image_size": tf.constant([[float(height), float(width)]] * 2),
+    }
+
+
+def _share_of_losses(timer, tf, detector):
+    """Assignment, losses and their gradients to the predictions, beside a whole step."""
+    from vfnet_tf.training.optimizers import SGD
+
+    detector.compile(optimizer=SGD(1e-5))
+    batch = _training_batch(tf, detector, LOSSES_SIZE, LOSSES_ROWS, LOSSES_BOXES)
+    outputs = detector(batch["images"], training=True)
+    priors = {
+        k: outputs.pop(k) for k in ("points", "strides", "anchors") if k in outputs
+    }
+
+    def losses(predictions):
+        with tf.GradientTape() as tape:
+            tape.watch(predictions)
+            parts = detector.compute_losses({**predictions, **priors}, batch)
+            total = sum(parts.values())
+        return total, tape.gradient(total, predictions, unconnected_gradients="zero")
+
+    compute = tf.function(losses, autograph=False)
+    step = tf.function(detector.train_step, autograph=False)
+    size = "x".join(map(str, LOSSES_SIZE))
+    rows = [
+        timer.row(
+            f"assignment and losses 2x{size}", lambda: compute(outputs)[0].numpy()
+        ),
+        timer.row(f"training step 2x{size}", lambda: step((batch,))["loss"].numpy()),
+    ]
+    ratio = rows[0]["seconds"] / rows[1]["seconds"]
+    return [*rows, {"name": "  share of the training step", "ratio": ratio}]
+
+
+def _layers(timer, tf):
+    from vfnet_tf.layers import DeformableConv2D, StarDeformableConv2D
+    from vfnet_tf.ops.convolution import conv2d
+
+    features = tf.random.normal((1, *STAR_SIZE, CHANNELS))
+    distances = tf.random.uniform((1, *STAR_SIZE, 4), 0.0, 10.0)
+    size = "x".join(map(str, (*STAR_SIZE, CHANNELS)))
+    star = StarDeformableConv2D(CHANNELS)
+    star(features[:, :8, :8], distances[:, :8, :8])
+    plain = tf.function(lambda x: conv2d(x, star.kernel.value), autograph=False)
+    starred = tf.function(star.call, autograph=False)
+    rows = [
+        timer.row(f"3x3 convolution {size}", lambda: plain(features).numpy()),
+        timer.row(
+            f"star convolution {size}", lambda: starred(features, distances).numpy()
+        ),
+    ]
+    ratio = rows[1]["seconds"] / rows[0]["seconds"]
+    rows.append({"name": "  star to plain", "ratio": ratio})
+
+    features = tf.random.normal((1, *DEFORMABLE_SIZE, CHANNELS))
+    size = "x".join(map(str, (*DEFORMABLE_SIZE, CHANNELS)))
+    deformable = DeformableConv2D(CHANNELS, offset_initializer="glorot_uniform")
+    deformable(features[:, :8, :8])
+    small = tf.function(lambda x: conv2d(x, deformable.kernel.value), autograph=False)
+    deformed = tf.function(deformable.call, autograph=False)
+    rows += [
+        timer.row(f"3x3 convolution {size}", lambda: small(features).numpy()),
+        timer.row(f"deformable v2 {size}", lambda: deformed(features).numpy()),
+    ]
+    ratio = rows[-1]["seconds"] / rows[-2]["seconds"]
+    return [*rows, {"name": "  deformable to plain", "ratio": ratio}]
+
+
+def _data(repeats):
+    """Training images per second of the input pipeline, which nothing else slows down.
+
+    The fastest of `repeats` epochs over generated JPEGs, all of whose work is decoding,
+    resizing, flipping, normalising, padding and batching; the files are in the system's
+    cache. With it the load average of the last minute: the pipeline alone makes 2.
+    """
+    import os
+    import tempfile
+
+    from vfnet_tf.data.formats.coco import read_coco
+    from vfnet_tf.data.pipeline import build_pipeline
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = _write_photographs(pathlib.Path(folder))
+        dataset = read_coco(path, folder, check_images="header")
+        for height, width in DATA_SIZES:
+            batches = build_pipeline(
+                dataset,
+                batch_size=DATA_BATCH,
+                image_size=(min(height, width), max(height, width)),
+                canvas_shapes=[(height, width)],
+                training=True,
+                num_parallel=DATA_PARALLEL,
+            )
+            times = []
+            for _ in range(1 + repeats):  # the first one traces and fills buffers
+                start = time.perf_counter()
+                num_images = sum(len(batch["images"]) for batch in batches)
+                times.append(time.perf_counter() - start)
+            source = "x".join(map(str, DATA_IMAGE_SIZE))
+            rows.append(
+                {
+                    "name": f"input {source} to {height}x{width}",
+                    "images_per_second": num_images / min(times[1:]),
+                    "load": os.getloadavg()[0],
+                }
+            )
+    return rows
+
+
+def _evaluation(num_images=5000):
+    """Time that the COCO metrics of a set as large as val2017 take beyond inference.
+
+    5000 images, 80 classes, 7 objects in each as COCO has, 100 detections, some of them
+    the objects moved a little; with faster-coco-eval, from the first `update` to the end.
+    """
+    import json
+    import resource
+    import tempfile
+
+    import numpy as np
+
+    from vfnet_tf.evaluation.coco import CocoEvaluator
+
+    rng = np.random.default_rng(0)
+    num_objects, num_detections = 7, 100
+    corners = rng.uniform(0, 400, (num_images, num_objects, 2))
+    sides = rng.uniform(10, 200, (num_images, num_objects, 2))
+    labels = rng.integers(80, size=(num_images, num_objects))
+    annotations = [
+        {
+            "id": image * num_objects + row + 1,
+            "image_id": image + 1,
+            "category_id": int(labels[image, row]) + 1,
+            "bbox": [*corners[image, row].tolist(), *sides[image, row].tolist()],
+            "area": float(sides[image, row].prod()),
+            "iscrowd": 0,
+        }
+        for image in range(num_images)
+        for row in range(num_objects)
+    ]
+    content = {
+        "images": [
+            {"id": image + 1, "width": 640, "height": 640}
+            for image in range(num_images)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": k + 1, "name": f"class {k}"} for k in range(80)],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "annotations.json"
+        path.write_text(json.dumps(content), encoding="utf-8")
+        evaluator = CocoEvaluator(path, backend="faster-coco-eval")
+
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    before = peak()
+    seconds = 0.0
+    for image in range(num_images):
+        rows = rng.integers(num_objects, size=num_detections)
+        moved = corners[image, rows] + rng.normal(0, 20, (num_detections, 2))
+        detections = {
+            "boxes": np.concatenate([moved, moved + sides[image, rows]], axis=-1)[None],
+            "scores": np.sort(rng.uniform(0.05, 1, (1, num_detections)))[:, ::-1],
+            "labels": labels[image, rows][None],
+        }
+        start = time.perf_counter()
+        evaluator.update([image + 1], detections)
+        seconds += time.perf_counter() - start
+    updated = peak()
+    start = time.perf_counter()
+    evaluator.evaluate()
+    evaluated = time.perf_counter() - start
+    return [
+        {
+            "name": f"update, {num_images} images",
+            "seconds": seconds,
+            "grown_mb": updated - before,
+        },
+        {"name": "evaluate", "seconds": evaluated, "grown_mb": peak() - updated},
+    ]
+
+
+def _write_photographs(directory):
+    """JPEGs with about the detail of photographs, in COCO's format: the path of it."""
+    import json
+
+    height, width = DATA_IMAGE_SIZE
+    images, annotations = [], []
+    for index in range(DATA_IMAGES):
+        image = photograph(index, height, width)
+        image.save(directory / f"{index}.jpg", quality=90)
+        images.append(
+            {
+                "id": index + 1,
+                "file_name": f"{index}.jpg",
+                "height": height,
+                "width": width,
+            }
+        )
+        annotations.append(
+            {
+                "id": index + 1,
+                "image_id": index + 1,
+                "category_id": 1,
+                "bbox": [width // 4, height // 4, width // 2, height // 2],
+                "iscrowd": 0,
+            }
+        )
+    categories = [{"id": 1, "name": "thing"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path = directory / "annotations.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+class _Timer:
+    """Fastest of several runs, in seconds and in multiples of a matrix product."""
+
+    def __init__(self, repeats):
+        import tensorflow as tf
+
+        self.repeats = repeats
+        self._product = tf.function(tf.matmul, autograph=False)
+
+    def row(self, name, function):
+        for _ in range(3):  # the first traces
+            function()
+        # Before the matrices of the unit, which take 0.2 GB of their own.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = self._unit()
+        seconds = self._best(function)
+        unit = min(before, self._unit())
+        return {
+            "name": name,
+            "seconds": seconds,
+            "in_g": seconds / unit,
+            "g_seconds": unit,
+            "peak_gb": peak * 1024 / 1e9,
+        }
+
+    def _unit(self):
+        import tensorflow as tf
+
+        matrix = tf.random.normal((G_SIZE, G_SIZE))
+        self._product(matrix, matrix)
+        return self._best(lambda: self._product(matrix, matrix)[0, 0].numpy(), 3)
+
+    def _best(self, function, repeats=None):
+        times = []
+        for _ in range(repeats or self.repeats):
+            start = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    raise SystemExit(run(tyro.cli(BenchmarkOptions)))
