@@ -35,6 +35,10 @@ COMMANDS = {
         "vfnet_tf.cli.benchmark",
         "latency and memory of an exported detector",
     ),
+    "env": (
+        "vfnet_tf.cli.env",
+        "versions, processor, devices: for the report of a fault",
+    ),
 }
 
 #: What a user can cause. ImportError: an extra that is not installed;
