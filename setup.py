@@ -75,8 +75,8 @@ EXTRAS = {
         "torch==2.13.0",
     ],
 }
-# The formatter's output changes between minor versions, so it is held to one.
-EXTRAS["dev"] = [*EXTRAS["test"], *EXTRAS["docs"], "ruff>=0.17,<0.18"]
+# Rules and formatter change between versions. .pre-commit-config.yaml has the same one.
+EXTRAS["dev"] = [*EXTRAS["test"], *EXTRAS["docs"], "ruff==0.17.6"]
 
 setup(
     name="vfnet_tf",
