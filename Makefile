@@ -16,7 +16,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONDONTWRITEBYTECODE :=
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 
-.PHONY: help train test test-all lint format docs clean
+.PHONY: help train test test-all lint format docs release-check clean
 .NOTPARALLEL:
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make test-all  the same with the slow tests"
 	@echo "make lint      check style; make format repairs what can be repaired"
 	@echo "make docs      the site, in site/; a warning is an error"
+	@echo "make release-check  build the release, install it elsewhere and use it"
 
 # One stamp per set of requirements; a changed setup.py installs again.
 $(VENV)/.installed-run: setup.py pyproject.toml
@@ -37,6 +38,11 @@ $(VENV)/.installed-dev: setup.py pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) --editable ".[dev]"
 	@touch $@ $(VENV)/.installed-run
+
+$(VENV)/.installed-release: setup.py pyproject.toml
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --editable ".[release]"
+	@touch $@
 
 train: $(VENV)/.installed-run
 	PATH="$(CURDIR)/$(BIN):$$PATH" python scripts/train.py --backbone resnet50 --strategy mirrored $(ARGS)
@@ -69,6 +75,10 @@ docs: $(VENV)/.installed-dev
 	@! grep -rlE '(src|href)="(https?:)?//[^"]*\.(css|js|mjs|woff2?)' site --include='*.html' \
 		|| { echo "these pages load assets from elsewhere" >&2; exit 1; }
 	@echo "site/index.html"
+
+# What has passed is left in dist/, ready for upload.
+release-check: $(VENV)/.installed-release
+	$(BIN)/python .ci/release_check.py
 
 clean:
 	rm -rf site build dist *.egg-info .pytest_cache .ruff_cache

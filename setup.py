@@ -34,6 +34,8 @@ EXTRAS = {
     # To open colab/*.ipynb on a workstation.
     "notebooks": ["jupyterlab>=4.2"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
+    # What `make release-check` builds and checks a release with.
+    "release": ["build>=1.2", "twine>=6.1"],
     "safetensors": ["safetensors>=0.4"],
     # The formats of TensorFlow Serving, and grpcio.
     "serving": ["tensorflow-serving-api>=2.20"],

@@ -35,8 +35,8 @@ PLAIN_VALUE = re.compile(r"[\w .,=+-]*")
 
 HIDDEN = "(not shown: may name a person, a computer or a folder)"
 
-#: Extras that repeat others, for those who work on the package itself.
-DEVELOPERS_EXTRAS = {"dev", "test"}
+#: Extras for those who work on the package itself.
+DEVELOPERS_EXTRAS = {"dev", "release", "test"}
 
 #: Seconds for the import of the backend; a cold disk takes most of a minute.
 TIME_LIMIT = 180
