@@ -229,6 +229,7 @@ def test_imports_in_functions_and_under_the_backend_switch_do_not_run_at_import(
             },
         ),
         ("tensorflow_datasets", {"vfnet_tf/data/formats/tfds.py"}),
+        ("rich", {"vfnet_tf/progress.py"}),
         ("yaml", {"vfnet_tf/data/formats/yolo.py"}),
         ("keras_hub", {"vfnet_tf/backbones/kerashub.py"}),
         ("tensorflow_addons", set()),
@@ -325,7 +326,8 @@ def test_setup_requires_what_the_package_imports():
     )
     missing = {distributions.get(name, name) for name in imported} - set(required)
     assert not missing, f"add to REQUIREMENTS of setup.py: {sorted(missing)}"
-    assert len(required) <= 8, "what not everybody needs is an extra"
+    # Nine: rich is there in any case, because Keras requires it.
+    assert len(required) <= 9, "what not everybody needs is an extra"
 
 
 def print_in_fresh_process(code, **environment):

@@ -1,11 +1,13 @@
-"""One line that says how far a long run is and how long it will take."""
+"""Says how far a long run is and how long it will take."""
 
+import os
 import sys
 import time
+import weakref
 
 
 class Progress:
-    """Counts images on stderr: a line that renews itself, or ten lines in a log file.
+    """Counts images on stderr: a bar of `rich` in a terminal, ten lines in a log file.
 
     Args:
         total: int, images; an estimate will do. None for an unknown number.
@@ -23,7 +25,11 @@ class Progress:
         self._start = clock()
         self._first = None
         self._shown_at = None
-        self._is_terminal = self._stream.isatty()
+        # The second kind, of editors for example, cannot renew a line.
+        self._is_terminal = (
+            self._stream.isatty() and os.environ.get("TERM", "").lower() != "dumb"
+        )
+        self._bar = self._end_bar = None
 
     def add(self, count=1):
         """Counts `count` more images and shows it if it is time to."""
@@ -42,13 +48,12 @@ class Progress:
             self._show(now)
 
     def close(self):
-        """Ends the line, so that what follows starts on its own."""
+        """Shows the end and ends the line, so that what follows starts on its own."""
         if self.done and self.done != self.total:
             self.total = self.done
             self._show(self._clock())
-        if self._is_terminal and self._shown_at is not None:
-            self._stream.write("\n")
-            self._stream.flush()
+        if self._end_bar is not None:
+            self._end_bar()
 
     def _show(self, now):
         seconds = now - self._start
@@ -63,10 +68,36 @@ class Progress:
             text += f", {_duration((self.total - self.done) / speed)} left"
         elif self.done == self.total:
             text += f", {_duration(seconds)} in all"
-        # \33[K clears what a longer line before has left.
-        line = f"\r{text}\33[K" if self._is_terminal else f"{text}\n"
-        self._stream.write(line)
-        self._stream.flush()
+        if self._is_terminal:
+            self._draw(text)
+        else:
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+
+    def _draw(self, text):
+        values = {"description": text, "completed": self.done, "total": self.total}
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], refresh=True, **values)
+            return
+        # Here, because not every command counts images.
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        # What is written to a terminal meanwhile appears above the bar. Standard output
+        # that goes to a file must stay there.
+        self._bar = Bar(
+            BarColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=Console(file=self._stream),
+            auto_refresh=False,
+            redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=self._stream is sys.stderr,
+        )
+        self._bar.add_task(**values)
+        # An error between `add` and `close` must not leave the cursor hidden.
+        self._end_bar = weakref.finalize(self, self._bar.stop)
+        self._bar.start()
 
 
 def _duration(seconds):
