@@ -9,12 +9,12 @@ import pytest
 
 import vfnet_tf
 from tests import tiny_run
+from tests.evaluation.scene import metrics_of
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.config import override, save_config
 from vfnet_tf.data import synthetic
 from vfnet_tf.data.formats.readers import read_split
 from vfnet_tf.data.views import OFFICIAL_SIZES
-from vfnet_tf.evaluation.coco import evaluate_results
 from vfnet_tf.inference.dataset import config_at_size, view_sizes
 from vfnet_tf.inference.predictor import Predictor
 
@@ -66,7 +66,7 @@ def evaluated(run_dir, traced, data, tmp_path_factory):
 def test_a_checkpoint_gives_detections_for_the_server_and_metrics(evaluated, data):
     text, out = evaluated
     truth = data / "annotations" / "instances_val.json"
-    again = evaluate_results(truth, out / "detections.json")
+    again = metrics_of(truth, out / "detections.json")
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics.pop("per_class") == again.pop("per_class")
     for name, value in metrics.items():

@@ -153,7 +153,7 @@ def test_a_flag_means_the_same_in_training_evaluation_scan_and_conversion(
     (record,) = dataset
     expected = {False: (2, 0, 0), True: (1, 1, 0), None: (1, 0, 1)}[is_crowd]
     report = dataset.report
-    assert (len(record.boxes), record.num_crowd, report.num_dropped) == expected
+    assert (len(record.boxes), record.num_crowd, report.dropped.total()) == expected
     if is_crowd is None:
         (problem,) = report.problems
         shown = value if kind == "coco" else text

@@ -4,9 +4,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tests.data.batch_rules import check_batch
 from vfnet_tf.data import transforms
 from vfnet_tf.data.canvases import choose_canvas_shapes
-from vfnet_tf.data.example import validate_batch
 from vfnet_tf.data.formats.coco import find_coco_splits, read_coco
 from vfnet_tf.data.normalization import IDENTITY, TORCHVISION
 from vfnet_tf.data.pipeline import build_pipeline
@@ -84,7 +84,7 @@ def test_batches_are_valid_and_of_the_promised_spec(dataset):
     (epoch,) = epochs(batches, 1)
     assert len(epoch) == int(batches.cardinality())
     for batch in epoch:
-        validate_batch(batch, num_classes=1)
+        check_batch(batch, num_classes=1)
         assert batch["images"].shape[0] == 2 and batch["boxes"].shape == (2, 6, 4)
     assert {batch["images"].shape[1:3] for batch in epoch} == {(64, 64)}
     assert batches.element_spec["images"].shape == (2, 64, 64, 3)
@@ -285,7 +285,7 @@ def test_evaluation_can_end_in_smaller_batches(dataset):
     # Four images lie across, three are upright or square.
     assert [len(batch["image_id"]) for batch in epoch] == [3, 3, 1]
     for batch in epoch:
-        validate_batch(batch)
+        check_batch(batch)
 
 
 def test_a_cache_changes_nothing(dataset):
@@ -308,7 +308,7 @@ def test_scales_are_drawn_by_batch(dataset):
     for epoch in epochs(batches, 8):
         assert set(ids(epoch)) == set(range(1, 8))
         for batch in epoch:
-            validate_batch(batch)
+            check_batch(batch)
             shapes.add(batch["images"].shape[1:3])
             assert batch["image_size"].min(axis=1).max() in (32, 64, 96)
     assert len(shapes) == 6
@@ -339,7 +339,7 @@ def test_each_image_draws_its_scale_from_a_range(landscapes):
     for epoch in epochs(batches, 25):
         assert ids(epoch) != list(range(1, 13)) and set(ids(epoch)) == {*range(1, 13)}
         for batch in epoch:
-            validate_batch(batch)
+            check_batch(batch)
             shape = batch["images"].shape[1:3]
             assert shape in batches.canvas_shapes
             heights = batch["image_size"][:, 0]
@@ -408,7 +408,7 @@ def test_a_range_leaves_the_number_of_batches_and_one_orientation_in_each(datase
         for epoch in epochs(batches, 6):
             assert len(epoch) == expected
             for batch in epoch:
-                validate_batch(batch)
+                check_batch(batch)
                 assert len({i in landscape for i in batch["image_id"]}) == 1
 
 
@@ -572,6 +572,6 @@ def test_the_shared_datasets_pass_through(shared_data, name, size):
         batches = build(dataset, batch_size=4, image_size=size, training=training)
         found = set()
         for batch in batches.as_numpy_iterator():
-            validate_batch(batch, dataset.num_classes)
+            check_batch(batch, dataset.num_classes)
             found |= set(batch["image_id"].tolist())
         assert found - {-1} == {record.image_id for record in dataset}

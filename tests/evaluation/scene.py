@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+from vfnet_tf.evaluation.coco import CocoEvaluator, read_results
 from vfnet_tf.evaluation.matching import match_detections
 
 CATEGORY_IDS = (5, 9, 7)  # of the labels 0, 1, 2
@@ -49,3 +50,9 @@ def results(found):
 def match(objects, found, iou_threshold=0.5):
     """`Matches` of `evaluator(objects)` and `results(found)`."""
     return match_detections(evaluator(objects), results(found), iou_threshold)
+
+
+def metrics_of(truth, results, **options):
+    """Metrics of results by an annotation file, both as `read_results` takes them."""
+    evaluator = CocoEvaluator(truth, **options)
+    return evaluator.evaluate(read_results(results, evaluator))

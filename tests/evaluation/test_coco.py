@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.evaluation.scene import metrics_of
 from vfnet_tf.evaluation.coco import (
     METRICS,
     CocoEvaluator,
-    evaluate_results,
     format_table,
     read_results,
     save_metrics,
@@ -86,7 +86,7 @@ DOG = ((100, 100, 180, 180), 0.8, 1)
 
 @pytest.mark.filterwarnings("ignore:10 of 80 classes")
 def test_the_demo_pair_gives_every_digit_that_the_coco_api_prints():
-    metrics = evaluate_results(TRUTH, RESULTS)
+    metrics = metrics_of(TRUTH, RESULTS)
     assert {name: f"{metrics[name]:.3f}" for name in METRICS} == PRINTED
 
 
@@ -100,7 +100,7 @@ def test_all_metrics_equal_pycocotools_to_the_last_bit(capsys):
     reference.evaluate()
     reference.accumulate()
     reference.summarize()
-    metrics = evaluate_results(TRUTH, RESULTS)
+    metrics = metrics_of(TRUTH, RESULTS)
     assert [metrics[name] for name in METRICS] == reference.stats.tolist()
     # Class by class: person is the first column of precision.
     person = reference.eval["precision"][:, :, 0, 0, 2]
@@ -129,8 +129,8 @@ def test_streaming_in_batches_equals_the_results_file():
 @pytest.mark.filterwarnings("ignore:10 of 80 classes")
 def test_the_fast_backend_gives_the_same_numbers():
     pytest.importorskip("faster_coco_eval")
-    fast = evaluate_results(TRUTH, RESULTS, backend="faster-coco-eval")
-    slow = evaluate_results(TRUTH, RESULTS)
+    fast = metrics_of(TRUTH, RESULTS, backend="faster-coco-eval")
+    slow = metrics_of(TRUTH, RESULTS)
     for name in METRICS:
         assert fast[name] == pytest.approx(slow[name], abs=1e-12)
 
@@ -186,7 +186,7 @@ def test_no_detection_at_all_is_zero_and_no_crash(cat_and_dog):
     evaluator.update([1, 2], detections([], []))
     metrics = evaluator.evaluate()
     assert metrics["AP"] == 0.0 and metrics["AR100"] == 0.0
-    assert evaluate_results(cat_and_dog, [])["AP"] == 0.0
+    assert metrics_of(cat_and_dog, [])["AP"] == 0.0
 
 
 def test_images_that_never_came_are_named_by_their_number(cat_and_dog):
@@ -247,7 +247,7 @@ def test_saved_results_evaluate_to_the_same_metrics(cat_and_dog, tmp_path):
     evaluator.save_results(path)
     assert json.loads(path.read_text()) == evaluator.results()
     assert [p.name for p in path.parent.iterdir()] == ["detections.json"]
-    saved = evaluate_results(cat_and_dog, path)
+    saved = metrics_of(cat_and_dog, path)
     np.testing.assert_equal(saved, evaluator.evaluate())
 
 
@@ -372,7 +372,7 @@ def test_values_and_text_are_read_whatever_they_are_written_like(
     }
     results = tmp_path / "results.json"
     results.write_text(json.dumps([result]), encoding=encoding)
-    assert evaluate_results(path, results, (5,))["AP"] == pytest.approx(1.0)
+    assert metrics_of(path, results, category_ids=(5,))["AP"] == pytest.approx(1.0)
 
 
 def test_a_class_without_objects_is_warned_of_and_left_out_of_the_mean(tmp_path):
@@ -542,14 +542,14 @@ def test_a_broken_results_file_is_named(cat_and_dog, tmp_path, results, message)
     path = tmp_path / "results.json"
     path.write_text(results)
     with pytest.raises(ValueError, match=message) as caught:
-        evaluate_results(cat_and_dog, path)
+        metrics_of(cat_and_dog, path)
     assert str(path) in str(caught.value)
 
 
 def test_results_with_labels_in_place_of_category_ids_are_warned_of(cat_and_dog):
     result = {"image_id": 1, "category_id": 0, "bbox": [10, 10, 50, 50], "score": 1.0}
     with pytest.warns(UserWarning, match="categories 0 .* not labels"):
-        assert evaluate_results(cat_and_dog, [result])["AP"] == 0.0
+        assert metrics_of(cat_and_dog, [result])["AP"] == 0.0
 
 
 def test_an_unknown_backend_is_refused(cat_and_dog):
@@ -599,7 +599,10 @@ def test_corner_boxes_become_widths_and_heights():
 
 def test_the_curves_are_those_that_the_metrics_average():
     evaluator = CocoEvaluator(TRUTH, category_ids=[18, 1, 2])
-    results = read_results(RESULTS, evaluator, some_categories=True)
+    results = json.loads(RESULTS.read_text())
+    results = read_results(
+        [r for r in results if r["category_id"] in (1, 2, 18)], evaluator
+    )
     metrics = evaluator.evaluate(results)
     curves = evaluator.curves
     assert curves.precision.shape == (10, 101, 3, 4)

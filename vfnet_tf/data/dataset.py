@@ -211,11 +211,6 @@ class ReadReport:
             if problem.reason not in _NO_MISTAKE
         ]
 
-    @property
-    def num_dropped(self):
-        """Number of boxes dropped for any reason."""
-        return sum(self.dropped.values())
-
     def summary(self):
         """Returns a text of several lines, without a trailing newline."""
         lines = [

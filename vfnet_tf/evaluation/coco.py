@@ -354,58 +354,19 @@ class CocoEvaluator:
             )
 
 
-def evaluate_results(
-    annotation_file,
-    results,
-    category_ids=None,
-    *,
-    image_ids=None,
-    backend="pycocotools",
-):
-    """Computes the COCO metrics of a results file.
-
-    Args:
-        annotation_file: path of a COCO annotation file, or a dataset as
-            `CocoEvaluator` takes it.
-        results: path of a json in COCO's results format, or such a list.
-        category_ids: the categories to evaluate, all by default.
-        image_ids: the images to evaluate over, all by default.
-        backend: as for `CocoEvaluator`.
-
-    Returns:
-        The dict of `CocoEvaluator.evaluate`.
-
-    Raises:
-        ValueError: an unreadable file, a result without one of its four keys, a result
-            for an image that the annotation file does not know.
-    """
-    evaluator = CocoEvaluator(
-        annotation_file, category_ids, image_ids=image_ids, backend=backend
-    )
-    return evaluator.evaluate(
-        read_results(
-            results,
-            evaluator,
-            some_images=image_ids is not None,
-            some_categories=category_ids is not None,
-        )
-    )
-
-
-def read_results(results, evaluator, *, some_images=False, some_categories=False):
+def read_results(results, evaluator):
     """Reads and checks results for `CocoEvaluator.evaluate`.
 
     Args:
         results: path of a json in COCO's results format, or such a list.
         evaluator: `CocoEvaluator`.
-        some_images, some_categories: bool, whether results of other images or categories
-            are to be expected, as the evaluator was asked for some of them only.
 
     Returns:
-        list of dicts, without those of images that are not evaluated.
+        list of dicts. A warning names categories that the evaluator leaves out.
 
     Raises:
-        ValueError: as of `evaluate_results`.
+        ValueError: an unreadable file, a result without one of its four keys, a result
+            for an image that is not evaluated.
     """
     place = "the list of results"
     if not isinstance(results, (list, tuple)):
@@ -413,21 +374,21 @@ def read_results(results, evaluator, *, some_images=False, some_categories=False
         results = _read_json(place)
     results = _checked_results(results, place)
     unknown_images = {r["image_id"] for r in results} - set(evaluator._evaluated_images)
-    if unknown_images and not some_images:
+    if unknown_images:
         raise ValueError(
             "Results must be of images in the annotation file. Received: in "
             f"{place} image ids {_shortened(sorted(unknown_images, key=str))} that "
             f"{evaluator.annotation_file} does not have"
         )
     unknown = {r["category_id"] for r in results} - set(evaluator.category_ids)
-    if unknown and not some_categories:
+    if unknown:
         warnings.warn(
             f"Results in {place} of categories {_shortened(sorted(unknown, key=str))} "
             f"are left out: {evaluator.annotation_file} has no such category. Category "
             "ids are meant here, not labels that count from 0",
-            stacklevel=3,
+            stacklevel=2,
         )
-    return [r for r in results if r["image_id"] not in unknown_images]
+    return results
 
 
 def format_table(metrics, per_class=True):

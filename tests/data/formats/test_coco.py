@@ -59,7 +59,7 @@ def test_crowds_are_set_aside_and_counted(coco):
     coco.box([0, 0, 60, 40], iscrowd=1)
     dataset = read_coco(coco.save(), coco.directory, strict=True)
     assert len(dataset[0].boxes) == 1 and dataset[0].num_crowd == 1
-    assert dataset.report.num_crowd == 1 and dataset.report.num_dropped == 0
+    assert dataset.report.num_crowd == 1 and not dataset.report.dropped
 
 
 @pytest.mark.filterwarnings("error:overflow")
@@ -525,7 +525,7 @@ def test_the_shared_datasets_are_read_whole(shared_data, name, expected):
     for split, (file, image_dir) in splits.items():
         dataset = read_coco(file, image_dir, training=split == "train", strict=True)
         assert (len(dataset), dataset.num_boxes) == expected[split]
-        assert dataset.report.num_dropped == 0
+        assert not dataset.report.dropped
 
 
 def test_the_report_keeps_all_problems_with_image_and_box(coco):

@@ -229,7 +229,7 @@ def test_a_line_is_the_right_box_or_dropped_and_named(root, shape, numbers, expe
     dataset = read(root, training=False)
     if isinstance(expected, list):
         np.testing.assert_allclose(dataset[0].boxes, expected, atol=1e-4)
-        assert dataset.report.num_dropped == 0
+        assert not dataset.report.dropped
     else:
         ((reason, examples),) = dataset.report.examples.items()
         assert expected in reason and dataset.num_boxes == 0

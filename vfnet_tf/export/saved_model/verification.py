@@ -18,14 +18,6 @@ from vfnet_tf.export import fingerprint
 from vfnet_tf.export.saved_model.exporter import read_metadata, to_box_format
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 
-#: Output of the SavedModel -> the same thing in what `detector.detect` returns.
-OUTPUTS = {
-    "detection_boxes": "boxes",
-    "detection_scores": "scores",
-    "detection_classes": "labels",
-    "num_detections": "num_detections",
-}
-
 #: Pixels, and score, that the SavedModel may differ by: nothing that anyone could see.
 BOX_TOLERANCE, SCORE_TOLERANCE = 0.01, 1e-5
 #: The same for boxes in 0..1.
