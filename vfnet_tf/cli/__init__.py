@@ -1,8 +1,5 @@
 import os
 
-from vfnet_tf.cli.process import share_heap
-
 # Before anything imports TensorFlow, whose start-up notes would bury a command's own
 # lines. Its errors still show, and a value set outside wins.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-share_heap()

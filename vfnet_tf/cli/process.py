@@ -1,29 +1,8 @@
 """Settings of a command's process, which must come before TensorFlow is imported."""
 
-import contextlib
-import ctypes
 import os
 import platform
 import sys
-
-
-def share_heap():
-    """Lets all threads share one heap on a machine of few cores.
-
-    glibc gives each thread a heap of its own, whose free pieces are lost to the others:
-    a training step on two cores then takes 2.3 GB in place of 2.2. With many threads
-    one heap would be waited for. `MALLOC_ARENA_MAX` in the environment wins.
-
-    Returns:
-        Whether it was done; glibc alone can.
-    """
-    few = (os.cpu_count() or 1) <= 4
-    if not few or sys.platform != "linux" or "MALLOC_ARENA_MAX" in os.environ:
-        return False
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        m_arena_max = -8
-        return ctypes.CDLL(None).mallopt(m_arena_max, 1) == 1
-    return False
 
 
 def choose_onednn():
