@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vfnet_tf.data.canvases import keep_ratio_sizes
+from vfnet_tf.data.dataset import MIN_IMAGE_SIDE, OTHER_CLASS
 from vfnet_tf.data.folders import find_file
 from vfnet_tf.data.formats import coco
 from vfnet_tf.data.images import inspect, numpy_decode
@@ -306,9 +307,9 @@ def _reader_findings(split, dataset):
         pictures = (Picture(problem.path, boxes),) if problem.path else ()
         text = f"{problem.text}: {problem.reason}"
         findings.append(Finding(kind, split, text, 1, pictures))
-    others = report.dropped.get(dataset.OTHER_CLASS, 0)
+    others = report.dropped.get(OTHER_CLASS, 0)
     if others:
-        examples = "; ".join(report.examples[dataset.OTHER_CLASS])
+        examples = "; ".join(report.examples[OTHER_CLASS])
         findings.append(Finding("class_not_in_train", split, examples, others))
     return findings
 
@@ -357,7 +358,7 @@ def _examine(split, dataset, image_size, keep_ratio, small_side):
         text = dataset.report.annotation_file
         findings.append(Finding("no_train_boxes", split, text))
     findings += _class_findings(split, class_counts)
-    of_images("small_image", sizes.min(axis=1) < dataset.MIN_IMAGE_SIDE)
+    of_images("small_image", sizes.min(axis=1) < MIN_IMAGE_SIDE)
     of_images("many_objects", counts > MANY_OBJECTS)
     # The images of COCO's test split come without annotations on purpose.
     if split != "test" or dataset.report.num_annotations:
