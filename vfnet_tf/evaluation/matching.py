@@ -10,6 +10,8 @@ import dataclasses
 
 import numpy as np
 
+from vfnet_tf.ops.numpy_boxes import pairwise_intersection
+
 # COCO's largest number of detections of one class in one image.
 MAX_DETECTIONS = 100
 
@@ -148,18 +150,14 @@ def pairwise_iou(boxes, gt_boxes, is_crowd=False):
     Returns:
         float64 `[D, M]`.
     """
-    first, second = boxes[:, None], gt_boxes[None]
-    corner = np.minimum(
-        first[..., :2] + first[..., 2:], second[..., :2] + second[..., 2:]
-    )
-    sides = np.clip(corner - np.maximum(first[..., :2], second[..., :2]), 0, None)
-    inside = sides[..., 0] * sides[..., 1]
-    area = first[..., 2] * first[..., 3]
-    union = (
-        area + 0 * inside
-        if is_crowd
-        else area + second[..., 2] * second[..., 3] - inside
-    )
+    corners = [
+        np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], axis=1)
+        for b in (boxes, gt_boxes)
+    ]
+    inside = pairwise_intersection(*corners)
+    # Of the sides as they are given: corners would round them.
+    area, gt_area = boxes[:, 2:].prod(axis=1), gt_boxes[:, 2:].prod(axis=1)
+    union = area[:, None] + 0 * inside if is_crowd else area[:, None] + gt_area - inside
     return np.divide(inside, union, out=np.zeros_like(inside), where=inside > 0)
 
 

@@ -6,6 +6,7 @@ What `detectors.postprocess` and `ops.nms` do on tensors, image by image.
 import numpy as np
 
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS, check_settings
+from vfnet_tf.ops.numpy_boxes import pairwise_iou
 
 
 def detect(boxes, scores, centerness, image_size, scale, settings):
@@ -91,15 +92,6 @@ def best_of_each_level(ranks, level_sizes, limit):
     return np.concatenate(kept)
 
 
-def _ious(box, boxes):
-    with np.errstate(invalid="ignore"):  # of infinite boxes
-        sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
-        common = np.maximum(sides, 0).prod(axis=-1)
-        own, others = ((b[..., 2:] - b[..., :2]).prod(axis=-1) for b in (box, boxes))
-        ious = common / np.maximum(own + others - common, np.finfo("float32").tiny)
-    return np.where(np.isnan(ious), np.float32(0), ious)
-
-
 def _suppress(boxes, scores, labels, iou_threshold, limit):
     """Greedy NMS within each class: (places of what is left, best first; its scores)."""
     kept = []
@@ -111,7 +103,8 @@ def _suppress(boxes, scores, labels, iou_threshold, limit):
             best, left = left[0], left[1:]
             kept.append(best)
             count += 1
-            left = left[_ious(boxes[best], boxes[left]) <= iou_threshold]
+            (ious,) = pairwise_iou(boxes[best : best + 1], boxes[left])
+            left = left[ious <= iou_threshold]
     # In the order of pairs, so that of equals the first come first.
     kept = np.sort(np.asarray(kept, "int64"))
     kept = kept[np.argsort(-scores[kept], kind="stable")][:limit]
@@ -126,7 +119,7 @@ def _suppress_softly(boxes, scores, labels, settings, limit):
         best = int(np.argmax(scores))
         kept.append(best)
         kept_scores.append(scores[best])
-        ious = _ious(boxes[best], boxes)
+        (ious,) = pairwise_iou(boxes[best : best + 1], boxes)
         if settings["nms"] == "soft_linear":
             is_near = ious >= settings["nms_iou_threshold"]
             weights = np.where(is_near, 1 - ious, np.float32(1))

@@ -33,6 +33,7 @@ from vfnet_tf.data.scan.kinds import (
 from vfnet_tf.data.scan.lookalikes import THUMB_SIDE, find_lookalikes
 from vfnet_tf.data.text import printable
 from vfnet_tf.data.unread_files import find_unread_files
+from vfnet_tf.ops.numpy_boxes import pairwise_iou
 
 # Boxes listed of a kind that may be most of the data; their number is always exact.
 MAX_LISTED_BOXES = 100
@@ -450,11 +451,7 @@ def _coinciding_boxes(split, record, class_names):
     boxes = record.boxes
     if len(boxes) < 2:
         return []
-    top_left = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    bottom_right = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    overlap = np.maximum(bottom_right - top_left, 0).prod(axis=-1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1)
-    iou = overlap / (areas[:, None] + areas[None] - overlap)
+    iou = pairwise_iou(boxes, boxes)
     findings = []
     for first, second in np.argwhere(np.triu(iou >= SAME_BOX_IOU, k=1)):
         pair = [first, second]
