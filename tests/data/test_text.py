@@ -9,6 +9,7 @@ from vfnet_tf.data.text import (
     plain_name,
     printable,
     read_json,
+    read_json_file,
     read_lines,
     read_text,
     split_lines,
@@ -79,3 +80,15 @@ def test_a_json_that_cannot_be_read_is_refused_with_the_reason(tmp_path, data, m
 def test_a_plain_name_is_composed_and_has_no_blanks_around_it():
     name = "k\u00e4fer \u00fc"
     assert plain_name(f" {unicodedata.normalize('NFD', name)}\t") == name
+
+
+def test_a_json_file_of_the_user_is_named(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("[1]")
+    assert read_json_file(path) == [1]
+    for text in ("[", '{"a": 1, "a": 2}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"json file must be .*path=.*a\.json"):
+            read_json_file(path)
+    with pytest.raises(ValueError, match=r"json file must exist.*b\.json"):
+        read_json_file(tmp_path / "b.json")

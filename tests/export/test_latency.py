@@ -181,7 +181,7 @@ def test_ratios_stand_beside_their_targets():
 
 def test_a_ratio_is_of_calls_that_were_neighbours():
     # The machine became three times as slow in the third round, for both.
-    assert latency._ratio([1.1, 1.1, 3.3], [1.0, 1.0, 3.0]) == pytest.approx(1.1)
+    assert latency._median_ratio([1.1, 1.1, 3.3], [1.0, 1.0, 3.0]) == pytest.approx(1.1)
 
 
 def test_a_process_that_fails_says_why(tmp_path):

@@ -321,9 +321,10 @@ def write_detections(path, entries, class_names, category_ids):
     write_file(path, json.dumps(content, indent=1))
 
 
-def _listed(bad, limit=20):
-    lines = [f"\n  {name}: {reason}" for name, reason in bad[:limit]]
-    return "".join(lines) + (f"\n  and {len(bad) - limit} more" * (len(bad) > limit))
+def _listed(bad):
+    from vfnet_tf.data.dataset import listed
+
+    return listed([f"{name}: {reason}" for name, reason in bad])
 
 
 def main(arguments=None):

@@ -108,6 +108,18 @@ def read_json(path):
             gc.enable()
 
 
+def read_json_file(path):
+    """`read_json` for a file of the user, whose name is part of the message.
+
+    Raises:
+        ValueError: as of `read_json`.
+    """
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise ValueError(f"The json file {error}. Received: path={path}") from None
+
+
 def _object(pairs):
     """A dict of key and value pairs; json itself would take the last of two unsaid."""
     found = dict(pairs)

@@ -14,7 +14,7 @@ import warnings
 
 import numpy as np
 
-from vfnet_tf.data.text import read_json
+from vfnet_tf.data.text import read_json_file
 from vfnet_tf.data.values import is_blank, read_crowd, read_id, read_number
 from vfnet_tf.files import replacing
 
@@ -371,7 +371,7 @@ def read_results(results, evaluator):
     place = "the list of results"
     if not isinstance(results, (list, tuple)):
         place = os.fspath(results)
-        results = _read_json(place)
+        results = read_json_file(place)
     results = _checked_results(results, place)
     unknown_images = {r["image_id"] for r in results} - set(evaluator._evaluated_images)
     if unknown_images:
@@ -495,16 +495,9 @@ def _precision_curves(evaluation, order):
     )
 
 
-def _read_json(path):
-    try:
-        return read_json(path)
-    except ValueError as error:
-        raise ValueError(f"The json file {error}. Received: path={path}") from None
-
-
 def _read_truth(path, has_bad_images=False):
     """The content of an annotation file; bad images, if there may be some, left out."""
-    content = _read_json(path)
+    content = read_json_file(path)
     keys = ("images", "annotations", "categories")
     missing = [
         key

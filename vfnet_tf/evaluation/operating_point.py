@@ -54,9 +54,9 @@ def operating_point(matches, score_threshold=None):
     num_found = int(np.sum(scores >= score_threshold))
     return OperatingPoint(
         score_threshold=score_threshold,
-        precision=_ratio(num_true, num_found),
-        recall=_ratio(num_true, num_objects),
-        f1=_ratio(2 * num_true, num_found + num_objects),
+        precision=ratio(num_true, num_found),
+        recall=ratio(num_true, num_objects),
+        f1=ratio(2 * num_true, num_found + num_objects),
     )
 
 
@@ -175,5 +175,6 @@ def rank_images(quality, count):
     return best, worst[: min(count, half)]
 
 
-def _ratio(numerator, denominator):
+def ratio(numerator, denominator):
+    """A quotient; NaN where nothing was counted."""
     return numerator / denominator if denominator else float("nan")

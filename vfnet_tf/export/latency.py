@@ -308,9 +308,9 @@ def measure_stages(directory, files, threads, rounds):
             function()
             times[name].append(time.perf_counter() - start)
     row = dict(times)
-    row["total_to_network"] = _ratio(times["total"], times["network"])
+    row["total_to_network"] = _median_ratio(times["total"], times["network"])
     if "detect" in times:
-        row["export_to_detect"] = _ratio(times["serve_tensor"], times["detect"])
+        row["export_to_detect"] = _median_ratio(times["serve_tensor"], times["detect"])
     return row
 
 
@@ -424,7 +424,7 @@ def load_exported_detector(directory, metadata):
     return detector
 
 
-def _ratio(first, second):
+def _median_ratio(first, second):
     """Median of the ratios of each round."""
     import numpy as np
 

@@ -5,6 +5,8 @@ import json
 import math
 import pathlib
 
+from vfnet_tf.data.text import read_json_file
+
 _TRAINING = "end of training"
 
 
@@ -65,7 +67,7 @@ def read_runs(directories):
     Raises:
         ValueError: for a directory that is none of a run, or an unreadable file in it.
     """
-    from vfnet_tf.reports.curves import read_history
+    from vfnet_tf.reports.curves import history_columns
 
     paths = [pathlib.Path(directory) for directory in directories]
     last = [path.resolve().name for path in paths]
@@ -73,7 +75,7 @@ def read_runs(directories):
     for path, name in zip(paths, last, strict=True):
         files = [path / "metrics.json", *sorted(path.glob("evaluation_*/metrics.json"))]
         metrics = {
-            _TRAINING if file.parent == path else file.parent.name: _read_json(file)
+            _TRAINING if file.parent == path else file.parent.name: read_json_file(file)
             for file in files
             if file.is_file()
         }
@@ -88,8 +90,10 @@ def read_runs(directories):
             Run(
                 name=name if last.count(name) == 1 else str(path),
                 directory=path,
-                settings=dict(_leaves(_read_json(config))) if config.is_file() else {},
-                history=read_history(history) if history.is_file() else {},
+                settings=dict(_leaves(read_json_file(config)))
+                if config.is_file()
+                else {},
+                history=history_columns(history) if history.is_file() else {},
                 metrics=metrics,
             )
         )
@@ -257,15 +261,6 @@ def _leaves(values, prefix=""):
             yield from _leaves(value, f"{prefix}{key}.")
         else:  # a text, since tables round numbers: a rate of 0.0001 would be 0.000
             yield f"{prefix}{key}", json.dumps(value)
-
-
-def _read_json(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"The file must hold valid json ({error}). Received: {path}"
-        ) from None
 
 
 def _whole(value):

@@ -61,7 +61,7 @@ def compare_histories(histories, names=("loss", "val_AP", "val_AP50", "learning_
     Returns:
         list of `matplotlib.figure.Figure`.
     """
-    tables = {run: read_history(history) for run, history in histories.items()}
+    tables = {run: history_columns(history) for run, history in histories.items()}
     figures = []
     for name in names:
         there = {
@@ -86,7 +86,7 @@ def compare_histories(histories, names=("loss", "val_AP", "val_AP50", "learning_
 
 def _history_panels(history):
     """Groups the columns of a history: list of (title, name of x, x, curves)."""
-    columns = read_history(history)
+    columns = history_columns(history)
     lengths = {name: len(values) for name, values in columns.items()}
     if not lengths or max(lengths.values()) == 0 or len(set(lengths.values())) > 1:
         raise ValueError(
@@ -194,8 +194,8 @@ _PANELS = {
 }
 
 
-def read_history(history):
-    """Reads the columns of a history.
+def history_columns(history):
+    """The columns of a history, of this package or of Keras's `CSVLogger`.
 
     Args:
         history: path of a CSV file with a header, or a dict of name -> sequence.

@@ -134,8 +134,8 @@ def _add_classes(page, curves, matches, names, point):
                 by_iou[0],
                 by_iou[5],
                 *precision[:, :, 1:].mean(axis=(0, 1)),
-                _ratio(true[label], true[label] + false[label]),
-                _ratio(true[label], objects[label]),
+                operating_point.ratio(true[label], true[label] + false[label]),
+                operating_point.ratio(true[label], objects[label]),
                 objects[label],
                 true[label] + false[label],
             )
@@ -337,10 +337,6 @@ def _figures(drawn):
     return web_page.gallery_html(
         [web_page.figure_html(figure) for figure in drawn], _FIGURE_WIDTH
     )
-
-
-def _ratio(numerator, denominator):
-    return float(numerator / denominator) if denominator else float("nan")
 
 
 def _number(value):
