@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from tests import planted_defects
 from tests.layouts import CSV, LABEL, XML, YOLO, coco_json, write_layout
 from tests.planted_defects import encoded
-from vfnet_tf.data import dataset as datasets
+from vfnet_tf.data.formats import coco as coco_reader
 from vfnet_tf.data.formats.coco import find_coco_splits
 from vfnet_tf.data.formats.readers import find_splits
 from vfnet_tf.data.scan import checks
@@ -206,7 +206,7 @@ def test_all_bad_boxes_are_found_not_three(coco, val):
 def test_a_reason_that_is_not_known_is_a_warning_all_the_same(coco, val, monkeypatch):
     fill(coco)
     coco.box([5, 5, 0, 9])
-    monkeypatch.setattr(datasets, "BAD_SIZE", "box is on its head")
+    monkeypatch.setattr(coco_reader, "BAD_SIZE", "box is on its head")
     (finding,) = scanned(train=coco, val=val).findings
     assert finding.kind == "dropped_box" and "on its head" in finding.text
 
