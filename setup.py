@@ -14,6 +14,7 @@ REQUIREMENTS = [
     "numpy>=1.26",
     "pillow>=11.0",
     "pycocotools>=2.0.8",
+    "requests>=2.32",
     "rich>=13.0",
     "tensorflow>=2.20",
     "tyro>=1.0",

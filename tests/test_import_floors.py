@@ -40,17 +40,19 @@ FLOORS = {
     "reports": 3,
     "config": 4,
     "configs": 4,
-    "builder": 4,
     "checkpoints": 5,
-    "inference": 6,
-    "training": 7,
-    "export": 7,
-    "paper": 8,
-    "cli": 9,
+    "builder": 6,
+    "warm_start": 6,
+    "presets": 6,
+    "inference": 7,
+    "training": 8,
+    "export": 8,
+    "paper": 9,
+    "cli": 10,
 }
 # Modules that lie in vfnet_tf/ itself share a folder, so they may import each other
 # within a floor; configs are written with the dataclasses of config.py.
-SAME_FLOOR = {("configs", "config"), ("builder", "configs")}
+SAME_FLOOR = {("configs", "config")}
 
 FORBIDDEN_NAME = re.compile(r"(^|_)(utils?|common|misc|helpers?)(_|$)")
 
@@ -327,7 +329,7 @@ def test_setup_requires_what_the_package_imports():
     missing = {distributions.get(name, name) for name in imported} - set(required)
     assert not missing, f"add to REQUIREMENTS of setup.py: {sorted(missing)}"
     # Nine: rich is there in any case, because Keras requires it.
-    assert len(required) <= 9, "what not everybody needs is an extra"
+    assert len(required) <= 10, "what not everybody needs is an extra"
 
 
 def print_in_fresh_process(code, **environment):

@@ -60,6 +60,37 @@ def find_imagenet_weights(backbone):
         ) from error
 
 
+def fetch_repository(repository, names):
+    """The folder of a repository of the hub, downloaded as far as it is not cached.
+
+    Args:
+        repository: str, `USER/NAME`.
+        names: file names or patterns to fetch.
+
+    Returns:
+        `pathlib.Path` in the hub's cache.
+
+    Raises:
+        WeightsUnavailableError: if the package is not installed, or the hub cannot be
+            reached or has no such repository.
+    """
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise WeightsUnavailableError(
+            "hf:// needs the package huggingface_hub: pip install 'vfnet_tf[hub]'"
+        ) from error
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repository, allow_patterns=list(names)
+        )
+    except Exception as error:  # its classes and their parents differ by version
+        raise WeightsUnavailableError(
+            f"hf://{repository} {_reason(error, huggingface_hub)}"
+        ) from error
+    return pathlib.Path(folder)
+
+
 def fetch_application_weights(backbone):
     """Lets Keras download the ImageNet weights of a model, if they are not in its cache.
 

@@ -46,7 +46,12 @@ def run(options):
 
 def _to_run_directory(options):
     from vfnet_tf.config import save_config
-    from vfnet_tf.inference.load import OFFICIAL_SUFFIXES, load_checkpoint
+    from vfnet_tf.inference.load import (
+        load_checkpoint,
+    )
+    from vfnet_tf.presets import (
+        OFFICIAL_SUFFIXES,
+    )
 
     if options.source.suffix not in OFFICIAL_SUFFIXES or not options.source.is_file():
         raise ValueError(
@@ -71,7 +76,12 @@ def _to_run_directory(options):
 
 def _to_pytorch(options):
     from vfnet_tf.checkpoints.pytorch import to_pytorch_state_dict, write_checkpoint
-    from vfnet_tf.inference.load import OFFICIAL_SUFFIXES, load_checkpoint
+    from vfnet_tf.inference.load import (
+        load_checkpoint,
+    )
+    from vfnet_tf.presets import (
+        OFFICIAL_SUFFIXES,
+    )
 
     if options.out.suffix not in OFFICIAL_SUFFIXES:
         raise ValueError(

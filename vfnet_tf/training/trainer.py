@@ -38,7 +38,7 @@ from vfnet_tf.training.schedules import (
 from vfnet_tf.training.step_log import StepLog
 from vfnet_tf.training.swa import StochasticWeightAveraging
 from vfnet_tf.training.tensorboard import TensorBoardLog
-from vfnet_tf.training.warm_start import load_run_weights
+from vfnet_tf.warm_start import load_run_weights
 
 
 class Trainer:
@@ -153,7 +153,11 @@ class Trainer:
             if load is not None:
                 load(self.detector)
             elif initial_weights is not None:
-                load_run_weights(self.detector, initial_weights, config.class_names)
+                left_out = load_run_weights(
+                    self.detector, initial_weights, config.class_names
+                )
+                if left_out:
+                    print(left_out)
             self.detector.compile(
                 optimizer=self._optimizer(training),
                 jit_compile=jit_compile or is_jax,

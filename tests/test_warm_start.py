@@ -5,7 +5,7 @@ from tests.contracts import to_numpy
 from tests.tiny_run import CLASS_NAMES, tiny_config, tiny_detector
 from vfnet_tf.builder import build_detector
 from vfnet_tf.config import load_config, override, save_config
-from vfnet_tf.training.warm_start import load_run_weights
+from vfnet_tf.warm_start import load_run_weights
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,12 @@ def test_the_same_classes_give_the_same_weights(run):
         np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
 
 
-def test_other_classes_take_all_but_the_classifier_and_what_both_know_of_it(
-    run, capsys
-):
+def test_other_classes_take_all_but_the_classifier_and_what_both_know_of_it(run):
     path, source = run
     names = ("star", "moon", "disc", "sun")
     detector = with_classes(*names)
     fresh = classifier(detector)
-    load_run_weights(detector, path, names)
+    said = load_run_weights(detector, path, names)
     ids = {id(v) for v in detector.head.class_predictor.weights}
     for ours, theirs in zip(detector.weights, source.weights, strict=True):
         if id(ours) not in ids:
@@ -55,20 +53,19 @@ def test_other_classes_take_all_but_the_classifier_and_what_both_know_of_it(
         np.testing.assert_array_equal(ours[..., 0], theirs[..., 2])
         np.testing.assert_array_equal(ours[..., 2], theirs[..., 0])
         np.testing.assert_array_equal(ours[..., [1, 3]], before[..., [1, 3]])
-    said = capsys.readouterr().out
     assert "knows 3 classes, this detector 4" in said
     assert "the rows of star, disc" in said
 
 
-def test_as_many_other_classes_are_other_classes(run, capsys):
+def test_as_many_other_classes_are_other_classes(run):
     path, source = run
     names = ("moon", "sun", "mars")
     detector = with_classes(*names)
     fresh = classifier(detector)
-    load_run_weights(detector, path, names)
+    said = load_run_weights(detector, path, names)
     for ours, before in zip(classifier(detector), fresh, strict=True):
         np.testing.assert_array_equal(ours, before)
-    assert "the rows of" not in capsys.readouterr().out
+    assert "the rows of" not in said
 
 
 def test_rows_of_several_anchors_in_a_cell_are_found(tmp_path):

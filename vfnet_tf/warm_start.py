@@ -20,18 +20,21 @@ def load_run_weights(detector, path, class_names=()):
         path: of a `.weights.h5`; a `config.json` beside it says what classes it knows.
         class_names: those of the detector's labels.
 
+    Returns:
+        str, a line that says what was left out; None if nothing was.
+
     Raises:
         ValueError: if anything but the classifier differs; the first such is named.
     """
     path = pathlib.Path(path)
     if not (path.parent / "config.json").is_file():
         detector.load_weights(path)
-        return
+        return None
     earlier = configs.load_config(path.parent)
     is_same = earlier.class_names in ((), tuple(class_names))
     if is_same and earlier.model.num_classes == detector.num_classes:
         detector.load_weights(path)
-        return
+        return None
     source = build_detector(earlier, weights=path)
     own, others = detector.weights, source.weights
     classifier = {id(v) for v in detector.head.class_predictor.weights}
@@ -59,7 +62,7 @@ def load_run_weights(detector, path, class_names=()):
     ]
     _copy_rows(detector, source, shared)
     names = ", ".join(class_names[label] for label, _ in shared)
-    print(
+    return (
         f"weights    {path} knows {source.num_classes} classes, this detector "
         f"{detector.num_classes}: all is loaded but the classifier"
         + (f", of that the rows of {names}" if shared else "")

@@ -1,0 +1,194 @@
+"""Published COCO checkpoints of the official code by the name of a config.
+
+A file is downloaded once into the cache, `VFNET_HOME` or `~/.keras/vfnet_tf`. Addresses
+are those of the publisher's model index; `VFNET_WEIGHTS_URL` names a mirror with the same
+paths. `VFNET_OFFLINE=1` forbids every download.
+
+Not verified: no download could be tried where this was written.
+"""
+
+import errno
+import hashlib
+import os
+import pathlib
+import re
+
+from vfnet_tf.checkpoints.imagenet import WeightsUnavailableError
+from vfnet_tf.files import replacing
+from vfnet_tf.progress import Progress
+
+BASE_URL = "https://download.openmmlab.com/mmdetection/v2.0"
+#: Where the authors list the files that have no address of their own.
+OFFICIAL_TABLE = 'github.com/hyz-xmaster/VarifocalNet, "Results and Models"'
+#: Seconds to reach a server, and to wait for its next bytes.
+TIMEOUT = (5.0, 30.0)
+
+#: Config -> path below `BASE_URL`. The eight digits before `.pth` begin the file's SHA-256.
+PATHS = {
+    f"vfnet_{name}_coco": f"vfnet/vfnet_{name}_coco/vfnet_{name}_coco_{version}.pth"
+    for name, version in {
+        "r50_fpn_1x": "20201027-38db6f58",
+        "r50_fpn_mstrain_2x": "20201027-7cc75bd2",
+        "r50_fpn_mdconv_c3-c5_mstrain_2x": "20201027pth-6879c318",
+        "r101_fpn_1x": "20201027pth-c831ece7",
+        "r101_fpn_mstrain_2x": "20201027pth-4a5d53f1",
+        "r101_fpn_mdconv_c3-c5_mstrain_2x": "20201027pth-7729adb5",
+        "x101_32x4d_fpn_mdconv_c3-c5_mstrain_2x": "20201027pth-d300a6fc",
+        "x101_64x4d_fpn_mdconv_c3-c5_mstrain_2x": "20201027pth-b5f6da5e",
+    }.items()
+}
+#: Configs whose files have no address.
+WITHOUT_ADDRESS = (
+    "vfnet_r101_fpn_2x_coco",
+    "vfnet_x101_32x4d_fpn_mstrain_2x_coco",
+    "vfnet_x101_64x4d_fpn_mstrain_2x_coco",
+    "vfnet_r2_101_fpn_mstrain_2x_coco",
+    "vfnet_r2_101_fpn_mdconv_c3-c5_mstrain_2x_coco",
+    "vfnetx_r2_101_fpn_mdconv_c3-c5_mstrain_59e_coco",
+)
+
+# Servers that could not be reached by this process: they are not tried again.
+_unreachable = set()
+
+
+def cache_home():
+    """The folder of downloaded weights, a `Path`; it need not exist yet."""
+    named = os.environ.get("VFNET_HOME")
+    if named:
+        return pathlib.Path(named).expanduser()
+    keras_home = os.environ.get("KERAS_HOME", "~/.keras")
+    return pathlib.Path(keras_home).expanduser() / "vfnet_tf"
+
+
+def preset_folder(name):
+    """The folder of one published model in the cache, a `Path`."""
+    return cache_home() / "coco" / name
+
+
+def address_of(name):
+    """The address of a published file.
+
+    Raises:
+        WeightsUnavailableError: if that config has none; says where to get the file.
+    """
+    if name in WITHOUT_ADDRESS:
+        raise WeightsUnavailableError(
+            f"the weights of {name} have no address for programs. Download the file from "
+            f"{OFFICIAL_TABLE}, then: --checkpoint FILE --config {name}"
+        )
+    if name not in PATHS:
+        raise WeightsUnavailableError(
+            f"no COCO weights are published for {name}, only for {', '.join(PATHS)}"
+        )
+    base = os.environ.get("VFNET_WEIGHTS_URL") or BASE_URL
+    return f"{base.rstrip('/')}/{PATHS[name]}"
+
+
+def fetch_published(name):
+    """The file of a published model, downloaded if it is not in the cache.
+
+    Args:
+        name: of a config, a key of `PATHS`.
+
+    Returns:
+        `Path` of the `.pth` file.
+
+    Raises:
+        WeightsUnavailableError: if it cannot be had; says why and what to do.
+    """
+    url = address_of(name)
+    path = preset_folder(name) / url.rsplit("/", 1)[1]
+    if path.is_file():
+        return path
+    if os.environ.get("VFNET_OFFLINE", "0") not in ("", "0"):
+        raise WeightsUnavailableError(
+            f"{path.name} is not in the cache {path.parent}, and VFNET_OFFLINE forbids to "
+            "download it"
+        )
+    try:
+        _download(url, path)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise WeightsUnavailableError(
+            f"there is no room for {path.name} in {path.parent}; VFNET_HOME names another "
+            "folder"
+        ) from error
+    return path
+
+
+def _download(url, path):
+    """Writes the file aside, checks its size and SHA-256, and puts it into place."""
+    import requests
+
+    server = requests.utils.urlparse(url).netloc
+    remedy = f"download {url} elsewhere and give it as --checkpoint FILE --config NAME"
+    if server in _unreachable:
+        raise WeightsUnavailableError(f"{server} cannot be reached (offline?)")
+    digest = hashlib.sha256()
+    size, has_begun = 0, False
+    try:
+        with (
+            _session().get(url, stream=True, timeout=TIMEOUT) as answer,
+            replacing(path, is_shared=True) as aside,
+        ):
+            if answer.status_code != 200:
+                raise WeightsUnavailableError(
+                    f"{server} answers {answer.status_code} {answer.reason} for {url}: "
+                    "VFNET_WEIGHTS_URL names a mirror"
+                )
+            has_begun = True
+            total = int(answer.headers.get("Content-Length") or 0)
+            progress = Progress(total // 10**6 or None, "MB")
+            with open(aside, "wb") as file:
+                for block in answer.iter_content(10**6):
+                    file.write(block)
+                    digest.update(block)
+                    done, size = size // 10**6, size + len(block)
+                    progress.add(size // 10**6 - done)
+            progress.close()
+            if total and size != total:
+                raise WeightsUnavailableError(
+                    f"{url} ended after {size} of {total} bytes. Try again, or {remedy}"
+                )
+            _check_digest(digest.hexdigest(), path.name, url)
+    except requests.exceptions.ProxyError as error:
+        _unreachable.add(server)
+        raise WeightsUnavailableError(
+            f"the proxy refuses {url}: look at HTTPS_PROXY and NO_PROXY, or {remedy}"
+        ) from error
+    except (
+        requests.exceptions.ConnectionError,
+        requests.exceptions.Timeout,
+        requests.exceptions.ChunkedEncodingError,
+    ) as error:
+        if not has_begun:
+            _unreachable.add(server)
+            reason = f"{server} cannot be reached (offline?)"
+        else:
+            reason = f"{url} broke off. Try again"
+        raise WeightsUnavailableError(f"{reason}, or {remedy}") from error
+
+
+def _session():
+    """A session that tries again where a server is busy, not where there is none."""
+    import requests
+    from requests.adapters import HTTPAdapter, Retry
+
+    session = requests.Session()
+    busy = Retry(
+        total=3, connect=0, backoff_factor=0.5, status_forcelist=(500, 502, 503, 504)
+    )
+    busy.raise_on_status = False
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, HTTPAdapter(max_retries=busy))
+    return session
+
+
+def _check_digest(digest, name, url):
+    wanted = re.search(r"-([0-9a-f]{8})\.pth$", name)[1]
+    if not digest.startswith(wanted):
+        raise WeightsUnavailableError(
+            f"the SHA-256 of {url} begins with {digest[:8]}, its name says {wanted}: the "
+            "file is damaged or is another one. Nothing was kept"
+        )

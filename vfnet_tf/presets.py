@@ -1,0 +1,203 @@
+"""Detectors by name: folders of a config and weights, published models, the hub.
+
+A preset is a folder with `config.json` and `model.weights.h5`; a run directory is one.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+from vfnet_tf.builder import build_detector
+from vfnet_tf.checkpoints.imagenet import fetch_repository
+from vfnet_tf.checkpoints.published import (
+    PATHS,
+    WITHOUT_ADDRESS,
+    fetch_published,
+    preset_folder,
+)
+from vfnet_tf.config import load_config, override, save_config
+from vfnet_tf.warm_start import load_run_weights
+
+#: Files of weights in a folder, the first that is there is taken.
+WEIGHT_FILES = ("model.weights.h5", "best.weights.h5", "last.weights.h5")
+#: What a command uses where no checkpoint is given.
+DEFAULT_PRESET = "vfnet_r50_fpn_mstrain_2x_coco"
+
+#: Endings of the files that `load_official` reads.
+OFFICIAL_SUFFIXES = (".pth", ".pt", ".safetensors")
+
+_HUB = "hf://"
+
+
+def is_preset_name(preset):
+    """Whether a text names a published model or a repository of the hub."""
+    text = os.fspath(preset)
+    return text in PATHS or text in WITHOUT_ADDRESS or text.startswith(_HUB)
+
+
+def preset_directory(preset):
+    """The folder of a preset, downloaded and converted if it is not there yet.
+
+    Args:
+        preset: a folder; the name of a published model (`vfnet configs` lists them); or
+            `hf://USER/REPOSITORY`.
+
+    Returns:
+        `pathlib.Path` of a folder with `config.json` and a file of weights.
+
+    Raises:
+        ValueError: if there is no such preset.
+        WeightsUnavailableError: a ValueError; if it cannot be downloaded now.
+    """
+    text = os.fspath(preset)
+    if text.startswith(_HUB):
+        names = ("config.json", *WEIGHT_FILES)
+        return fetch_repository(text.removeprefix(_HUB), names)
+    path = pathlib.Path(text).expanduser()
+    if path.is_dir():
+        return path
+    if is_preset_name(text):
+        return _published_directory(text)
+    raise ValueError(
+        "`preset` must be a folder with config.json and model.weights.h5, the name of a "
+        f"published model ({', '.join(PATHS)}), or hf://USER/REPOSITORY. "
+        f"Received: preset={text}"
+    )
+
+
+def from_preset(preset, num_classes=None, detector_class=None):
+    """Builds a detector and loads the weights of a preset.
+
+    Args:
+        preset: see `preset_directory`.
+        num_classes: int; None takes the preset's. Another number leaves the classifier
+            as it is initialised.
+        detector_class: what the detector must be, such as `vfnet_tf.VFNet`.
+
+    Returns:
+        The detector, a `DenseDetector`.
+
+    Raises:
+        ValueError: if the preset does not exist, or is of another detector.
+    """
+    folder = preset_directory(preset)
+    config = load_config(folder)
+    weights = find_weights(folder)
+    if num_classes is not None and num_classes != config.model.num_classes:
+        config = override(
+            config, model__num_classes=num_classes, class_names=(), category_ids=()
+        )
+        detector = build_detector(config)
+        load_run_weights(detector, weights)
+    else:
+        detector = build_detector(config, weights=weights)
+    if detector_class is not None and not isinstance(detector, detector_class):
+        raise ValueError(
+            f"The preset must be of a {detector_class.__name__}. "
+            f"Received: preset={preset}, a {type(detector).__name__}"
+        )
+    return detector
+
+
+def save_to_preset(detector, directory, config):
+    """Writes a detector as a preset.
+
+    Args:
+        detector: `DenseDetector`.
+        directory: path of the folder to write to.
+        config: the `Config` that builds it.
+    """
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_config(config, directory / "config.json")
+    detector.save_weights(directory / WEIGHT_FILES[0])
+
+
+def find_weights(folder):
+    """The file of weights in a folder; a ValueError where there is none."""
+    found = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
+    if not found:
+        raise ValueError(
+            f"A preset or run directory must hold {' or '.join(WEIGHT_FILES)}. "
+            f"Received: {folder}"
+        )
+    return found[0]
+
+
+def _published_directory(name):
+    """The folder of a published model in the cache; its file is converted once."""
+    folder = preset_folder(name)
+    if (folder / "source.json").is_file():
+        return folder
+    source = fetch_published(name)
+    detector, config = load_official(source, name)
+    aside = pathlib.Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+    try:
+        save_to_preset(detector, aside, config)
+        with open(source, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        record = {"file": source.name, "sha256": digest}
+        (aside / "source.json").write_text(json.dumps(record, indent=1))
+        # The record comes last: without it the folder is not taken for whole.
+        for name in ("config.json", WEIGHT_FILES[0], "source.json"):
+            os.replace(aside / name, folder / name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def load_official(path, config):
+    """Builds the detector of a config and loads an official file into it.
+
+    The number of classes and their names are the file's. If it does not name them, they
+    are COCO's where there are 80; else the config's.
+
+    Args:
+        path: of a `.pth` or `.safetensors` file.
+        config: `Config`, name or path.
+
+    Returns:
+        (detector, `Config` with the classes).
+
+    Raises:
+        ValueError: if the file cannot be read or does not fit the config.
+    """
+    from vfnet_tf.builder import build_detector
+    from vfnet_tf.checkpoints.pytorch import load_pytorch_checkpoint, read_checkpoint
+    from vfnet_tf.config import load_config
+
+    official = read_checkpoint(path)
+    config = with_classes(load_config(config), official)
+    detector = build_detector(config)
+    load_pytorch_checkpoint(detector, official, skip_classifier=False)
+    return detector, config
+
+
+def with_classes(config, official):
+    """A config with the classes of a checkpoint.
+
+    Args:
+        config: `Config`.
+        official: `checkpoints.pytorch.Checkpoint`.
+
+    Returns:
+        `Config` with `model.num_classes`, `class_names` and `category_ids`; the latter
+        two are empty where nothing tells them.
+    """
+    from vfnet_tf.data.formats.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
+
+    number = official.num_classes or config.model.num_classes
+    model = dataclasses.replace(config.model, num_classes=number)
+    candidates = (official.class_names, config.class_names, COCO_CLASS_NAMES)
+    # Files of fine-tuned models are seen with the names of the set before.
+    names = next((c for c in candidates if c and len(c) == number), ())
+    ids = config.category_ids if names == config.class_names else ()
+    if names == COCO_CLASS_NAMES:
+        ids = COCO_CATEGORY_IDS
+    elif len(ids) != len(names):
+        ids = tuple(range(1, len(names) + 1))
+    return dataclasses.replace(config, model=model, class_names=names, category_ids=ids)
