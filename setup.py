@@ -39,8 +39,8 @@ EXTRAS = {
     # What `make release-check` builds and checks a release with.
     "release": ["build>=1.2", "twine>=6.1"],
     "safetensors": ["safetensors>=0.4"],
-    # The formats of TensorFlow Serving, and grpcio.
-    "serving": ["tensorflow-serving-api>=2.20"],
+    # The formats of TensorFlow Serving, and grpcio; the client over REST.
+    "serving": ["requests>=2.32", "tensorflow-serving-api>=2.20", "urllib3>=2.0"],
     # `Prediction.to_supervision`.
     "supervision": ["supervision>=0.25"],
     "tensorboard": ["tensorboard>=2.19"],
@@ -71,12 +71,14 @@ EXTRAS = {
         "pytest>=8",
         "pytest-xdist>=3.8",
         "pyyaml>=6.0",
+        "requests>=2.32",
         "safetensors>=0.4",
         "selenium>=4.25",
         "tensorboard>=2.19",
         "tensorflow-datasets>=4.9.7",
         "tensorflow-serving-api>=2.20",
         "torch==2.13.0",
+        "urllib3>=2.0",
     ],
 }
 # Rules and formatter change between versions. .pre-commit-config.yaml has the same one.

@@ -222,11 +222,13 @@ def test_imports_in_functions_and_under_the_backend_switch_do_not_run_at_import(
         ("flask", {"vfnet_tf/cli/demo.py"}),
         ("av", {"vfnet_tf/inference/video.py"}),
         ("supervision", {"vfnet_tf/inference/prediction.py"}),
-        ("grpc", {"vfnet_tf/export/serving/client.py"}),
+        ("grpc", {"vfnet_tf/export/serving/connections.py"}),
+        ("requests", {"vfnet_tf/export/serving/connections.py"}),
+        ("urllib3", {"vfnet_tf/export/serving/connections.py"}),
         (
             "tensorflow_serving",
             {
-                "vfnet_tf/export/serving/client.py",
+                "vfnet_tf/export/serving/connections.py",
                 "vfnet_tf/export/serving/model_repository.py",
             },
         ),
@@ -317,7 +319,7 @@ def test_setup_requires_what_the_package_imports():
     optional |= {"safetensors", "huggingface_hub", "jax", "onnx", "onnxruntime"}
     optional |= {"ai_edge_litert", "tensorflow_serving", "grpc", "flask", "werkzeug"}
     optional |= {"keras_hub"}
-    optional |= {"av", "supervision"}
+    optional |= {"av", "supervision", "requests", "urllib3"}
     optional |= {"google"}  # protobuf, which TensorFlow requires
     imported = set()
     for _, _, names in package_imports():

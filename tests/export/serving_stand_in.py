@@ -65,11 +65,12 @@ class StandIn:
         faults: deque that each prediction takes one from: an HTTP status (429, 503; the
             same code over gRPC), ("wait", seconds), "drop", or "cut".
         requests: list of (signature, body or proto) of the predictions.
+        times: list of float seconds, when they came.
     """
 
     def __init__(self, models, *, batching=False, grpc_port=0):
         self.models, self.batching = models, batching
-        self.faults, self.requests = collections.deque(), []
+        self.faults, self.requests, self.times = collections.deque(), [], []
         self._lock = threading.Lock()
         pool = concurrent.futures.ThreadPoolExecutor(4)
         options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
@@ -100,6 +101,12 @@ class StandIn:
         self._grpc.stop(0).wait()
         self._rest.shutdown()
         self._rest.server_close()
+
+    def take_fault(self, signature, request):
+        """Records a prediction; returns what shall go wrong with it, or None."""
+        self.requests.append((signature, request))
+        self.times.append(time.monotonic())
+        return self.faults.popleft() if self.faults else None
 
     def url(self, kind):
         return {"http": self.http_url, "grpc": self.grpc_url}[kind]
@@ -198,8 +205,7 @@ class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def Predict(self, request, context):
         spec = request.model_spec
-        self.stand_in.requests.append((spec.signature_name, request))
-        fault = self.stand_in.faults.popleft() if self.stand_in.faults else None
+        fault = self.stand_in.take_fault(spec.signature_name, request)
         if isinstance(fault, tuple):
             time.sleep(fault[1])
         elif fault is not None:
@@ -274,8 +280,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not found or found[3] != ":predict":
             return self._answer(404, {"error": f"Malformed request: POST {self.path}"})
         signature = body.get("signature_name", "serving_default")
-        self.stand_in.requests.append((signature, body))
-        fault = self.stand_in.faults.popleft() if self.stand_in.faults else None
+        fault = self.stand_in.take_fault(signature, body)
         if fault == "drop":
             self.close_connection = True
             return self.connection.shutdown(socket.SHUT_RDWR)
