@@ -21,7 +21,7 @@ IR_VERSION = 8
 
 
 class Graph:
-    """Collects nodes; a tensor is the name of the output that gives it.
+    """Collects nodes; a tensor is a str, the name of a node's output.
 
     >>> graph = Graph()
     >>> x = graph.input("x", "float32", ("batch", 4))
@@ -39,7 +39,7 @@ class Graph:
 
     @contextlib.contextmanager
     def scope(self, name):
-        """Nodes that are added within get names that begin with `name/`."""
+        """Nodes that are added inside have names that begin with `name/`."""
         self._scopes.append(name)
         try:
             yield
@@ -58,12 +58,10 @@ class Graph:
         Args:
             name: str.
             dtype: name of a numpy dtype.
-            shape: tuple of ints, and of str for sizes that are open.
-            default: array, the value where the caller gives none.
+            shape: tuple of int, or str for a dynamic size.
+            default: array, the value if the caller gives none.
         """
-        self._inputs.append(
-            helper.make_tensor_value_info(name, _onnx_dtype(dtype), shape)
-        )
+        self._inputs.append(_value_info(name, dtype, shape))
         if default is not None:
             value = np.asarray(default, dtype)
             self._constants[name] = numpy_helper.from_array(value, name)
@@ -72,9 +70,7 @@ class Graph:
     def output(self, tensor, name, dtype, shape):
         """Makes a tensor an output of the graph, by that name."""
         self._nodes.append(helper.make_node("Identity", [tensor], [name], name=name))
-        self._outputs.append(
-            helper.make_tensor_value_info(name, _onnx_dtype(dtype), shape)
-        )
+        self._outputs.append(_value_info(name, dtype, shape))
 
     def constant(self, value):
         """A tensor of fixed values; equal ones are stored once.
@@ -96,13 +92,13 @@ class Graph:
 
         Args:
             kind: name of an ONNX operator.
-            *inputs: tensors; None leaves an optional one out; what is not a str becomes
-                a constant.
-            outputs: int, how many there are.
+            *inputs: tensors, arrays or numbers, which become constants, or None for an
+                optional input.
+            outputs: int, number of outputs.
             **attributes: of the operator.
 
         Returns:
-            The output, or a list of them if there are several.
+            The output, or a list if there are several.
         """
         inputs = [
             "" if x is None else x if isinstance(x, str) else self.constant(x)
@@ -139,22 +135,14 @@ class Graph:
         return self.node("Concat", *tensors, axis=axis)
 
     def model(self, name, properties=None):
-        """The finished `onnx.ModelProto`, checked.
-
-        Args:
-            name: str, of the graph.
-            properties: dict of str to str, the model's `metadata_props`.
+        """The `onnx.ModelProto` with `metadata_props` by `properties`, a dict of str.
 
         Raises:
-            onnx.checker.ValidationError: if a node is not as its operator wants it.
+            onnx.checker.ValidationError: if a node does not fit its operator.
         """
-        graph = helper.make_graph(
-            self._nodes,
-            name,
-            self._inputs,
-            self._outputs,
-            list(self._constants.values()),
-        )
+        ends = (self._inputs, self._outputs)
+        constants = list(self._constants.values())
+        graph = helper.make_graph(self._nodes, name, *ends, constants)
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
@@ -164,6 +152,10 @@ class Graph:
         helper.set_model_props(model, properties or {})
         onnx.checker.check_model(model)
         return model
+
+
+def _value_info(name, dtype, shape):
+    return helper.make_tensor_value_info(name, _onnx_dtype(dtype), shape)
 
 
 def _onnx_dtype(name):

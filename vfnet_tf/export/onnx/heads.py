@@ -18,16 +18,12 @@ from vfnet_tf.priors import make_anchors
 
 
 def predict(graph, detector, images):
-    """What `DenseDetector.ranking` gives, before it is put together.
-
-    Args:
-        graph: `onnx_graph.Graph`.
-        detector: a built `DenseDetector`.
-        images: tensor float32 `[B, H, W, 3]`.
+    """Adds the nodes of a built `DenseDetector` for images float32 `[B, H, W, 3]`.
 
     Returns:
-        Boxes float32 `[B, P, 4]`, class scores `[B, P, K]`, centerness `[B, P]` or None,
-        and the points of each level, list of int64 `[1]`.
+        Boxes float32 `[B, P, 4]`, class scores `[B, P, K]` and centerness `[B, P]` or
+        None, as of `DenseDetector.ranking`; the points of each level, list of int64
+        `[1]`.
 
     Raises:
         ValueError: for a part that has no ONNX form here.
@@ -55,9 +51,8 @@ def predict(graph, detector, images):
         factors = None
         if "centerness_logits" in predictions:
             factors = _flatten(graph, predictions["centerness_logits"], 1)
-            factors = graph.node(
-                "Sigmoid", graph.node("Squeeze", factors, np.array([2]))
-            )
+            factors = graph.node("Squeeze", factors, np.array([2]))
+            factors = graph.node("Sigmoid", factors)
     return boxes, scores, factors, priors["level_sizes"]
 
 
@@ -85,20 +80,19 @@ def _vfnet_head(graph, head, features, index):
 
 
 def _dense_head(graph, head, features, index):
-    towers = {
-        "class": convert(graph, head.class_tower, [features])[0],
-        "box": convert(graph, head.box_tower, [features])[0],
-    }
+    towers = {}
+    for name, tower in (("class", head.class_tower), ("box", head.box_tower)):
+        (towers[name],) = convert(graph, tower, [features])
     (logits,) = convert(graph, head.class_predictor, [towers["class"]])
     (boxes,) = convert(graph, head.box_predictor, [towers["box"]])
     if head.level_scales:
         boxes = _scaled(graph, head.scales[index], boxes)
     results = {"class_logits": logits, "box_predictions": boxes}
     if head.centerness is not None:
-        (centerness,) = convert(
-            graph, head.centerness_predictor, [towers[head.centerness]]
+        tower = towers[head.centerness]
+        (results["centerness_logits"],) = convert(
+            graph, head.centerness_predictor, [tower]
         )
-        results["centerness_logits"] = centerness
     return results
 
 
@@ -166,11 +160,10 @@ def _flatten(graph, maps, channels):
 
 
 def _priors(graph, detector, maps):
-    """`DenseDetector.make_priors` for maps `[B, C, H, W]` of each level.
+    """`DenseDetector.make_priors` for maps `[B, C, H, W]` of each level, a dict.
 
-    Returns:
-        dict of tensors: `points` `[P, 2]`, `strides` `[P, 1]`, for RetinaNet `anchors`
-        `[P, 4]`, and the list `level_sizes`.
+    `points` `[P, 2]`, `strides` `[P, 1]`, for RetinaNet `anchors` `[P, 4]`, and the list
+    `level_sizes`.
     """
     points, strides, sizes = [], [], []
     for level, stride in zip(maps, detector.strides, strict=True):
@@ -226,11 +219,13 @@ def _halves(graph, tensor):
     return graph.node("Split", tensor, np.array([2, 2]), outputs=2, axis=-1)
 
 
+def _around(graph, points, before, after):
+    sides = [graph.node("Sub", points, before), graph.node("Add", points, after)]
+    return graph.concat(sides, axis=-1)
+
+
 def _from_distances(graph, points, distances):
-    before, after = _halves(graph, distances)
-    return graph.concat(
-        [graph.node("Sub", points, before), graph.node("Add", points, after)], axis=-1
-    )
+    return _around(graph, points, *_halves(graph, distances))
 
 
 def _decode_vfnet(graph, detector, priors, predictions):
@@ -268,9 +263,7 @@ def _decode_with_coder(graph, detector, priors, predictions):
     growth = graph.node("Exp", graph.node("Clip", logs, -limit, limit))
     centers = graph.node("Add", centers, graph.node("Mul", shifts, sizes))
     half = graph.node("Div", graph.node("Mul", sizes, growth), two)
-    return graph.concat(
-        [graph.node("Sub", centers, half), graph.node("Add", centers, half)], axis=-1
-    )
+    return _around(graph, centers, half, half)
 
 
 def _decode_reppoints(graph, detector, priors, predictions):

@@ -1,11 +1,11 @@
 """Keras layers as ONNX nodes, written by hand for each kind of layer.
 
-General converters follow TensorFlow's graph, where a "same" convolution at stride 2
-depends on the size that was traced: at another size they give other numbers without an
-error. Here every padding is stated, or left to the runtime to work out from the size.
+General converters follow TensorFlow's graph, where the padding of a "same" convolution
+at stride 2 depends on the traced size: at another size the numbers are wrong, without
+an error. Here every padding is stated, or the runtime computes it from the size.
 
-Maps are `[B, C, H, W]` throughout, as ONNX has them; batch norms that use stored
-statistics are part of the kernel before them.
+Maps are `[B, C, H, W]`, as ONNX has them. Batch norms with stored statistics are part of
+the kernel before them.
 """
 
 import keras
@@ -25,26 +25,24 @@ from vfnet_tf.layers import (
 from vfnet_tf.layers.conv_arguments import cells_around
 from vfnet_tf.necks import FPN, PAFPN
 
-#: Cells. A distance beyond it leads out of every map, and infinity times 0 is no number.
+#: Cells: a limit of distances, outside every map, because infinity times 0 is NaN.
 MAX_DISTANCE = 1e6
 
 
 def convert(graph, layer, inputs):
-    """Adds the nodes of a Keras layer or functional model.
+    """Adds the nodes of a built Keras layer or functional model to a `Graph`.
 
     Args:
-        graph: `onnx_graph.Graph`.
-        layer: a built layer.
-        inputs: list of its input tensors, in the order of its call; necks take a dict.
+        inputs: list of its input tensors, in the order of its call.
 
     Returns:
-        list of its output tensors; a neck's is a dict.
+        list of its output tensors.
 
     Raises:
         ValueError: for a layer, or an argument of one, that has no ONNX form here.
     """
     with graph.scope(layer.name):
-        # The very class: a subclass may compute something else.
+        # Not `isinstance`: a subclass may compute something else.
         if type(layer) in CONVERTERS:
             results = CONVERTERS[type(layer)](graph, layer, *inputs)
             return results if isinstance(results, list) else [results]
@@ -57,7 +55,7 @@ def convert(graph, layer, inputs):
 
 
 def _functional(graph, model, inputs):
-    """The nodes of a functional model, those first that others wait for."""
+    """The nodes of a functional model, inputs before the layers that take them."""
     values = {id(x): value for x, value in zip(model.inputs, inputs, strict=True)}
     waiting = list(model.outputs)
     while waiting:
@@ -96,16 +94,15 @@ def _float32(array):
 def convolution(
     graph, inputs, kernel, bias=None, strides=1, padding=None, dilation=1, groups=1
 ):
-    """A convolution.
+    """A convolution of `[B, C, H, W]`.
 
     Args:
-        inputs: `[B, C, H, W]`.
-        kernel: array `[kh, kw, C / groups, F]`, as Keras has it.
+        kernel: array `[kh, kw, C / groups, F]`, as in Keras.
         bias: array `[F]` or None.
         strides, dilation: int or pair.
-        padding: int, or pair for rows and columns, cells on every side, or `"same"`: as
-            TensorFlow pads, by the size of the map that comes, more on the right and
-            below. None keeps the size at stride 1.
+        padding: int, or pair for rows and columns, cells on every side; or `"same"`, as
+            TensorFlow pads: by the size of the map, more on the right and below. None
+            keeps the size at stride 1.
         groups: int.
     """
     if padding is None:
@@ -142,39 +139,25 @@ def deformable_convolution(
 ):
     """A deformable convolution, see `ops.deform_conv.deform_conv`, by `GridSample`.
 
-    `DeformConv` of opset 19 would be one node and 0.92 of a detector's CPU time, but ONNX
-    Runtime has it on CPUs since version 1.25 only.
+    `DeformConv` of opset 19 takes 0.92 of the CPU time, but ONNX Runtime has it on CPUs
+    since version 1.25 only.
 
     Args:
-        inputs: `[B, C, H, W]`.
-        offsets: `[B, 2 * taps * D, Ho, Wo]`, `(dy, dx)` in cells, tap by tap; D
-            deformable groups.
-        kernel: array `[kh, kw, C / groups, F]`.
-        bias: array `[F]` or None.
+        offsets: `[B, 2 * taps * D, Ho, Wo]`, `(dy, dx)` in cells, tap by tap; D is
+            `deform_groups`.
         mask: `[B, taps * D, Ho, Wo]` or None.
-        strides, padding, dilation: int or pair, for rows and columns.
-        groups: int, as in `convolution`.
-        deform_groups: int, D.
+        inputs, kernel, bias, strides, padding, dilation, groups: as in `convolution`;
+            `padding` is an int or a pair.
     """
     height, width, channels, filters = kernel.shape
     taps, channels = height * width, channels * groups
     tap_y, tap_x = np.divmod(np.arange(taps), width)
-    grid = graph.concat(
-        [
-            _sample_places(
-                graph,
-                inputs,
-                offsets,
-                axis,
-                np.tile(
-                    tap * _pair(dilation)[axis] - _pair(padding)[axis], deform_groups
-                ),
-                _pair(strides)[axis],
-            )
-            for axis, tap in ((1, tap_x), (0, tap_y))
-        ],
-        axis=-1,
-    )
+    places = []
+    for axis, tap in ((1, tap_x), (0, tap_y)):
+        tap = tap * _pair(dilation)[axis] - _pair(padding)[axis]
+        tap, step = np.tile(tap, deform_groups), _pair(strides)[axis]
+        places.append(_sample_places(graph, inputs, offsets, axis, tap, step))
+    grid = graph.concat(places, axis=-1)
     parts = [
         _split_evenly(graph, tensor, size, deform_groups)
         for tensor, size in ((inputs, channels // deform_groups), (grid, taps))
@@ -190,14 +173,8 @@ def deformable_convolution(
     samples = []
     for part, part_grid, part_mask in zip(*parts, masks, strict=True):
         part_grid = graph.node("Reshape", part_grid, rows_first)
-        values = graph.node(
-            "GridSample",
-            part,
-            part_grid,
-            mode="bilinear",
-            padding_mode="zeros",
-            align_corners=0,
-        )
+        settings = {"mode": "bilinear", "padding_mode": "zeros", "align_corners": 0}
+        values = graph.node("GridSample", part, part_grid, **settings)
         values = graph.node("Reshape", values, taps_apart)
         if part_mask is not None:
             part_mask = graph.node("Unsqueeze", part_mask, np.array([1]))
@@ -212,17 +189,10 @@ def deformable_convolution(
 
 
 def _sample_places(graph, inputs, offsets, axis, taps, strides):
-    """Where a map is sampled along one axis, as `GridSample` counts.
+    """Where `inputs` are sampled along one axis (0 for rows), as `GridSample` counts.
 
-    Args:
-        inputs: the map, `[B, C, H, W]`.
-        offsets: `[B, 2 * N, Ho, Wo]`.
-        axis: 0 for rows, 1 for columns.
-        taps: int array `[N]`, a tap's place where nothing is moved and the cell is 0.
-        strides: int.
-
-    Returns:
-        float32 `[B, N, Ho, Wo, 1]`, `(2 * place + 1) / size - 1`.
+    `taps` `[N]` are the taps' places for cell 0 without offsets. Returns float32
+    `[B, N, Ho, Wo, 1]`, `(2 * place + 1) / size - 1`.
     """
     count = len(taps)
     own = np.arange(axis, 2 * count, 2)
@@ -234,7 +204,7 @@ def _sample_places(graph, inputs, offsets, axis, taps, strides):
     if axis == 0:
         cells = graph.node("Unsqueeze", cells, np.array([1]))
     place = graph.node("Add", moved, cells)
-    # What lies further out is 0 as well, and might be too large for an index.
+    # Places further out are 0 as well, and might be too large for an index.
     size = graph.cast(graph.sizes(inputs, 2 + axis), "float32")
     place = graph.node("Max", graph.node("Min", place, size), np.float32(-1))
     place = graph.node("Add", graph.node("Add", place, place), np.float32(1))
@@ -293,16 +263,9 @@ def _conv_norm_act(graph, layer, inputs):
         outputs = _deformable(graph, layer.conv, inputs, kernel, bias)
     else:
         cells = cells_around(layer.kernel_size, layer.dilation_rate, layer.padding)
-        outputs = convolution(
-            graph,
-            inputs,
-            kernel,
-            bias,
-            layer.strides,
-            "same" if cells is None else cells,
-            layer.dilation_rate,
-            layer.groups,
-        )
+        cells = "same" if cells is None else cells
+        settings = (layer.strides, cells, layer.dilation_rate, layer.groups)
+        outputs = convolution(graph, inputs, kernel, bias, *settings)
     if layer.norm == "group_norm":
         outputs = _group_norm(graph, layer.norm_layer, outputs)
     return activate(graph, outputs, layer.activation)
@@ -326,36 +289,23 @@ def _deformable(graph, layer, inputs, kernel, bias):
         "padding": layer.cells,
         "dilation": layer.dilation_rate,
     }
-    offsets = convolution(
-        graph,
-        inputs,
-        _array(layer.conv_offset.kernel),
-        _array(layer.conv_offset.bias),
-        **settings,
-    )
+    own = (_array(layer.conv_offset.kernel), _array(layer.conv_offset.bias))
+    offsets = convolution(graph, inputs, *own, **settings)
     mask = None
     if layer.modulated:
         sizes = np.array([layer.num_offsets, layer.num_offsets // 2])
         offsets, mask = graph.node("Split", offsets, sizes, outputs=2, axis=1)
         mask = graph.node("Sigmoid", mask)
+    settings |= {"groups": layer.groups, "deform_groups": layer.deform_groups}
     return deformable_convolution(
-        graph,
-        inputs,
-        offsets,
-        kernel,
-        bias,
-        mask,
-        groups=layer.groups,
-        deform_groups=layer.deform_groups,
-        **settings,
+        graph, inputs, offsets, kernel, bias, mask, **settings
     )
 
 
 def _star_conv(graph, layer, inputs, distances):
-    """The nine taps of a star as offsets from those of a plain 3x3 convolution.
+    """A star's taps as offsets from a plain 3x3: sums of a distance and a constant.
 
-    Offsets are sums of a distance and a constant, which a 1x1 convolution computes: up
-    to the last digit that of `ops.deform_conv.star_conv`.
+    A 1x1 convolution computes them.
     """
     # From (left, top, right, bottom) to (dy, dx) of each tap.
     kernel, bias = np.zeros((1, 1, 4, 18)), np.zeros(18)
@@ -371,16 +321,12 @@ def _star_conv(graph, layer, inputs, distances):
 
 
 def _group_norm(graph, layer, inputs):
-    """Instance normalisation of the groups, which all runtimes have; then gamma, beta."""
+    """By instance normalisation of the groups, which all runtimes have."""
     groups = layer.groups
     flat = graph.node("Reshape", inputs, np.array([0, groups, -1]))
-    normed = graph.node(
-        "InstanceNormalization",
-        flat,
-        np.ones(groups, "float32"),
-        np.zeros(groups, "float32"),
-        epsilon=layer.epsilon,
-    )
+    one, zero = np.ones(groups, "float32"), np.zeros(groups, "float32")
+    kind = "InstanceNormalization"
+    normed = graph.node(kind, flat, one, zero, epsilon=layer.epsilon)
     normed = graph.node("Reshape", normed, graph.node("Shape", inputs))
     return _times_plus(graph, normed, _array(layer.gamma), _array(layer.beta))
 
@@ -392,10 +338,6 @@ def _times_plus(graph, inputs, scale, shift):
 
 def _batch_norm(graph, layer, inputs):
     return _times_plus(graph, inputs, *_scale_and_shift(layer))
-
-
-def _frozen_batch_norm(graph, layer, inputs):
-    return _batch_norm(graph, layer, inputs)
 
 
 def _tower(graph, layer, inputs):
@@ -410,16 +352,9 @@ def _keras_conv(graph, layer, inputs, kernel=None, bias=None, groups=None):
     if bias is None and layer.use_bias:
         bias = _array(layer.bias)
     padding = 0 if layer.padding == "valid" else layer.padding
-    outputs = convolution(
-        graph,
-        inputs,
-        kernel,
-        bias,
-        layer.strides,
-        padding,
-        layer.dilation_rate,
-        layer.groups if groups is None else groups,
-    )
+    groups = layer.groups if groups is None else groups
+    settings = (layer.strides, padding, layer.dilation_rate, groups)
+    outputs = convolution(graph, inputs, kernel, bias, *settings)
     return activate(graph, outputs, layer.activation)
 
 
@@ -450,35 +385,23 @@ def _pool(kind, **settings):
         padded = {"pads": [0] * 4}
         if layer.padding == "same":
             padded = {"auto_pad": "SAME_UPPER"}
-        return graph.node(
-            kind,
-            inputs,
-            kernel_shape=list(layer.pool_size),
-            strides=list(layer.strides),
-            **padded,
-            **settings,
-        )
+        sizes = {"kernel_shape": [*layer.pool_size], "strides": [*layer.strides]}
+        return graph.node(kind, inputs, **sizes, **padded, **settings)
 
     return convert_pool
+
+
+_SYMMETRIC_POOL = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4}
 
 
 def _symmetric_max_pool(graph, layer, inputs):
     # Padded by the lowest number in place of 0: the same where no cell is negative,
     # as after the ReLU that comes before.
-    return graph.node(
-        "MaxPool", inputs, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4
-    )
+    return graph.node("MaxPool", inputs, **_SYMMETRIC_POOL)
 
 
 def _symmetric_average_pool(graph, layer, inputs):
-    return graph.node(
-        "AveragePool",
-        inputs,
-        kernel_shape=[3, 3],
-        strides=[2, 2],
-        pads=[1] * 4,
-        count_include_pad=1,
-    )
+    return graph.node("AveragePool", inputs, **_SYMMETRIC_POOL, count_include_pad=1)
 
 
 def _zero_padding(graph, layer, inputs):
@@ -520,44 +443,38 @@ def _relu(graph, layer, inputs):
     return graph.node("Clip", inputs, np.float32(0), np.float32(layer.max_value))
 
 
-def _activation(graph, layer, inputs):
-    return activate(graph, inputs, layer.activation)
-
-
-def _as_it_is(graph, layer, inputs):
+def _dropout(graph, layer, inputs):
     return inputs
 
 
 def add_upsampled(graph, fine, coarse):
     """See `necks.fpn.add_upsampled`."""
-    doubled = graph.node(
-        "Resize",
-        coarse,
-        None,
-        np.array([1, 1, 2, 2], "float32"),
-        mode="nearest",
-        coordinate_transformation_mode="asymmetric",
-        nearest_mode="floor",
-    )
+    settings = {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    }
+    factors = np.array([1, 1, 2, 2], "float32")
+    doubled = graph.node("Resize", coarse, None, factors, **settings)
     # An odd side of the finer map is one cell less than twice the coarser one's.
     ends = graph.sizes(fine, 2, 3)
     cut = graph.node("Slice", doubled, np.array([0, 0]), ends, np.array([2, 3]))
     return graph.node("Add", fine, cut)
 
 
+def _convert_each(graph, layers, inputs):
+    pairs = zip(layers, inputs, strict=True)
+    return [convert(graph, layer, [tensor])[0] for layer, tensor in pairs]
+
+
 def _top_down(graph, neck, inputs):
-    levels = [
-        convert(graph, lateral, [inputs[level]])[0]
-        for level, lateral in zip(neck.in_levels, neck.laterals, strict=True)
-    ]
+    """Levels after their outputs' convolutions; the layers of the further levels."""
+    inputs = [inputs[level] for level in neck.in_levels]
+    levels = _convert_each(graph, neck.laterals, inputs)
     for index in reversed(range(len(levels) - 1)):
         levels[index] = add_upsampled(graph, levels[index], levels[index + 1])
     split = len(levels)
-    levels = [
-        convert(graph, output, [level])[0]
-        for output, level in zip(neck.outputs[:split], levels, strict=True)
-    ]
-    return levels, neck.outputs[split:]
+    return _convert_each(graph, neck.outputs[:split], levels), neck.outputs[split:]
 
 
 def _fpn(graph, neck, inputs):
@@ -577,10 +494,7 @@ def _pafpn(graph, neck, inputs):
     for index, downsample in enumerate(neck.downsamples):
         (down,) = convert(graph, downsample, [levels[index]])
         levels[index + 1] = graph.node("Add", levels[index + 1], down)
-    results = [
-        convert(graph, final, [level])[0]
-        for final, level in zip(neck.final_outputs, levels, strict=True)
-    ]
+    results = _convert_each(graph, neck.final_outputs, levels)
     for number, output in enumerate(extra):
         x = graph.node("Relu", results[-1]) if number > 0 else results[-1]
         results += convert(graph, output, [x])
@@ -602,26 +516,28 @@ def convert_neck(graph, neck, features):
         return necks[type(neck)](graph, neck, features)
 
 
-#: class of a layer -> function of the graph, the layer and its inputs.
+#: Class of a layer -> function of the graph, the layer and its inputs.
 CONVERTERS = {
     ConvNormAct: _conv_norm_act,
     ConvTower: _tower,
     DeformableConv2D: _deformable_conv,
     FoldedConv2D: _folded_conv,
-    FrozenBatchNorm: _frozen_batch_norm,
+    FrozenBatchNorm: _batch_norm,
     GroupNorm: _group_norm,
     StarDeformableConv2D: _star_conv,
     SymmetricMaxPool: _symmetric_max_pool,
     _ScaleSplit: _split,
     _SymmetricAveragePool: _symmetric_average_pool,
-    keras.layers.Activation: _activation,
+    keras.layers.Activation: lambda graph, layer, x: activate(
+        graph, x, layer.activation
+    ),
     keras.layers.Add: _sum,
     keras.layers.AveragePooling2D: _pool("AveragePool", count_include_pad=0),
     keras.layers.BatchNormalization: _batch_norm,
     keras.layers.Concatenate: _concatenate,
     keras.layers.Conv2D: _keras_conv,
     keras.layers.DepthwiseConv2D: _depthwise_conv,
-    keras.layers.Dropout: _as_it_is,
+    keras.layers.Dropout: _dropout,
     keras.layers.MaxPooling2D: _pool("MaxPool"),
     keras.layers.ReLU: _relu,
     keras.layers.ZeroPadding2D: _zero_padding,

@@ -1,21 +1,21 @@
-"""Selection per level and class-wise NMS as ONNX nodes: what `detector.detect` does.
+"""Selection per level and class-wise NMS as ONNX nodes, as `detector.detect` does it.
 
-`detectors.postprocess.select_candidates` and `ops.nms.class_wise_nms` are the same in
-Keras, of equal scores too. Pairs whose IoU is the threshold but for its last digit may
-go another way: the runtimes' NMS round otherwise.
+The same as `detectors.postprocess.select_candidates` and `ops.nms.class_wise_nms`, for
+equal scores too. Only a pair whose IoU is the threshold to its last digit may be decided
+differently, because the runtimes round differently.
 """
 
 import numpy as np
 
 
 def detect(graph, detector, settings, predictions, image_size, scale, thresholds):
-    """Adds what turns predictions into detections.
+    """Adds the nodes from predictions to detections.
 
     Args:
-        graph: `onnx_graph.Graph`.
+        graph: `Graph`.
         detector: the `DenseDetector` of the predictions.
         settings: dict with `candidates_per_level` and `max_detections`, ints.
-        predictions: what `onnx_heads.predict` returned.
+        predictions: what `heads.predict` returned.
         image_size, scale: tensors float32 `[B, 2]`, as of `DenseDetector.detect`.
         thresholds: tensors float32 `[1]`, the score above which a (box, class) pair
             takes part, and the IoU above which the weaker of two is dropped.
@@ -25,17 +25,10 @@ def detect(graph, detector, settings, predictions, image_size, scale, thresholds
         `[B, D]`, `detection_classes` int32 `[B, D]`, `num_detections` int32 `[B]`.
     """
     score_threshold, iou_threshold = thresholds
-    boxes, scores, factors, level_sizes = predictions
+    factors = predictions[2]
     with graph.scope("select"):
-        boxes, scores = _select(
-            graph,
-            boxes,
-            scores,
-            factors,
-            level_sizes,
-            settings["candidates_per_level"],
-            score_threshold,
-        )
+        limit = settings["candidates_per_level"]
+        boxes, scores = _select(graph, *predictions, limit, score_threshold)
         margin = np.float32(detector.clip_margin)
         limits = _xyxy(graph, graph.node("Sub", image_size, margin))
         boxes = graph.node("Min", graph.node("Max", boxes, np.float32(0)), limits)
@@ -48,14 +41,8 @@ def detect(graph, detector, settings, predictions, image_size, scale, thresholds
         # It has been applied, to the scores before they were multiplied.
         score_threshold = np.zeros(1, "float32")
     with graph.scope("nms"):
-        return _suppress(
-            graph,
-            boxes,
-            scores,
-            settings["max_detections"],
-            score_threshold,
-            iou_threshold,
-        )
+        limit = settings["max_detections"]
+        return _suppress(graph, boxes, scores, limit, score_threshold, iou_threshold)
 
 
 def _select(graph, boxes, scores, factors, level_sizes, limit, score_threshold):
@@ -64,12 +51,9 @@ def _select(graph, boxes, scores, factors, level_sizes, limit, score_threshold):
     if factors is not None:
         ranks = graph.node("Mul", ranks, factors)
         is_enough = graph.node("Greater", scores, score_threshold)
-        scores = graph.node(
-            "Where",
-            is_enough,
-            graph.node("Mul", scores, graph.node("Unsqueeze", factors, np.array([2]))),
-            np.float32(0),
-        )
+        factors = graph.node("Unsqueeze", factors, np.array([2]))
+        product = graph.node("Mul", scores, factors)
+        scores = graph.node("Where", is_enough, product, np.float32(0))
     # NaN comes last.
     is_rank = graph.node("GreaterOrEqual", ranks, np.float32(0))
     ranks = graph.node("Where", is_rank, ranks, np.float32(-1))
@@ -104,19 +88,12 @@ def _xyxy(graph, sizes):
 def _suppress(graph, boxes, scores, limit, score_threshold, iou_threshold):
     """Class-wise NMS, then the best of all classes, padded to `limit`."""
     by_class = graph.node("Transpose", scores, perm=[0, 2, 1])
-    chosen = graph.node(
-        "NonMaxSuppression",
-        boxes,
-        by_class,
-        np.array([limit]),
-        iou_threshold,
-        score_threshold,
-    )
+    settings = (np.array([limit]), iou_threshold, score_threshold)
+    chosen = graph.node("NonMaxSuppression", boxes, by_class, *settings)
     # Rows of (image, class, box). What was not chosen gets the score 0.
     places = graph.node("Gather", chosen, np.array([0, 2, 1]), axis=1)
-    zeros = graph.node(
-        "Expand", np.zeros((1, 1, 1), "float32"), graph.node("Shape", scores)
-    )
+    zero = np.zeros((1, 1, 1), "float32")
+    zeros = graph.node("Expand", zero, graph.node("Shape", scores))
     values = graph.node("GatherND", scores, places)
     left = graph.node("ScatterND", zeros, places, values)
     flat = graph.node("Reshape", left, np.array([0, -1]))
