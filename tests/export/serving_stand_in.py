@@ -289,76 +289,32 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif isinstance(fault, int):
             return self._answer(fault, {"error": "injected"})
         try:
-            inputs, is_row = self._inputs(found[1], found[2], signature, body)
+            inputs = self._inputs(found[1], found[2], signature, body)
             _, outputs = self.stand_in.run(
                 found[1], found[2] and int(found[2]), signature, inputs
             )
-            answer = self._to_json(outputs, is_row)
         except Refusal as refusal:
             return self._answer(STATUS[refusal.code], {"error": str(refusal)})
-        return self._answer(200, answer, is_cut=fault == "cut")
+        plain = {key: _plain(np.asarray(value)) for key, value in outputs.items()}
+        # An output that is alone comes without its name.
+        (alone,) = plain.values() if len(plain) == 1 else (plain,)
+        return self._answer(200, {"outputs": alone}, is_cut=fault == "cut")
 
     def _inputs(self, name, version, signature, body):
-        """(arrays by input, whether in the row format), as json_tensor.cc reads them."""
+        """Arrays by input from the columnar format, as json_tensor.cc reads it."""
         refuse = grpc.StatusCode.INVALID_ARGUMENT
         _, _, model = self.stand_in.model(name, version and int(version))
         if signature not in model.signatures:
-            raise Refusal(
-                refuse,
-                f'Serving signature name: "{signature}" not found in signature def',
-            )
+            raise Refusal(refuse, f'Serving signature name: "{signature}" not found')
         declared = model.signatures[signature].structured_input_signature[1]
         if not declared:
             raise Refusal(refuse, f"Failed to get input map for signature: {signature}")
-        if ("instances" in body) == ("inputs" in body):
+        if "inputs" not in body:
             raise Refusal(refuse, "Missing 'inputs' or 'instances' key")
-        if "inputs" in body:
-            values = body["inputs"]
-            if not isinstance(values, dict) or set(values) == {"b64"}:
-                values = {next(iter(declared)): values}
-            missing = sorted(set(declared) - set(values))
-            if missing:
-                raise Refusal(
-                    refuse, f"Missing named input: {missing[0]} in 'inputs' object."
-                )
-            return {key: _from_json(values[key]) for key in declared}, False
-        rows = body["instances"]
-        if not isinstance(rows, list) or not rows:
-            raise Refusal(refuse, "No values in 'instances' array")
-        if isinstance(rows[0], dict) and set(rows[0]) != {"b64"}:
-            if any(set(row) != set(declared) for row in rows):
-                raise Refusal(
-                    refuse, f"keys must be equal to: {','.join(sorted(declared))}"
-                )
-            columns = {key: [row[key] for row in rows] for key in declared}
-        elif len(declared) > 1:
-            raise Refusal(
-                refuse, "instances is a plain list, but expecting list of objects"
-            )
-        else:
-            columns = {next(iter(declared)): rows}
-        return {key: _from_json(values) for key, values in columns.items()}, True
-
-    def _to_json(self, outputs, is_row):
-        plain = {key: _plain(np.asarray(value)) for key, value in outputs.items()}
-        if not is_row:
-            (alone,) = plain.values() if len(plain) == 1 else (plain,)
-            return {"outputs": alone}
-        sizes = {np.shape(value)[:1] for value in outputs.values()}
-        if () in sizes:
-            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "has no shape information")
-        if len(sizes) > 1:
-            raise Refusal(
-                grpc.StatusCode.INVALID_ARGUMENT, "has inconsistent batch size"
-            )
-        if len(plain) == 1:
-            return {"predictions": next(iter(plain.values()))}
-        (size,) = next(iter(sizes))
-        return {
-            "predictions": [
-                {key: value[row] for key, value in plain.items()} for row in range(size)
-            ]
-        }
+        missing = sorted(set(declared) - set(body["inputs"]))
+        if missing:
+            raise Refusal(refuse, f"Missing named input: {missing[0]} in 'inputs'")
+        return {key: _from_json(body["inputs"][key]) for key in declared}
 
     def _answer(self, status, answer, is_cut=False):
         content = json.dumps(answer).encode()

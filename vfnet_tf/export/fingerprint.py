@@ -9,16 +9,10 @@ from vfnet_tf import config as configs
 
 
 def weights_sha256(detector):
-    """The SHA-256 of a detector's weights, whatever its layers happen to be called.
+    """The SHA-256 of a built detector's weights: 64 hexadecimal digits.
 
-    It is `file_sha256` of what `save_weights` writes, so that a `.weights.h5` gives the
-    same without a detector, and the same again when it has been loaded and saved.
-
-    Args:
-        detector: a built `DenseDetector`.
-
-    Returns:
-        str, 64 hexadecimal digits.
+    It is `file_sha256` of the file that `save_weights` writes. Names of layers do not
+    count.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "detector.weights.h5"
@@ -27,17 +21,11 @@ def weights_sha256(detector):
 
 
 def file_sha256(path):
-    """The SHA-256 of the weights in a `.weights.h5`.
+    """The SHA-256 of the weights in a `.weights.h5`: 64 hexadecimal digits.
 
     Over all weights in the order of their names in the file, as code points: the name
     in UTF-8, a zero byte, dtype and shape as in `float32[3,3,64,64]`, a zero byte, and
     the values in C order, little-endian. The optimizer's state does not count.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        str, 64 hexadecimal digits.
     """
     import h5py
 
@@ -58,27 +46,15 @@ def file_sha256(path):
 
 
 def config_fields(config):
-    """A config as a dict of JSON types, the same whether it was read from a file or not.
+    """A config as a dict of JSON types, as if it had been read from a file.
 
-    A field of floats may have been given as whole numbers: 8 is written as `8`, and 8.0
-    once it has been read.
+    A float that was given as the int 8 is 8.0 then.
     """
     return configs.to_dict(configs.from_dict(configs.to_dict(config)))
 
 
 def config_sha256(config):
-    """The SHA-256 of a config, of all its fields: JSON, sorted keys, no spaces, UTF-8.
-
-    Args:
-        config: `Config`.
-
-    Returns:
-        str, 64 hexadecimal digits.
-    """
-    text = json.dumps(
-        config_fields(config),
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=False,
-    )
+    """The SHA-256 of all fields as JSON with sorted keys, without spaces, in UTF-8."""
+    style = {"sort_keys": True, "separators": (",", ":"), "ensure_ascii": False}
+    text = json.dumps(config_fields(config), **style)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What every exported file says of its detector, whatever its format."""
+"""The metadata that exported files of all formats have."""
 
 import keras
 import numpy as np
@@ -12,14 +12,14 @@ from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS, check_settings
 
 
 def describe_detector(detector, config=None, given=None, **versions):
-    """All that a program beside an exported file must know, as a dict of JSON types.
+    """What a program that runs an exported file needs, a dict of JSON types.
 
     Args:
         detector: a built `DenseDetector`.
         config: its `Config`, or None.
-        given: dict of what goes before the config: `class_names`, `category_ids`,
-            `image_size`, `keep_ratio`, `normalization` and the detector's
-            `DETECTION_SETTINGS`; None in it stands for nothing given.
+        given: dict of settings in place of those of config and detector: `class_names`,
+            `category_ids`, `image_size`, `keep_ratio`, `normalization` and
+            `DETECTION_SETTINGS`. None is the same as not given.
         **versions: further ones, besides those of vfnet_tf and Keras.
 
     Raises:
@@ -73,11 +73,8 @@ def describe_detector(detector, config=None, given=None, **versions):
 def _check_settings(settings, num_classes):
     sides = np.asarray(settings["image_size"])
     is_pair = sides.shape == (2,) and np.all(sides == sides.astype("int64"))
-    if (
-        not is_pair
-        or min(sides) < 1
-        or (settings["keep_ratio"] and sides[0] > sides[1])
-    ):
+    is_pair = is_pair and min(sides) >= 1
+    if not is_pair or (settings["keep_ratio"] and sides[0] > sides[1]):
         raise ValueError(
             "`image_size` must be two positive whole numbers, short <= long if "
             f"`keep_ratio`. Received: image_size={settings['image_size']}, "

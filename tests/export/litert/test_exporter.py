@@ -225,9 +225,9 @@ def test_images_of_another_size_are_refused(written):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"path": "m.pb"}, "`path` must end in .tflite"),
+        ({"path": "m.pb"}, r"`path` must be a file \*.tflite"),
         ({"path": "there.tflite"}, "`overwrite` must be True"),
-        ({"path": "folder.tflite"}, "must not be a folder"),
+        ({"path": "folder.tflite"}, r"`path` must be a file \*.tflite"),
         ({"image_size": (64,)}, "`image_size` must be"),
         ({"image_size": (64, 0)}, "`image_size` must be"),
         ({"quantize": "int4"}, "`quantize` must be one of"),

@@ -19,7 +19,6 @@ from vfnet_tf.export import fingerprint  # noqa: E402
 from vfnet_tf.export.onnx import layers as onnx_layers  # noqa: E402
 from vfnet_tf.export.onnx import model as onnx_model  # noqa: E402
 from vfnet_tf.inference.onnx import (  # noqa: E402
-    SETTINGS,
     OnnxDetector,
     open_session,
     read_metadata,
@@ -256,12 +255,6 @@ def test_padding_and_small_images_leave_fewer_pairs_than_detections(tmp_path):
     assert not found["boxes"][0, count:].any()
     assert set(found["labels"][0, :count]) == {0}
     assert set(found["labels"][0, count:]) == {-1}
-
-
-def test_settings_of_a_call_are_those_that_a_detector_has():
-    from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
-
-    assert SETTINGS == DETECTION_SETTINGS
 
 
 def test_without_onnx_the_error_says_what_to_install(monkeypatch):

@@ -1,13 +1,12 @@
 """A detector as a LiteRT (TensorFlow Lite) file, for phones and small boards.
 
 The file holds the network for one image of one size, from normalised pixels to the boxes
-and scores of all points, in LiteRT's builtin operators alone: no part of TensorFlow has
-to be linked in. Decoding, resizing and NMS stay outside; `metadata.json`, in the file
-and beside it, says how the images must be prepared and which thresholds belong to the
-weights.
+and scores of all points, in LiteRT's builtin operators alone. Decoding, resizing and NMS
+stay outside; `metadata.json`, in the file and beside it, says how to prepare images and
+which thresholds belong to the weights.
 
-Weights are float32, float16 (half the size; computed in float32) or int8 (a quarter; the
-products of convolutions are of int8 numbers, activations being quantised as they come).
+Weights are float32, float16 (half the size; computed in float32) or int8 (a quarter;
+convolutions multiply int8 numbers, and activations are quantised at run time).
 """
 
 import io
@@ -48,21 +47,21 @@ def export_litert(
     """Writes a detector as a `.tflite` file and its metadata beside it.
 
     The file has one signature, `raw(images: float32 [1, H, W, 3])` of normalised images,
-    padded with zeros on the right and below. It gives, in pixels of that input,
+    padded with zeros on the right and below. It returns, in pixels of that input,
 
         boxes   float32 [1, P, 4]  (x1, y1, x2, y2), not clipped
         scores  float32 [1, P, K]  in [0, 1], centerness multiplied in
 
-    The metadata lie in the file as TensorFlow Lite's associated files do, in a zip
-    archive at its end (`unzip -p FILE metadata.json`), and as `FILE.json`.
+    The metadata are in the file, in a zip archive at its end as TensorFlow Lite's
+    associated files are (`unzip -p FILE metadata.json`), and in `FILE.json`.
 
     Args:
         detector: a built `DenseDetector` of float32.
         path: of the file, which must end in `.tflite`; it is written beside it and then
             renamed.
         image_size: (height, width) of the input in pixels.
-        config: a `vfnet_tf.config.Config`, or what `load_config` takes; it names the
-            classes and says how images are prepared.
+        config: a `vfnet_tf.config.Config`, or what `load_config` takes: the names of
+            classes, and how images are prepared.
         quantize: `"none"`, `"float16"` or `"dynamic_int8"`.
         overwrite: bool, replace a file that is there already.
         **settings: any of `DETECTION_SETTINGS`, for the metadata; by default the
@@ -73,8 +72,8 @@ def export_litert(
 
     Raises:
         ValueError: for another Keras backend than TensorFlow, a detector of another
-            precision, settings that are none, or a `path` that must not be written to.
-        RuntimeError: if the converter fails, or wants operators beyond the builtin ones.
+            precision, unknown settings, or a `path` that must not be written to.
+        RuntimeError: if the converter fails, or needs other than builtin operators.
     """
     path = check_target(path, overwrite)
     _check(detector, image_size, quantize, settings)
@@ -100,17 +99,10 @@ def metadata_path(path):
 
 
 def check_target(path, overwrite=False):
-    """Returns `path` as a `pathlib.Path`, or refuses what must not be written to.
-
-    Raises:
-        ValueError: for another ending, a folder, or a file that is there unless
-            `overwrite`.
-    """
+    """Returns `path` as a `pathlib.Path`; a ValueError if it must not be written to."""
     path = pathlib.Path(path)
-    if path.suffix != ".tflite":
-        raise ValueError(f"`path` must end in .tflite. Received: path={path}")
-    if path.is_dir():
-        raise ValueError(f"`path` must not be a folder. Received: path={path}")
+    if path.suffix != ".tflite" or path.is_dir():
+        raise ValueError(f"`path` must be a file *.tflite. Received: path={path}")
     if path.exists() and not overwrite:
         raise ValueError(
             "`path` is there already; `overwrite` must be True to replace it. "
@@ -148,52 +140,35 @@ def _check(detector, image_size, quantize, settings):
         )
 
 
-class _RawModule(tf.Module):
-    """The weights of a detector and the function of them that is converted.
-
-    Args:
-        detector: a built `DenseDetector`.
-        image_size: (height, width).
-    """
-
-    def __init__(self, detector, image_size):
-        super().__init__(name="vfnet_tf")
-        # The variables alone, as in a SavedModel.
-        self.weights = [weight.value for weight in detector.weights]
-        shape = (1, *map(int, image_size), 3)
-
-        @tf.function(
-            autograph=False,
-            input_signature=[tf.TensorSpec(shape, "float32", name="images")],
-        )
-        def raw(images):
-            # LiteRT has no `crop_and_resize`.
-            with portable_kernels():
-                outputs = detector(images, training=False)
-                boxes, scores, factors = detector.ranking(outputs)
-                if factors is not None:
-                    scores = scores * factors[..., None]
-            return {"boxes": boxes, "scores": scores}
-
-        self.signature = raw.get_concrete_function
-
-
 def _convert(detector, image_size, quantize):
     """The model as the bytes of a flatbuffer."""
-    module = _RawModule(detector, image_size)
+    module = tf.Module(name="vfnet_tf")
+    # The variables alone, as in a SavedModel.
+    module.weights = [weight.value for weight in detector.weights]
+    images = tf.TensorSpec((1, *map(int, image_size), 3), "float32", name="images")
+
+    @tf.function(autograph=False, input_signature=[images])
+    def raw(images):
+        # LiteRT has no `crop_and_resize`.
+        with portable_kernels():
+            outputs = detector(images, training=False)
+            boxes, scores, factors = detector.ranking(outputs)
+            if factors is not None:
+                scores = scores * factors[..., None]
+        return {"boxes": boxes, "scores": scores}
+
     with tempfile.TemporaryDirectory() as folder:
-        # By way of a SavedModel the signature's names stay.
+        # A SavedModel keeps the signature's names.
         tf.saved_model.save(
             module,
             folder,
-            signatures={"raw": module.signature()},
+            signatures={"raw": raw.get_concrete_function()},
             options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
         )
         converter = tf.lite.TFLiteConverter.from_saved_model(
             folder, signature_keys=["raw"]
         )
-        # Without it the converter would take TensorFlow's own operators where it knows
-        # none of LiteRT's, and the file would need TensorFlow to run.
+        # Otherwise a file may contain TensorFlow's own operators, and need it to run.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if quantize != "none":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -209,7 +184,6 @@ def _convert(detector, image_size, quantize):
 
 
 def _make_metadata(detector, image_size, config, quantize, settings):
-    """All that a program beside the model must know, as a dict of JSON types."""
     return {
         "format": "vfnet_tf LiteRT",
         "format_version": FORMAT_VERSION,

@@ -1,30 +1,29 @@
-"""Does a `.tflite` file compute what Keras computes?"""
+"""Compares a `.tflite` file with the detector in Keras."""
 
 import numpy as np
 
 from vfnet_tf.inference.litert import LiteRTModel
 
-#: Largest differences to Keras that `verify_litert` takes, by `quantize`: of boxes as a
-#: part of the image's longer side, or of a coordinate that lies beyond it, and of scores.
+#: `quantize` -> largest differences to Keras: of boxes, as a part of the image's longer
+#: side or of a larger coordinate, and of scores.
 TOLERANCES = {
     "none": (1e-4, 1e-4),
     "float16": (0.002, 0.005),
     "dynamic_int8": (0.05, 0.1),
 }
 
-#: Points of an image that a quantised file is judged by, those with the best scores.
+#: Points of an image, those with the best scores, that a quantised file is compared at.
 NUM_BEST = 100
 
 
 def verify_litert(path, detector, images, num_threads=1):
     """Compares a file in LiteRT with the detector it was made of.
 
-    A float32 file has to give boxes and scores of all points to 1e-4. Quantised ones
-    keep 11 bits (float16) and 8 bits (int8, and the activations 8 too) of each weight,
-    and these errors add up over some fifty layers; their bounds are a few times what
-    trained weights showed (docs/deployment/litert.md). They hold for the 100 best
-    points of an image, which may become detections: far from any object a box is
-    arbitrary, and may be moved a long way by what moves no detection.
+    A float32 file must have boxes and scores of all points to 1e-4. Quantised ones keep
+    11 bits (float16) or 8 bits (int8, also of activations) of each weight, and the
+    errors add up over some fifty layers; their bounds are a few times the differences
+    of trained weights (docs/deployment/litert.md). They hold for the 100 best points of
+    an image: far from any object a box is arbitrary, and changes without effect.
 
     Args:
         path: of the `.tflite` file.

@@ -1,8 +1,7 @@
-"""A detector as an ONNX file that describes itself and has been run.
+"""A detector as an ONNX file, compared with the detector before it is put in place.
 
-The graph takes batches and images of any size. Before a file is put in its place,
-ONNX Runtime runs it on sizes that nothing was traced at, odd ones among them, and its
-numbers are compared with the detector's.
+The graph takes batches and images of any size. ONNX Runtime runs it at several sizes,
+odd ones among them.
 """
 
 import json
@@ -23,7 +22,7 @@ from vfnet_tf.inference.onnx import open_session
 #: Raised when an input, an output or a key of the metadata changes its meaning.
 FORMAT_VERSION = 1
 
-#: (batch, height, width) that a new file is run at; none was any part of its making.
+#: (batch, height, width) that a new file is run at.
 CHECKED_SIZES = ((1, 96, 128), (2, 64, 160), (2, 75, 107))
 
 #: Largest difference between ONNX Runtime and Keras: of scores, and of boxes in units of
@@ -37,11 +36,8 @@ def export_onnx(
     *,
     config=None,
     nms_in_graph=False,
-    image_size=None,
-    score_threshold=None,
-    nms_iou_threshold=None,
-    max_detections=None,
     overwrite=False,
+    **settings,
 ):
     """Writes a detector as an ONNX file (opset 18) and compares it with the detector.
 
@@ -50,29 +46,29 @@ def export_onnx(
 
         boxes       float32 [B, P, 4]  (x1, y1, x2, y2), not clipped
         scores      float32 [B, P, K]  in [0, 1], times the centerness where there is one
-        centerness  float32 [B, P]     only of detectors that predict it: the score
-                                       threshold is for `scores / centerness`
+        centerness  float32 [B, P]     if the detector has it; the score threshold is
+                                       for `scores / centerness`
 
     With `nms_in_graph` there are also the inputs `image_size` and `scale` float32
-    `[B, 2]`, as of `DenseDetector.detect`, and `score_threshold` and `nms_iou_threshold`
-    float32 `[1]`, which need not be given; the outputs are those of the SavedModel:
+    `[B, 2]`, as of `DenseDetector.detect`, and the optional `score_threshold` and
+    `nms_iou_threshold` float32 `[1]`; the outputs are those of the SavedModel:
 
         detection_boxes    float32 [B, D, 4]  pixels before `scale`, zeros after the last
         detection_scores   float32 [B, D]     descending, zeros after the last
         detection_classes  int32   [B, D]     0..K-1, -1 after the last
         num_detections     int32   [B]
 
-    The file's `metadata_props` hold, each as JSON, all that a client must know: see
+    The file's `metadata_props` describe it, each value as JSON; see
     `inference.onnx.read_metadata`.
 
     Args:
         detector: a built `DenseDetector` of float32 dtype policy, on any backend.
         path: of the file, `.onnx`.
         config: a `vfnet_tf.config.Config`, or what `load_config` takes.
-        nms_in_graph: bool; the graph's NMS is the hard one.
-        image_size, score_threshold, nms_iou_threshold, max_detections: in place of
-            those of the config and the detector.
+        nms_in_graph: bool; ONNX has hard NMS only.
         overwrite: bool, replace a file that is there already.
+        **settings: in place of those of the config and the detector, as in
+            `export_saved_model`.
 
     Returns:
         dict of `num_nodes` and what `compare` returned.
@@ -92,25 +88,15 @@ def export_onnx(
             f"policy {detector.dtype_policy.name}"
         )
     config = None if config is None else configs.load_config(config)
-    metadata = _describe(
-        detector,
-        config,
-        {
-            "image_size": image_size,
-            "score_threshold": score_threshold,
-            "nms_iou_threshold": nms_iou_threshold,
-            "max_detections": max_detections,
-        },
-        nms_in_graph,
-    )
+    metadata = _describe(detector, config, settings, nms_in_graph)
     if nms_in_graph and metadata["nms"] != "hard":
         raise ValueError(
-            "ONNX knows hard NMS only: leave it out of the graph, or export a detector "
+            "ONNX has hard NMS only: leave it out of the graph, or export a detector "
             f"with nms='hard'. Received: nms={metadata['nms']!r}"
         )
     model = build_model(detector, metadata, nms_in_graph)
-    # The NMS of two sums that end in other last digits may take another of two like
-    # boxes: what it is given is compared.
+    # Sums that differ in their last digits may make NMS choose another of two similar
+    # boxes: its inputs are compared.
     raw = build_model(detector, metadata) if nms_in_graph else model
     report = compare(raw.SerializeToString(), detector)
     with replacing(path, is_shared=True) as temporary:
@@ -120,12 +106,7 @@ def export_onnx(
 
 
 def check_target(path, overwrite=False):
-    """Refuses a path that `export_onnx` would not write to.
-
-    Raises:
-        ValueError: for another ending than `.onnx`, a directory, or a file unless
-            `overwrite`.
-    """
+    """Raises a ValueError for a path that `export_onnx` would not write to."""
     path = pathlib.Path(path)
     if path.suffix != ".onnx" or path.is_dir():
         raise ValueError(f"`path` must be a file *.onnx. Received: path={path}")
@@ -139,11 +120,8 @@ def check_target(path, overwrite=False):
 def build_model(detector, metadata, nms_in_graph=False):
     """The detector as an `onnx.ModelProto`, see `export_onnx`.
 
-    Args:
-        detector: a built `DenseDetector`.
-        metadata: dict of JSON types; each key becomes one of `metadata_props`. With
-            `nms_in_graph` it has the thresholds.
-        nms_in_graph: bool.
+    `metadata` is a dict of JSON types, with the thresholds if `nms_in_graph`; each key
+    becomes one of `metadata_props`.
     """
     graph = Graph()
     images = graph.input("images", "float32", ("batch", "height", "width", 3))
@@ -160,13 +138,8 @@ def build_model(detector, metadata, nms_in_graph=False):
         graph.output(scores, "scores", "float32", (*points, classes))
         if factors is not None:
             graph.output(factors, "centerness", "float32", points)
-    return graph.model(
-        type(detector).__name__,
-        {
-            name: json.dumps(value, ensure_ascii=False)
-            for name, value in metadata.items()
-        },
-    )
+    properties = {k: json.dumps(v, ensure_ascii=False) for k, v in metadata.items()}
+    return graph.model(type(detector).__name__, properties)
 
 
 def _add_detections(graph, detector, metadata, predictions):
@@ -197,8 +170,8 @@ def compare(model, detector, sizes=CHECKED_SIZES):
     Args:
         model: path of an ONNX file without NMS, or its bytes.
         detector: what was exported.
-        sizes: sequence of (batch, height, width) of random images. A size that is no
-            multiple of 32, and that Keras does not take either, is left out.
+        sizes: sequence of (batch, height, width) of random images. One that is no
+            multiple of 32 is left out if Keras cannot run it either.
 
     Returns:
         dict of the largest differences `box_difference` in pixels and
@@ -206,30 +179,30 @@ def compare(model, detector, sizes=CHECKED_SIZES):
 
     Raises:
         ValueError: for another number of points, or a difference above 1e-4: of scores,
-            and of boxes as a fraction of the image's longer side, or of the box's own
-            coordinate where that is larger.
+            and of boxes as a part of the image's longer side, or of the coordinate if
+            that is larger.
     """
     session = open_session(model)
     rng = np.random.default_rng(0)
     largest, compared = {"box_difference": 0.0, "score_difference": 0.0}, []
     for batch, height, width in sizes:
-        # Blocks of colour, some pixels wide: noise alone would be averaged away.
+        # Blocks of colour: noise alone would be averaged away.
         blocks = rng.uniform(-2, 2, (batch, -(-height // 8), -(-width // 8), 3))
         images = blocks.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
         images = (images + rng.normal(0, 0.3, images.shape)).astype("float32")
         at = f"images of {batch} x {height} x {width}"
         try:
             expected = _predict(detector, images)
-        except Exception:  # each backend has its own
+        except Exception:  # of another class on each backend
             if height % CANVAS_MULTIPLE or width % CANVAS_MULTIPLE:
                 # Backbones that drop an odd last row fit no pyramid at such a size.
                 continue
             raise
         try:
             boxes, scores = session.run(["boxes", "scores"], {"images": images})
-        except Exception as error:  # of classes that onnxruntime keeps to itself
+        except Exception as error:  # onnxruntime's classes are not public
             raise ValueError(
-                f"ONNX Runtime must run what was written. Received: for {at} {error}"
+                f"ONNX Runtime must run the model. Received: for {at} {error}"
             ) from error
         if (boxes.shape, scores.shape) != (expected[0].shape, expected[1].shape):
             raise ValueError(
@@ -257,7 +230,7 @@ def compare(model, detector, sizes=CHECKED_SIZES):
 
 
 def _predict(detector, images):
-    """What the file's `boxes` and `scores` should be."""
+    """The detector's own `boxes` and `scores`."""
     outputs = detector(keras.ops.convert_to_tensor(images), training=False)
     boxes, scores, factors = (
         None if x is None else keras.ops.convert_to_numpy(x)
@@ -267,18 +240,12 @@ def _predict(detector, images):
 
 
 def _describe(detector, config, given, nms_in_graph):
-    """What the file says of itself, a dict of JSON types."""
+    """The file's metadata, a dict of JSON types."""
     import onnx
 
+    versions = {"backend": keras.backend.backend(), "onnx": onnx.__version__}
     return {
-        **describe_detector(
-            detector,
-            config,
-            given,
-            backend=keras.backend.backend(),
-            onnx=onnx.__version__,
-            opset=OPSET,
-        ),
+        **describe_detector(detector, config, given, **versions, opset=OPSET),
         "format": "vfnet_tf ONNX",
         "format_version": FORMAT_VERSION,
         "has_nms": nms_in_graph,

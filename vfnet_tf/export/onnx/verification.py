@@ -1,4 +1,4 @@
-"""Does an ONNX file find in images what the detector in Keras finds?"""
+"""Compares an ONNX file's detections with those of the detector in Keras."""
 
 import numpy as np
 
@@ -13,9 +13,9 @@ BOX_TOLERANCE, SCORE_TOLERANCE = 0.01, 1e-4
 def verify_onnx(path, detector, images):
     """Compares whole predictions: reading, resizing, network, selection and NMS.
 
-    One side is the `Predictor` on TensorFlow, the other an `OnnxPredictor` on PIL, numpy
-    and ONNX Runtime. Scores that differ in their last digits may change places in the
-    order, so each detection is compared with the one of its class that is most like it.
+    `Predictor` runs on TensorFlow, `OnnxPredictor` on PIL, numpy and ONNX Runtime. Scores
+    that differ in their last digits may change the order, so each detection is compared
+    with the most similar one of its class.
 
     Args:
         path: of a file by `export_onnx`.

@@ -2,16 +2,15 @@
 
 The graph that serves is the graph that was evaluated: it decodes, resizes, normalises
 and pads with the functions of `data.transforms`, calls `detector.detect`, and carries
-the thresholds and the class names that belong to the weights.
+the thresholds and class names that belong to the weights.
 
-Images of one batch share a canvas, the smallest one in multiples of 32 that holds them
-all once they are resized. Padding takes part in group normalisation and in the
-convolutions at its border (fact S32), so the detections of an image change a little
-with its neighbours in the batch, as they do in evaluation. An image alone is padded to
-its own multiples of 32, as the pipeline pads it. A file that cannot be used is no
-neighbour: see `safe_decoding`.
+The images of a batch share the smallest canvas in multiples of 32 that holds them all
+after resizing. Padding takes part in group normalisation and in the convolutions at its
+border (fact S32), so the detections of an image change a little with its neighbours, as
+in evaluation. A file that cannot be decoded takes no part: see `safe_decoding`.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -48,82 +47,65 @@ def export_saved_model(
     directory,
     *,
     config=None,
-    image_size=None,
-    keep_ratio=None,
-    normalization=None,
-    class_names=None,
-    category_ids=None,
-    score_threshold=None,
-    nms_iou_threshold=None,
-    candidates_per_level=None,
-    max_detections=None,
-    nms=None,
-    soft_nms_sigma=None,
-    soft_nms_min_score=None,
     max_pixels=safe_decoding.MAX_PIXELS,
     box_format="xyxy",
     overwrite=False,
+    **settings,
 ):
     """Writes a detector as a SavedModel with these signatures.
 
-    `image_bytes(image_bytes: string [B])`, also `serving_default`: JPEG or PNG files,
+    `image_bytes(image_bytes: string [B])`, also `serving_default`: JPEG or PNG files
     of any sizes.
     `tf_example(examples: string [B])`: serialized `tf.train.Example`s with such a file
     under `image/encoded`.
-    `image_tensor(images: uint8 [B, H, W, 3])`, also `serve_tensor`: RGB images of one
-    size, upright.
+    `image_tensor(images: uint8 [B, H, W, 3])`, also `serve_tensor`: upright RGB images
+    of one size.
     `image_bytes_with_thresholds(image_bytes, score_threshold: float32 [B],
-    nms_iou_threshold: float32 [B], max_detections: int32 [B])`: the settings of each
-    image, or one of all; negative ones, and those that a client of TensorFlow Serving's
-    gRPC leaves out, are those of the export. `max_detections` may only lower it.
+    nms_iou_threshold: float32 [B], max_detections: int32 [B])`: settings by image, or
+    one for all. A negative one, or one that a gRPC request to TensorFlow Serving leaves
+    out, is that of the export. `max_detections` may only be lowered.
 
-    They resize, normalise, pad, detect and give, in pixels of the images that came in,
+    They resize, normalise, pad, detect and return, in pixels of the images that came in,
 
         detection_boxes    float32 [B, D, 4]  (x1, y1, x2, y2), zeros after the last
         detection_scores   float32 [B, D]     descending, zeros after the last
         detection_classes  int32   [B, D]     0..K-1, -1 after the last
         num_detections     int32   [B]
-        status             int32   [B]        0 or why there are none, see
+        status             int32   [B]        0, or why there are none, see
                                               `safe_decoding.STATUS_CODES`
 
-    A file that cannot be used changes nothing for the others of its batch.
-
-    `raw(images: float32 [B, H, W, 3])`: normalised images, for those who run their own
-    NMS; it gives, for all points and in pixels of the network input,
+    `raw(images: float32 [B, H, W, 3])`: normalised images, for an NMS of one's own; it
+    returns, for all points and in pixels of the network input,
 
         boxes   float32 [B, P, 4]  not clipped
         scores  float32 [B, P, K]
 
-    `metadata(request: string [N])`, of any strings: `metadata` string `[N]`, each the JSON
-    that lies in `assets/metadata.json` too:
-    class names, category ids, thresholds, sizes, normalisation, precision, versions,
-    the SHA-256 of weights and config, and the config where one was given.
+    `metadata(request: string [N])`, of any strings: `metadata` string `[N]`, each the
+    JSON of `assets/metadata.json`: class names, category ids, thresholds, sizes,
+    normalisation, precision, versions, the SHA-256 of weights and config, and the
+    config if there is one.
 
-    All sizes and B are dynamic. The weights are saved once, without optimizer and
-    metrics. The detector's dtype policy is part of the graph: one built under
-    `mixed_bfloat16` serves in bfloat16, and the metadata say so under `precision`.
+    All sizes and B are dynamic. Optimizer and metrics are not saved. The detector's
+    dtype policy is part of the graph, and stands in the metadata under `precision`.
 
     Args:
         detector: a built `DenseDetector`, e.g. from `build_detector`.
         directory: of the SavedModel, which is written beside it and then renamed.
-        config: a `vfnet_tf.config.Config`, or what `load_config` takes. What is None
-            below comes from it; without a config the defaults of `DataConfig` hold and
-            the classes stay without names.
-        image_size: (short, long) side in pixels, or (height, width) if not
-            `keep_ratio`.
-        keep_ratio: bool, resize within `image_size` instead of to it.
-        normalization: `Normalization` of the weights.
-        class_names: K names.
-        category_ids: K ids of the classes in the annotation file.
-        score_threshold, nms_iou_threshold, candidates_per_level, max_detections, nms,
-            soft_nms_sigma, soft_nms_min_score: as in `DenseDetector`, whose values are
-            the defaults.
-        max_pixels: height x width of an encoded image at most; its header is read
+        config: a `vfnet_tf.config.Config`, or what `load_config` takes. Settings that
+            are not given come from it; without it from `DataConfig`, and classes have
+            no names.
+        max_pixels: int, largest height x width of an encoded image; its header is read
             before it is decoded.
-        box_format: `"xyxy"`, as above, or `"yxyx_normalized"`, the convention of the
-            TensorFlow Object Detection API: boxes (ymin, xmin, ymax, xmax) in 0..1,
-            classes 1..K (1 after the last), `num_detections`, all float32.
+        box_format: `"xyxy"`, as above, or `"yxyx_normalized"`, as in the TensorFlow
+            Object Detection API: boxes (ymin, xmin, ymax, xmax) in 0..1, classes 1..K
+            (1 after the last), `num_detections`, all float32.
         overwrite: bool, replace a SavedModel that is there already.
+        **settings: `image_size`, (short, long) side in pixels, or (height, width)
+            without `keep_ratio`; `keep_ratio`, bool; `normalization`, a `Normalization`;
+            `class_names` and `category_ids`, K each; and those of `DenseDetector`:
+            `score_threshold`, `nms_iou_threshold`, `candidates_per_level`,
+            `max_detections`, `nms`, `soft_nms_sigma`, `soft_nms_min_score`. None is the
+            same as not given.
 
     Returns:
         `directory` as a `pathlib.Path`.
@@ -140,26 +122,8 @@ def export_saved_model(
         )
     directory = pathlib.Path(directory)
     check_target(directory, overwrite)
-    metadata = _make_metadata(
-        detector,
-        None if config is None else configs.load_config(config),
-        {
-            "image_size": image_size,
-            "keep_ratio": keep_ratio,
-            "normalization": normalization,
-            "class_names": class_names,
-            "category_ids": category_ids,
-            "score_threshold": score_threshold,
-            "nms_iou_threshold": nms_iou_threshold,
-            "candidates_per_level": candidates_per_level,
-            "max_detections": max_detections,
-            "nms": nms,
-            "soft_nms_sigma": soft_nms_sigma,
-            "soft_nms_min_score": soft_nms_min_score,
-        },
-        max_pixels,
-        box_format,
-    )
+    config = None if config is None else configs.load_config(config)
+    metadata = _make_metadata(detector, config, settings, max_pixels, box_format)
     text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
     directory.parent.mkdir(parents=True, exist_ok=True)
     aside = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.tmp"
@@ -167,11 +131,11 @@ def export_saved_model(
         with tempfile.TemporaryDirectory() as folder:
             asset = pathlib.Path(folder) / "metadata.json"
             asset.write_text(text, encoding="utf-8")
-            module = _ServingModule(detector, metadata, text, asset)
+            module, signatures = _make_module(detector, metadata, text, asset)
             tf.saved_model.save(
                 module,
                 str(aside),
-                signatures=module.signatures(),
+                signatures=signatures,
                 # Nothing is trained from here; gradients would double the graph.
                 options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
             )
@@ -182,10 +146,7 @@ def export_saved_model(
 
 
 def read_metadata(directory):
-    """The metadata of an exported detector as a dict, without loading the model.
-
-    Args:
-        directory: of the SavedModel.
+    """The metadata of the SavedModel in `directory`, a dict; the model is not loaded.
 
     Raises:
         ValueError: if there is no such export.
@@ -230,11 +191,10 @@ def _describe_tensor(info):
 
 
 def check_target(directory, overwrite=False):
-    """Refuses a directory that `export_saved_model` would not write to.
+    """Raises a ValueError for a directory that `export_saved_model` does not write to.
 
-    Raises:
-        ValueError: for a file, a directory that holds something else than a SavedModel,
-            or a SavedModel unless `overwrite`.
+    That is a file, a directory with anything else than a SavedModel, or a SavedModel
+    unless `overwrite`.
     """
     directory = pathlib.Path(directory)
     if not directory.exists():
@@ -244,7 +204,7 @@ def check_target(directory, overwrite=False):
     if not any(directory.iterdir()):
         return
     if not (directory / "saved_model.pb").is_file():
-        # However much it is asked for: it may be somebody's home.
+        # Also with `overwrite`: it may be somebody's home.
         raise ValueError(
             "`directory` must be new, empty or hold a SavedModel: anything else is "
             f"never overwritten. Received: directory={directory}"
@@ -257,23 +217,21 @@ def check_target(directory, overwrite=False):
 
 
 def _put_in_place(aside, directory):
-    """Renames `aside` to `directory`; what was there is gone only after that."""
-    old = None
-    if directory.exists():
-        old = aside.with_suffix(".old")
-        os.rename(directory, old)
+    """Renames `aside` to `directory`; what was there is deleted only after that."""
+    if not directory.exists():
+        return os.rename(aside, directory)
+    old = aside.with_suffix(".old")
+    os.rename(directory, old)
     try:
         os.rename(aside, directory)
     except OSError:
-        if old is not None:
-            os.rename(old, directory)
+        os.rename(old, directory)
         raise
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _make_metadata(detector, config, given, max_pixels, box_format):
-    """All that a client or the graph must know, as a dict of JSON types."""
+    """The content of `metadata.json`, a dict of JSON types."""
     if max_pixels < 1:
         raise ValueError(
             f"`max_pixels` must be at least 1. Received: max_pixels={max_pixels}"
@@ -289,158 +247,131 @@ def _make_metadata(detector, config, given, max_pixels, box_format):
         **describe_detector(detector, config, given, tensorflow=tf.__version__),
         "box_format": box_format,
         "box_format_description": BOX_FORMATS[box_format],
-        "status_codes": {
-            str(code): text for code, text in safe_decoding.STATUS_CODES.items()
-        },
+        "status_codes": {str(k): v for k, v in safe_decoding.STATUS_CODES.items()},
         "max_pixels": int(max_pixels),
     }
 
 
-class _ServingModule(tf.Module):
-    """What is saved: the weights, the metadata file, and the functions over them.
+def _function(*inputs):
+    """Decorates a function as a graph of inputs (dtype, shape, name)."""
+    specs = [tf.TensorSpec(shape, dtype, name) for dtype, shape, name in inputs]
+    # The conditions are `tf.cond` already: AutoGraph would only slow tracing.
+    return functools.partial(tf.function, input_signature=specs, autograph=False)
+
+
+def _make_module(detector, metadata, text, asset):
+    """The module to save, and its signatures as a dict of functions by name.
 
     Args:
-        detector: a built `DenseDetector`.
         metadata: dict, see `_make_metadata`.
         text: the same as JSON.
         asset: path of a file with `text`.
     """
+    module = tf.Module(name="vfnet_tf")
+    # The variables alone: a tracked Keras model would bring its layers' classes,
+    # metrics and optimizer along.
+    module.weights = [weight.value for weight in detector.weights]
+    module.metadata_file = tf.saved_model.Asset(str(asset))
+    prepare = _make_prepare(metadata)
+    detect, detect_with_thresholds, raw = _make_detect(detector, metadata)
 
-    def __init__(self, detector, metadata, text, asset):
-        super().__init__(name="vfnet_tf")
-        # The variables alone: a tracked Keras model would bring its layers' classes,
-        # metrics and optimizer along.
-        self.weights = [weight.value for weight in detector.weights]
-        self.metadata_file = tf.saved_model.Asset(str(asset))
-        prepare = _make_prepare(metadata)
-        detect, detect_with_thresholds, raw = _make_detect(detector, metadata)
+    def answer(found, status, *thresholds):
+        inputs = [found[name] for name in ("images", "image_size", "scale")]
+        if thresholds:
+            thresholds = [tf.gather(own, found["index"]) for own in thresholds]
+            detections = detect_with_thresholds(*inputs, *thresholds)
+        else:
+            detections = detect(*inputs)
+        detections = _spread(detections, found["index"], status)
+        shape = tf.stack([tf.size(status), 2])
+        places = found["index"][:, None]
+        size = tf.scatter_nd(places, found["original_size"], shape)
+        outputs = to_box_format(detections, size, metadata["box_format"])
+        return {**outputs, "status": status}
 
-        def answer(found, status, *thresholds):
-            inputs = [found[name] for name in ("images", "image_size", "scale")]
-            if thresholds:
-                thresholds = [tf.gather(own, found["index"]) for own in thresholds]
-                detections = detect_with_thresholds(*inputs, *thresholds)
-            else:
-                detections = detect(*inputs)
-            detections = _spread(detections, found["index"], status)
-            size = tf.scatter_nd(
-                found["index"][:, None],
-                found["original_size"],
-                tf.stack([tf.size(status), 2]),
-            )
-            return {
-                **to_box_format(detections, size, metadata["box_format"]),
-                "status": status,
-            }
+    def serve_files(contents, *thresholds):
+        with tf.control_dependencies([check_batch(contents)]):
+            contents = tf.identity(contents)
+        limit = metadata["max_pixels"]
+        status, found = safe_decoding.prepare_files(contents, prepare, limit)
+        return answer(found, status, *thresholds)
 
-        def serve_files(contents, *thresholds):
-            with tf.control_dependencies([check_batch(contents)]):
-                contents = tf.identity(contents)
-            status, found = safe_decoding.prepare_files(
-                contents, prepare, metadata["max_pixels"]
-            )
-            return answer(found, status, *thresholds)
+    # What is one function is saved once, under however many names.
+    @_function(("string", (None,), "image_bytes"))
+    def image_bytes(image_bytes):
+        return serve_files(image_bytes)
 
-        # What is one function is saved once, under however many names.
-        @tf.function(
-            autograph=False,
-            input_signature=[tf.TensorSpec((None,), "string", name="image_bytes")],
-        )
-        def image_bytes(image_bytes):
-            return serve_files(image_bytes)
+    @_function(("string", (None,), "examples"))
+    def tf_example(examples):
+        with tf.control_dependencies([check_batch(examples)]):
+            examples = tf.identity(examples)
+        return image_bytes(safe_decoding.read_examples(examples))
 
-        @tf.function(
-            autograph=False,
-            input_signature=[tf.TensorSpec((None,), "string", name="examples")],
-        )
-        def tf_example(examples):
-            with tf.control_dependencies([check_batch(examples)]):
-                examples = tf.identity(examples)
-            return image_bytes(safe_decoding.read_examples(examples))
+    # As defaults of the arguments they become those of the signature.
+    exported = [
+        tf.constant([metadata["score_threshold"]], "float32"),
+        tf.constant([metadata["nms_iou_threshold"]], "float32"),
+        tf.constant([metadata["max_detections"]], "int32"),
+    ]
 
-        # As defaults of the arguments they become those of the signature.
-        exported = [
-            tf.constant([metadata["score_threshold"]], "float32"),
-            tf.constant([metadata["nms_iou_threshold"]], "float32"),
-            tf.constant([metadata["max_detections"]], "int32"),
+    @_function(
+        ("string", (None,), "image_bytes"),
+        ("float32", (None,), "score_threshold"),
+        ("float32", (None,), "nms_iou_threshold"),
+        ("int32", (None,), "max_detections"),
+    )
+    def image_bytes_with_thresholds(
+        image_bytes,
+        score_threshold=exported[0],
+        nms_iou_threshold=exported[1],
+        max_detections=exported[2],
+    ):
+        given = (score_threshold, nms_iou_threshold, max_detections)
+        # NaN is not >= 0 either.
+        chosen = [
+            tf.where(own >= 0, own, default)
+            for own, default in zip(given, exported, strict=True)
         ]
+        total = tf.shape(image_bytes)
+        return serve_files(image_bytes, *(tf.broadcast_to(x, total) for x in chosen))
 
-        @tf.function(
-            autograph=False,
-            input_signature=[
-                tf.TensorSpec((None,), "string", name="image_bytes"),
-                tf.TensorSpec((None,), "float32", name="score_threshold"),
-                tf.TensorSpec((None,), "float32", name="nms_iou_threshold"),
-                tf.TensorSpec((None,), "int32", name="max_detections"),
-            ],
-        )
-        def image_bytes_with_thresholds(
-            image_bytes,
-            score_threshold=exported[0],
-            nms_iou_threshold=exported[1],
-            max_detections=exported[2],
-        ):
-            given = (score_threshold, nms_iou_threshold, max_detections)
-            # Neither is NaN >= 0.
-            chosen = [
-                tf.where(own >= 0, own, default)
-                for own, default in zip(given, exported, strict=True)
-            ]
-            total = tf.shape(image_bytes)
-            return serve_files(
-                image_bytes, *(tf.broadcast_to(own, total) for own in chosen)
-            )
+    @_function(("uint8", (None, None, None, 3), "images"))
+    def image_tensor(images):
+        count = check_batch(images)
+        with tf.control_dependencies([count]):
+            found = safe_decoding.prepare_pixels(tf.identity(images), prepare)
+        status = tf.fill([count], safe_decoding.OK)
+        return answer({**found, "index": tf.range(count)}, status)
 
-        @tf.function(
-            autograph=False,
-            input_signature=[
-                tf.TensorSpec((None, None, None, 3), "uint8", name="images")
-            ],
-        )
-        def image_tensor(images):
-            count = check_batch(images)
-            with tf.control_dependencies([count]):
-                found = safe_decoding.prepare_pixels(tf.identity(images), prepare)
-            status = tf.fill([count], safe_decoding.OK)
-            return answer({**found, "index": tf.range(count)}, status)
+    # TensorFlow Serving calls no signature without inputs over REST, and joins requests
+    # along the first axis.
+    @_function(("string", (None,), "request"))
+    def read_metadata(request):
+        return {"metadata": tf.fill(tf.shape(request), text)}
 
-        # TensorFlow Serving calls no signature without inputs (REST), and joins requests
-        # along the first axis.
-        @tf.function(
-            autograph=False,
-            input_signature=[tf.TensorSpec((None,), "string", name="request")],
-        )
-        def read_metadata(request):
-            return {"metadata": tf.fill(tf.shape(request), text)}
+    return module, {
+        "serving_default": image_bytes,
+        "image_bytes": image_bytes,
+        "image_bytes_with_thresholds": image_bytes_with_thresholds,
+        "image_tensor": image_tensor,
+        "serve_tensor": image_tensor,
+        "tf_example": tf_example,
+        "raw": raw,
+        "metadata": read_metadata,
+    }
 
-        # Not attributes: TensorFlow would save each once more as a function.
-        self._signatures = lambda: {
-            "serving_default": image_bytes,
-            "image_bytes": image_bytes,
-            "image_bytes_with_thresholds": image_bytes_with_thresholds,
-            "image_tensor": image_tensor,
-            "serve_tensor": image_tensor,
-            "tf_example": tf_example,
-            "raw": raw,
-            "metadata": read_metadata,
-        }
 
-    def signatures(self):
-        """Name -> function with its input signature."""
-        return self._signatures()
+def make_network_input(metadata):
+    """`transforms.network_input` as the metadata say."""
+    normalization = Normalization.from_dict(metadata["normalization"])
+    return transforms.network_input(
+        metadata["image_size"], metadata["keep_ratio"], normalization
+    )
 
 
 def _make_prepare(metadata):
-    """Makes the function from an image uint8 `[h, w, 3]` to what the network takes.
-
-    Returns:
-        The function; it gives a dict of `safe_decoding.PREPARED`.
-    """
-    make_input = transforms.network_input(
-        metadata["image_size"],
-        metadata["keep_ratio"],
-        Normalization.from_dict(metadata["normalization"]),
-    )
+    """Makes the function of an image uint8 `[h, w, 3]` that `prepare_files` takes."""
+    make_input = make_network_input(metadata)
 
     def prepare(image):
         example = make_input(image)
@@ -461,45 +392,34 @@ def _make_detect(detector, metadata):
     """Makes the functions from normalised images to detections over one network.
 
     Returns:
-        Three functions. The first two take images float32 `[B, H, W, 3]`, `image_size`
-        and `scale` as `detector.detect` and give what it gives; the second one takes
-        for each image score and IoU threshold, float32 `[B]`, and the number of
-        detections at most, int32 `[B]`, too. The third takes images and gives `boxes`
-        and `scores` of all points.
+        `detect(images, image_size, scale)` as of the detector;
+        `detect_with_thresholds`, which also takes the score threshold, the IoU
+        threshold, float32 `[B]`, and the largest number of detections, int32 `[B]`; and
+        `raw(images)` with `boxes` and `scores` of all points.
     """
     settings = {name: metadata[name] for name in DETECTION_SETTINGS}
-    images_spec = tf.TensorSpec((None, None, None, 3), "float32", name="images")
-    inputs = [images_spec, *[tf.TensorSpec((None, 2), "float32")] * 2]
-    vector = tf.TensorSpec((None,), "float32")
+    images_input = ("float32", (None, None, None, 3), "images")
+    inputs = [images_input, *[("float32", (None, 2), None)] * 2]
+    vector = ("float32", (None,), None)
 
-    # Its conditions are `tf.cond` already: AutoGraph would only slow tracing.
-    @tf.function(autograph=False, input_signature=[images_spec])
+    @_function(images_input)
     def predict(images):
         ranking = detector.ranking(detector(images, training=False))
         return [tensor for tensor in ranking if tensor is not None]
 
     def candidates(images, image_size, scale, **changes):
         boxes, scores, *factors = predict(images)
-        boxes, scores = detector.candidates(
-            boxes,
-            scores,
-            factors[0] if factors else None,
-            sizes_of(images)[1:3],
-            image_size,
-            scale,
-            **{**settings, **changes},
-        )
-        return boxes, scores, bool(factors)
+        ranking = (boxes, scores, factors[0] if factors else None)
+        sizes = (sizes_of(images)[1:3], image_size, scale)
+        found = detector.candidates(*ranking, *sizes, **{**settings, **changes})
+        return *found, bool(factors)
 
-    @tf.function(autograph=False, input_signature=inputs)
+    @_function(*inputs)
     def detect(images, image_size, scale):
         boxes, scores, _ = candidates(images, image_size, scale)
         return detector.suppress_candidates(boxes, scores, **settings)
 
-    @tf.function(
-        autograph=False,
-        input_signature=[*inputs, vector, vector, tf.TensorSpec((None,), "int32")],
-    )
+    @_function(*inputs, vector, vector, ("int32", (None,), None))
     def detect_with_thresholds(images, image_size, scale, threshold, iou, limit):
         threshold = threshold[:, None, None]
         boxes, scores, has_factors = candidates(
@@ -511,31 +431,27 @@ def _make_detect(detector, metadata):
         def suppress(image):
             boxes, scores, iou = image
             # The kernel of hard NMS takes one threshold for its batch, up to 1.
+            changes = {
+                "score_threshold": 0.0,
+                "nms_iou_threshold": tf.minimum(iou, 1.0),
+            }
             found = detector.suppress_candidates(
-                boxes[None],
-                scores[None],
-                **{
-                    **settings,
-                    "score_threshold": 0.0,
-                    "nms_iou_threshold": tf.minimum(iou, 1.0),
-                },
+                boxes[None], scores[None], **{**settings, **changes}
             )
             return {name: value[0] for name, value in found.items()}
 
         most = settings["max_detections"]
-        found = tf.map_fn(
-            suppress,
-            (boxes, scores, iou),
-            fn_output_signature={
-                "boxes": tf.TensorSpec((most, 4), "float32"),
-                "scores": tf.TensorSpec((most,), "float32"),
-                "labels": tf.TensorSpec((most,), "int32"),
-                "num_detections": tf.TensorSpec((), "int32"),
-            },
-        )
+        outputs = {
+            "boxes": tf.TensorSpec((most, 4), "float32"),
+            "scores": tf.TensorSpec((most,), "float32"),
+            "labels": tf.TensorSpec((most,), "int32"),
+            "num_detections": tf.TensorSpec((), "int32"),
+        }
+        images = (boxes, scores, iou)
+        found = tf.map_fn(suppress, images, fn_output_signature=outputs)
         return _keep_first(found, tf.minimum(found["num_detections"], limit))
 
-    @tf.function(autograph=False, input_signature=[images_spec])
+    @_function(images_input)
     def raw(images):
         boxes, scores, *factors = predict(images)
         if factors:
@@ -557,15 +473,9 @@ def _keep_first(detections, count):
 
 
 def _spread(detections, index, status):
-    """Detections of some images of a batch as those of all.
+    """Detections of the images at places `index` `[G]` as those of all, `[B]`.
 
-    Args:
-        detections: dict as from `detector.detect`, of G images.
-        index: int32 `[G]`, their places in the batch.
-        status: int32 `[B]`; an image whose status is not `OK` has no detections.
-
-    Returns:
-        The dict for B images.
+    An image whose `status`, int32 `[B]`, is not `OK` has no detections.
     """
     total = tf.size(status)
     rows = tf.tensor_scatter_nd_update(
@@ -577,17 +487,12 @@ def _spread(detections, index, status):
 
 
 def to_box_format(detections, original_size, box_format):
-    """Detections by the names of the SavedModel, in one of `BOX_FORMATS`.
+    """Detections, as from `detector.detect`, by the names of the SavedModel.
 
     Args:
-        detections: dict as from `detector.detect`, boxes in pixels of the images that
-            came in.
-        original_size: float32 `[B, 2]`, (height, width) of those, of any value where
-            there are no detections.
+        detections: dict, boxes in pixels of the images that came in.
+        original_size: float32 `[B, 2]`, (height, width) of those images.
         box_format: key of `BOX_FORMATS`.
-
-    Returns:
-        dict of tensors.
     """
     boxes, labels = detections["boxes"], detections["labels"]
     count = detections["num_detections"]
@@ -609,11 +514,7 @@ def to_box_format(detections, original_size, box_format):
 
 
 def check_batch(inputs):
-    """The number of images in a batch; it must not be 0.
-
-    Raises:
-        tf.errors.InvalidArgumentError: when it runs, for an empty batch.
-    """
+    """The number of images in a batch; 0 is an InvalidArgumentError when it runs."""
     count = tf.shape(inputs)[0]
     rule = "A batch must have at least one image. Received: batch of"
     with tf.control_dependencies([tf.debugging.Assert(count > 0, [rule, count])]):

@@ -1,15 +1,13 @@
 """Image files of unknown origin to one batch for the network, in TensorFlow alone.
 
-Whoever serves a detector decodes what strangers send. A file that must not or cannot be
-decoded gets a status instead of an error, and the others of its batch never notice it:
-the network sees the good images only, on the canvas that they need.
+A file that must not or cannot be decoded gets a status instead of an error, and does not
+change the results of the others: the network sees the good images only.
 
-A graph has no `try`. `tf.data` has: `ignore_errors` drops the elements whose function
-failed, and a dataset may live inside a function and a SavedModel. Its functions run on
-the CPU, several at a time.
+A graph has no `try`, but `tf.data` has `ignore_errors`, which drops the elements whose
+function failed. A dataset may be part of a SavedModel; it runs on the CPU.
 
-What is refused before decoding is what costs more than it may: PNG and JPEG decoders
-take what a header or a chunk claims, and a file of some kilobytes may claim gigabytes.
+PNG and JPEG decoders allocate what a header or a chunk claims, and a file of some
+kilobytes may claim gigabytes. Such files are refused before decoding.
 """
 
 import tensorflow as tf
@@ -17,10 +15,10 @@ import tensorflow as tf
 from vfnet_tf.data.canvases import CANVAS_MULTIPLE
 from vfnet_tf.data.images import decode
 
-#: What becomes of an image, `status` in the outputs of a SavedModel.
+#: Values of `status` in the outputs of a SavedModel.
 OK, UNKNOWN_FORMAT, TOO_LARGE, DAMAGED = range(4)
 
-#: The same for people; it is part of the metadata.
+#: Their texts, which are part of the metadata.
 STATUS_CODES = {
     OK: "ok",
     UNKNOWN_FORMAT: "neither JPEG nor PNG, or empty",
@@ -28,23 +26,23 @@ STATUS_CODES = {
     DAMAGED: "damaged, cut short, or of a kind that the decoder does not know",
 }
 
-#: Pixels of an encoded image at most, height x width, where nothing else is said.
+#: Default of the largest height x width of an encoded image.
 MAX_PIXELS = 50_000_000
 
-#: Images that are decoded at a time. Each may take 6 bytes per pixel for a moment.
+#: Images that are decoded at a time. Each takes up to 6 bytes per pixel meanwhile.
 PARALLEL_IMAGES = 4
 
-#: Chunks of compressed text in a PNG at most. libpng inflates each to up to 8 MB and
-#: keeps up to 1000 of them; programs write a handful.
+#: Most chunks of compressed text in a PNG. libpng inflates each to up to 8 MB and
+#: keeps up to 1000 of them; usual files have a few.
 MAX_PNG_TEXTS = 16
 
-#: Scans times pixels of a JPEG at most. Each scan of some 50 bytes costs a pass over
-#: all pixels; progressive files have about ten.
+#: Most scans times pixels of a JPEG. Each scan of some 50 bytes costs a pass over all
+#: pixels; progressive files have about ten.
 MAX_SCANNED_PIXELS = 256 * 50_000_000
 
-#: What is prepared of each image, float32: its pixels for the network, and (height,
-#: width) of them without padding, (vertical, horizontal) factors that it was resized by,
-#: and (height, width) that it came with.
+#: Shapes of what is prepared of each image, float32: pixels for the network, their
+#: (height, width) without padding, the (vertical, horizontal) factors of resizing, and
+#: the (height, width) of the file.
 PREPARED = {
     "images": (None, None, 3),
     "image_size": (2,),
@@ -62,15 +60,10 @@ _PNG_TEXTS = (b"zTXt", b"iTXt")
 
 
 def check_file(contents, max_pixels=MAX_PIXELS):
-    """Whether an image file may be decoded, from its bytes; nothing is decoded.
-
-    Args:
-        contents: string `[]`.
-        max_pixels: int, height x width at most.
+    """Whether an image file, string `[]`, may be decoded; nothing is decoded.
 
     Returns:
-        int32 `[]` tensor, one of `STATUS_CODES`. `OK` does not mean that the decoder
-        will like it.
+        int32 `[]` tensor, one of `STATUS_CODES`. A file that is `OK` may be damaged.
 
     Raises:
         tf.errors.InvalidArgumentError: when it runs, for a damaged header of a JPEG.
@@ -89,8 +82,8 @@ def check_file(contents, max_pixels=MAX_PIXELS):
     def check_jpeg():
         height, width = tf.unstack(tf.io.extract_jpeg_shape(contents)[:2])
         area = tf.cast(height, "int64") * tf.cast(width, "int64")
-        # Beside the scans this counts what looks like one: previews, films behind the
-        # image. They are few beside what is allowed for an image of a camera.
+        # This also counts the scans of previews and of films behind the image, which
+        # are few beside the limit.
         is_costly = count(_JPEG_SCAN) * area > MAX_SCANNED_PIXELS
         return tf.where((area > max_pixels) | is_costly, TOO_LARGE, OK)
 
@@ -121,18 +114,18 @@ def check_file(contents, max_pixels=MAX_PIXELS):
 
 
 def prepare_files(image_bytes, prepare, max_pixels=MAX_PIXELS):
-    """Decodes and prepares what can be, as one batch.
+    """Decodes and prepares the good files as one batch.
 
     Args:
         image_bytes: string `[B]`, files of any kind, B > 0.
         prepare: function from an image uint8 `[h, w, 3]` to a dict of `PREPARED`.
-        max_pixels: int, height x width at most.
+        max_pixels: int, largest height x width.
 
     Returns:
-        `status` int32 `[B]` and the dict of `prepare` for the G images whose status is
-        `OK`, each `[G, ...]`, the images padded with zeros on the right and below to
-        the largest, and `index` int32 `[G]`, their places among the B. Where no image
-        is good there is one of zeros at place 0, for the network to work on.
+        `status` int32 `[B]`, and the dict of `prepare` for the G images whose status is
+        `OK`, each `[G, ...]`, padded with zeros on the right and below to the largest
+        image, with `index` int32 `[G]`, their places among the B. If no image is good,
+        there is one of zeros at place 0, because the network needs a batch.
     """
     total = tf.shape(image_bytes)[0]
 
@@ -152,12 +145,12 @@ def prepare_files(image_bytes, prepare, max_pixels=MAX_PIXELS):
     found = _one_batch(dataset, total, {**no_rows, **_nothing(0)})
     status = found.pop("status")
     statuses = tf.tensor_scatter_nd_update(
-        tf.fill([total], DAMAGED),  # stays for those that were dropped
+        tf.fill([total], DAMAGED),  # remains for those that were dropped
         found["index"][:, None],
         status,
     )
     good = tf.where(status == OK)[:, 0]
-    # A refused image has no pixels, so it took no part in the padding.
+    # A refused image has no pixels, so it did not enlarge the padding.
     found = tf.cond(
         tf.size(good) == tf.size(status),
         lambda: found,
@@ -167,13 +160,9 @@ def prepare_files(image_bytes, prepare, max_pixels=MAX_PIXELS):
 
 
 def read_examples(examples):
-    """The encoded images of serialized `tf.train.Example`s.
+    """The files under `image/encoded` of serialized `tf.train.Example`s, string `[B]`.
 
-    Args:
-        examples: string `[B]`, each with the image under `image/encoded`.
-
-    Returns:
-        string `[B]`; empty for what is no example or has no single image.
+    Empty strings for what is no example, or has no single image.
     """
     total = tf.shape(examples)[0]
     feature = {"image/encoded": tf.io.FixedLenFeature((), "string", default_value="")}
@@ -205,7 +194,7 @@ def _one_batch(dataset, total, nothing):
     """All elements of a dataset as one padded batch; `nothing` if it has none."""
     dataset = dataset.padded_batch(tf.cast(total, "int64"))
     dataset = dataset.concatenate(tf.data.Dataset.from_tensors(nothing)).take(1)
-    # It runs once: rewriting the dataset first would take longer.
+    # It runs once: optimising the dataset first would take longer.
     options = tf.data.Options()
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
@@ -213,7 +202,7 @@ def _one_batch(dataset, total, nothing):
 
 
 def _nothing(*outer):
-    """What `prepare` gives, of zeros and without pixels."""
+    """The result of `prepare` for an image without pixels."""
     return {
         name: tf.zeros((*outer, *(side or 0 for side in shape)))
         for name, shape in PREPARED.items()

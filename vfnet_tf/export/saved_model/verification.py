@@ -1,4 +1,4 @@
-"""Does an exported detector give what the detector in Python gives?"""
+"""Compares an exported SavedModel with the detector that it was made of."""
 
 import json
 import os
@@ -10,15 +10,17 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from vfnet_tf.data import transforms
 from vfnet_tf.data.canvases import CANVAS_MULTIPLE
 from vfnet_tf.data.images import decode
-from vfnet_tf.data.normalization import Normalization
 from vfnet_tf.export import fingerprint
-from vfnet_tf.export.saved_model.exporter import read_metadata, to_box_format
+from vfnet_tf.export.saved_model.exporter import (
+    make_network_input,
+    read_metadata,
+    to_box_format,
+)
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 
-#: Pixels, and score, that the SavedModel may differ by: nothing that anyone could see.
+#: Largest differences of boxes, in pixels, and of scores.
 BOX_TOLERANCE, SCORE_TOLERANCE = 0.01, 1e-5
 #: The same for boxes in 0..1.
 NORMALIZED_BOX_TOLERANCE = 1e-5
@@ -63,20 +65,20 @@ np.savez(answer, **results)
 def detect_in_fresh_process(
     directory, batches, timeout=900, signature="serving_default"
 ):
-    """Runs a SavedModel in a new Python process that knows TensorFlow only.
+    """Runs a SavedModel in a new Python process with TensorFlow alone.
 
     Args:
         directory: of the SavedModel.
         batches: list of batches, each a list of paths of JPEG or PNG files.
         timeout: seconds.
-        signature: name of one that takes images. For `"image_tensor"` those of a batch
-            have one size and none is turned by EXIF.
+        signature: str. For `"image_tensor"` the images of a batch have one size, and
+            none is turned by EXIF.
 
     Returns:
         list of one dict of numpy arrays per batch.
 
     Raises:
-        ValueError: if the process fails; the end of what it said is in the message.
+        ValueError: if the process fails, with the end of its error output.
     """
     with tempfile.TemporaryDirectory() as folder:
         request = pathlib.Path(folder) / "request.json"
@@ -109,26 +111,15 @@ def detect_in_fresh_process(
 
 
 class PythonDetect:
-    """What the SavedModel does, put together from the detector and `data.transforms`.
+    """Detects in files as the SavedModel does, with `detector` and its `metadata`.
 
-    Every image is prepared by itself, as the pipeline does, and then the batch goes
-    through `detector.detect`. Both run as graphs for any size, as in the SavedModel: a
-    graph for one fixed size is optimised otherwise, and its sums end in other last
-    digits.
-
-    Args:
-        detector: the `DenseDetector` that was exported.
-        metadata: dict, as from `read_metadata`.
+    Preparing and detecting run as graphs for any size, as in the SavedModel: a graph for
+    one fixed size is optimised differently, and its sums end in other last digits.
     """
 
     def __init__(self, detector, metadata):
-        make_input = transforms.network_input(
-            metadata["image_size"],
-            metadata["keep_ratio"],
-            Normalization.from_dict(metadata["normalization"]),
-        )
-
-        # What an older export does not name it does as the detector's defaults say.
+        make_input = make_network_input(metadata)
+        # What an older export does not name is the detector's default.
         settings = {k: metadata[k] for k in DETECTION_SETTINGS if k in metadata}
 
         @tf.function(autograph=False, input_signature=[tf.TensorSpec((), "string")])
@@ -136,22 +127,18 @@ class PythonDetect:
             image = decode.decode_image(contents)
             return {**make_input(image), "original_size": tf.shape(image)[:2]}
 
-        @tf.function(
-            autograph=False,
-            input_signature=[
-                tf.TensorSpec((None, None, None, 3), "float32"),
-                tf.TensorSpec((None, 2), "float32"),
-                tf.TensorSpec((None, 2), "float32"),
-            ],
-        )
+        pair = tf.TensorSpec((None, 2), "float32")
+        images = tf.TensorSpec((None, None, None, 3), "float32")
+
+        @tf.function(autograph=False, input_signature=[images, pair, pair])
         def detect(images, image_size, scale):
             return detector.detect(images, image_size, scale, **settings)
 
         self._prepare = prepare
         self._detect = detect
-        # Exports of format 1 knew no other, and had a sentence there.
-        known = metadata["format_version"] > 1
-        self._box_format = metadata["box_format"] if known else "xyxy"
+        # Exports of format 1 have a sentence there.
+        is_new = metadata["format_version"] > 1
+        self._box_format = metadata["box_format"] if is_new else "xyxy"
 
     def batch(self, paths):
         """Reads JPEG or PNG files as one batch on their common canvas.
@@ -164,10 +151,8 @@ class PythonDetect:
         sizes = np.asarray([example["image"].shape[:2] for example in examples])
         canvas = -(-sizes.max(axis=0) // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
         images = np.zeros((len(paths), *canvas, 3), "float32")
-        for image, example, (height, width) in zip(
-            images, examples, sizes, strict=True
-        ):
-            image[:height, :width] = example["image"]
+        for row, (height, width) in enumerate(sizes):
+            images[row, :height, :width] = examples[row]["image"]
         scale, original_size = (
             np.asarray([example[key] for example in examples], "float32")
             for key in ("scale", "original_size")
@@ -187,15 +172,14 @@ def verify_saved_model(directory, detector, paths, batch_sizes=(1, 2, 5)):
     """Compares an exported detector, in a fresh process, with the one in Python.
 
     Both get the same files in the same batches, so both pad to the same canvases. Both
-    run on the CPU, where sums are taken in the same order each time: there they have
-    been equal to the last bit, in float32 and in bfloat16.
+    run on the CPU, where they are equal to the last bit, in float32 and in bfloat16.
 
     Args:
         directory: of the SavedModel.
         detector: what was exported.
         paths: list of JPEG or PNG files, best of several sizes.
-        batch_sizes: all files are taken in batches of each of these sizes; a size above
-            the number of files is left out, unless all are.
+        batch_sizes: all files are detected in batches of each of these sizes; a size
+            above the number of files is left out, unless all are.
 
     Returns:
         dict of `num_batches`, `num_detections`, and the largest differences
@@ -258,16 +242,11 @@ def verify_saved_model(directory, detector, paths, batch_sizes=(1, 2, 5)):
 
 
 def check_origin(directory, detector, config):
-    """Refuses a SavedModel that was not made of this detector and config.
-
-    Args:
-        directory: of the SavedModel.
-        detector: `DenseDetector` with the weights.
-        config: `Config` that it was built from.
+    """Refuses the SavedModel in `directory` if another detector or config made it.
 
     Raises:
-        ValueError: if the SHA-256 of the weights or of the config is another one than
-            was recorded, or none was.
+        ValueError: if the recorded SHA-256 of the weights or of the config is another
+            one, or is missing.
     """
     metadata = read_metadata(directory)
     own = {
@@ -284,5 +263,4 @@ def check_origin(directory, detector, config):
 
 
 def _begin(array):
-    """The first values of an array, for a message."""
     return np.array2string(array.reshape(-1)[:12], separator=", ", threshold=20)

@@ -1,8 +1,7 @@
 """Detections from a TensorFlow Serving server, over REST or gRPC.
 
-This file and `connections.py` may be copied into a folder on a machine without
-this package and without TensorFlow: REST needs numpy and requests alone. gRPC needs the
-extra `serving`.
+This file and `connections.py` may be copied into a folder on a machine without this
+package: over REST they need numpy and requests alone.
 """
 
 import contextlib
@@ -78,12 +77,10 @@ class ServingClient(contextlib.AbstractContextManager):
         model = (self.model, self.version, self.retries)
         try:
             if is_grpc:
-                is_secure = parts.scheme == "grpcs"
-                connected = connect_grpc(place, *model, is_secure=is_secure)
+                connected = connect_grpc(place, *model, parts.scheme == "grpcs")
             else:
-                connected = connect_rest(
-                    f"{parts.scheme}://{place}{parts.path}", *model
-                )
+                url = f"{parts.scheme}://{place}{parts.path}"
+                connected = connect_rest(url, *model)
         except ImportError as error:
             raise ImportError(f"{error}: pip install 'vfnet_tf[serving]'") from error
         self._predict, self._look_up, self._close = connected
@@ -113,8 +110,10 @@ class ServingClient(contextlib.AbstractContextManager):
             float32 `[N]` in [0, 1]; labels int32 `[N]`; names, N str, if known; status
             int, if the model has it (0 is good, see `status_codes` of `metadata()`).
 
-        Raises: ServingError if no good answer came in time; ValueError for no image or
-            for inputs that the signature lacks; OSError if a file cannot be read.
+        Raises:
+            ServingError: if no good answer came in time.
+            ValueError: for no image, or inputs that the signature lacks.
+            OSError: if a file cannot be read.
         """
         images = [images] if isinstance(images, (str, os.PathLike, bytes)) else images
         contents = [_read(image) for image in images]
@@ -126,7 +125,7 @@ class ServingClient(contextlib.AbstractContextManager):
             found += _split(self._run(self.signature, batch, inputs, deadline), batch)
         names = dict(enumerate(self._find_names(deadline)))
         for one in found if names else ():
-            # The server may have moved to a version with more classes.
+            # A newer version on the server may have more classes.
             labels = one["labels"].tolist()
             one["names"] = [str(names.get(k, f"class {k}")) for k in labels]
         return found
@@ -134,16 +133,18 @@ class ServingClient(contextlib.AbstractContextManager):
     def metadata(self):
         """Returns the dict of the export's `assets/metadata.json`.
 
-        Raises: ServingError if the model has no signature `metadata`, or one without
-            inputs, which works only over gRPC and without batching.
+        Raises:
+            ServingError: if the model has no signature `metadata`, or one without
+                inputs, which works only over gRPC and without batching.
         """
         return self._read_metadata(time.monotonic() + self.timeout)
 
     def wait_until_ready(self, timeout=60.0):
         """Returns when the server has loaded the model; `timeout` is in seconds.
 
-        Raises: ServingError with the reason if that does not come in time; at once if
-            the server could not load the version.
+        Raises:
+            ServingError: with the reason, if the time is over; at once if the server
+                could not load the version.
         """
         deadline, problem = time.monotonic() + timeout, None
         while not problem or time.monotonic() < deadline:
@@ -166,14 +167,18 @@ class ServingClient(contextlib.AbstractContextManager):
         except ServingError as error:
             if error.code != "NOT_FOUND":
                 raise
-            reason, known = error, []
+            reason, states = error, {}
         with contextlib.suppress(ServingError):
-            known = self._look_up("", left)["model_version_status"]
-        mine = [one for one in known if self.version in (None, int(one["version"]))]
-        has_failed = mine and all(one["status"].get("error_message") for one in mine)
+            for one in self._look_up("", left)["model_version_status"]:
+                text = one.get("status", {}).get("error_message")
+                states[int(one["version"])] = (
+                    f"failed: {text}" if text else one["state"]
+                )
+        mine = [text for n, text in states.items() if self.version in (None, n)]
+        has_failed = mine and all(text.startswith("failed") for text in mine)
         raise ServingError(
             f"{self.url} has not loaded {self.model!r}, version: {self.version}. It has "
-            f"{known or 'no such model'} and said: {reason}",
+            f"{states or 'no such model'} and said: {reason}",
             "FAILED_PRECONDITION" if has_failed else "NOT_FOUND",
         ) from reason
 
@@ -197,8 +202,10 @@ class ServingClient(contextlib.AbstractContextManager):
         values = dict.fromkeys(inputs, contents)
         for name in others:
             # An input with a batch dimension has one value per image.
-            count = len(contents) if inputs[name]["tensor_shape"].get("dim") else 0
-            values[name] = [chosen[name]] * count if count else chosen[name]
+            is_batched = inputs[name].get("tensor_shape", {}).get("dim")
+            values[name] = (
+                [chosen[name]] * len(contents) if is_batched else chosen[name]
+            )
         dtypes = {name: info["dtype"] for name, info in inputs.items()}
         return self._ask(self._predict, signature, values, dtypes, deadline)
 
@@ -241,7 +248,6 @@ def _split(outputs, images):
         for one, status in zip(found, outputs.get("status", ()), strict=False):
             one["status"] = int(status)
     except (IndexError, KeyError, TypeError, ValueError) as error:
-        message = f"The signature must give detections of {len(images)} images. "
-        message += f"Received: {sorted(outputs)}: {error!r}"
-        raise ServingError(message, "INTERNAL") from error
+        message = f"Outputs must be detections of {len(images)} images. Received: "
+        raise ServingError(f"{message}{[*outputs]}: {error!r}", "INTERNAL") from error
     return found

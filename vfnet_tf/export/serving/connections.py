@@ -75,7 +75,7 @@ def connect_rest(url, model, version, retries):
         try:
             return session.request(method, place + what, **settings)
         except requests.exceptions.ChunkedEncodingError:
-            # `Retry` ends where the body begins: one that breaks off is its caller's.
+            # The body broke off, which is after what `Retry` sees.
             if not retries:
                 raise
             return session.request(method, place + what, **settings)
@@ -90,24 +90,19 @@ def connect_rest(url, model, version, retries):
             except TimeoutError as error:
                 raise _late_error(url, timeout) from error
             except requests.RequestException as error:
-                reason = (
-                    getattr(error.args[0], "reason", error) if error.args else error
-                )
-                raise ServingError(
-                    f"{url} gave no answer over REST: {reason}. Is the server there, "
-                    "and is this its port of REST?",
-                    "UNAVAILABLE",
-                    not isinstance(error, requests.exceptions.SSLError),
-                ) from error
+                # urllib3's reason is without the address of the object.
+                reason = getattr((error.args or [error])[0], "reason", error)
+                message = f"{url} gave no answer over REST: {reason}. Is the server "
+                message += "there, and is this its port of REST?"
+                is_transient = not isinstance(error, requests.exceptions.SSLError)
+                raise ServingError(message, "UNAVAILABLE", is_transient) from error
         return _parse(response)
 
     def predict(signature, values, dtypes, timeout):
         if not values:
-            raise ServingError(
-                f"REST refuses the signature {signature!r}, which has no inputs: use "
-                "grpc://, or give `class_names`",
-                "UNIMPLEMENTED",
-            )
+            message = f"REST refuses the signature {signature!r}, which has no inputs: "
+            message += "use grpc://, or give `class_names`"
+            raise ServingError(message, "UNIMPLEMENTED")
         body = {"signature_name": signature, "inputs": values}
         answer = look_up(":predict", timeout, json.dumps(body, default=_to_json))
         outputs = answer.get("outputs")
@@ -117,7 +112,7 @@ def connect_rest(url, model, version, retries):
     return predict, look_up, lambda: None
 
 
-def connect_grpc(target, model, version, retries, *, is_secure=False):
+def connect_grpc(target, model, version, retries, is_secure=False):
     """Returns a connection to `target`, host:port, with gRPC's own retries (0..4)."""
     import grpc
     import tensorflow as tf
@@ -212,11 +207,8 @@ def _start(function, *arguments):
 
 
 def _late_error(place, timeout):
-    return ServingError(
-        f"No answer from {place} within {timeout:.1f} s: is the server busy, or the "
-        "`timeout` too short?",
-        "DEADLINE_EXCEEDED",
-    )
+    message = f"No answer from {place} within {timeout:.1f} s, see `timeout`"
+    return ServingError(message, "DEADLINE_EXCEEDED")
 
 
 def _parse(response):
@@ -231,10 +223,8 @@ def _parse(response):
         message = str(answer["error"])
     else:
         code = "UNIMPLEMENTED" if status == 404 else code
-        message = (
-            f"No TensorFlow Serving answers at {response.url}: {status} "
-            f"{response.reason}: {response.text[:100]}"
-        )
+        message = f"No TensorFlow Serving answers at {response.url}: {status}: "
+        message += response.text[:100]
     raise ServingError(message, code, status in _BUSY)
 
 

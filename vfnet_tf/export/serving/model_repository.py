@@ -1,8 +1,8 @@
-"""A detector where TensorFlow Serving looks for it: versions, warm-up, configuration.
+"""A folder of models for TensorFlow Serving: versions, warm-up, configuration.
 
 A server polls a folder of numbered versions and loads the largest number. A version is
-therefore written elsewhere and renamed when everything is in it, warm-up included: a
-server that looks in between sees nothing or all.
+therefore written elsewhere, with its warm-up, and renamed: a server sees all of it or
+nothing.
 """
 
 import os
@@ -28,6 +28,37 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _MAX_BATCH_SIZE = re.compile(r"^\s*max_batch_size\s*:?\s*{\s*value\s*:\s*(\d+)", re.M)
 _WARMUP_LONG_SIDE = 256
 
+_USAGE = """\
+TensorFlow Serving {version} or newer, gRPC on port 8500 and REST on 8501:
+    docker run --rm -p 8500:8500 -p 8501:8501 \\
+        -v {directory}:/models:ro tensorflow/serving \\
+        --model_config_file=/models/models.config
+On a GPU, add batching:
+        --enable_batching --batching_parameters_file=/models/batching_parameters.txt
+From a shell; the server decodes base64 itself:
+    (printf '{{"instances": [{{"b64": "'; base64 -w0 street.jpg; printf '"}}]}}') |
+        curl -d @- http://localhost:8501/v1/models/{model}:predict
+From Python:
+    from vfnet_tf.export.serving.client import ServingClient
+    client = ServingClient("http://localhost:8501", model="{model}")
+    client.wait_until_ready()
+    print(client.detect(["street.jpg"]))"""
+
+_BATCHING = """\
+# For --batching_parameters_file with --enable_batching. A start, not measured: what is
+# best depends on the device and on how requests come.
+max_batch_size {{ value: {size} }}
+# Batches are filled up with copies to one of these sizes; the last must be
+# max_batch_size.
+{allowed}
+# How long a request may wait for others.
+batch_timeout_micros {{ value: 5000 }}
+# Batches that run at a time, each with its own memory.
+num_batch_threads {{ value: 2 }}
+# Requests beyond it are refused as UNAVAILABLE; clients send them again.
+max_enqueued_batches {{ value: 16 }}
+"""
+
 
 def export_for_serving(
     detector,
@@ -46,18 +77,18 @@ def export_for_serving(
         <model_name>/<version>/        by `export_saved_model`, and in it
             assets.extra/tf_serving_warmup_requests
 
-    The first two are left as they are where they exist, except that a model which
-    `models.config` does not list is added. A version is never replaced.
+    The first two are kept if they exist, but a model that `models.config` does not list
+    is added. A version is never replaced.
 
     Args:
         detector: a built `DenseDetector`.
         directory: of the models; made if it does not exist.
-        model_name: str, how clients call the model: letters, digits, `_`, `.`, `-`.
-        version: int >= 1; None takes the one after the largest there is.
-        max_batch_size: int, images of a batch at most; the warm-up has this and 1.
-            None takes that of `batching_parameters.txt`, 8 if there is none.
-        check: callable that gets the path of the SavedModel before it can be served; an
-            error of it leaves the version unwritten.
+        model_name: str, of letters, digits, `_`, `.`, `-`.
+        version: int >= 1; None is the largest so far, plus 1.
+        max_batch_size: int, most images in a batch; the warm-up has batches of this
+            size and of 1. None is that of `batching_parameters.txt`, or 8.
+        check: callable of the SavedModel's path, called before it can be served; if it
+            raises, the version is not written.
         **settings: further arguments of `export_saved_model`.
 
     Returns:
@@ -65,7 +96,7 @@ def export_for_serving(
 
     Raises:
         ImportError: if the extra `serving` is not installed.
-        ValueError: for a name or number that no server takes, a version that is there,
+        ValueError: for a name or number that no server takes, a version that exists,
             or a configuration file that cannot be read.
     """
     directory = pathlib.Path(directory)
@@ -85,13 +116,10 @@ def export_for_serving(
 
 
 def check_layout(directory, model_name, version=None, max_batch_size=None):
-    """Refuses, before the work, what `export_for_serving` would not write.
+    """Checks the arguments of `export_for_serving` and raises its errors.
 
     Returns:
-        int, the images of a batch at most.
-
-    Raises:
-        ImportError, ValueError: as of `export_for_serving`.
+        int, the most images in a batch.
     """
     _protos()
     directory = pathlib.Path(directory)
@@ -142,14 +170,8 @@ def versions(model_directory):
 def write_warmup(saved_model, model_name, batch_sizes):
     """Writes requests that a server runs before it answers the first client.
 
-    Args:
-        saved_model: directory of the SavedModel.
-        model_name: str, as clients call it.
-        batch_sizes: one request for `serving_default` with this many copies of a
-            generated JPEG each; sizes that occur twice are written once.
-
-    Returns:
-        The file's path.
+    One for each of `batch_sizes`, with so many copies of a generated JPEG for
+    `serving_default`, into the SavedModel's directory. Returns the file's path.
     """
     predict_pb2, prediction_log_pb2 = _protos()[:2]
     image = warmup_image(saved_models.read_metadata(saved_model)["image_size"])
@@ -157,29 +179,20 @@ def write_warmup(saved_model, model_name, batch_sizes):
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for size in sorted(set(batch_sizes)):
-            request = predict_pb2.PredictRequest()
-            request.model_spec.name = model_name
-            request.model_spec.signature_name = "serving_default"
             tensor = tf.make_tensor_proto([image] * size, tf.string, (size,))
-            request.inputs["image_bytes"].CopyFrom(tensor)
-            log = prediction_log_pb2.PredictionLog(
-                predict_log=prediction_log_pb2.PredictLog(request=request)
+            request = predict_pb2.PredictRequest(
+                model_spec={"name": model_name, "signature_name": "serving_default"},
+                inputs={"image_bytes": tensor},
             )
+            log = prediction_log_pb2.PredictionLog(predict_log={"request": request})
             writer.write(log.SerializeToString())
     return path
 
 
 def warmup_image(image_size):
-    """A generated JPEG whose shape fills the canvas of `image_size`.
+    """A small generated JPEG of the same aspect ratio as `image_size`, bytes.
 
-    A tenth of the pixels, yet resized to the same input of the network: what is
-    prepared for that input is there when the first photograph comes.
-
-    Args:
-        image_size: (short, long) or (height, width) in pixels.
-
-    Returns:
-        bytes, a few kB.
+    It is resized to the same input of the network as a photograph.
     """
     height, width = image_size
     factor = min(1.0, _WARMUP_LONG_SIDE / max(height, width))
@@ -193,29 +206,8 @@ def warmup_image(image_size):
 
 def usage(directory, model_name):
     """How to serve and call a model of a directory, as text."""
-    directory = pathlib.Path(directory).resolve()
-    url = f"http://localhost:8501/v1/models/{model_name}"
-    return "\n".join(
-        [
-            "TensorFlow Serving, gRPC on port 8500 and REST on 8501; a release not "
-            f"older than {tf.__version__}:",
-            "    docker run --rm -p 8500:8500 -p 8501:8501 \\",
-            f"        -v {shlex.quote(str(directory))}:/models:ro tensorflow/serving \\",
-            f"        --model_config_file=/models/{MODEL_CONFIG}",
-            "On a GPU, add what joins requests to batches:",
-            "        --enable_batching "
-            f"--batching_parameters_file=/models/{BATCHING_PARAMETERS}",
-            "From a shell; the server decodes base64 itself:",
-            """    (printf '{"instances": [{"b64": "'; base64 -w0 street.jpg; """
-            """printf '"}]}') |""",
-            f"        curl -d @- {url}:predict",
-            "From Python:",
-            "    from vfnet_tf.export.serving.client import ServingClient",
-            f'    client = ServingClient("http://localhost:8501", model="{model_name}")',
-            "    client.wait_until_ready()",
-            '    print(client.detect(["street.jpg"]))',
-        ]
-    )
+    directory = shlex.quote(str(pathlib.Path(directory).resolve()))
+    return _USAGE.format(directory=directory, model=model_name, version=tf.__version__)
 
 
 def _protos():
@@ -264,24 +256,9 @@ def _read_max_batch_size(path):
 def _write_batching_parameters(path, max_batch_size):
     if path.exists():
         return
-    allowed = [2**n for n in range(max_batch_size.bit_length())]
-    if allowed[-1] != max_batch_size:
-        allowed.append(max_batch_size)
-    lines = [
-        "# For --batching_parameters_file with --enable_batching. A start, not measured:",
-        "# what is best depends on the device and on how requests come.",
-        f"max_batch_size {{ value: {max_batch_size} }}",
-        "# Batches are filled up with copies to one of these sizes; the last must be",
-        "# max_batch_size.",
-        *(f"allowed_batch_sizes: {size}" for size in allowed),
-        "# How long a request may wait for others.",
-        "batch_timeout_micros { value: 5000 }",
-        "# Batches that run at a time, each with its own memory.",
-        "num_batch_threads { value: 2 }",
-        "# Beyond it requests are refused as UNAVAILABLE, and clients come again.",
-        "max_enqueued_batches { value: 16 }",
-    ]
-    write_file(path, "\n".join(lines) + "\n")
+    sizes = {2**n for n in range(max_batch_size.bit_length())} | {max_batch_size}
+    allowed = "\n".join(f"allowed_batch_sizes: {size}" for size in sorted(sizes))
+    write_file(path, _BATCHING.format(size=max_batch_size, allowed=allowed))
 
 
 def _read_model_config(path):
