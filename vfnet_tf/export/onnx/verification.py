@@ -85,10 +85,8 @@ def match(found, expected):
     for box, score, label in zip(*found, strict=True):
         box_off = np.abs(expected[0] - box).max(axis=-1)
         score_off = np.abs(expected[1] - score)
-        cost = np.where(
-            left & (expected[2] == label), box_off + 1e3 * score_off, np.inf
-        )
-        best = int(np.argmin(cost))
+        is_like = left & (expected[2] == label)
+        best = int(np.argmin(np.where(is_like, box_off + 1e3 * score_off, np.inf)))
         left[best] = False
         boxes.append(float(box_off[best]))
         scores.append(float(score_off[best]))

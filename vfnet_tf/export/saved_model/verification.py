@@ -214,22 +214,22 @@ def verify_saved_model(directory, detector, paths, batch_sizes=(1, 2, 5)):
                 f"{found['status'].tolist()} for {names}"
             )
         expected = detect(batch)
-        for key in ("num_detections", "detection_classes"):
-            if not np.array_equal(found[key], expected[key]):
-                raise ValueError(
-                    f"`{key}` of the SavedModel must be the detector's. Received: "
-                    f"{_begin(found[key])} in place of {_begin(expected[key])} for "
-                    f"{names}"
-                )
+        problems = [
+            f"`{key}` is {_begin(found[key])} in place of {_begin(expected[key])}"
+            for key in ("num_detections", "detection_classes")
+            if not np.array_equal(found[key], expected[key])
+        ]
         boxes, scores = (
             float(np.max(np.abs(found[key] - expected[key])))
             for key in ("detection_boxes", "detection_scores")
         )
         if not (boxes <= tolerance and scores <= SCORE_TOLERANCE):
+            text = f"boxes up to {boxes:.3g}{unit} off and scores up to {scores:.3g}"
+            problems.append(text)
+        if problems:
             raise ValueError(
-                "Boxes and scores of the SavedModel must be the detector's. Received: "
-                f"boxes up to {boxes:.3g}{unit} off and scores up to {scores:.3g} "
-                f"for {names}"
+                "Detections of the SavedModel must be the detector's. Received: "
+                f"{'; '.join(problems)} for {names}"
             )
         differences.append((boxes, scores))
     box_difference, score_difference = np.max(differences, axis=0).tolist()

@@ -192,20 +192,16 @@ class ServingClient(contextlib.AbstractContextManager):
             raise ServingError(message + str([*self._signatures]), "INVALID_ARGUMENT")
         inputs = self._signatures[signature].get("inputs", {})
         others = {name for name, info in inputs.items() if info["dtype"] != "DT_STRING"}
-        chosen = self._read_metadata(deadline) if others - set(extra) else {}
-        chosen |= extra
+        chosen = (self._read_metadata(deadline) if others - set(extra) else {}) | extra
         if set(extra) - others or others - set(chosen):
             raise ValueError(
                 f"Inputs must be among {sorted(others)}; those that `metadata()` has no "
                 f"value of are needed. Received: {sorted(extra)} for {signature!r}"
             )
-        values = dict.fromkeys(inputs, contents)
+        values = {n: chosen[n] if n in others else contents for n in inputs}
         for name in others:
-            # An input with a batch dimension has one value per image.
-            is_batched = inputs[name].get("tensor_shape", {}).get("dim")
-            values[name] = (
-                [chosen[name]] * len(contents) if is_batched else chosen[name]
-            )
+            if inputs[name].get("tensor_shape", {}).get("dim"):  # one value per image
+                values[name] = [chosen[name]] * len(contents)
         dtypes = {name: info["dtype"] for name, info in inputs.items()}
         return self._ask(self._predict, signature, values, dtypes, deadline)
 
