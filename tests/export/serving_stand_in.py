@@ -45,11 +45,11 @@ URL = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(/metadata|:predict)?"
 
 
 class Refusal(Exception):
-    """An error that the server answers with."""
+    """An error that the server answers with; `code` is a name of `grpc.StatusCode`."""
 
     def __init__(self, code, message):
         super().__init__(message)
-        self.code = code
+        self.code = grpc.StatusCode[code]
 
 
 class StandIn:
@@ -111,28 +111,19 @@ class StandIn:
     def url(self, kind):
         return {"http": self.http_url, "grpc": self.grpc_url}[kind]
 
-    def states(self, name, version=None):
+    def states(self, name):
         """`GetModelStatusResponse` of a model."""
         known = self.models.get(name, {})
         if not known:
-            raise Refusal(
-                grpc.StatusCode.NOT_FOUND,
-                f"Could not find any versions of model {name}",
-            )
+            raise Refusal("NOT_FOUND", f"Could not find any versions of model {name}")
         response = get_model_status_pb2.GetModelStatusResponse()
         for number, directory in known.items():
-            if version in (None, number):
-                one = response.model_version_status.add(version=number)
-                is_loaded = not isinstance(directory, str)
-                one.state = one.AVAILABLE if is_loaded else one.END
-                if not is_loaded:
-                    one.status.error_code = 3
-                    one.status.error_message = directory
-        if version is not None and not response.model_version_status:
-            raise Refusal(
-                grpc.StatusCode.NOT_FOUND,
-                f"Could not find version {version} of model {name}",
-            )
+            one = response.model_version_status.add(version=number)
+            is_loaded = not isinstance(directory, str)
+            one.state = one.AVAILABLE if is_loaded else one.END
+            if not is_loaded:
+                one.status.error_code = 3
+                one.status.error_message = directory
         return response
 
     def model(self, name, version=None):
@@ -144,12 +135,8 @@ class StandIn:
         }
         number = max(known, default=None) if version is None else version
         if number not in known:
-            which = (
-                f"Latest({name})" if version is None else f"Specific({name}, {version})"
-            )
-            raise Refusal(
-                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {which}"
-            )
+            which = f"Latest({name})" if version is None else f"{name}, {version}"
+            raise Refusal("NOT_FOUND", f"Servable not found for request: {which}")
         with self._lock:
             directory = known[number]
             if directory not in LOADED:
@@ -169,33 +156,23 @@ class StandIn:
         """(version, outputs as arrays by name); `inputs` are arrays by name."""
         number, _, model = self.model(name, version)
         if signature not in model.signatures:
-            raise Refusal(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f'Serving signature key "{signature}" not found.',
-            )
+            message = f'Serving signature key "{signature}" not found.'
+            raise Refusal("FAILED_PRECONDITION", message)
         function = model.signatures[signature]
         declared = function.structured_input_signature[1]
         if set(declared) != set(inputs):
-            raise Refusal(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                f"input size does not match signature: {len(inputs)}!={len(declared)}",
-            )
+            message = f"input size does not match: {len(inputs)}!={len(declared)}"
+            raise Refusal("INVALID_ARGUMENT", message)
         if self.batching:
             sizes = {np.shape(value)[:1] for value in inputs.values()}
             if len(sizes) != 1 or () in sizes:
-                raise Refusal(
-                    grpc.StatusCode.INVALID_ARGUMENT,
-                    "Batching Run() input tensors must have equal 0th-dimension size",
-                )
+                message = "Batching Run() inputs must have equal 0th-dimension size"
+                raise Refusal("INVALID_ARGUMENT", message)
+        inputs = {k: tf.constant(v, declared[k].dtype) for k, v in inputs.items()}
         try:
-            outputs = function(
-                **{
-                    key: tf.constant(value, declared[key].dtype)
-                    for key, value in inputs.items()
-                }
-            )
+            outputs = function(**inputs)
         except tf.errors.InvalidArgumentError as error:
-            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, error.message) from error
+            raise Refusal("INVALID_ARGUMENT", error.message) from error
         return number, {key: value.numpy() for key, value in outputs.items()}
 
 
@@ -218,12 +195,10 @@ class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
                 spec.signature_name or "serving_default",
                 {key: tf.make_ndarray(value) for key, value in request.inputs.items()},
             )
-        response = predict_pb2.PredictResponse()
-        response.model_spec.name = spec.name
-        response.model_spec.version.value = number
-        for key, value in outputs.items():
-            response.outputs[key].CopyFrom(tf.make_tensor_proto(value))
-        return response
+        return predict_pb2.PredictResponse(
+            model_spec={"name": spec.name, "version": {"value": number}},
+            outputs={key: tf.make_tensor_proto(x) for key, x in outputs.items()},
+        )
 
     def GetModelMetadata(self, request, context):
         with _aborting(context):
@@ -241,7 +216,7 @@ class _Models(model_service_pb2_grpc.ModelServiceServicer):
     def GetModelStatus(self, request, context):
         with _aborting(context):
             spec = request.model_spec
-            return self.stand_in.states(spec.name, _version(spec))
+            return self.stand_in.states(spec.name)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -254,7 +229,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         name, version = found[1], found[2] and int(found[2])
         try:
             if found[3] is None:
-                message = self.stand_in.states(name, version)
+                message = self.stand_in.states(name)
                 return self._answer(
                     200,
                     json_format.MessageToDict(
@@ -302,7 +277,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _inputs(self, name, version, signature, body):
         """Arrays by input from the columnar format, as json_tensor.cc reads it."""
-        refuse = grpc.StatusCode.INVALID_ARGUMENT
+        refuse = "INVALID_ARGUMENT"
         _, _, model = self.stand_in.model(name, version and int(version))
         if signature not in model.signatures:
             raise Refusal(refuse, f'Serving signature name: "{signature}" not found')

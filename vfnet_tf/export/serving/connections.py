@@ -82,7 +82,8 @@ def connect_rest(url, model, version, retries):
 
     def look_up(what, timeout, body=None):
         with requests.Session() as session:
-            session.mount(url, requests.adapters.HTTPAdapter(max_retries=retry))
+            adapter = requests.adapters.HTTPAdapter(max_retries=retry)
+            session.mount(f"{url.split(':')[0]}://", adapter)
             # `requests` limits the time of each read only: this limits all together.
             answer = _start(send, session, what, body, timeout + 0.1)
             try:
