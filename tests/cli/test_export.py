@@ -187,7 +187,7 @@ def test_a_run_is_exported_described_and_verified(run_dir, images, tmp_path, cap
         (["absent", "--out", "{out}"], "absent"),
         (["{run}", "--out", "{out}", "--score-threshold", "2"], "`score_threshold`"),
         (["{run}", "--out", "{out}", "--existing"], "no assets/metadata.json"),
-        (["{run}", "--format", "litert", "--out", "{out}"], "must end in .tflite"),
+        (["{run}", "--format", "litert", "--out", "{out}"], "must be a file"),
         (
             ["{run}", "--format", "litert", "--precision", "mixed_bfloat16"],
             "has --quantize in place of --precision",

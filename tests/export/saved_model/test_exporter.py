@@ -62,17 +62,10 @@ def test_signatures_take_and_give_what_is_promised(loaded):
         assert outputs["detection_boxes"].shape.as_list() == [None, 100, 4]
 
 
-def test_the_network_is_saved_once(exported):
-    graph = read_signatures(exported).graph_def
-    names = {
-        function.signature.name
-        for function in graph.library.function
-        if any(node.op == "Conv2D" for node in function.node_def)
-    }
-    # One for all signatures, and in it one for all levels of the head.
-    network, head = sorted(names)
-    assert network.startswith("__inference_predict_")
-    assert head.startswith("__inference_predict_level_")
+def test_the_network_and_what_serves_under_two_names_are_saved_once(exported):
+    # 1.59 MB; 2.2 MB with a network for each signature, 1.76 MB with `serving_default`
+    # and `image_bytes` apart (TensorFlow 2.21).
+    assert (exported / "saved_model.pb").stat().st_size < 1.7e6
 
 
 def read_signatures(directory):
