@@ -1,5 +1,4 @@
 import http.server
-import importlib.util
 import json
 import pathlib
 import re
@@ -444,10 +443,8 @@ def test_two_copied_files_work_without_tensorflow_and_this_package(
         "    print(error)\n"
     )
     (tmp_path / "copied").mkdir()
-    client = pathlib.Path(
-        importlib.util.find_spec("vfnet_tf.export.serving.client").origin
-    )
-    for file in (client, client.with_name("connections.py")):
+    for name in ("client.py", "connections.py"):
+        file = ROOT / "vfnet_tf" / "export" / "serving" / name
         shutil.copy(file, tmp_path / "copied")
     answer = subprocess.run(
         [sys.executable, "-c", code, server.http_url, str(images[0])],

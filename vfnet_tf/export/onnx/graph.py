@@ -8,7 +8,7 @@ import numpy as np
 
 try:
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper, numpy_helper
 except ImportError as error:
     raise ImportError(
         "To write ONNX files, install onnx: pip install 'vfnet_tf[onnx]'"
@@ -159,9 +159,4 @@ def _value_info(name, dtype, shape):
 
 
 def _onnx_dtype(name):
-    return {
-        "bool": TensorProto.BOOL,
-        "float32": TensorProto.FLOAT,
-        "int32": TensorProto.INT32,
-        "int64": TensorProto.INT64,
-    }[name]
+    return helper.np_dtype_to_tensor_dtype(np.dtype(name))
