@@ -1,7 +1,8 @@
-"""What every layer, loss and assigner owes, checked in one place."""
+"""Checks that several layers, losses, assigners or detectors must pass."""
 
 import inspect
 import json
+import time
 import zlib
 
 import keras
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 
 HALF_POLICIES = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="graphs, tapes or tf.data"
+)
 
 
 def with_policy(policy, build):
@@ -26,6 +30,11 @@ def to_numpy(tree):
     return keras.tree.map_structure(
         lambda x: np.array(keras.ops.convert_to_numpy(x)), tree
     )
+
+
+def tensors(tree):
+    """Arrays, alone or in dicts and sequences, as tensors of the backend."""
+    return keras.tree.map_structure(keras.ops.convert_to_tensor, tree)
 
 
 def evaluate(function, *arrays):
@@ -77,12 +86,61 @@ def gradients(function, arrays, upstream=None):
     return to_numpy([x.grad if x.grad is not None else 0 * x.data for x in tensors])
 
 
+def shortest_times(functions, *arguments, runs=8):
+    """Seconds of each function's shortest run; they take turns, so that load is shared."""
+    times = [[] for _ in functions]
+    for function in functions:
+        function(*arguments)  # traces
+    for _ in range(runs):
+        for function, own in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            to_numpy(function(*arguments))
+            own.append(time.perf_counter() - start)
+    return [min(own) for own in times]
+
+
 def assert_close_to_max(actual, expected, tolerance):
     """`|actual - expected| <= tolerance * max|expected|`, shapes equal."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape
     limit = tolerance * np.max(np.abs(expected), initial=1e-30)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=limit)
+
+
+def assert_same_bits(actual, expected):
+    """Equal structures of equal arrays."""
+    assert list(_paths(actual)) == list(_paths(expected))
+    for path, value in _paths(expected).items():
+        np.testing.assert_array_equal(_paths(actual)[path], value, err_msg=path)
+
+
+def _paths(tree, prefix=""):
+    """A nested dict or sequence as a flat dict of paths and numpy arrays."""
+    if isinstance(tree, dict):
+        items = tree.items()
+    elif isinstance(tree, list | tuple):
+        items = enumerate(tree)
+    else:
+        return {prefix: to_numpy(tree)}
+    flat = {}
+    for key, value in items:
+        flat.update(_paths(value, f"{prefix}/{key}"))
+    return flat
+
+
+def assert_recorded_map(found, stored, key):
+    """A map `[B, H, W, C]` beside what a golden file has of it under a key."""
+    assert found.shape == tuple(stored[f"{key}/shape"])
+    rows, columns, channels = stored[f"{key}/stride"]
+    values = stored.get(f"{key}/values", stored.get(f"{key}/slice"))
+    # Rounding of float32 can reach 3e-6 of the largest value. The golden file has a
+    # part of the map; the whole shows in its mean, deviation, smallest, largest and
+    # mean absolute value.
+    assert_close_to_max(found[:, ::rows, ::columns, ::channels], values, 2e-5)
+    wide = found.astype("float64")
+    statistics = [wide.mean(), wide.std(), wide.min(), wide.max()]
+    statistics.append(np.abs(wide).mean())
+    assert_close_to_max(statistics, stored[f"{key}/stats"], 2e-5)
 
 
 def check_config(cls, *argument_sets, base=None):
@@ -95,7 +153,11 @@ def check_config(cls, *argument_sets, base=None):
         base: arguments of the base class, such as `name` and `dtype`.
     """
     parameters = inspect.signature(cls.__init__).parameters.values()
-    named = {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+    named = {
+        p.name: p.default
+        for p in parameters
+        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
     del named["self"]
     for name, default in named.items():
         values = [arguments[name] for arguments in argument_sets]
@@ -170,32 +232,51 @@ def _plain(value):
 def randomise(layer):
     """Gives every variable values of its own, the same in every run; variances > 0."""
     for variable in layer.variables:
-        rng = np.random.default_rng(zlib.crc32(variable.name.encode()))
-        values = rng.normal(0.0, 0.3, variable.shape)
+        values = _noise(variable, 0.3)
         variable.assign(np.abs(values) + 0.5 if "variance" in variable.name else values)
     return layer
 
 
-def check_half_precision(make, *inputs, tolerance=0.05):
+def randomise_kernels(layer):
+    """Gives every kernel values of its own; all else stays as it is initialised."""
+    for variable in layer.variables:
+        if "kernel" in variable.name:
+            variable.assign(_noise(variable, 0.05))
+    return layer
+
+
+def _noise(variable, deviation):
+    # The path without the layer's own name, which Keras counts up.
+    path = variable.path.partition("/")[2]
+    rng = np.random.default_rng(zlib.crc32(path.encode()))
+    return rng.normal(0.0, deviation, variable.shape)
+
+
+def check_half_precision(make, *inputs, tolerance, fill=randomise, output=None):
     """float16 and bfloat16, mixed or not: dtypes, finite values, near to float32's.
 
     Args:
         make: from a dtype policy's name to a layer.
-        *inputs: float32 arrays for its call.
+        *inputs: float32 arrays, or dicts of them, for its call.
         tolerance: of values, relative to the largest.
+        fill: gives a built layer its values.
+        output: dtype of the outputs, None for that of the computation.
     """
-    expected = to_numpy(randomise(_built(make("float32"), inputs))(*inputs))
+    expected = to_numpy(fill(_built(make("float32"), inputs))(*inputs))
     for policy in HALF_POLICIES:
-        layer = randomise(_built(make(policy), inputs))
-        result = layer(*inputs)
+        layer = fill(_built(make(policy), inputs))
+        results = layer(*inputs)
         compute = policy.removeprefix("mixed_")
-        assert keras.backend.standardize_dtype(result.dtype) == compute
         for variable in layer.trainable_variables:
             stored = "float32" if policy.startswith("mixed") else compute
             assert variable.dtype in (stored, "float32")
-        result = to_numpy(keras.ops.cast(result, "float32"))
-        assert np.all(np.isfinite(result))
-        assert_close_to_max(result, expected, tolerance)
+        for result, value in zip(
+            keras.tree.flatten(results), keras.tree.flatten(expected), strict=True
+        ):
+            assert keras.backend.standardize_dtype(result.dtype) == (output or compute)
+            result = to_numpy(keras.ops.cast(result, "float32"))
+            assert np.all(np.isfinite(result))
+            assert_close_to_max(result, value, tolerance)
 
 
 def _built(layer, inputs):
@@ -205,40 +286,61 @@ def _built(layer, inputs):
 
 def check_graph(layer, *inputs):
     """The same values in a graph whose batch, height and width are unknown."""
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("graph mode is TensorFlow's")
     import tensorflow as tf
 
     expected = layer(*inputs)
-    specs = [tf.TensorSpec((None, None, None, x.shape[-1]), x.dtype) for x in inputs]
-    result = tf.function(layer, input_signature=specs)(*inputs)
-    assert result.shape == expected.shape
-    np.testing.assert_allclose(to_numpy(result), to_numpy(expected), atol=1e-5)
+    specs = keras.tree.map_structure(
+        lambda x: tf.TensorSpec((*[None] * (x.ndim - 1), x.shape[-1])), list(inputs)
+    )
+    results = tf.function(layer, input_signature=specs)(*inputs)
+    for result, value in zip(
+        keras.tree.flatten(results), keras.tree.flatten(expected), strict=True
+    ):
+        assert_close_to_max(to_numpy(result), to_numpy(value), 1e-5)
 
 
-def check_save_load(layer, *inputs, directory):
+def check_save_load(layer, *inputs, directory, fill=randomise):
     """A model of the layer gives the same bits from a `.keras` and a weights file."""
-    symbols = [keras.Input((None, None, x.shape[-1])) for x in inputs]
-    model = keras.Model(symbols, layer(*symbols))
-    randomise(model)
-    expected = to_numpy(model(list(inputs)))
+
+    def symbol(array, name=None):
+        return keras.Input((*[None] * (array.ndim - 2), array.shape[-1]), name=name)
+
+    symbols = [
+        {key: symbol(value, key) for key, value in one.items()}
+        if isinstance(one, dict)
+        else symbol(one)
+        for one in inputs
+    ]
+    outputs = layer(*symbols)
+    given, symbols = (x[0] if len(x) == 1 else list(x) for x in (inputs, symbols))
+    model = fill(keras.Model(symbols, outputs))
+    expected = to_numpy(model(given))
     model.save(directory / "model.keras")
     loaded = keras.saving.load_model(directory / "model.keras")
-    np.testing.assert_array_equal(to_numpy(loaded(list(inputs))), expected)
+    assert_same_bits(loaded(given), expected)
 
     model.save_weights(directory / "model.weights.h5")
     for variable in loaded.variables:
         variable.assign(np.zeros(variable.shape))
     loaded.load_weights(directory / "model.weights.h5")
-    np.testing.assert_array_equal(to_numpy(loaded(list(inputs))), expected)
+    assert_same_bits(loaded(given), expected)
 
 
 def check_shape(layer, *inputs):
     """`compute_output_shape` and symbolic calls agree with what comes out."""
+
+    def shapes_of(tree):
+        return keras.tree.map_structure(lambda x: tuple(x.shape), tree)
+
     result = layer(*inputs)
-    assert tuple(layer.compute_output_shape(*[x.shape for x in inputs])) == tuple(
-        result.shape
+    symbols = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape), inputs)
+    assert shapes_of(layer(*symbols)) == shapes_of(result)
+    assert layer.compute_output_shape(*shapes_of(inputs)) == shapes_of(result)
+    unknown = keras.tree.map_structure(
+        lambda x: keras.KerasTensor((*[None] * (x.ndim - 1), x.shape[-1])), inputs
     )
-    unknown = [(None, None, None, x.shape[-1]) for x in inputs]
-    shape = layer.compute_output_shape(*unknown)
-    assert tuple(shape) == (None, None, None, result.shape[-1])
+    found = layer.compute_output_shape(*shapes_of(unknown))
+    expected = keras.tree.map_structure(
+        lambda x: keras.KerasTensor((*[None] * (len(x.shape) - 1), x.shape[-1])), result
+    )
+    assert found == shapes_of(expected)

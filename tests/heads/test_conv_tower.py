@@ -41,24 +41,3 @@ def test_kernels_start_small():
     kernel = contracts.to_numpy(tower.convs[0].conv.kernel)
     assert kernel.std() == pytest.approx(0.01, rel=0.05)
     assert kernel.mean() == pytest.approx(0, abs=3e-4)
-
-
-def test_its_config_is_complete():
-    contracts.check_config(
-        ConvTower,
-        {"num_convs": 2, "filters": 8, "norm": None, "deformable_last": True},
-        base={"name": "other", "dtype": "mixed_bfloat16"},
-    )
-
-
-def test_it_computes_in_half_precision():
-    contracts.check_half_precision(lambda policy: ConvTower(2, 32, dtype=policy), INPUT)
-
-
-def test_it_runs_in_a_graph_of_unknown_sizes():
-    contracts.check_graph(filled(), INPUT)
-    contracts.check_shape(filled(), INPUT)
-
-
-def test_it_is_saved_and_loaded(tmp_path):
-    contracts.check_save_load(ConvTower(2, 32), INPUT, directory=tmp_path)

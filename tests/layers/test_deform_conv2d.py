@@ -73,22 +73,6 @@ def test_offsets_and_masks_come_from_one_convolution():
     )
 
 
-@pytest.mark.backend
-def test_maps_smaller_than_the_kernel_are_padded_too():
-    layer = DeformableConv2D(1, kernel_initializer="ones", modulated=False)
-    found = contracts.to_numpy(layer(np.ones((1, 1, 2, 1), "float32")))
-    np.testing.assert_allclose(found[0, ..., 0], [[2, 2]])
-
-
-def test_the_bias_is_added():
-    plain, biased = filled(), filled(use_bias=True)
-    difference = contracts.to_numpy(biased(INPUT)) - contracts.to_numpy(plain(INPUT))
-    bias = contracts.to_numpy(biased.bias)
-    np.testing.assert_allclose(
-        difference, np.broadcast_to(bias, difference.shape), atol=1e-5
-    )
-
-
 def test_a_new_layer_learns_to_move_its_taps():
     if keras.backend.backend() != "tensorflow":
         pytest.skip("tf.GradientTape")
@@ -101,76 +85,3 @@ def test_a_new_layer_learns_to_move_its_taps():
     found = tape.gradient(loss, [v.value for v in layer.conv_offset.variables])
     assert np.any(contracts.to_numpy(found[0])[..., :18] != 0)
     assert np.any(contracts.to_numpy(found[0])[..., 18:] != 0)
-
-
-def test_xla_compiles_it():
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("tf.function")
-    import tensorflow as tf
-
-    layer = filled()
-    compiled = tf.function(layer, jit_compile=True)(tf.constant(INPUT))
-    contracts.assert_close_to_max(
-        contracts.to_numpy(compiled), contracts.to_numpy(layer(INPUT)), 1e-5
-    )
-
-
-def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="kernel_size=2"):
-        DeformableConv2D(4, 2)
-    with pytest.raises(ValueError, match="groups=3, filters=4"):
-        DeformableConv2D(4, groups=3)
-    with pytest.raises(ValueError, match="deform_groups=3, channels=4"):
-        DeformableConv2D(6, deform_groups=3).build(INPUT.shape)
-    with pytest.raises(ValueError, match="groups=3, channels=4"):
-        DeformableConv2D(6, groups=3).build(INPUT.shape)
-
-
-def test_its_config_is_complete():
-    arguments = {
-        "filters": 8,
-        "kernel_size": 5,
-        "strides": 1,
-        "dilation_rate": 3,
-        "groups": 2,
-        "deform_groups": 4,
-        "modulated": False,
-        "use_bias": True,
-        "kernel_initializer": keras.initializers.RandomNormal(stddev=0.3),
-        "bias_initializer": keras.initializers.Constant(0.2),
-        "offset_initializer": keras.initializers.RandomNormal(stddev=0.4),
-        "activation": keras.activations.relu,
-        "padding": "valid",
-        "kernel_regularizer": keras.regularizers.L2(0.1),
-        "bias_regularizer": keras.regularizers.L1(0.2),
-        "kernel_constraint": keras.constraints.MaxNorm(3),
-        "bias_constraint": keras.constraints.NonNeg(),
-        "data_format": "channels_last",
-    }
-    # Keras's convolution, which gives the offsets, cannot have both at once.
-    strided = {**arguments, "strides": 2, "dilation_rate": 1}
-    contracts.check_config(
-        DeformableConv2D,
-        arguments,
-        strided,
-        base={"name": "other", "dtype": "mixed_bfloat16"},
-    )
-
-
-def test_it_computes_in_half_precision():
-    def make(policy):
-        return DeformableConv2D(6, use_bias=True, dtype=policy)
-
-    contracts.check_half_precision(make, INPUT, tolerance=0.15)
-
-
-@pytest.mark.parametrize("modulated", [False, True])
-def test_it_runs_in_a_graph_of_unknown_sizes(modulated):
-    contracts.check_graph(filled(modulated=modulated, strides=2), INPUT)
-    contracts.check_shape(filled(modulated=modulated, strides=2), INPUT)
-    contracts.check_shape(filled(dilation_rate=2), INPUT)
-
-
-def test_it_is_saved_and_loaded(tmp_path):
-    layer = DeformableConv2D(6, groups=2, use_bias=True)
-    contracts.check_save_load(layer, INPUT, directory=tmp_path)

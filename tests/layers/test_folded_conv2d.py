@@ -28,30 +28,3 @@ def test_it_has_no_bias_beside_that_of_the_norm():
     layer.build(INPUT.shape)
     names = [variable.name for variable in layer.trainable_variables]
     assert names == ["kernel", "gamma", "beta"]
-
-
-def test_its_config_is_complete():
-    arguments = {"filters": 6, "kernel_size": (3, 3), "strides": (2, 2), "epsilon": 0.1}
-    layer = FoldedConv2D(**arguments, dtype="mixed_bfloat16", name="other")
-    copy = FoldedConv2D.from_config(layer.get_config())
-    for name, value in arguments.items():
-        assert getattr(copy, name) == value
-    assert copy.norm.epsilon == 0.1
-    assert (copy.name, copy.dtype_policy.name) == ("other", "mixed_bfloat16")
-
-
-def test_it_computes_in_half_precision():
-    contracts.check_half_precision(
-        lambda policy: FoldedConv2D(6, 3, padding="same", dtype=policy), INPUT
-    )
-
-
-def test_it_runs_in_a_graph_of_unknown_sizes():
-    layer = FoldedConv2D(6, 3, padding="same")
-    layer.build(INPUT.shape)
-    contracts.check_graph(contracts.randomise(layer), INPUT)
-
-
-def test_it_is_saved_and_loaded(tmp_path):
-    layer = FoldedConv2D(6, 3, padding="same")
-    contracts.check_save_load(layer, INPUT, directory=tmp_path)

@@ -65,24 +65,3 @@ def test_folding_it_into_a_kernel_changes_nothing():
     contracts.assert_close_to_max(
         inputs @ folded + bias, contracts.to_numpy(layer(inputs @ kernel)), 1e-6
     )
-
-
-def test_its_config_is_complete():
-    contracts.check_config(
-        FrozenBatchNorm,
-        {"epsilon": 0.1},
-        base={"name": "other", "dtype": "mixed_float16"},
-    )
-
-
-def test_it_computes_in_half_precision():
-    contracts.check_half_precision(lambda policy: FrozenBatchNorm(dtype=policy), INPUT)
-
-
-def test_it_runs_in_a_graph_of_unknown_sizes():
-    contracts.check_graph(filled(), INPUT)
-    contracts.check_shape(filled(), INPUT)
-
-
-def test_it_is_saved_and_loaded(tmp_path):
-    contracts.check_save_load(FrozenBatchNorm(), INPUT, directory=tmp_path)

@@ -17,16 +17,6 @@ def test_it_multiplies_by_its_value():
     assert [tuple(v.shape) for v in layer.trainable_variables] == [()]
 
 
-def test_its_config_is_complete():
-    contracts.check_config(
-        Scale, {"initial_value": 0.5}, base={"name": "other", "dtype": "mixed_bfloat16"}
-    )
-
-
-def test_it_computes_in_half_precision():
-    contracts.check_half_precision(lambda policy: Scale(1.5, dtype=policy), INPUT)
-
-
 @pytest.mark.backend
 def test_another_layer_in_half_precision_reads_all_of_its_value():
     class Reader(keras.layers.Layer):
@@ -37,12 +27,3 @@ def test_another_layer_in_half_precision_reads_all_of_its_value():
     scale.build(())
     found = contracts.to_numpy(Reader(dtype="mixed_bfloat16")(INPUT))
     assert found.dtype == "float32" and found == value
-
-
-def test_it_runs_in_a_graph_of_unknown_sizes():
-    contracts.check_graph(Scale(1.5), INPUT)
-    contracts.check_shape(Scale(1.5), INPUT)
-
-
-def test_it_is_saved_and_loaded(tmp_path):
-    contracts.check_save_load(Scale(1.5), INPUT, directory=tmp_path)

@@ -1,4 +1,3 @@
-import keras
 import numpy as np
 import pytest
 
@@ -43,24 +42,6 @@ def test_points_beyond_the_map_count_as_zero():
     contracts.assert_close_to_max(found, FEATURES @ kernel[1, 1], 1e-5)
 
 
-def test_its_config_is_complete():
-    arguments = {
-        "filters": 8,
-        "kernel_initializer": keras.initializers.RandomNormal(stddev=0.3),
-    }
-    contracts.check_config(
-        StarDeformableConv2D,
-        arguments,
-        base={"name": "other", "dtype": "mixed_bfloat16"},
-    )
-
-
-def test_it_computes_in_half_precision():
-    contracts.check_half_precision(
-        lambda policy: StarDeformableConv2D(3, dtype=policy), FEATURES, DISTANCES
-    )
-
-
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_distances_keep_float32_in_half_precision(policy):
     # 200.3 cells would be 200 in bfloat16, where the map is as steep as 1 a cell.
@@ -85,27 +66,3 @@ def test_gradients_reach_features_and_distances_in_half_precision():
         layer = filled(dtype=policy)
         found = contracts.gradients(layer, [FEATURES, DISTANCES])
         assert all(np.all(np.isfinite(g)) and np.any(g != 0) for g in found)
-
-
-def test_it_runs_in_a_graph_of_unknown_sizes():
-    contracts.check_graph(filled(), FEATURES, DISTANCES)
-    contracts.check_shape(filled(), FEATURES, DISTANCES)
-
-
-def test_xla_compiles_it():
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("tf.function")
-    import tensorflow as tf
-
-    layer = filled()
-    compiled = tf.function(layer, jit_compile=True)(FEATURES, DISTANCES)
-    contracts.assert_close_to_max(
-        contracts.to_numpy(compiled),
-        contracts.to_numpy(layer(FEATURES, DISTANCES)),
-        1e-5,
-    )
-
-
-def test_it_is_saved_and_loaded(tmp_path):
-    layer = StarDeformableConv2D(3)
-    contracts.check_save_load(layer, FEATURES, DISTANCES, directory=tmp_path)

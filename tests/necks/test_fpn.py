@@ -1,4 +1,3 @@
-import keras
 import numpy as np
 import pytest
 
@@ -110,54 +109,3 @@ def test_coarse_levels_reach_the_fine_ones_and_not_the_other_way():
     assert [level for level in before if np.any(after[level] != before[level])] == [
         "P3"
     ]
-
-
-def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="out_levels"):
-        FPN(out_levels=("P3",))
-    with pytest.raises(ValueError, match="extra_from='C5'"):
-        FPN(extra_from="C5")
-    with pytest.raises(ValueError, match=r"Received: \['C4'\]"):
-        FPN().build({"C4": (None, None, None, 4)})
-
-
-def test_its_config_is_complete():
-    contracts.check_config(
-        FPN,
-        {
-            "filters": 8,
-            "in_levels": ("C4", "C5"),
-            "out_levels": ("P4", "P5", "P6"),
-            "relu_before_extra": False,
-            "extra_from": "input",
-            "norm": "group_norm",
-        },
-        base={"name": "other", "dtype": "mixed_bfloat16"},
-    )
-
-
-@pytest.mark.parametrize("policy", contracts.HALF_POLICIES)
-def test_it_computes_in_half_precision(policy):
-    expected = contracts.to_numpy(filled()(features()))
-    found = filled(dtype=policy)(features())
-    for level, value in found.items():
-        assert keras.backend.standardize_dtype(value.dtype) == policy.removeprefix(
-            "mixed_"
-        )
-        value = contracts.to_numpy(keras.ops.cast(value, "float32"))
-        contracts.assert_close_to_max(value, expected[level], 0.05)
-
-
-def test_a_saved_model_gives_the_same_bits(tmp_path):
-    inputs = {
-        level: keras.Input((None, None, value.shape[-1]), name=level)
-        for level, value in features().items()
-    }
-    model = keras.Model(inputs, FPN(6)(inputs))
-    contracts.randomise(model)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    for level, value in contracts.to_numpy(model(features())).items():
-        np.testing.assert_array_equal(
-            contracts.to_numpy(loaded(features()))[level], value
-        )
