@@ -1,10 +1,9 @@
 """The pieces of all assigners, and what each assigner owes whatever its rule."""
 
-import keras
 import numpy as np
 import pytest
 
-from tests.contracts import evaluate, to_numpy
+from tests.contracts import check_config, evaluate, on_tensorflow, to_numpy
 from vfnet_tf.assigners import (
     ATSSAssigner,
     FCOSAssigner,
@@ -121,10 +120,9 @@ def test_negatives_have_no_box_and_positives_their_own(name):
     assert not np.any(found.is_positive & ~found.is_valid)
 
 
+@on_tensorflow
 @each_assigner
 def test_no_gradient_leaves_it(name):
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("tf.GradientTape")
     import tensorflow as tf
 
     points, strides, boxes, *others = inputs(name, BOXES, LABELS, SIZE)
@@ -136,23 +134,21 @@ def test_no_gradient_leaves_it(name):
     assert tape.gradient(total, [points, boxes]) == [None, None]
 
 
+@on_tensorflow
 @each_assigner
 def test_graphs_of_unknown_sizes_and_xla_give_the_same(name):
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("tf.function")
     import tensorflow as tf
 
     assigner = ASSIGNERS[name][0]
     given = inputs(name, BOXES, LABELS, SIZE)
     expected = assign(name, BOXES, LABELS, SIZE)
     signature = [
-        tf.TensorSpec([None] * value.ndim, value.dtype) for value in given[:2]
-    ] + [
+        tf.TensorSpec((None, 2)),
+        tf.TensorSpec((None,)),
         tf.TensorSpec((None, None, 4)),
         tf.TensorSpec((None, None), tf.int32),
         tf.TensorSpec((None, 2)),
     ]
-    signature[0] = tf.TensorSpec((None, 2))
     traced = tf.function(lambda *x: assigner(*x), input_signature=signature)
     compiled = tf.function(lambda *x: assigner(*x), jit_compile=True)
     for function in (traced, compiled):
@@ -162,6 +158,70 @@ def test_graphs_of_unknown_sizes_and_xla_give_the_same(name):
     points, strides, boxes, labels, size = given
     none = traced(points, strides, boxes[:, :0], labels[:, :0], size)
     assert not to_numpy(none.is_positive).any()
+
+
+CONFIGS = {
+    ATSSAssigner: {
+        "top_k": 5,
+        "anchor_scale": 4,
+        "strides": (4, 8),
+        "padding_multiple": 64,
+    },
+    FCOSAssigner: {
+        "strides": (4, 8),
+        "limits": (32.0, 1e5),
+        "center_radius": None,
+        "padding_multiple": 64,
+    },
+    FoveaAssigner: {
+        "strides": (4, 8),
+        "scale_ranges": ((1.0, 32.0), (16.0, 64.0)),
+        "sigma": 0.5,
+    },
+    MaxIoUAssigner: {
+        "positive_iou": 0.7,
+        "negative_iou": 0.3,
+        "min_iou": 0.1,
+        "chunk": 4,
+    },
+    PointAssigner: {
+        "strides": (4, 8),
+        "scale": 2,
+        "num_points": 3,
+        "padding_multiple": 64,
+    },
+}
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("cls", CONFIGS)
+def test_its_config_keeps_every_argument(cls):
+    check_config(cls, CONFIGS[cls])
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments", "message"),
+    [
+        (ATSSAssigner, {"top_k": 0}, "top_k=0"),
+        (FCOSAssigner, {"strides": (8, 16), "limits": (64.0,)}, r"limits=\(64.0,\)"),
+        (
+            FoveaAssigner,
+            {"strides": (8, 16), "scale_ranges": [(1.0, 64.0)]},
+            r"scale_ranges=\[\(1.0, 64.0\)\]",
+        ),
+        (
+            MaxIoUAssigner,
+            {"positive_iou": 0.5, "negative_iou": 0.6},
+            "negative_iou=0.6, positive_iou=0.5",
+        ),
+        (MaxIoUAssigner, {"chunk": 0}, "chunk=0"),
+        (PointAssigner, {"num_points": 0}, "num_points=0"),
+        (PointAssigner, {"strides": (8, 12)}, r"strides=\(8, 12\)"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(cls, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        cls(**arguments)
 
 
 @pytest.mark.backend

@@ -1,8 +1,7 @@
-import keras
 import numpy as np
 import pytest
 
-from tests.contracts import check_config, evaluate, to_numpy
+from tests.contracts import evaluate, to_numpy
 from vfnet_tf.assigners import ATSSAssigner
 from vfnet_tf.priors import make_points
 
@@ -128,100 +127,3 @@ def test_a_point_must_lie_inside_the_box():
     assert not found.is_positive[0, 1 * 4 + 1]
     found = assign([[[7.9, 4, 15.9, 12]]], [[0]], [[32, 32]], [(4, 4)])
     assert found.is_positive[0, 1 * 4 + 1]
-
-
-@pytest.mark.backend
-def test_points_beyond_the_own_padded_area_are_no_candidates():
-    # 33 x 20 pixels are padded to 64 x 32: rows 0..56, columns 0..24 are its own.
-    found = assign([[[0, 0, 60, 60]]], [[1]], [[33, 20]], [(8, 8), (4, 4)])
-    own = np.zeros((8, 8), bool)
-    own[:8, :4] = True
-    np.testing.assert_array_equal(found.is_valid[0, :64].reshape(8, 8), own)
-    assert not np.any(found.is_positive & ~found.is_valid)
-
-
-@pytest.mark.backend
-@pytest.mark.parametrize("num_boxes", [0, 1, 4])
-def test_padding_rows_assign_nothing(num_boxes):
-    boxes = np.zeros((2, num_boxes, 4))
-    labels = np.full((2, num_boxes), -1)
-    found = assign(boxes, labels, [[32, 32], [32, 32]], [(4, 4), (2, 2)])
-    assert not found.is_positive.any()
-    np.testing.assert_array_equal(found.labels, -1)
-    np.testing.assert_array_equal(found.gt_indices, -1)
-    np.testing.assert_array_equal(found.boxes, 0)
-    assert found.is_valid.all()
-
-
-@pytest.mark.backend
-def test_padding_rows_change_nothing_for_the_others():
-    box = [4, 6, 50, 40]
-    alone = assign([[box]], [[7]], [[64, 64]], [(8, 8), (4, 4)])
-    padded = assign(
-        [[[0, 0, 0, 0], box, [0, 0, 0, 0]]], [[-1, 7, -1]], [[64, 64]], [(8, 8), (4, 4)]
-    )
-    np.testing.assert_array_equal(alone.labels, padded.labels)
-    np.testing.assert_array_equal(alone.boxes, padded.boxes)
-
-
-@pytest.mark.backend
-def test_images_of_a_batch_stay_apart():
-    boxes = [[[4, 6, 50, 40], [0, 0, 20, 20]], [[10, 10, 60, 60], [0, 0, 0, 0]]]
-    labels = [[1, 2], [3, -1]]
-    grid = [(8, 8), (4, 4)]
-    together = assign(boxes, labels, [[64, 64], [64, 64]], grid)
-    for image in (0, 1):
-        alone = assign([boxes[image]], [labels[image]], [[64, 64]], grid)
-        for part, value in zip(together, alone, strict=True):
-            np.testing.assert_array_equal(part[image], value[0])
-
-
-def test_no_gradient_leaves_it():
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("tf.GradientTape")
-    import tensorflow as tf
-
-    boxes = tf.constant([[[-20.0, -20, 44, 44]]])
-    points, strides = make_points([(4, 4)], (8,))
-    with tf.GradientTape() as tape:
-        tape.watch(boxes)
-        found = ATSSAssigner(strides=(8,))(
-            points, strides, boxes, tf.constant([[0]]), tf.constant([[32.0, 32.0]])
-        )
-        total = tf.reduce_sum(found.boxes)
-    assert tape.gradient(total, boxes) is None
-
-
-def test_graphs_of_unknown_sizes_and_xla_give_the_same(golden):
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("tf.function")
-    import tensorflow as tf
-
-    boxes, labels, size = golden_batch(golden("vfnet_r50_training"), "D")
-    points, strides = make_points(GRID)
-    expected = assign(boxes, labels, size, GRID)
-    signature = [
-        tf.TensorSpec((None, 2)),
-        tf.TensorSpec((None,)),
-        tf.TensorSpec((None, None, 4)),
-        tf.TensorSpec((None, None), tf.int32),
-        tf.TensorSpec((None, 2)),
-    ]
-    traced = tf.function(ATSSAssigner().__call__, input_signature=signature)
-    compiled = tf.function(ATSSAssigner().__call__, jit_compile=True)
-    for function in (traced, compiled):
-        found = function(points, strides, boxes, labels, size)
-        for part, value in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(to_numpy(part), value)
-
-
-def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="top_k=0"):
-        ATSSAssigner(top_k=0)
-
-
-def test_its_config_is_complete():
-    check_config(
-        ATSSAssigner,
-        {"top_k": 5, "anchor_scale": 4, "strides": (4, 8), "padding_multiple": 64},
-    )

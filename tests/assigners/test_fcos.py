@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.contracts import check_config, evaluate, to_numpy
+from tests.contracts import evaluate, to_numpy
 from vfnet_tf.assigners import FCOSAssigner
 from vfnet_tf.assigners.fcos import smallest_box
 from vfnet_tf.priors import make_points
@@ -195,18 +195,3 @@ def test_the_smallest_of_the_candidates_by_hand():
     is_candidate = np.array([[[1, 1, 0, 0], [0, 1, 0, 1], [0, 1, 0, 1]]], bool)
     found = evaluate(smallest_box, is_candidate, boxes)
     np.testing.assert_array_equal(found, [[0, 1, -1, 1]])
-
-
-def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match=r"one length.*limits=\(64.0,\)"):
-        FCOSAssigner((8, 16), (64.0,))
-
-
-def test_its_config_is_complete():
-    settings = {
-        "strides": (4, 8),
-        "limits": (32.0, 1e5),
-        "center_radius": None,
-        "padding_multiple": 64,
-    }
-    check_config(FCOSAssigner, settings)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tests.contracts import check_config, evaluate, to_numpy
+from tests.contracts import evaluate, to_numpy
 from vfnet_tf.assigners import FoveaAssigner
 from vfnet_tf.priors import make_points
 
@@ -114,17 +114,3 @@ def test_empty_and_inverted_boxes_have_no_positives():
     boxes = [[10, 10, 10, 10], [10, 4, 30, 4], [40, 10, 20, 30]]
     found, _ = assign(boxes, sigma=1.0)
     assert not found.is_positive.any()
-
-
-def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="one length"):
-        FoveaAssigner((8, 16), [(1.0, 64.0)])
-
-
-def test_its_config_is_complete():
-    settings = {
-        "strides": (4, 8),
-        "scale_ranges": ((1.0, 32.0), (16.0, 64.0)),
-        "sigma": 0.5,
-    }
-    check_config(FoveaAssigner, settings)

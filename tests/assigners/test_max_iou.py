@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tests.contracts import check_config, evaluate
+from tests.contracts import evaluate
 from vfnet_tf.assigners import MaxIoUAssigner
 
 pytestmark = pytest.mark.backend
@@ -129,15 +129,3 @@ def test_infinite_and_undefined_anchors_are_negatives():
     found = assign([part(10), *wild, part(3)], [part(10)])
     np.testing.assert_array_equal(found.gt_indices, [[0, -1, -1, -1, -1, -1]])
     assert found.is_valid.all()
-
-
-def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="negative_iou=0.6, positive_iou=0.5"):
-        MaxIoUAssigner(0.5, 0.6)
-    with pytest.raises(ValueError, match="chunk=0"):
-        MaxIoUAssigner(chunk=0)
-
-
-def test_its_config_is_complete():
-    settings = {"positive_iou": 0.7, "negative_iou": 0.3, "min_iou": 0.1, "chunk": 4}
-    check_config(MaxIoUAssigner, settings)

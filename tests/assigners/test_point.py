@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tests.contracts import check_config, evaluate, to_numpy
+from tests.contracts import evaluate, to_numpy
 from vfnet_tf.assigners import PointAssigner
 from vfnet_tf.priors import make_points
 
@@ -104,20 +104,3 @@ def test_a_box_without_an_area_still_has_its_point():
     # Of the official code; the pipeline lets none through.
     _, fine, coarse = assign([[17, 17, 17, 17]])
     assert positives(fine) == {(16, 16): 0} and positives(coarse) == {}
-
-
-def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="num_points=0"):
-        PointAssigner(num_points=0)
-    with pytest.raises(ValueError, match=r"powers of two.*\(8, 12\)"):
-        PointAssigner((8, 12))
-
-
-def test_its_config_is_complete():
-    settings = {
-        "strides": (4, 8),
-        "scale": 2,
-        "num_points": 3,
-        "padding_multiple": 64,
-    }
-    check_config(PointAssigner, settings)
