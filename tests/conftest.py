@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.browser import start_browser
-from tests.contracts import assert_close_to_max, evaluate
+from tests.contracts import assert_recorded_map, evaluate
 from tests.golden import make_weights
 from vfnet_tf.assigners import ATSSAssigner
 from vfnet_tf.backbones import KerasBackbone, ResNet
@@ -149,19 +149,9 @@ def check_golden_map(golden, golden_outputs):
     """Compares one map of `golden_outputs` with what was recorded of it."""
 
     def check(part, level, recorded_as):
-        stored, found = golden("vfnet_r50_outputs"), golden_outputs[part][level]
         key = f"{recorded_as}/{level}" if recorded_as else level
-        assert found.shape == tuple(stored[f"{key}/shape"])
-        rows, columns, channels = stored[f"{key}/stride"]
-        values = stored.get(f"{key}/values", stored.get(f"{key}/slice"))
-        strided = found[:, ::rows, ::columns, ::channels]
-        # Float32 can reach 3e-6 of the largest value; the whole map shows in its
-        # mean, deviation, smallest, largest and mean absolute value.
-        assert_close_to_max(strided, values, 2e-5)
-        wide = found.astype("float64")
-        statistics = [wide.mean(), wide.std(), wide.min(), wide.max()]
-        statistics.append(np.abs(wide).mean())
-        assert_close_to_max(statistics, stored[f"{key}/stats"], 2e-5)
+        found = golden_outputs[part][level]
+        assert_recorded_map(found, golden("vfnet_r50_outputs"), key)
 
     return check
 

@@ -2,46 +2,24 @@ import numpy as np
 import pytest
 
 from tests import contracts
-from tests.detectors.test_dense_detector import NUM_POINTS
-from tests.detectors.test_vfnet import tensors
-from vfnet_tf.assigners import ATSSAssigner, FCOSAssigner
-from vfnet_tf.box_coders import DeltaCoder, DistanceCoder
+from tests.detectors import hand_cases
+from tests.detectors.hand_cases import LOG2, NUM_POINTS, losses, targets
 from vfnet_tf.detectors import FCOS
 from vfnet_tf.detectors.fcos import centerness_of
 from vfnet_tf.heads import DenseHead
-from vfnet_tf.losses import FocalLoss, GIoULoss, QualityFocalLoss, VarifocalLoss
+from vfnet_tf.losses import FocalLoss, QualityFocalLoss, VarifocalLoss
 from vfnet_tf.necks import FPN
 
 pytestmark = pytest.mark.backend
-LOG2 = np.log(2.0)
 
 
 def tiny_outputs(num_points=4, batch=1):
-    """Predictions of 3 classes at points in a row, (4, 4), (12, 4), ... of stride 8."""
-    points = np.full((num_points, 2), 4.0, "float32")
-    points[:, 0] += 8 * np.arange(num_points)
-    boxes = np.concatenate([points - 32, points + 32], axis=-1).astype("float32")
-    return {
-        "class_logits": np.zeros((batch, num_points, 3), "float32"),
-        "boxes": np.stack([boxes] * batch),
-        "centerness_logits": np.zeros((batch, num_points, 1), "float32"),
-        "points": points,
-        "strides": np.full(num_points, 8.0, "float32"),
-    }
-
-
-def targets(boxes=(), labels=(), size=(8, 32)):
-    """Of one image."""
-    return {
-        "boxes": np.asarray(boxes, "float32").reshape(1, -1, 4),
-        "labels": np.asarray(labels, "int32").reshape(1, -1),
-        "image_size": np.array([size], "float32"),
-    }
-
-
-def losses(detector, outputs, targets):
-    found = detector.compute_losses(tensors(outputs), tensors(targets))
-    return contracts.to_numpy(found)
+    """Boxes of 64 pixels about points in a row, (4, 4), (12, 4), ..."""
+    points = hand_cases.row_of_points(num_points, 4.0)
+    boxes = np.concatenate([points - 32, points + 32], axis=-1)
+    logits = np.zeros((batch, num_points, 1), "float32")
+    outputs = hand_cases.outputs_of(points, boxes, batch)
+    return {**outputs, "centerness_logits": logits}
 
 
 def test_centerness_by_hand():
@@ -97,9 +75,7 @@ def test_points_beyond_the_image_are_negatives_of_the_varifocal_loss_alone(
 def test_images_without_positives_may_count_as_one(small_detector):
     outputs = tiny_outputs(batch=3)
     outputs["boxes"][0, 1] = [8, 0, 18, 8]
-    rows = targets([[8, 0, 18, 8]], [1])
-    rows = {name: np.concatenate([value] * 3) for name, value in rows.items()}
-    rows["labels"][1:] = -1
+    rows = targets([[8, 0, 18, 8]], [1], batch=3)
     total = (0.25 + 35 * 0.75) * 0.25 * LOG2
     for min_positives, count in ((0, 1), (1, 3)):
         detector = small_detector("fcos", min_positives=min_positives)
@@ -162,30 +138,3 @@ def test_a_head_without_centerness_is_refused(small_detector):
     backbone = small_detector("fcos").backbone
     with pytest.raises(ValueError, match="centerness=None"):
         FCOS(backbone, FPN(32), DenseHead(3, 32, 1))
-
-
-def test_its_config_keeps_every_setting(small_detector):
-    contracts.check_detector_config(
-        lambda **settings: small_detector("fcos", **settings),
-        {
-            "assigner": ATSSAssigner(top_k=4),
-            "box_coder": DeltaCoder((0.1, 0.1, 0.2, 0.2), 8),
-            "class_loss": VarifocalLoss(alpha=0.5, gamma=1.5),
-            "box_loss": GIoULoss(epsilon=1e-3),
-            "box_loss_weight": 0.7,
-            "centerness_loss_weight": 0.9,
-            "point_offset": 0.0,
-            "min_positives": 1,
-            "score_threshold": 0.2,
-            "nms_iou_threshold": 0.4,
-            "candidates_per_level": 50,
-            "max_detections": 7,
-            "nms": "soft_gaussian",
-            "soft_nms_sigma": 0.3,
-            "soft_nms_min_score": 0.02,
-            "name": "other",
-        },
-    )
-    detector = small_detector("fcos")
-    assert type(detector.assigner) is FCOSAssigner
-    assert type(detector.box_coder) is DistanceCoder

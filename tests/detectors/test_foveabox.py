@@ -2,13 +2,16 @@ import numpy as np
 import pytest
 
 from tests import contracts
-from tests.detectors import test_fcos
-from tests.detectors.test_dense_detector import NUM_POINTS
-from tests.detectors.test_fcos import LOG2, losses, targets
-from tests.detectors.test_vfnet import tensors
-from vfnet_tf.assigners import FoveaAssigner
-from vfnet_tf.box_coders import DistanceCoder
-from vfnet_tf.losses import FocalLoss, SmoothL1Loss, VarifocalLoss
+from tests.contracts import tensors
+from tests.detectors.hand_cases import (
+    LOG2,
+    NUM_POINTS,
+    losses,
+    outputs_of,
+    row_of_points,
+    targets,
+)
+from vfnet_tf.losses import VarifocalLoss
 
 pytestmark = pytest.mark.backend
 #: Its shrunken part holds the centres of the two middle cells, (12, 4) and (20, 4).
@@ -17,9 +20,7 @@ BOX = [0, 0, 32, 8]
 
 def tiny_outputs(batch=1):
     """Four points, (4, 4) to (28, 4), and what would be right at the two in the middle."""
-    outputs = test_fcos.tiny_outputs(batch=batch)
-    del outputs["centerness_logits"]
-    outputs["boxes"][:] = BOX
+    outputs = outputs_of(row_of_points(offset=4.0), [BOX] * 4, batch)
     outputs["box_predictions"] = np.full((batch, 4, 4), 7.0, "float32")
     # In units of 16 pixels, left, top, right and bottom.
     outputs["box_predictions"][:, 1] = np.log([12 / 16, 4 / 16, 20 / 16, 4 / 16])
@@ -42,9 +43,7 @@ def test_the_loss_parts_by_hand(small_detector):
 
 
 def test_each_image_adds_one_to_the_divisor_of_the_class_loss(small_detector):
-    rows = targets([BOX], [1])
-    rows = {name: np.concatenate([value] * 3) for name, value in rows.items()}
-    rows["labels"][1:] = -1
+    rows = targets([BOX], [1], batch=3)
     outputs = tiny_outputs(batch=3)
     outputs["box_predictions"][0, 1] += [0.2, 0, 0, 0]
     found = losses(small_detector("foveabox"), outputs, rows)
@@ -69,7 +68,7 @@ def test_the_targets_of_soft_losses_are_ious_of_boxes_clipped_to_the_batch(
 
 def test_padded_points_are_ordinary_negatives(small_detector):
     # Of an image of 8 x 8 pixels in a batch of 8 x 64 half lies beyond its padded area.
-    outputs = test_fcos.tiny_outputs(8)
+    outputs = outputs_of(row_of_points(8, 4.0), np.zeros((8, 4)))
     outputs["box_predictions"] = np.zeros((1, 8, 4), "float32")
     found = losses(small_detector("foveabox"), outputs, targets(size=(8, 8)))
     expected = 24 * 0.6 * 0.5**1.5 * LOG2
@@ -114,25 +113,3 @@ def test_the_size_of_the_batch_is_told_from_its_points(small_detector):
         priors = detector.make_priors(detector.level_shapes(height, width))
         size = contracts.to_numpy(detector._canvas_size(priors))
         np.testing.assert_array_equal(size, [[height, width]])
-
-
-def test_its_config_keeps_every_setting(small_detector):
-    contracts.check_detector_config(
-        lambda **settings: small_detector("foveabox", **settings),
-        {
-            "assigner": FoveaAssigner(sigma=0.5),
-            "box_coder": DistanceCoder("exp", unit=1.0, limits=(0.5, 8.0)),
-            "class_loss": FocalLoss(0.3, 1.0),
-            "box_loss": SmoothL1Loss(0.2),
-            "box_loss_weight": 0.7,
-            "score_threshold": 0.2,
-            "nms_iou_threshold": 0.4,
-            "candidates_per_level": 50,
-            "max_detections": 7,
-            "nms": "soft_gaussian",
-            "soft_nms_sigma": 0.3,
-            "soft_nms_min_score": 0.02,
-            "name": "other",
-        },
-    )
-    assert small_detector("foveabox").nms_iou_threshold == 0.5

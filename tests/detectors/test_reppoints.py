@@ -2,10 +2,15 @@ import numpy as np
 import pytest
 
 from tests import contracts
-from tests.detectors.test_fcos import LOG2, losses, targets
-from tests.detectors.test_vfnet import tensors
-from vfnet_tf.assigners import MaxIoUAssigner, PointAssigner
-from vfnet_tf.losses import FocalLoss, SmoothL1Loss, VarifocalLoss
+from tests.contracts import tensors
+from tests.detectors.hand_cases import (
+    LOG2,
+    losses,
+    outputs_of,
+    row_of_points,
+    targets,
+)
+from vfnet_tf.losses import VarifocalLoss
 
 pytestmark = pytest.mark.backend
 BOX = [0, 0, 32, 32]
@@ -16,17 +21,9 @@ def tiny_outputs(batch=1):
 
     The IoUs of the first boxes with it are 1, 0.45, 1/3 and 0.
     """
-    points = np.zeros((4, 2), "float32")
-    points[:, 0] = 8 * np.arange(4)
     boxes = [BOX, [0, 0, 32, 14.4], [0, 0, 32, 96], [64, 0, 80, 16]]
-    boxes = np.array([boxes] * batch, "float32")
-    return {
-        "class_logits": np.zeros((batch, 4, 3), "float32"),
-        "boxes": boxes,
-        "refined_boxes": boxes.copy(),
-        "points": points,
-        "strides": np.full(4, 8.0, "float32"),
-    }
+    outputs = outputs_of(row_of_points(), boxes, batch)
+    return {**outputs, "refined_boxes": outputs["boxes"].copy()}
 
 
 def test_the_loss_parts_by_hand(small_detector):
@@ -60,9 +57,7 @@ def test_the_scale_is_the_unit_of_the_box_losses(small_detector):
 
 
 def test_each_image_counts_as_one_positive_at_least(small_detector):
-    rows = targets([BOX], [1], (32, 32))
-    rows = {name: np.concatenate([value] * 3) for name, value in rows.items()}
-    rows["labels"][1:] = -1
+    rows = targets([BOX], [1], (32, 32), batch=3)
     outputs = tiny_outputs(batch=3)
     outputs["refined_boxes"][0, 0, 3] += 32
     found = losses(small_detector("reppoints"), outputs, rows)
@@ -102,27 +97,3 @@ def test_detections_are_the_refined_boxes(small_detector):
     np.testing.assert_array_equal(contracts.to_numpy(boxes), outputs["refined_boxes"])
     np.testing.assert_array_equal(contracts.to_numpy(scores), 0.5)
     assert factors is None
-
-
-def test_its_config_keeps_every_setting(small_detector):
-    contracts.check_detector_config(
-        lambda **settings: small_detector("reppoints", **settings),
-        {
-            "initial_assigner": PointAssigner(num_points=2),
-            "assigner": MaxIoUAssigner(0.6, 0.3),
-            "class_loss": FocalLoss(0.3, 1.0),
-            "box_loss": SmoothL1Loss(0.2),
-            "box_loss_weight": 0.7,
-            "refined_box_loss_weight": 0.9,
-            "point_scale": 2.0,
-            "score_threshold": 0.2,
-            "nms_iou_threshold": 0.4,
-            "candidates_per_level": 50,
-            "max_detections": 7,
-            "nms": "soft_gaussian",
-            "soft_nms_sigma": 0.3,
-            "soft_nms_min_score": 0.02,
-            "name": "other",
-        },
-    )
-    assert small_detector("reppoints").nms_iou_threshold == 0.5

@@ -2,11 +2,9 @@ import numpy as np
 import pytest
 
 from tests import contracts
-from tests.detectors.test_fcos import LOG2, losses, targets
-from tests.detectors.test_vfnet import tensors
-from vfnet_tf.assigners import MaxIoUAssigner
-from vfnet_tf.box_coders import DeltaCoder
-from vfnet_tf.losses import FocalLoss, SmoothL1Loss, VarifocalLoss
+from tests.contracts import tensors
+from tests.detectors.hand_cases import LOG2, losses, outputs_of, targets
+from vfnet_tf.losses import VarifocalLoss
 from vfnet_tf.priors import make_anchors
 
 pytestmark = pytest.mark.backend
@@ -15,14 +13,10 @@ pytestmark = pytest.mark.backend
 def tiny_outputs(batch=1):
     """Four anchors at one point: with the box 0, 0, 32, 32 the IoUs 1, 0.45, 0.25, 0."""
     anchors = [[0, 0, 32, 32], [0, 0, 32, 14.4], [0, 0, 16, 16], [64, 0, 80, 16]]
-    anchors = np.array(anchors, "float32")
     return {
-        "class_logits": np.zeros((batch, 4, 3), "float32"),
-        "boxes": np.stack([anchors] * batch),
+        **outputs_of(np.zeros((4, 2), "float32"), anchors, batch),
         "box_predictions": np.zeros((batch, 4, 4), "float32"),
-        "anchors": anchors,
-        "points": np.zeros((4, 2), "float32"),
-        "strides": np.full(4, 8.0, "float32"),
+        "anchors": np.float32(anchors),
     }
 
 
@@ -53,9 +47,7 @@ def test_what_is_learnt_are_deltas_of_the_anchor(small_detector):
 
 
 def test_each_image_counts_as_one_positive_at_least(small_detector):
-    rows = targets([[0, 0, 32, 32]], [1])
-    rows = {name: np.concatenate([value] * 3) for name, value in rows.items()}
-    rows["labels"][1:] = -1
+    rows = targets([[0, 0, 32, 32]], [1], batch=3)
     outputs = tiny_outputs(batch=3)
     outputs["box_predictions"][:] = 0.5
     found = losses(small_detector("retinanet"), outputs, rows)
@@ -134,27 +126,3 @@ def test_anchors_are_the_candidates_of_a_level(small_detector):
 def test_a_head_of_other_anchors_is_refused(small_detector):
     with pytest.raises(ValueError, match=r"octaves times ratios, 6. Received: 9"):
         small_detector("retinanet", octaves=2)
-
-
-def test_its_config_keeps_every_setting(small_detector):
-    contracts.check_detector_config(
-        lambda **settings: small_detector("retinanet", **settings),
-        {
-            "assigner": MaxIoUAssigner(0.6, 0.3),
-            "box_coder": DeltaCoder((0.1, 0.1, 0.2, 0.2)),
-            "class_loss": FocalLoss(0.3, 1.0),
-            "box_loss": SmoothL1Loss(0.2),
-            "box_loss_weight": 0.7,
-            "octaves": 1,
-            "ratios": tuple(2.0**i for i in range(-4, 5)),
-            "score_threshold": 0.2,
-            "nms_iou_threshold": 0.4,
-            "candidates_per_level": 50,
-            "max_detections": 7,
-            "nms": "soft_gaussian",
-            "soft_nms_sigma": 0.3,
-            "soft_nms_min_score": 0.02,
-            "name": "other",
-        },
-    )
-    assert small_detector("retinanet").nms_iou_threshold == 0.5

@@ -1,22 +1,15 @@
 """The rival detectors beside the official code: maps, targets, losses, gradients."""
 
-import gzip
-import json
-import pathlib
-
 import keras
 import numpy as np
 import pytest
 
 from tests import contracts
-from tests.detectors.test_vfnet import images_of, needs_tensorflow, targets_of
-from tests.golden import make_weights
-from vfnet_tf.builder import build_detector
-from vfnet_tf.checkpoints.names import is_ignorable, official_variables
-from vfnet_tf.checkpoints.pytorch import load_pytorch_checkpoint
+from tests.contracts import on_tensorflow, tensors
+from tests.detectors import recorded
+from tests.detectors.recorded import LEVELS, targets_of
 from vfnet_tf.losses import FocalLoss, QualityFocalLoss, VarifocalLoss
 
-RIVALS = pathlib.Path(__file__).parents[1] / "golden" / "rivals"
 RAW = "vfnet_raw_r50_fpn_1x_coco"
 ATSS = "vfl_atss_r50_fpn_1x_coco"
 RETINANET = "vfl_retinanet_r50_fpn_4x4_1x_coco"
@@ -24,7 +17,6 @@ FOVEABOX = "vfl_fovea_r50_fpn_4x4_1x_coco"
 REPPOINTS = "vfl_reppoints_moment_r50_fpn_gn-neck+head_4x4_1x_coco"
 #: Those of the other backends, too; VFNet itself is in test_vfnet.py.
 PORTABLE = (ATSS, RETINANET)
-LEVELS = ("P3", "P4", "P5", "P6", "P7")
 #: our maps and what they are recorded as
 MAPS = {
     RAW: {"class_logits": "cls_score", "distances": "bbox_pred"},
@@ -74,17 +66,6 @@ def class_losses(stem):
     return {**losses, "qfl": QualityFocalLoss()} if stem == ATSS else losses
 
 
-def read(name):
-    with np.load(RIVALS / f"{name}.npz") as arrays:
-        return dict(arrays)
-
-
-def state_of(stem):
-    """Official tensors, (name, shape, dtype) in order."""
-    packed = (RIVALS / f"{stem}_state.json.gz").read_bytes()
-    return json.loads(gzip.decompress(packed))
-
-
 def marked():
     """Every stem, with the mark of those that run on the other backends, too.
 
@@ -105,61 +86,27 @@ def stem(request):
 @pytest.fixture(scope="module")
 def rival(stem):
     """The detector with the golden weights."""
-    weights = make_weights.generate(state_of(stem))
-    return load_pytorch_checkpoint(build_detector(stem), weights)
+    return recorded.load(f"rivals/{stem}")
 
 
 @pytest.fixture(scope="module")
 def training(stem):
-    return read(f"{stem}_training")
+    return recorded.read(f"rivals/{stem}_training")
 
 
 @pytest.fixture(scope="module")
 def outputs(rival, training):
     """Dense predictions of the golden batches."""
-    images = np.concatenate([images_of(training, key) for key in "ABCD"])
-    found = contracts.evaluate(lambda x: rival(x, training=True), images)
-    priors = {k: found.pop(k) for k in ("points", "strides", "anchors") if k in found}
-    return {
-        key: {**{n: v[2 * i : 2 * i + 2] for n, v in found.items()}, **priors}
-        for i, key in enumerate("ABCD")
-    }
-
-
-def tensors(tree):
-    return keras.tree.map_structure(keras.ops.convert_to_tensor, tree)
+    return recorded.outputs_of(rival, training)
 
 
 def test_every_tensor_and_every_map_is_the_official_one(rival, stem):
-    detector, stored = rival, read(stem)
-    variables = official_variables(detector)
-    shapes = {
-        name: shape for name, shape, _ in state_of(stem) if not is_ignorable(name)
-    }
-    assert sorted(variables) == sorted(shapes)
-    assert len(variables) == len(detector.variables)
-
-    def forward(image):
-        neck = detector.neck(detector.backbone(image, training=False))
-        return {"neck": neck, **detector.head(neck)}
-
-    image = make_weights.make_image(int(stored["image_seed"]), 1, 256, 320)
-    maps = contracts.evaluate(forward, image)
-    for part, recorded in {"neck": "", **MAPS[stem]}.items():
-        for level in LEVELS:
-            found = maps[part][level]
-            key = f"{recorded}/{level}" if recorded else level
-            assert found.shape == tuple(stored[f"{key}/shape"])
-            rows, columns, channels = stored[f"{key}/stride"]
-            values = stored.get(f"{key}/values", stored.get(f"{key}/slice"))
-            # As for VFNet: float32 can reach 3e-6 of the largest value.
-            contracts.assert_close_to_max(
-                found[:, ::rows, ::columns, ::channels], values, 2e-5
-            )
-            wide = found.astype("float64")
-            statistics = [wide.mean(), wide.std(), wide.min(), wide.max()]
-            statistics.append(np.abs(wide).mean())
-            contracts.assert_close_to_max(statistics, stored[f"{key}/stats"], 2e-5)
+    name = f"rivals/{stem}"
+    recorded.assert_every_tensor(rival, name)
+    maps = [("neck", level, level) for level in LEVELS]
+    for ours, theirs in MAPS[stem].items():
+        maps += [(ours, level, f"{theirs}/{level}") for level in LEVELS]
+    recorded.assert_every_map(rival, recorded.read(name), maps)
 
 
 def recorded_maps(stored, name):
@@ -223,37 +170,7 @@ def test_losses_are_the_official_ones(rival, outputs, training, stem, key):
         detector.class_loss = own
 
 
-def gradients_of(detector, stored, stem, key):
-    """Gradients by class loss and official name, of those that are recorded."""
-    import tensorflow as tf
-
-    trained = {id(variable) for variable in detector.trainable_variables}
-    names = {
-        name: variable
-        for name, variable in official_variables(detector).items()
-        if id(variable) in trained
-    }
-    sources = [variable.value for variable in names.values()]
-    own, totals, found = detector.class_loss, {}, {}
-    with tf.GradientTape(persistent=True) as tape:
-        outputs = detector(images_of(stored, key), training=True)
-        try:
-            for name, detector.class_loss in class_losses(stem).items():
-                if f"{key}/{name}/grad_norm" in stored:
-                    losses = detector.compute_losses(outputs, targets_of(stored, key))
-                    totals[name] = sum(losses.values())
-        finally:
-            detector.class_loss = own
-    for name, total in totals.items():
-        flat = tape.gradient(total, sources, unconnected_gradients="zero")
-        found[name] = {
-            n: contracts.to_numpy(g).astype("float64")
-            for n, g in zip(names, flat, strict=True)
-        }
-    return found
-
-
-@needs_tensorflow
+@on_tensorflow
 @pytest.mark.parametrize("key", "ABCD")
 def test_gradients_of_outputs_are_the_official_ones(
     rival, outputs, training, stem, key, monkeypatch
@@ -283,35 +200,33 @@ def test_gradients_of_outputs_are_the_official_ones(
         )
 
 
-@needs_tensorflow
+@on_tensorflow
 @pytest.mark.parametrize(
     # The way from the outputs to the weights is the same for every batch.
     "key",
     ["A", *(pytest.param(key, marks=pytest.mark.slow) for key in "BCD")],
 )
 def test_gradients_are_the_official_ones(rival, training, stem, key):
-    stored = training
-    found = gradients_of(rival, stored, stem, key)
-    assert "vfl" in found
-    for loss, by_name in found.items():
-        names = stored[f"{key}/{loss}/grad_names"].tolist()
-        assert set(by_name) == set(names)
-        norms = [np.linalg.norm(by_name[name]) for name in names]
-        # As the reference suggests for float32, where ReLUs and samples flip.
-        np.testing.assert_allclose(
-            norms, stored[f"{key}/{loss}/grad_norm"], rtol=3e-3, atol=1e-6
-        )
-        for name in names:
-            recorded = stored.get(f"{key}/{loss}/grad/{name}")
-            if recorded is not None:
-                gradient = by_name[name]
-                if gradient.ndim == 4:
-                    gradient = gradient.transpose(3, 2, 0, 1)
-                flat = gradient.ravel()
-                part = flat[:: max(1, flat.size // 64)][:64]
-                # On D one ReLU of RepPoints lies so near 0 that the order of a sum
-                # decides: 0.0112 of the largest with kernels cut into slices, 0.00005
-                # in one piece; the norms agree in both.
-                flips = stem == REPPOINTS and key == "D"
-                limit = 0.015 if flips else 0.01
-                contracts.assert_close_to_max(part, recorded, limit)
+    import tensorflow as tf
+
+    own, totals = rival.class_loss, {}
+    targets = targets_of(training, key)
+    with tf.GradientTape(persistent=True) as tape:
+        outputs = rival(recorded.images_of(training, key), training=True)
+        try:
+            for name, rival.class_loss in class_losses(stem).items():
+                if f"{key}/{name}/grad_norm" in training:
+                    losses = rival.compute_losses(outputs, targets)
+                    totals[name] = sum(losses.values())
+        finally:
+            rival.class_loss = own
+    assert "vfl" in totals
+    variables = recorded.trained_variables(rival)
+    # On D one ReLU of RepPoints lies so near 0 that the order of a sum decides: 0.0112
+    # of the largest with kernels cut into slices, 0.00005 in one piece; the norms agree
+    # in both.
+    flips = stem == REPPOINTS and key == "D"
+    for name, total in totals.items():
+        found = recorded.gradients_of(tape, total, variables)
+        limit = 0.015 if flips else 0.01
+        recorded.assert_gradients(found, training, f"{key}/{name}", limit)

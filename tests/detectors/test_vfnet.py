@@ -1,50 +1,31 @@
 """Losses, gradients and steps of VFNet-ResNet-50 beside the official implementation."""
 
-import keras
 import numpy as np
 import pytest
 
 from tests import contracts
+from tests.contracts import on_tensorflow, tensors
+from tests.detectors import recorded
+from tests.detectors.hand_cases import (
+    LOG2,
+    losses,
+    outputs_of,
+    row_of_points,
+    targets,
+)
+from tests.detectors.recorded import images_of, targets_of
 from tests.golden import make_weights
-from vfnet_tf.assigners import ATSSAssigner
 from vfnet_tf.checkpoints.names import official_variables
 from vfnet_tf.checkpoints.pytorch import load_pytorch_checkpoint
 from vfnet_tf.detectors import VFNet
-from vfnet_tf.losses import FocalLoss, GIoULoss, QualityFocalLoss, VarifocalLoss
-from vfnet_tf.priors import make_points
+from vfnet_tf.losses import FocalLoss, QualityFocalLoss
 
-needs_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="tf.GradientTape"
-)
 #: our names of the loss parts and the recorded ones
 PARTS = {
     "class_loss": "loss_cls",
     "box_loss": "loss_bbox",
     "refined_box_loss": "loss_bbox_rf",
 }
-
-BOXES = ("boxes", "refined_boxes")
-GRID = [(32, 40), (16, 20), (8, 10), (4, 5), (2, 3)]
-
-
-def targets_of(stored, key):
-    """Targets of a golden batch in six rows an image."""
-    boxes, labels = np.zeros((2, 6, 4), "float32"), np.full((2, 6), -1, "int32")
-    for image in (0, 1):
-        rows = stored[f"{key}/gt_boxes/{image}"]
-        boxes[image, : len(rows)] = rows
-        labels[image, : len(rows)] = stored[f"{key}/gt_labels/{image}"]
-    size = stored[f"{key}/pad_shape"].astype("float32")
-    return {"boxes": boxes, "labels": labels, "image_size": size}
-
-
-def images_of(stored, key):
-    """Images of a golden batch; what lies beyond the own padded area is zero."""
-    images = make_weights.make_image(int(stored[f"{key}/image_seed"]), 2, 256, 320)
-    for image, (height, width) in enumerate(stored[f"{key}/pad_shape"]):
-        images[image, height:] = 0
-        images[image, :, width:] = 0
-    return images
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +38,7 @@ def detectors(golden_detector):
 @pytest.fixture(scope="module")
 def outputs(golden, detectors):
     """Dense predictions of the golden batches."""
-    stored = golden("vfnet_r50_training")
-    images = np.concatenate([images_of(stored, key) for key in "ABCD"])
-
-    def forward(images):
-        found = detectors["vfl"](images, training=True)
-        return {name: found[name] for name in ("class_logits", *BOXES)}
-
-    found = contracts.evaluate(forward, images)
-    return {
-        key: {name: value[2 * i : 2 * i + 2] for name, value in found.items()}
-        for i, key in enumerate("ABCD")
-    }
+    return recorded.outputs_of(detectors["vfl"], golden("vfnet_r50_training"))
 
 
 @pytest.mark.backend
@@ -76,13 +46,9 @@ def outputs(golden, detectors):
 @pytest.mark.parametrize("key", "ABCD")
 def test_losses_are_the_official_ones(golden, detectors, outputs, key, class_loss):
     stored = golden("vfnet_r50_training")
-    points, strides = make_points(GRID)
-    predictions = {**outputs[key], "points": points, "strides": strides}
-    predictions = keras.tree.map_structure(keras.ops.convert_to_tensor, predictions)
-    targets = keras.tree.map_structure(
-        keras.ops.convert_to_tensor, targets_of(stored, key)
+    losses = detectors[class_loss].compute_losses(
+        tensors(outputs[key]), tensors(targets_of(stored, key))
     )
-    losses = detectors[class_loss].compute_losses(predictions, targets)
     assert list(losses) == list(PARTS)
     for name, value in contracts.to_numpy(losses).items():
         expected = stored[f"{key}/{class_loss}/loss/{PARTS[name]}"]
@@ -95,10 +61,7 @@ def gradients(golden, detectors):
     import tensorflow as tf
 
     stored = golden("vfnet_r50_training")
-    names = official_variables(detectors["vfl"])
-    trained = {id(v) for v in detectors["vfl"].trainable_variables}
-    names = {name: v for name, v in names.items() if id(v) in trained}
-    sources = [variable.value for variable in names.values()]
+    variables = recorded.trained_variables(detectors["vfl"])
     found = {}
     for key in "ABCD":
         targets = targets_of(stored, key)
@@ -114,12 +77,7 @@ def gradients(golden, detectors):
         if key == "A":
             wanted.append("focal_class_loss")
         for part in wanted:
-            flat = tape.gradient(losses[part], sources, unconnected_gradients="zero")
-            arrays = [contracts.to_numpy(g).astype("float64") for g in flat]
-            found[key, part] = {
-                name: a.transpose(3, 2, 0, 1) if a.ndim == 4 else a
-                for name, a in zip(names, arrays, strict=True)
-            }
+            found[key, part] = recorded.gradients_of(tape, losses[part], variables)
         del tape
     return found
 
@@ -131,39 +89,23 @@ def summed(gradients, key, parts):
     }
 
 
-def check_gradients(stored, key, class_loss, found):
-    names = stored[f"{key}/{class_loss}/grad_names"].tolist()
-    assert set(found) == set(names)
-    norms = [np.linalg.norm(found[name]) for name in names]
-    expected = stored[f"{key}/{class_loss}/grad_norm"]
-    np.testing.assert_allclose(norms, expected, rtol=3e-3, atol=1e-6)
-    compared = 0
-    for name in names:
-        recorded = stored.get(f"{key}/{class_loss}/grad/{name}")
-        if recorded is not None:
-            flat = found[name].ravel()
-            part = flat[:: max(1, flat.size // 64)][:64]
-            contracts.assert_close_to_max(part, recorded, 1e-2)
-            compared += 1
-    assert compared > 30 or class_loss == "focal"
-
-
-@needs_tensorflow
+@on_tensorflow
 @pytest.mark.parametrize("key", "ABCD")
 def test_gradients_are_the_official_ones(golden, gradients, key):
     parts = list(PARTS) if key in "AB" else ["total"]
     found = summed(gradients, key, parts)
-    check_gradients(golden("vfnet_r50_training"), key, "vfl", found)
+    stored = golden("vfnet_r50_training")
+    assert recorded.assert_gradients(found, stored, f"{key}/vfl") > 30
 
 
-@needs_tensorflow
+@on_tensorflow
 def test_gradients_with_the_focal_loss_are_the_official_ones(golden, gradients):
     parts = ["focal_class_loss", "box_loss", "refined_box_loss"]
     found = summed(gradients, "A", parts)
-    check_gradients(golden("vfnet_r50_training"), "A", "focal", found)
+    recorded.assert_gradients(found, golden("vfnet_r50_training"), "A/focal")
 
 
-@needs_tensorflow
+@on_tensorflow
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("key", "AB")
 def test_each_loss_alone_has_the_official_gradients(golden, gradients, key, part):
@@ -176,7 +118,7 @@ def test_each_loss_alone_has_the_official_gradients(golden, gradients, key, part
         assert norms[names.index("bbox_head.vfnet_reg.weight")] > 0
 
 
-@needs_tensorflow
+@on_tensorflow
 def test_three_steps_of_sgd_are_the_official_ones(
     golden, golden_detector, golden_weights
 ):
@@ -236,162 +178,47 @@ def test_three_steps_of_sgd_are_the_official_ones(
             np.testing.assert_allclose(part, change, rtol=0, atol=limit)
 
 
-def tiny_outputs(num_points=4, num_classes=2):
-    """Predictions of one image whose points lie in a row of stride 8."""
-    points = np.zeros((num_points, 2), "float32")
-    points[:, 0] = 8 * np.arange(num_points)
-    boxes = np.concatenate([points - 32, points + 32], axis=-1)[None]
-    return {
-        "class_logits": np.zeros((1, num_points, num_classes), "float32"),
-        "boxes": boxes.astype("float32"),
-        "refined_boxes": boxes.astype("float32"),
-        "points": points,
-        "strides": np.full(num_points, 8.0, "float32"),
-    }
+#: The first of the four anchors is the box itself, and the only positive.
+BOX = targets([[-32, -32, 32, 32]], [1])
 
 
-def tensors(tree):
-    return keras.tree.map_structure(keras.ops.convert_to_tensor, tree)
+def tiny_outputs():
+    """Four points at (0, 0) to (24, 0), each with a box of 64 pixels about it."""
+    points = row_of_points()
+    outputs = outputs_of(points, np.concatenate([points - 32, points + 32], axis=-1))
+    return {**outputs, "refined_boxes": outputs["boxes"].copy()}
 
 
 @pytest.mark.backend
 def test_the_loss_parts_by_hand(small_detector):
-    detector = small_detector()
-    outputs, log2 = tiny_outputs(num_classes=3), np.log(2.0)
-    # Of the four anchors the first is the box itself and the only positive.
+    outputs = tiny_outputs()
     outputs["boxes"][0, 0] = [-32, -32, 32, 0]  # half of the box: IoU = GIoU = 1/2
-    targets = {
-        "boxes": np.array([[[-32, -32, 32, 32]]], "float32"),
-        "labels": np.array([[1]], "int32"),
-        "image_size": np.array([[8, 32]], "float32"),
-    }
-    losses = detector.compute_losses(tensors(outputs), tensors(targets))
-    losses = contracts.to_numpy(losses)
+    found = losses(small_detector(), outputs, BOX)
     # q = 1 at one of 12 logits of 0; the others are negatives.
-    assert losses["class_loss"] == pytest.approx(log2 + 11 * 0.75 * 0.25 * log2)
+    assert found["class_loss"] == pytest.approx(LOG2 + 11 * 0.75 * 0.25 * LOG2)
     # 1.5 * (0.5 * (1 - 0.5)) / max(0.5, 1), the IoUs' sum being less than 1.
-    assert losses["box_loss"] == pytest.approx(0.375, rel=1e-5)
-    assert losses["refined_box_loss"] == pytest.approx(0.0, abs=1e-6)
-
-
-@pytest.mark.backend
-@pytest.mark.parametrize("rows", [0, 3])
-def test_without_objects_only_the_class_loss_is_left(small_detector, rows):
-    detector = small_detector()
-    targets = {
-        "boxes": np.zeros((1, rows, 4), "float32"),
-        "labels": np.full((1, rows), -1, "int32"),
-        "image_size": np.array([[8, 32]], "float32"),
-    }
-    losses = detector.compute_losses(
-        tensors(tiny_outputs(num_classes=3)), tensors(targets)
-    )
-    losses = contracts.to_numpy(losses)
-    assert losses["box_loss"] == losses["refined_box_loss"] == 0
-    assert losses["class_loss"] == pytest.approx(12 * 0.75 * 0.25 * np.log(2.0))
-
-
-@needs_tensorflow
-def test_without_objects_every_gradient_is_finite_and_none_is_missing(
-    small_detector, small_batch
-):
-    import tensorflow as tf
-
-    detector = small_detector()
-    small_batch["labels"][:] = -1
-    sources = [v.value for v in detector.trainable_variables]
-    with tf.GradientTape() as tape:
-        outputs = detector(small_batch["images"], training=True)
-        losses = detector.compute_losses(outputs, small_batch)
-        total = sum(losses.values())
-    found = tape.gradient(total, sources)
-    assert all(g is not None and np.all(np.isfinite(g)) for g in found)
-
-
-@needs_tensorflow
-def test_boxes_of_negatives_may_be_anything(small_detector):
-    import tensorflow as tf
-
-    outputs = tensors(tiny_outputs(num_classes=3))
-    wild = np.full((1, 3, 4), np.inf, "float32")
-    wild[0, 1] = np.nan
-    targets = {
-        "boxes": np.array([[[-32, -32, 32, 32]]], "float32"),
-        "labels": np.array([[1]], "int32"),
-        "image_size": np.array([[8, 32]], "float32"),
-    }
-    for name in BOXES:
-        outputs[name] = tf.concat([outputs[name][:, :1], wild], axis=1)
-    sources = [outputs[name] for name in ("class_logits", *BOXES)]
-    with tf.GradientTape() as tape:
-        tape.watch(sources)
-        losses = small_detector().compute_losses(outputs, tensors(targets))
-        total = sum(losses.values())
-    assert np.isfinite(total)
-    assert all(np.all(np.isfinite(g)) for g in tape.gradient(total, sources))
+    assert found["box_loss"] == pytest.approx(0.375, rel=1e-5)
+    assert found["refined_box_loss"] == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.backend
 def test_the_iou_is_no_target_below_its_floor(small_detector):
     # A refined box far away: q is 1e-6, still a positive of nearly no weight.
-    outputs = tiny_outputs(num_classes=3)
+    outputs = tiny_outputs()
     outputs["refined_boxes"][0, 0] = [500, 500, 510, 510]
-    targets = {
-        "boxes": np.array([[[-32, -32, 32, 32]]], "float32"),
-        "labels": np.array([[1]], "int32"),
-        "image_size": np.array([[8, 32]], "float32"),
-    }
-    losses = small_detector().compute_losses(tensors(outputs), tensors(targets))
-    expected = 11 * 0.75 * 0.25 * np.log(2.0) + 1e-6 * np.log(2.0)
-    losses = contracts.to_numpy(losses)
-    assert losses["class_loss"] == pytest.approx(expected, rel=1e-5)
+    found = losses(small_detector(), outputs, BOX)
+    expected = 11 * 0.75 * 0.25 * LOG2 + 1e-6 * LOG2
+    assert found["class_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.backend
 def test_other_class_losses_get_the_targets_they_are_made_for(small_detector):
-    outputs = tiny_outputs(num_classes=3)
+    outputs = tiny_outputs()
     outputs["refined_boxes"][0, 0] = [-32, -32, 32, 0]  # IoU 1/2
     outputs["class_logits"] += 0.5
-    targets = {
-        "boxes": np.array([[[-32, -32, 32, 32]]], "float32"),
-        "labels": np.array([[1]], "int32"),
-        "image_size": np.array([[8, 32]], "float32"),
-    }
     for loss, target in ((FocalLoss(), 1.0), (QualityFocalLoss(), 0.5)):
-        detector = small_detector(class_loss=loss)
-        losses = detector.compute_losses(tensors(outputs), tensors(targets))
         one_hot = np.zeros((1, 4, 3), "float32")
         one_hot[0, 0, 1] = target
-        expected = contracts.to_numpy(
-            loss(*tensors((one_hot, outputs["class_logits"])))
-        )
-        found = contracts.to_numpy(losses)["class_loss"]
-        assert found == pytest.approx(expected, rel=1e-5)
-
-
-def test_its_config_keeps_every_setting(small_detector):
-    settings = {
-        "assigner": ATSSAssigner(top_k=4),
-        "class_loss": VarifocalLoss(alpha=0.5, gamma=1.5),
-        "box_loss": GIoULoss(epsilon=1e-3),
-        "box_loss_weight": 0.7,
-        "refined_box_loss_weight": 0.9,
-        "score_threshold": 0.2,
-        "nms_iou_threshold": 0.4,
-        "candidates_per_level": 50,
-        "max_detections": 7,
-        "nms": "soft_gaussian",
-        "soft_nms_sigma": 0.3,
-        "soft_nms_min_score": 0.02,
-        "name": "other",
-    }
-    copy = VFNet.from_config(small_detector(**settings).get_config())
-    for name, value in settings.items():
-        found = getattr(copy, name)
-        if hasattr(value, "get_config"):
-            assert type(found) is type(value)
-            assert found.get_config() == value.get_config()
-        else:
-            assert found == value
-    assert copy.head.num_classes == 3
-    assert copy.neck.filters == 32
+        expected = contracts.to_numpy(loss(one_hot, outputs["class_logits"]))
+        found = losses(small_detector(class_loss=loss), outputs, BOX)
+        assert found["class_loss"] == pytest.approx(expected, rel=1e-5)
