@@ -3,43 +3,8 @@ import numpy as np
 import pytest
 
 from tests import contracts
-from tests.heads.test_vfnet import LEVELS, features
+from tests.heads.small_heads import LEVELS, features, small_head
 from vfnet_tf.heads import RepPointsHead
-
-SIZES = {
-    "class_logits": 3,
-    "point_shifts": 18,
-    "refined_point_shifts": 18,
-    "box_shifts": 4,
-    "refined_box_shifts": 4,
-}
-on_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="TensorFlow's own"
-)
-
-
-def small_head(**settings):
-    """Two levels, three classes, initial weights that move every output."""
-    keras.utils.set_random_seed(3)
-    head = RepPointsHead(3, 32, 1, levels=LEVELS, strides=(8, 16), **settings)
-    head.build({level: value.shape for level, value in features().items()})
-    for variable in head.variables:
-        if "kernel" in variable.name:
-            variable.assign(5.0 * variable)
-    return head
-
-
-@pytest.mark.backend
-def test_outputs_have_the_shapes_that_are_promised():
-    head = small_head()
-    found = head(features())
-    spec = head({k: keras.KerasTensor(v.shape) for k, v in features().items()})
-    assert list(found) == list(spec) == list(SIZES)
-    for name, size in SIZES.items():
-        for level, value in features().items():
-            expected = (*value.shape[:-1], size)
-            assert tuple(found[name][level].shape) == expected
-            assert tuple(spec[name][level].shape) == expected
 
 
 def set_points(head, y, x, refined_y=0.0, refined_x=0.0):
@@ -55,7 +20,7 @@ def set_points(head, y, x, refined_y=0.0, refined_x=0.0):
 
 @pytest.mark.backend
 def test_boxes_are_the_moments_of_the_points_by_hand():
-    head = small_head()
+    head = small_head(RepPointsHead)
     # x: six at 0 and three at 3, mean 1 and unbiased variance 18 / 8; y half of that.
     x = np.repeat([0.0, 3.0], [6, 3])
     set_points(head, x / 2, x, refined_x=2.0, refined_y=-1.0)
@@ -77,7 +42,7 @@ def test_boxes_are_the_moments_of_the_points_by_hand():
 
 @pytest.mark.backend
 def test_points_of_a_regular_grid_make_a_plain_convolution():
-    head = small_head()
+    head = small_head(RepPointsHead)
     y, x = np.meshgrid([-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0], indexing="ij")
     set_points(head, y.ravel(), x.ravel())
     found = contracts.to_numpy(head(features())["class_logits"]["P3"])
@@ -93,12 +58,12 @@ def test_points_of_a_regular_grid_make_a_plain_convolution():
 
 @pytest.mark.backend
 def test_each_tower_feeds_its_own_predictions():
-    head = small_head()
+    head = small_head(RepPointsHead)
     before = head(features())
     for variable in head.class_tower.variables:
         variable.assign(0.5 * variable + 0.1)
     after = head(features())
-    for name in SIZES:
+    for name in before:
         same = [
             np.array_equal(
                 contracts.to_numpy(before[name][level]),
@@ -107,19 +72,6 @@ def test_each_tower_feeds_its_own_predictions():
             for level in LEVELS
         ]
         assert same == [name != "class_logits"] * len(LEVELS)
-
-
-@pytest.mark.backend
-def test_a_head_of_zeros_gives_the_prior():
-    head = small_head(prior_probability=0.02)
-    for variable in head.variables:
-        if "kernel" in variable.name:
-            variable.assign(np.zeros(variable.shape))
-    found = contracts.to_numpy(head(features()))
-    for level in LEVELS:
-        scores = 1 / (1 + np.exp(-found["class_logits"][level]))
-        np.testing.assert_allclose(scores, 0.02, rtol=1e-5)
-        np.testing.assert_allclose(found["box_shifts"][level], 0, atol=1e-5)
 
 
 def gradient(head, output, variable):
@@ -134,15 +86,15 @@ def gradient(head, output, variable):
     return contracts.to_numpy(found)
 
 
-@on_tensorflow
+@contracts.on_tensorflow
 @pytest.mark.parametrize("output", ["class_logits", "refined_point_shifts"])
 def test_a_tenth_of_the_gradient_reaches_the_first_points(output):
     whole, tenth, none = (
         gradient(head, output, head.point_predictor.conv.kernel)
         for head in (
-            small_head(point_gradient=1.0),
-            small_head(),
-            small_head(point_gradient=0.0),
+            small_head(RepPointsHead, point_gradient=1.0),
+            small_head(RepPointsHead),
+            small_head(RepPointsHead, point_gradient=0.0),
         )
     )
     assert np.abs(whole).max() > 0
@@ -150,12 +102,15 @@ def test_a_tenth_of_the_gradient_reaches_the_first_points(output):
     np.testing.assert_array_equal(none, 0)
 
 
-@on_tensorflow
+@contracts.on_tensorflow
 @pytest.mark.parametrize("output", ["box_shifts", "refined_box_shifts"])
 def test_a_hundredth_of_the_gradient_reaches_the_factors(output):
     whole, hundredth = (
         gradient(head, output, head.moment_transfer)
-        for head in (small_head(moment_gradient=1.0), small_head())
+        for head in (
+            small_head(RepPointsHead, moment_gradient=1.0),
+            small_head(RepPointsHead),
+        )
     )
     assert np.all(np.abs(whole) > 0)
     np.testing.assert_allclose(hundredth, 0.01 * whole, rtol=1e-3)

@@ -73,9 +73,8 @@ def test_offsets_and_masks_come_from_one_convolution():
     )
 
 
+@contracts.on_tensorflow
 def test_a_new_layer_learns_to_move_its_taps():
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("tf.GradientTape")
     import tensorflow as tf
 
     layer = DeformableConv2D(6)

@@ -258,21 +258,3 @@ def test_xla_compiles_it(case):
     compiled = tf.function(layer, jit_compile=True)(*map(tf.constant, inputs))
     expected = contracts.to_numpy(layer(*inputs))
     contracts.assert_close_to_max(contracts.to_numpy(compiled), expected, 1e-5)
-
-
-@pytest.mark.parametrize("cls", HEADS)
-def test_no_two_kernels_of_a_head_start_alike(cls):
-    keras.utils.set_random_seed(3)
-    settings = {
-        DenseHead: {"centerness": "box"},
-        RepPointsHead: {},
-        VFNetHead: {"deformable_towers": True},
-    }[cls]
-    head = cls(4, 32, 2, **TWO, **settings)
-    head(LEVELS)
-    kernels = [contracts.to_numpy(v) for v in head.variables if "kernel" in v.name]
-    kernels = [kernel for kernel in kernels if np.any(kernel)]  # not those of offsets
-    assert len(kernels) == {DenseHead: 7, RepPointsHead: 10, VFNetHead: 10}[cls]
-    for index, kernel in enumerate(kernels):
-        for other in kernels[:index]:
-            assert kernel.shape != other.shape or not np.array_equal(kernel, other)
