@@ -6,8 +6,8 @@ import pytest
 
 from tests import contracts
 from tests.conftest import build_small, build_two_levels
-from tests.detectors.test_dense_detector import on_tensorflow
-from tests.detectors.test_each_detector import confident
+from tests.contracts import on_tensorflow
+from tests.detectors.hand_cases import confident
 from vfnet_tf.box_coders import DistanceCoder
 from vfnet_tf.detectors import execution
 from vfnet_tf.layers import Scale

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import build_small
+from tests.contracts import on_tensorflow
 from tests.golden import make_weights
 from vfnet_tf.detectors.input_checks import (
     BatchWatch,
@@ -17,9 +18,6 @@ from vfnet_tf.detectors.input_checks import (
     warn_of_unnormalized,
 )
 
-on_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="tf.data and ragged tensors"
-)
 BOXES = np.array(
     [[[4, 6, 40, 50], [50, 10, 90, 60]], [[20, 8, 60, 40], [0, 0, 0, 0]]], "float32"
 )
@@ -37,68 +35,42 @@ def batch(**changes):
     return {"images": images, **targets, **changes}
 
 
-#: mistake -> what is given in place of what, the message, the remedy in it
+#: mistake -> what is given instead, the argument that is named, what tells the mistake
 VALUE_MISTAKES = {
-    "labels from 1": (
-        {"labels": LABELS + 1},
-        "label 3 for num_classes=3",
-        "Subtract 1",
-    ),
+    "labels from 1": ({"labels": LABELS + 1}, "`labels`", "label 3"),
     "a class too many": (
         {"labels": np.array([[0, 7], [1, -1]])},
-        "label 7 for num_classes=3",
-        "as many `num_classes` as the data has",
+        "`labels`",
+        "label 7",
     ),
-    "another padding label": (
+    "another padding": (
         {"labels": np.array([[0, 2], [1, -2]])},
+        "`labels`",
         "label -2",
-        "-1 in padding rows",
     ),
     "padding with a label": (
         {"labels": np.array([[0, 2], [1, 0]])},
-        r"Received: \[0.0, 0.0, 0.0, 0.0\]",
-        "A row of zeros is padding, its label must be -1",
+        "`boxes`",
+        "label must be -1",
     ),
-    "xywh": (
-        {"boxes": as_xywh(BOXES)},
-        r"probably these are \(x, y, width, height\)",
-        r"x2 = x \+ width",
-    ),
-    "yxyx": (
-        {"boxes": BOXES[..., [1, 0, 3, 2]]},
-        r"Probably these are \(y1, x1, y2, x2\)",
-        "exchange x and y",
-    ),
-    "fractions": (
-        {"boxes": BOXES / [96, 64, 96, 64]},
-        "Probably these are fractions of the image",
-        "multiply x by its width",
-    ),
-    "boxes of the original image": (
-        {"boxes": BOXES * 4},
-        r"\[200.0, 40.0, 360.0, 240.0\] in an image of 64 x 96",
-        "boxes are resized with it",
-    ),
-    "not finite": (
-        {"boxes": np.where(BOXES == 50, np.nan, BOXES)},
-        "nan",
-        "must be finite",
-    ),
+    "xywh": ({"boxes": as_xywh(BOXES)}, "`boxes`", "width, height"),
+    "yxyx": ({"boxes": BOXES[..., [1, 0, 3, 2]]}, "`boxes`", "y1, x1, y2, x2"),
+    "fractions": ({"boxes": BOXES / [96, 64, 96, 64]}, "`boxes`", "fractions"),
+    "boxes of the original image": ({"boxes": BOXES * 4}, "`boxes`", "outside"),
+    "not finite": ({"boxes": np.where(BOXES == 50, np.nan, BOXES)}, "`boxes`", "nan"),
     "width before height": (
         {"image_size": SIZES[:, ::-1]},
-        r"Received: \[96.0, 64.0\] for images of \[64, 96\]",
-        r"must be the \(height, width\)",
+        "`image_size`",
+        r"\[96.0, 64.0\] for images of \[64, 96\]",
     ),
 }
 
 
 @pytest.mark.parametrize("mistake", VALUE_MISTAKES)
-def test_wrong_values_are_named_with_their_remedy(mistake):
-    changes, message, remedy = VALUE_MISTAKES[mistake]
-    given = batch(**changes)
-    with pytest.raises(ValueError, match=message) as caught:
-        BatchWatch(3).watch(given, None)
-    assert caught.match(remedy)
+def test_wrong_values_are_refused_by_the_arguments_name(mistake):
+    changes, argument, sign = VALUE_MISTAKES[mistake]
+    with pytest.raises(ValueError, match=f"{argument}.*{sign}"):
+        BatchWatch(3).watch(batch(**changes), None)
 
 
 @on_tensorflow
@@ -106,7 +78,7 @@ def test_wrong_values_are_named_with_their_remedy(mistake):
 def test_a_dataset_is_looked_at_batch_by_batch(mistake):
     import tensorflow as tf
 
-    changes, message, _ = VALUE_MISTAKES[mistake]
+    changes, argument, sign = VALUE_MISTAKES[mistake]
     both = [batch(), batch(**changes)]
     stacked = {key: np.stack([b[key] for b in both]) for key in both[0]}
     for dataset in (
@@ -123,7 +95,7 @@ def test_a_dataset_is_looked_at_batch_by_batch(mistake):
         np.testing.assert_array_equal(targets["boxes"], BOXES)
         with pytest.raises(tf.errors.OpError):
             next(batches)
-        assert re.search(message, str(watch.error))
+        assert re.search(f"{argument}.*{sign}", str(watch.error))
 
 
 def test_generators_and_keras_datasets_are_looked_at_once():
@@ -157,20 +129,17 @@ def test_right_batches_pass_as_they_are():
         check_target_values(BOXES[1:], [[-1, -1]], [[64, 96]], 3)
 
 
-SHAPE_MISTAKES = {
-    "no batch": (batch()["images"][0], r"must be a batch.*image\[None\].*\.batch"),
-    "channels first": (
-        np.zeros((2, 3, 64, 96)),
-        r"channels go last: `np\.transpose\(images, \(0, 2, 3, 1\)\)`",
-    ),
-    "grey": (np.zeros((2, 64, 96, 1)), r"must be a batch \[B, H, W, 3\]\. Received"),
-}
-
-
-@pytest.mark.parametrize("mistake", SHAPE_MISTAKES)
-def test_wrong_shapes_of_images_are_named_with_their_remedy(mistake):
-    images, message = SHAPE_MISTAKES[mistake]
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize(
+    ("images", "remedy"),
+    [
+        (batch()["images"][0], r"image\[None\].*\.batch"),
+        (np.zeros((2, 3, 64, 96)), r"np\.transpose\(images, \(0, 2, 3, 1\)\)"),
+        (np.zeros((2, 64, 96, 1)), r"shape \(2, 64, 96, 1\)"),
+    ],
+    ids=["no batch", "channels first", "grey"],
+)
+def test_images_of_another_shape_are_refused_with_the_remedy(images, remedy):
+    with pytest.raises(ValueError, match=f"`images` must be.*{remedy}"):
         check_images(images)
     check_images(keras.KerasTensor((None, None, None, 3)))
 
@@ -178,38 +147,33 @@ def test_wrong_shapes_of_images_are_named_with_their_remedy(mistake):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": None}, r"`image_size` is the \(height, width\) of each image"),
         (
-            {"boxes": BOXES[0]},
-            r"`boxes` must have the shape \[B, M, 4\] \(a dataset must",
+            {"image_size": None},
+            r"`image_size`.*Received: \['boxes', 'images', 'labels'\]",
         ),
-        ({"labels": np.eye(3)[LABELS]}, "not one-hot"),
-        ({"boxes": BOXES[:, :1]}, r"labels of shape \(2, 2\), B=2, M=1"),
-        ({"boxes": [BOXES[0], BOXES[1][:1]]}, r"dense.*boxes with 0, labels with -1"),
+        ({"boxes": BOXES[0]}, r"`boxes`.*\[B, M, 4\].*batched"),
+        ({"labels": np.eye(3)[LABELS]}, "`labels`.*not one-hot"),
+        ({"boxes": BOXES[:, :1]}, r"`labels`.*\(2, 2\), B=2, M=1"),
+        ({"boxes": [BOXES[0], BOXES[1][:1]]}, "`boxes`.*ragged"),
         (
             {"labels": np.array([LABELS[0], LABELS[1][:1]], dtype=object)},
-            "labels that are ragged",
+            "`labels`.*ragged",
         ),
     ],
 )
-def test_wrong_forms_of_targets_are_named_with_their_remedy(changes, message):
+def test_wrong_forms_of_targets_are_refused_by_name(changes, message):
     targets = {k: v for k, v in batch(**changes).items() if v is not None}
     with pytest.raises(ValueError, match=message):
         find_targets(targets, None)
+    with pytest.raises(ValueError, match="Received: a tuple of 2"):
+        find_targets(batch()["images"], (BOXES, LABELS))
 
 
 def test_a_batch_dict_without_images_is_told_its_key():
     given = batch()
     given["image"] = given.pop("images")
-    with pytest.raises(ValueError, match=r"key 'images'. Received: \['boxes', 'image'"):
+    with pytest.raises(ValueError, match=r"'images'. Received: \['boxes', 'image'"):
         BatchWatch(3).watch(given, None)
-
-
-def test_a_tuple_of_targets_is_told_from_a_dict():
-    with pytest.raises(
-        ValueError, match="a dict with the keys.*Received: a tuple of 2"
-    ):
-        find_targets(batch()["images"], (BOXES, LABELS))
 
 
 @on_tensorflow
@@ -219,9 +183,9 @@ def test_ragged_tensors_are_refused_before_anything_is_traced():
     ragged = tf.RaggedTensor.from_row_lengths(BOXES.reshape(-1, 4)[:3], [2, 1])
     dataset = tf.data.Dataset.from_tensors(batch(boxes=ragged))
     for given in (batch(boxes=ragged), dataset):
-        with pytest.raises(ValueError, match=r"boxes\.to_tensor\(0\.0\)"):
+        with pytest.raises(ValueError, match="`boxes`.*to_tensor"):
             BatchWatch(3).watch(given, None)
-    with pytest.raises(ValueError, match="dataset of images is `.batch"):
+    with pytest.raises(ValueError, match="`images`.*batch"):
         BatchWatch(3).watch(tf.data.Dataset.from_tensor_slices(batch()), None)
 
 
@@ -257,6 +221,8 @@ def test_fit_gives_the_mistake_and_not_what_hid_it(detector):
     bad = batch(labels=LABELS + 1)
     with pytest.raises(ValueError, match="`labels` must be in 0..2"):
         detector.fit(bad, verbose=0)
+    with pytest.raises(ValueError, match="Training needs targets"):
+        detector.fit(bad["images"], verbose=0)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -281,17 +247,10 @@ def test_eager_calls_look_at_the_first_values(detector):
     del detector.check_inputs
 
 
-def test_a_loss_has_no_place_in_compile(detector):
-    with pytest.raises(ValueError, match="leave `loss` out of `compile`.*class_loss"):
-        detector.compile("sgd", loss="mse")
-    detector.compile("sgd")
-    assert detector.loss is None
-
-
 def test_weights_of_other_classes_are_told_from_other_damage(detector, tmp_path):
     path = tmp_path / "three.weights.h5"
     detector.save_weights(path)
-    with pytest.raises(ValueError, match=r"build it with num_classes=3.*num_classes=5"):
+    with pytest.raises(ValueError, match="num_classes=3.*num_classes=5"):
         build_small("vfnet", num_classes=5).load_weights(path)
     with pytest.raises(ValueError, match="could not be loaded"):
         build_small("vfnet_raw").load_weights(path)

@@ -6,8 +6,7 @@ import pytest
 
 from tests import contracts
 from tests.conftest import SMALL, build_two_levels, tiny_model
-from tests.detectors.test_dense_detector import on_tensorflow
-from tests.detectors.test_vfnet import tensors
+from tests.contracts import on_tensorflow, tensors
 from vfnet_tf.backbones import KerasBackbone
 from vfnet_tf.detectors import VFNet
 from vfnet_tf.detectors.input_checks import TARGET_KEYS
@@ -171,6 +170,7 @@ def test_what_compile_cannot_use_is_refused(what):
     arguments, message = BAD_COMPILE[what]
     with pytest.raises(ValueError, match=message):
         build_two_levels().compile("sgd", **arguments)
+    assert build_two_levels().loss is None
 
 
 @on_tensorflow
