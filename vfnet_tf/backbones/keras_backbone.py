@@ -2,7 +2,7 @@ import keras
 
 from vfnet_tf.backbones.stages import stage_ends, strides_of
 from vfnet_tf.layers import FoldedConv2D, FrozenBatchNorm
-from vfnet_tf.layers.trainable_parts import TrainableParts, copy_config, trainable_parts
+from vfnet_tf.layers.trainable_parts import TrainableParts, copy_config
 
 _LEVELS = {"C3": 8, "C4": 16, "C5": 32}  # strides
 
@@ -64,15 +64,12 @@ class KerasBackbone(TrainableParts, keras.Model):
             frozen = set(names[: names.index(frozen_until) + 1])
             for layer in self.layers:
                 layer.trainable = layer.name not in frozen and layer.trainable
-        self._first_trainable_parts = trainable_parts(self)
+        self._keep_initial_flags()
 
     @property
     def pyramid_outputs(self):
         """The same maps by KerasHub's names."""
         return {level.replace("C", "P"): self.output[level] for level in _LEVELS}
-
-    def _parts_of_constructor(self):
-        return self._first_trainable_parts
 
     def _own_config(self):
         return {
@@ -85,7 +82,7 @@ class KerasBackbone(TrainableParts, keras.Model):
         }
 
     @classmethod
-    def _revive(cls, config, custom_objects):
+    def _from_own_config(cls, config, custom_objects):
         model = keras.saving.deserialize_keras_object(
             config["model"], custom_objects=custom_objects
         )

@@ -3,7 +3,7 @@ import contextlib
 import keras
 
 from vfnet_tf.layers import ConvNormAct
-from vfnet_tf.layers.trainable_parts import TrainableParts, trainable_parts
+from vfnet_tf.layers.trainable_parts import TrainableParts
 from vfnet_tf.ops.convolution import pad_symmetric
 
 #: Blocks per stage, and whether they are bottlenecks (He et al., CVPR 2016, Table 1).
@@ -43,10 +43,7 @@ class StagedBackbone(TrainableParts, keras.Model):
         for layer in self.layers:
             if layer.name.startswith(tuple(frozen)):
                 layer.trainable = False
-        self._first_trainable_parts = trainable_parts(self)
-
-    def _parts_of_constructor(self):
-        return self._first_trainable_parts
+        self._keep_initial_flags()
 
     def _own_config(self):
         return {
@@ -58,7 +55,7 @@ class StagedBackbone(TrainableParts, keras.Model):
         }
 
     @classmethod
-    def _revive(cls, config, custom_objects):
+    def _from_own_config(cls, config, custom_objects):
         return cls(**config)
 
 

@@ -6,7 +6,7 @@ from keras import ops
 
 from vfnet_tf.detectors import execution, input_checks
 from vfnet_tf.detectors.postprocess import merge_candidates, select_candidates
-from vfnet_tf.layers.trainable_parts import TrainableParts, trainable_parts
+from vfnet_tf.layers.trainable_parts import TrainableParts
 from vfnet_tf.ops.boxes import elementwise_iou
 from vfnet_tf.ops.nms import suppress
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS, check_settings
@@ -104,7 +104,11 @@ class DenseDetector(TrainableParts, keras.Model):
         self._traces = execution.Traces(self)
         self._looked_at = set()  # methods whose first inputs have been
         self.build((None, None, None, 3))
-        self._first_trainable_parts = trainable_parts(self)
+        parts = (backbone, neck, head)
+        if all(isinstance(part, TrainableParts) for part in parts):
+            self._keep_initial_flags()
+        else:  # those of others do not keep their flags: the detector does
+            self._initial_flags = None
 
     @property
     def num_classes(self):
@@ -683,11 +687,6 @@ class DenseDetector(TrainableParts, keras.Model):
         with keras.StatelessScope(state_mapping=mapping):
             return self.detect(*inputs), others
 
-    def _parts_of_constructor(self):
-        parts = (self.backbone, self.neck, self.head)
-        keep_theirs = all(isinstance(part, TrainableParts) for part in parts)
-        return self._first_trainable_parts if keep_theirs else None
-
     def _own_config(self):
         names = ("backbone", "neck", "head", "class_loss", *self.config_names)
         parts = {
@@ -698,7 +697,7 @@ class DenseDetector(TrainableParts, keras.Model):
         return {**keras.Model.get_config(self), **parts, **settings}
 
     @classmethod
-    def _revive(cls, config, custom_objects):
+    def _from_own_config(cls, config, custom_objects):
         config = {
             key: keras.saving.deserialize_keras_object(
                 value, custom_objects=custom_objects

@@ -1,19 +1,48 @@
-"""What layers take for sizes, paddings and maps, as `keras.layers.Conv2D` does."""
+"""Arguments of convolution layers, as `keras.layers.Conv2D` takes them."""
 
 import operator
+
+import keras
+
+#: What reads an argument as Keras does, and writes it into a config.
+_READERS = {
+    "activation": keras.activations,
+    "kernel_initializer": keras.initializers,
+    "bias_initializer": keras.initializers,
+    "offset_initializer": keras.initializers,
+    "kernel_regularizer": keras.regularizers,
+    "bias_regularizer": keras.regularizers,
+    "kernel_constraint": keras.constraints,
+    "bias_constraint": keras.constraints,
+}
 
 PADDINGS = ("symmetric", "same", "valid")
 
 
+def set_arguments(layer, **arguments):
+    """Gives a layer its activation, initialisers, regularisers and constraints."""
+    for name, value in arguments.items():
+        setattr(layer, name, _READERS[name].get(value))
+
+
+def config_of(layer, names):
+    """The arguments of a layer that are its attributes, as its config has them."""
+    return {
+        name: _READERS[name].serialize(getattr(layer, name))
+        if name in _READERS
+        else getattr(layer, name)
+        for name in names
+    }
+
+
 def int_or_pair(value, name):
-    """An int, or a pair of ints that differ, of what Keras takes: an int or a pair.
+    """An int, or a pair of ints that differ.
 
     Raises:
-        ValueError: for anything else, or an int below 1.
+        ValueError: for anything else than an int or a pair of ints of at least 1.
     """
     try:
-        pair = as_pair(value)
-        pair = tuple(operator.index(side) for side in pair)
+        pair = tuple(operator.index(side) for side in as_pair(value))
     except TypeError:
         pair = ()
     if len(pair) != 2 or min(pair) < 1 or isinstance(value, bool):
@@ -57,10 +86,10 @@ def check_layout(data_format):
 
 
 def padding_mode(padding, kernel_size):
-    """One of `PADDINGS`, of a name in upper or lower case.
+    """One of `PADDINGS` from a name in upper or lower case.
 
     Raises:
-        ValueError: for another one, or an even kernel that no padding centres.
+        ValueError: for another name, or for symmetric padding of an even kernel.
     """
     mode = padding.lower() if isinstance(padding, str) else padding
     if mode not in PADDINGS:
@@ -76,7 +105,7 @@ def padding_mode(padding, kernel_size):
 
 
 def cells_around(kernel_size, dilation_rate, padding):
-    """Zero cells (above and below, left and right) of a mode; None for `"same"`."""
+    """Zero cells on each side (rows, columns) for a mode; None for `"same"`."""
     if padding == "same":
         return None
     return tuple(
@@ -88,10 +117,10 @@ def cells_around(kernel_size, dilation_rate, padding):
 
 
 def convolved_shape(shape, filters, kernel_size, strides, dilation_rate, padding):
-    """The shape of a convolution's output for the shape `(B, H, W, C)`.
+    """The output's shape for a map of shape `(B, H, W, C)`.
 
     Raises:
-        ValueError: if nothing is left of it.
+        ValueError: if the map is smaller than the kernel.
     """
     sides = []
     for size, kernel, stride, dilation in zip(
@@ -110,14 +139,10 @@ def convolved_shape(shape, filters, kernel_size, strides, dilation_rate, padding
 
 
 def channels_of(shape, layer):
-    """Channels of a map.
-
-    Args:
-        shape: what Keras gives `build`.
-        layer: the layer, to be named.
+    """Channels C of the shape `(B, H, W, C)` that Keras gives a layer's `build`.
 
     Raises:
-        ValueError: unless it is one map `(B, H, W, C)` of known C.
+        ValueError: with the layer's name, for another shape or an unknown C.
     """
     is_map = isinstance(shape, tuple | list) and len(shape) == 4
     if not is_map or not isinstance(shape[-1], int) or shape[-1] < 1:

@@ -7,10 +7,12 @@ from vfnet_tf.layers.conv_arguments import (
     cells_around,
     channels_of,
     check_layout,
+    config_of,
     convolved_shape,
     int_or_pair,
     padding_mode,
     positive,
+    set_arguments,
 )
 from vfnet_tf.layers.deform_conv2d import DeformableConv2D
 from vfnet_tf.layers.frozen_batch_norm import FrozenBatchNorm
@@ -18,8 +20,8 @@ from vfnet_tf.layers.group_norm import GroupNorm
 from vfnet_tf.layers.trainable_parts import TrainableParts
 from vfnet_tf.ops.convolution import conv2d
 
-#: Numbers in the largest kernel that a frozen batch norm is folded into. Larger ones
-#: stand where maps are small: scaling those is the shorter way.
+#: A frozen batch norm is folded into kernels of at most so many numbers. Larger kernels
+#: belong to small maps, which are scaled faster than the kernel.
 MAX_FOLDED = 2**19
 
 NORMS = {
@@ -30,6 +32,26 @@ NORMS = {
     ),
     "group_norm": GroupNorm,
 }
+_CONFIG_NAMES = (
+    "filters",
+    "kernel_size",
+    "strides",
+    "norm",
+    "activation",
+    "use_bias",
+    "groups",
+    "deformable",
+    "kernel_initializer",
+    "bias_initializer",
+    "offset_initializer",
+    "dilation_rate",
+    "padding",
+    "kernel_regularizer",
+    "bias_regularizer",
+    "kernel_constraint",
+    "bias_constraint",
+    "data_format",
+)
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -56,7 +78,7 @@ class ConvNormAct(TrainableParts, keras.layers.Layer):
         dilation_rate: int or pair; strides are 1 then.
         padding, data_format: as in `DeformableConv2D`.
 
-    Shapes, errors: as of `DeformableConv2D`.
+    Shapes and errors: see `DeformableConv2D`.
     """
 
     def __init__(
@@ -94,24 +116,30 @@ class ConvNormAct(TrainableParts, keras.layers.Layer):
         self.dilation_rate = int_or_pair(dilation_rate, "dilation_rate")
         self.padding = padding_mode(padding, self.kernel_size)
         self.norm = norm
-        self.activation = keras.activations.get(activation)
         self.use_bias = norm is None if use_bias is None else use_bias
         self.groups = positive(groups, "groups")
         self.deformable = deformable
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.offset_initializer = keras.initializers.get(offset_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
+        of_weights = {
+            "kernel_initializer": kernel_initializer,
+            "bias_initializer": bias_initializer,
+            "kernel_regularizer": kernel_regularizer,
+            "bias_regularizer": bias_regularizer,
+            "kernel_constraint": kernel_constraint,
+            "bias_constraint": bias_constraint,
+        }
+        set_arguments(
+            self,
+            activation=activation,
+            offset_initializer=offset_initializer,
+            **of_weights,
+        )
         self.input_spec = keras.InputSpec(ndim=4)
         kind, settings = keras.layers.Conv2D, {}
         if deformable:
             kind = DeformableConv2D
             settings["offset_initializer"] = self.offset_initializer
             settings["padding"] = self.padding
-        # It holds the variables; `call` pads, and folds the norm.
+        # `call` uses its variables only: it pads, and folds the norm.
         self.conv = kind(
             self.filters,
             self.kernel_size,
@@ -119,15 +147,10 @@ class ConvNormAct(TrainableParts, keras.layers.Layer):
             dilation_rate=self.dilation_rate,
             groups=self.groups,
             use_bias=self.use_bias,
-            kernel_initializer=self.kernel_initializer,
-            bias_initializer=self.bias_initializer,
-            kernel_regularizer=self.kernel_regularizer,
-            bias_regularizer=self.bias_regularizer,
-            kernel_constraint=self.kernel_constraint,
-            bias_constraint=self.bias_constraint,
             data_format="channels_last",
             dtype=self.dtype_policy,
             name="conv",
+            **{name: getattr(self, name) for name in of_weights},
             **settings,
         )
         self.norm_layer = None
@@ -137,7 +160,7 @@ class ConvNormAct(TrainableParts, keras.layers.Layer):
     def build(self, input_shape):
         channels = channels_of(input_shape, self)
         self.input_spec = keras.InputSpec(ndim=4, axes={-1: channels})
-        # Sizes left open: `call` pads the map.
+        # `call` pads the map, so its size is left open.
         self.conv.build((None, None, None, channels))
         if self.norm_layer is not None:
             self.norm_layer.build(self.compute_output_shape(input_shape))
@@ -185,24 +208,4 @@ class ConvNormAct(TrainableParts, keras.layers.Layer):
         )
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "norm": self.norm,
-            "activation": keras.activations.serialize(self.activation),
-            "use_bias": self.use_bias,
-            "groups": self.groups,
-            "deformable": self.deformable,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "offset_initializer": keras.initializers.serialize(self.offset_initializer),
-            "dilation_rate": self.dilation_rate,
-            "padding": self.padding,
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
-            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
-            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
-            "data_format": self.data_format,
-        }
+        return {**super().get_config(), **config_of(self, _CONFIG_NAMES)}

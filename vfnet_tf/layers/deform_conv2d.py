@@ -8,14 +8,37 @@ from vfnet_tf.layers.conv_arguments import (
     cells_around,
     channels_of,
     check_layout,
+    config_of,
     convolved_shape,
     int_or_pair,
     padding_mode,
     positive,
+    set_arguments,
 )
 from vfnet_tf.ops.convolution import add_bias, pad_symmetric
 from vfnet_tf.ops.deform_conv import deform_conv
 from vfnet_tf.ops.shapes import sizes_of
+
+_CONFIG_NAMES = (
+    "filters",
+    "kernel_size",
+    "strides",
+    "dilation_rate",
+    "groups",
+    "deform_groups",
+    "modulated",
+    "use_bias",
+    "kernel_initializer",
+    "bias_initializer",
+    "offset_initializer",
+    "padding",
+    "activation",
+    "kernel_regularizer",
+    "bias_regularizer",
+    "kernel_constraint",
+    "bias_constraint",
+    "data_format",
+)
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -51,8 +74,8 @@ class DeformableConv2D(keras.layers.Layer):
     under mixed precision.
 
     Raises:
-        ValueError: for arguments that it has not or that make no sense, and for anything
-            but one map of known channels.
+        ValueError: for arguments out of range, and for anything but one map of known
+            channels.
     """
 
     def __init__(
@@ -94,15 +117,18 @@ class DeformableConv2D(keras.layers.Layer):
         self.deform_groups = positive(deform_groups, "deform_groups")
         self.modulated = modulated
         self.use_bias = use_bias
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.offset_initializer = keras.initializers.get(offset_initializer)
         self.padding = padding_mode(padding, self.kernel_size)
-        self.activation = keras.activations.get(activation)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
+        set_arguments(
+            self,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            offset_initializer=offset_initializer,
+            activation=activation,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+        )
         #: zero cells around the map; None where its size decides
         self.cells = cells_around(self.kernel_size, self.dilation_rate, self.padding)
         self.input_spec = keras.InputSpec(ndim=4)
@@ -156,14 +182,15 @@ class DeformableConv2D(keras.layers.Layer):
         return self.activation(self.convolve(inputs, kernel, bias))
 
     def convolve(self, inputs, kernel, bias=None):
-        """The layer with another kernel in place of its own, e.g. one with a norm in it.
-
-        Without the activation.
+        """The layer's convolution, without its activation, by a given kernel.
 
         Args:
             inputs: float `[B, H, W, C]`.
-            kernel: of the shape of the layer's own.
+            kernel: float, of the shape of the layer's own; e.g. one with a folded norm.
             bias: float `[filters]` or None.
+
+        Returns:
+            `[B, Ho, Wo, filters]` of the dtype of `inputs`.
         """
         cells, padded = self.cells, inputs
         if cells is None:
@@ -188,7 +215,7 @@ class DeformableConv2D(keras.layers.Layer):
         return outputs if bias is None else add_bias(outputs, bias)
 
     def _cells_before(self, inputs):
-        """Cells above and on the left as `"same"` has them: half, rounded down."""
+        """Zero cells above and on the left with `"same"`: half of all, rounded down."""
         cells = []
         for size, kernel, stride, dilation in zip(
             sizes_of(inputs)[1:3],
@@ -215,24 +242,4 @@ class DeformableConv2D(keras.layers.Layer):
         )
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "dilation_rate": self.dilation_rate,
-            "groups": self.groups,
-            "deform_groups": self.deform_groups,
-            "modulated": self.modulated,
-            "use_bias": self.use_bias,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "offset_initializer": keras.initializers.serialize(self.offset_initializer),
-            "padding": self.padding,
-            "activation": keras.activations.serialize(self.activation),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
-            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
-            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
-            "data_format": self.data_format,
-        }
+        return {**super().get_config(), **config_of(self, _CONFIG_NAMES)}
