@@ -4,7 +4,7 @@ import pytest
 
 from tests import contracts
 from vfnet_tf.losses import VarifocalLoss, varifocal_loss
-from vfnet_tf.losses.varifocal import logits_from_probabilities
+from vfnet_tf.losses.pairs import logits_from_probabilities
 
 
 @pytest.mark.backend

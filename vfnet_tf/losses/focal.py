@@ -1,8 +1,7 @@
 import keras
 from keras import ops
 
-from vfnet_tf.losses.pairs import SCORES, PairLoss, checked_pair, same_shape
-from vfnet_tf.losses.varifocal import logits_from_probabilities
+from vfnet_tf.losses.pairs import SCORES, ScoreLoss, checked_pair, not_negative
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -22,17 +21,15 @@ def focal_loss(targets, logits, alpha=0.25, gamma=2.0):
         float32 `[..., K]`, unreduced, finite for any finite logit.
 
     Raises:
-        ValueError: for targets of another shape, and, where values are known, for some
-            that are not in [0, 1] (0.01 beyond is rounding, and counts as it is) or NaN.
-            While a graph is traced the loss of such a target is NaN.
+        ValueError: for targets of another shape, and, where values are known, for NaN and
+            for targets outside [-0.01, 1.01]. In a graph such a target makes the loss NaN.
     """
     y, logits = checked_pair(targets, logits, SCORES)
     return _focal(y, logits, alpha, gamma)
 
 
 def _focal(y, logits, alpha, gamma):
-    """`focal_loss` of float32 tensors."""
-    # Towards the wrong side: log(1 - p) for positives, log p for negatives.
+    # The logarithm of the wrong answer: of 1 - p for positives, of p for negatives.
     log_wrong = -ops.softplus(ops.where(y > 0, logits, -logits))
     cross_entropy = ops.softplus(logits) - y * logits
     alpha = ops.convert_to_tensor(alpha, dtype="float32")
@@ -41,8 +38,11 @@ def _focal(y, logits, alpha, gamma):
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class FocalLoss(PairLoss):
+class FocalLoss(ScoreLoss):
     """`focal_loss` for `compile`: `[B, P, K]` pairs to `[B, P]`, then reduced.
+
+    For dense detectors and other classifiers with far more negatives than positives,
+    whose targets are one-hot. With the IoU as target see `VarifocalLoss`.
 
     Args:
         alpha: weight of the positives in [0, 1].
@@ -55,6 +55,7 @@ class FocalLoss(PairLoss):
 
     #: a detector gives it 1, not the IoU, at the true class
     hard_targets = True
+    config_names = ("alpha", "gamma", "from_logits")
 
     def __init__(
         self,
@@ -68,22 +69,9 @@ class FocalLoss(PairLoss):
         super().__init__(reduction=reduction, name=name, **kwargs)
         if not 0 <= alpha <= 1:
             raise ValueError(f"`alpha` must be in [0, 1]. Received: alpha={alpha}")
-        if gamma < 0:
-            raise ValueError(f"`gamma` must be >= 0. Received: gamma={gamma}")
         self.alpha = alpha
-        self.gamma = gamma
+        self.gamma = not_negative(gamma, "gamma")
         self.from_logits = from_logits
 
-    def call(self, y_true, y_pred):
-        if not self.from_logits:
-            y_pred = logits_from_probabilities(y_pred)
-        loss = _focal(*same_shape(y_true, y_pred), self.alpha, self.gamma)
-        return ops.sum(loss, axis=-1)
-
-    def get_config(self):
-        own = {
-            "alpha": self.alpha,
-            "gamma": self.gamma,
-            "from_logits": self.from_logits,
-        }
-        return {**super().get_config(), **own}
+    def elementwise(self, targets, logits):
+        return _focal(targets, logits, self.alpha, self.gamma)

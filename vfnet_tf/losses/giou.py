@@ -17,15 +17,14 @@ def giou_loss(target_boxes, boxes, epsilon=1e-6):
         float32 `[...]` in [0, 2] for valid boxes, unreduced.
 
     Raises:
-        ValueError: for targets of another shape, other than four numbers a box, and,
-            where values are known, inverted target boxes or NaN. While a graph is traced
-            the loss of such a target is NaN.
+        ValueError: for targets of another shape, for a last axis other than 4, and, where
+            values are known, for inverted target boxes and NaN. In a graph such a target
+            makes the loss NaN.
     """
     return _giou(*checked_pair(target_boxes, boxes, BOXES), epsilon)
 
 
 def _giou(target_boxes, boxes, epsilon):
-    """`giou_loss` of float32 tensors."""
     return 1.0 - elementwise_giou(boxes, target_boxes, epsilon)
 
 
@@ -33,14 +32,18 @@ def _giou(target_boxes, boxes, epsilon):
 class GIoULoss(PairLoss):
     """`giou_loss` for `compile`: `[B, P, 4]` pairs to `[B, P]`, then reduced.
 
+    For boxes in pixels. Boxes of any size weigh alike, and boxes that do not overlap
+    have a gradient, too.
+
     Args:
         epsilon: floor of the union and of the hull in square pixels.
-        reduction, name, dtype, errors: as in `PairLoss`.
+        reduction, name, dtype, errors: as in `PairLoss` and `giou_loss`.
 
-    Source: Rezatofighi et al., CVPR 2019.
+    Source: Rezatofighi et al., CVPR 2019, Sec. 3.
     """
 
     rule = BOXES
+    config_names = ("epsilon",)
 
     def __init__(self, epsilon=1e-6, reduction="sum", name="giou_loss", **kwargs):
         super().__init__(reduction=reduction, name=name, **kwargs)
@@ -48,6 +51,3 @@ class GIoULoss(PairLoss):
 
     def call(self, y_true, y_pred):
         return _giou(*same_shape(y_true, y_pred, BOXES), self.epsilon)
-
-    def get_config(self):
-        return {**super().get_config(), "epsilon": self.epsilon}

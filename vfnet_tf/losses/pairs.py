@@ -1,4 +1,4 @@
-"""Pairs of targets and predictions: what all losses ask of them."""
+"""Checks of targets, predictions and weights that all losses share."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,11 +9,11 @@ from keras import ops
 
 
 class Rule(NamedTuple):
-    """What targets must be.
+    """What values targets may have.
 
     Attributes:
-        is_met: function of float32 `[..., C]` to bool `[..., C]` or `[..., 1]`; NaN meets
-            nothing.
+        is_met: function of float32 `[..., C]` to bool `[..., C]` or `[..., 1]`, False for
+            NaN.
         text: the rule as a sentence.
         size: of the last axis, None for any.
     """
@@ -24,12 +24,12 @@ class Rule(NamedTuple):
 
 
 def _are_scores(values):
-    # bfloat16 has two digits.
+    # 0.01 of room, since bfloat16 has two digits.
     return ops.logical_and(values >= -0.01, values <= 1.01)
 
 
 def _are_boxes(values):
-    # The last digit of 10,000 pixels is 0.001.
+    # 0.001 of room, which is float32's last digit of 10,000 pixels.
     return ops.all(values[..., 2:] >= values[..., :2] - 1e-3, axis=-1, keepdims=True)
 
 
@@ -46,13 +46,13 @@ BOXES = Rule(
 class PairLoss(keras.losses.Loss):
     """A loss of targets and predictions of one shape, `[..., C]` to `[...]`.
 
-    A subclass gives `call`, which the detectors use: it looks at shapes as far as a
-    graph knows them. `compile` and `fit` come by way of `__call__`, which looks at all.
+    Detectors use `call`, which a subclass gives and which checks known shapes. `compile`
+    and `fit` use `__call__`, which also checks values and sizes that a graph leaves open.
 
     Args:
         reduction, name: as in `keras.losses.Loss`.
-        dtype: of the result; None is float32, whatever `keras.config.floatx()` is, as
-            sums of float16 end at 65504.
+        dtype: of the result; None is float32, whatever `keras.config.floatx()` is,
+            because sums in float16 end at 65504.
 
     Raises:
         ValueError: for targets of another shape than the predictions, with both, and for
@@ -64,6 +64,8 @@ class PairLoss(keras.losses.Loss):
     rule = SCORES
     #: whether predictions are logits; False means that they are scores, too
     from_logits = True
+    #: names of the subclass's own arguments, each an attribute
+    config_names = ()
 
     def __init__(self, reduction="sum", name=None, dtype=None):
         super().__init__(name=name, reduction=reduction, dtype=dtype or "float32")
@@ -71,22 +73,51 @@ class PairLoss(keras.losses.Loss):
     def __call__(self, y_true, y_pred, sample_weight=None):
         targets, predictions = checked_pair(y_true, y_pred, self.rule)
         if not self.from_logits:
-            # By way of the targets: the predictions may carry a mask of Keras.
+            # NaN is put into the targets, since predictions may carry a mask of Keras.
             targets = _nan_unless(SCORES, predictions, targets, "predictions")
         if sample_weight is not None:
             sample_weight = _fit_weights(sample_weight, predictions.shape[:-1])
         return super().__call__(targets, y_pred, sample_weight)
 
     def get_config(self):
-        return {**super().get_config(), "dtype": self.dtype}
+        own = {name: getattr(self, name) for name in self.config_names}
+        return {**super().get_config(), "dtype": self.dtype, **own}
+
+
+class ScoreLoss(PairLoss):
+    """A `PairLoss` of class scores, `[..., K]` to sums `[...]` over the classes.
+
+    A subclass gives `elementwise`, from float32 targets and logits to losses, all
+    `[..., K]`.
+    """
+
+    def call(self, y_true, y_pred):
+        if not self.from_logits:
+            y_pred = logits_from_probabilities(y_pred)
+        return ops.sum(self.elementwise(*same_shape(y_true, y_pred)), axis=-1)
+
+
+def logits_from_probabilities(probabilities):
+    """Logits of probabilities `[...]`, which are kept 1e-7 away from 0 and 1."""
+    epsilon = keras.config.epsilon()
+    p = ops.cast(probabilities, "float32")
+    # `clip` on PyTorch would round its limits to floatx, and 1 - 1e-7 to 1.
+    p = ops.minimum(ops.maximum(p, epsilon), 1.0 - epsilon)
+    return ops.log(p) - ops.log1p(-p)
+
+
+def not_negative(value, name):
+    """The number itself; raises `ValueError` for one below 0."""
+    if value < 0:
+        raise ValueError(f"`{name}` must be >= 0. Received: {name}={value}")
+    return value
 
 
 def same_shape(targets, predictions, rule=None):
-    """Targets and predictions as float32 tensors.
+    """Targets and predictions as float32 tensors; nothing is broadcast.
 
     Raises:
-        ValueError: if their shapes differ, as far as a graph knows them: nothing is
-            broadcast; or if their last axis is not of the size of the rule.
+        ValueError: if their known sizes differ, or the last axis has not the rule's size.
     """
     targets, predictions = (
         _tensor(values, name)
@@ -114,18 +145,18 @@ def same_shape(targets, predictions, rule=None):
 
 
 def checked_pair(targets, predictions, rule=None):
-    """`same_shape`, where a graph leaves sizes open, too, and a look at the targets.
+    """`same_shape` that also checks values, and sizes that a graph leaves open.
 
     Args:
         targets, predictions: float or int of one shape.
         rule: `Rule` of the targets or None.
 
     Returns:
-        float32 targets and predictions. Where a graph or a compiler traces, targets
-        against the rule have become NaN, and so will the loss.
+        float32 targets and predictions. While a graph is traced, targets that break the
+        rule become NaN, which makes their loss NaN.
 
     Raises:
-        ValueError: for another shape, or known values against the rule.
+        ValueError: for another shape, or known values that break the rule.
     """
     targets, predictions = same_shape(targets, predictions, rule)
     if rule is not None:
@@ -140,7 +171,7 @@ def checked_pair(targets, predictions, rule=None):
         rule = "Targets must have the shape of the predictions"
         check = tf.debugging.assert_equal(tf.shape(targets), sizes, rule)
         with tf.control_dependencies([] if check is None else [check]):
-            # XLA leaves assertions out; of this it knows the sizes.
+            # XLA drops assertions, but it checks the sizes of a reshape.
             targets = tf.reshape(targets, sizes)
     return targets, predictions
 
@@ -159,11 +190,7 @@ def _tensor(values, name):
 
 
 def _nan_unless(rule, values, targets, name):
-    """`targets`, and NaN where `values` break the rule while a graph is traced.
-
-    Raises:
-        ValueError: if values are known and some break it.
-    """
+    """`targets`, NaN where traced `values` break the rule; raises for known values."""
     is_met = rule.is_met(values)
     are_good = _known(ops.all(is_met))
     if are_good is None:
@@ -179,7 +206,7 @@ def _nan_unless(rule, values, targets, name):
 
 
 def _known(flag):
-    """A scalar tensor as a bool, or None while it is traced."""
+    """A scalar tensor as a bool, None while it is traced."""
     if keras.utils.is_keras_tensor(flag):
         return None
     if _is_tensorflow():
@@ -189,7 +216,7 @@ def _known(flag):
             return None
     try:
         return bool(flag)
-    except TypeError:  # so says a tracer of JAX
+    except TypeError:  # raised by a tracer of JAX
         return None
 
 
@@ -197,7 +224,7 @@ def _fit_weights(weights, shape):
     """Weights that multiply losses of `shape` along their first axes."""
     weights = ops.convert_to_tensor(weights)
     if None in (getattr(x, "rank", 0) for x in (weights.shape, shape)):
-        return weights  # of Keras's own arrays in `fit`; it multiplies them or fails
+        return weights  # their rank is unknown in a graph; Keras multiplies them
     given = tuple(weights.shape)
     if len(given) == len(shape) + 1 and given[-1] == 1:
         weights = weights[..., 0]

@@ -1,7 +1,7 @@
 import keras
 from keras import ops
 
-from vfnet_tf.losses.pairs import PairLoss, checked_pair, same_shape
+from vfnet_tf.losses.pairs import PairLoss, checked_pair, not_negative, same_shape
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -25,7 +25,6 @@ def smooth_l1_loss(targets, predictions, beta=1.0):
 
 
 def _smooth_l1(targets, predictions, beta):
-    """`smooth_l1_loss` of float32 tensors."""
     distance = ops.abs(predictions - targets)
     if beta == 0:
         return distance
@@ -37,7 +36,8 @@ def _smooth_l1(targets, predictions, beta):
 class SmoothL1Loss(PairLoss):
     """`smooth_l1_loss` for `compile`: `[B, P, 4]` pairs to sums `[B, P]`, then reduced.
 
-    Keras's `Huber` is `beta` times this one, and a mean over the four.
+    For encoded boxes, whose numbers are of one scale; a far prediction has a gradient of
+    1 at most. Keras's `Huber` is `beta` times this one, and a mean over the four.
 
     Args:
         beta: where the square turns into a line; 0 is the L1 loss.
@@ -47,16 +47,12 @@ class SmoothL1Loss(PairLoss):
     """
 
     rule = None  # any number
+    config_names = ("beta",)
 
     def __init__(self, beta=1.0, reduction="sum", name="smooth_l1_loss", **kwargs):
         super().__init__(reduction=reduction, name=name, **kwargs)
-        if beta < 0:
-            raise ValueError(f"`beta` must be >= 0. Received: beta={beta}")
-        self.beta = beta
+        self.beta = not_negative(beta, "beta")
 
     def call(self, y_true, y_pred):
         loss = _smooth_l1(*same_shape(y_true, y_pred), self.beta)
         return ops.sum(loss, axis=-1)
-
-    def get_config(self):
-        return {**super().get_config(), "beta": self.beta}
