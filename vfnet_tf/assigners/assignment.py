@@ -24,6 +24,19 @@ class Assignment(NamedTuple):
     is_valid: Any
 
 
+class Assigner:
+    """What all assigners share: a config of the arguments, each an attribute."""
+
+    config_names = ()
+
+    def get_config(self):
+        return {name: getattr(self, name) for name in self.config_names}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
 def make_assignment(gt_indices, gt_boxes, gt_labels, is_valid):
     """An `Assignment` from the row that each point learns.
 
@@ -33,7 +46,7 @@ def make_assignment(gt_indices, gt_boxes, gt_labels, is_valid):
         is_valid: bool `[B, P]`.
     """
     is_positive = gt_indices >= 0
-    # Not `maximum`, which on JAX gives floats where floatx is bfloat16.
+    # `maximum` would give floats on JAX where floatx is bfloat16.
     rows = ops.where(is_positive, gt_indices, 0)
     labels = ops.take_along_axis(gt_labels, rows, axis=1)
     boxes = ops.take_along_axis(gt_boxes, rows[..., None], axis=1)
@@ -47,7 +60,7 @@ def make_assignment(gt_indices, gt_boxes, gt_labels, is_valid):
 
 
 def ground_truth(gt_boxes, gt_labels):
-    """Boxes float32 and labels int32 without gradients, one padding row at least."""
+    """Boxes float32 and labels int32, without gradients and with at least one row."""
     gt_boxes = ops.stop_gradient(ops.cast(gt_boxes, "float32"))
     gt_labels = ops.cast(gt_labels, "int32")
     if not gt_labels.shape[1]:  # none, or unknown: an empty axis has no maximum
@@ -57,7 +70,10 @@ def ground_truth(gt_boxes, gt_labels):
 
 
 def own_points(points, image_size, padding_multiple=32):
-    """Which points lie on an image's own padded area (fact S20).
+    """Which points lie on an image's own padded area.
+
+    In a batch, images are padded further, to one size. The official code leaves points
+    beyond an image's own padding out of the assignment: docs/parity.md, S20.
 
     Args:
         points: float32 `[P, 2]`, `(x, y)` pixels.
@@ -113,7 +129,8 @@ def resolve_claims(indices, is_claim, priorities, num_points):
         is_claim, claims == ops.reshape(ops.take(best, slots), sizes_of(claims))
     )
     rows = ops.arange(num_boxes, dtype="float32")[None, :, None]
-    # The first box of equals: the largest -row. Float, as segment_max is on torch.
+    # Of equals the first box, which has the largest -row. Float, because `segment_max`
+    # on PyTorch takes no integers.
     rows = ops.where(is_best, -rows, float("-inf"))
     first_row = ops.segment_max(ops.reshape(rows, (-1,)), slots, num_slots)
     first_row = ops.reshape(first_row, (batch, num_points))

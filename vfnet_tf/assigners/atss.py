@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from vfnet_tf.assigners.assignment import (
+    Assigner,
     ground_truth,
     make_assignment,
     own_points,
@@ -12,7 +13,7 @@ from vfnet_tf.ops.shapes import sizes_of
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class ATSSAssigner:
+class ATSSAssigner(Assigner):
     """Adaptive training sample selection (Zhang et al., CVPR 2020, Alg. 1).
 
     Per ground-truth box, the `top_k` points nearest to its centre on each level are its
@@ -39,6 +40,8 @@ class ATSSAssigner:
     >>> int(ops.sum(ops.cast(learned.labels == 2, "int32")))
     9
     """
+
+    config_names = ("top_k", "anchor_scale", "strides", "padding_multiple")
 
     def __init__(
         self, top_k=9, anchor_scale=8, strides=(8, 16, 32, 64, 128), padding_multiple=32
@@ -103,18 +106,6 @@ class ATSSAssigner:
             is_candidate.append(values > float("-inf"))
         return ops.concatenate(indices, -1), ops.concatenate(is_candidate, -1)
 
-    def get_config(self):
-        return {
-            "top_k": self.top_k,
-            "anchor_scale": self.anchor_scale,
-            "strides": self.strides,
-            "padding_multiple": self.padding_multiple,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
 
 def _mean_plus_std(values, mask):
     """Mean plus unbiased standard deviation over the last axis where `mask` holds."""
@@ -122,5 +113,5 @@ def _mean_plus_std(values, mask):
     count = ops.sum(mask, axis=-1)
     mean = ops.sum(values * mask, axis=-1) / ops.maximum(count, 1.0)
     squares = ops.sum(mask * ops.square(values - mean[..., None]), axis=-1)
-    # torch.std divides by n - 1, ops.std by n: the IoU threshold would shift.
+    # The official code's torch.std divides by n - 1, `ops.std` by n.
     return mean + ops.sqrt(squares / ops.maximum(count - 1.0, 1.0))

@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from vfnet_tf.assigners.assignment import (
+    Assigner,
     by_stride,
     ground_truth,
     make_assignment,
@@ -11,7 +12,7 @@ from vfnet_tf.ops.boxes import box_area
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class FCOSAssigner:
+class FCOSAssigner(Assigner):
     """The assignment of FCOS (Tian et al., ICCV 2019, Sec. 3.1 and 3.2).
 
     A point learns a box that it lies inside of, or near whose centre it lies, if the
@@ -32,6 +33,8 @@ class FCOSAssigner:
     Memory: some five float32 `[B, M, P]` arrays at a time, each of 27 MB per image at
     800x1344 with 300 boxes; 150 MB were measured.
     """
+
+    config_names = ("strides", "limits", "center_radius", "padding_multiple")
 
     def __init__(
         self,
@@ -76,18 +79,6 @@ class FCOSAssigner:
         return make_assignment(
             smallest_box(is_learned, gt_boxes), gt_boxes, gt_labels, is_valid
         )
-
-    def get_config(self):
-        return {
-            "strides": self.strides,
-            "limits": self.limits,
-            "center_radius": self.center_radius,
-            "padding_multiple": self.padding_multiple,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 def smallest_box(is_candidate, gt_boxes):

@@ -1,12 +1,17 @@
 import keras
 from keras import ops
 
-from vfnet_tf.assigners.assignment import by_stride, ground_truth, make_assignment
+from vfnet_tf.assigners.assignment import (
+    Assigner,
+    by_stride,
+    ground_truth,
+    make_assignment,
+)
 from vfnet_tf.assigners.fcos import smallest_box
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class FoveaAssigner:
+class FoveaAssigner(Assigner):
     """The assignment of FoveaBox (Kong et al., TIP 2020): a box's shrunken centre.
 
     A box belongs to every level whose range the square root of its area falls into. On
@@ -20,11 +25,14 @@ class FoveaAssigner:
             strides, as published, and 1 pixel and 16 strides at the two ends.
         sigma: side of the shrunken box, 1 leaves the box.
 
-    Every point is valid, the padded ones too (fact S23).
+    Every point is valid, those on padding too, as in the official code: docs/parity.md,
+    S23.
 
     Memory: six to ten float32 `[B, M, P]` arrays at a time, each of 27 MB per image at
     800x1344 with 300 boxes; 170 to 270 MB were measured.
     """
+
+    config_names = ("strides", "scale_ranges", "sigma")
 
     def __init__(
         self,
@@ -59,7 +67,7 @@ class FoveaAssigner:
         is_learned = ops.logical_and(scales >= lower, scales <= upper)
         is_learned = ops.logical_and(is_learned, gt_labels[..., None] >= 0)
         for axis in (0, 1):
-            # The cell's index is the point in strides, less the half.
+            # A cell's centre lies at (index + 1/2) strides.
             index = points[:, axis] / point_strides - 0.5
             last = [
                 ops.max(ops.where(point_strides == stride, index, 0.0))
@@ -71,21 +79,10 @@ class FoveaAssigner:
             middle, half = (low + high) / 2, self.sigma * (high - low) / 2
             first_cell = ops.clip(ops.ceil(middle - half - 0.5), 0.0, last)
             last_cell = ops.clip(ops.floor(middle + half - 0.5), 0.0, last)
-            # Cells are whole numbers: half a cell of room is for rounding errors.
+            # Indices are whole numbers, so half a cell of room absorbs rounding.
             is_near = ops.logical_and(index > first_cell - 0.5, index < last_cell + 0.5)
             is_learned = ops.logical_and(is_learned, is_near)
         is_valid = ops.ones_like(is_learned[:, 0])
         return make_assignment(
             smallest_box(is_learned, gt_boxes), gt_boxes, gt_labels, is_valid
         )
-
-    def get_config(self):
-        return {
-            "strides": self.strides,
-            "scale_ranges": self.scale_ranges,
-            "sigma": self.sigma,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)

@@ -1,13 +1,13 @@
 import keras
 from keras import ops
 
-from vfnet_tf.assigners.assignment import ground_truth, make_assignment
+from vfnet_tf.assigners.assignment import Assigner, ground_truth, make_assignment
 from vfnet_tf.ops.boxes import pairwise_iou
 from vfnet_tf.ops.shapes import sizes_of
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class MaxIoUAssigner:
+class MaxIoUAssigner(Assigner):
     """Assignment by the IoU of anchors with boxes (RetinaNet, Sec. 4; RepPoints).
 
     An anchor learns the box that it overlaps most if their IoU is `positive_iou` or
@@ -27,6 +27,8 @@ class MaxIoUAssigner:
     were measured.
     """
 
+    config_names = ("positive_iou", "negative_iou", "min_iou", "chunk")
+
     def __init__(self, positive_iou=0.5, negative_iou=0.4, min_iou=0.0, chunk=16):
         if not 0 <= negative_iou <= positive_iou:
             raise ValueError(
@@ -45,7 +47,7 @@ class MaxIoUAssigner:
 
         Args:
             anchors: float32 `[P, 4]` or `[B, P, 4]` pixels.
-            is_valid: bool `[B, P]`; the others take no part.
+            is_valid: bool `[B, P]`; anchors that are not valid take no part.
             gt_boxes: float32 `[B, M, 4]` pixels.
             gt_labels: int32 `[B, M]`, -1 marks a padding row.
 
@@ -59,7 +61,7 @@ class MaxIoUAssigner:
             anchors = anchors[None]
         batch, num_boxes = sizes_of(gt_labels)
         num_points = sizes_of(is_valid)[1]
-        # Full chunks only: the padding rows take part in nothing.
+        # Padding rows fill the last chunk; they take part in nothing.
         missing = -num_boxes % self.chunk
         boxes = ops.pad(gt_boxes, ((0, 0), (0, missing), (0, 0)))
         labels = ops.pad(gt_labels, ((0, 0), (0, missing)), constant_values=-1)
@@ -72,9 +74,9 @@ class MaxIoUAssigner:
             is_box = ops.take(labels, rows, axis=1)[..., None] >= 0
             takes_part = ops.logical_and(is_box, is_valid[:, None])
             ious = pairwise_iou(some_boxes, anchors)
-            # Predicted boxes may be infinite: an IoU of NaN is none.
+            # Predicted boxes may be infinite, which makes their IoU NaN.
             ious = ops.where(ops.logical_and(takes_part, ious >= 0), ious, -1.0)
-            # The first box of equals.
+            # `argmax` takes the first of equals.
             chunk_iou = ops.max(ious, axis=1)
             chunk_row = start + ops.cast(ops.argmax(ious, axis=1), "int32")
             best_row = ops.where(chunk_iou > best_iou, chunk_row, best_row)
@@ -95,19 +97,7 @@ class MaxIoUAssigner:
         )
         gt_indices = ops.where(best_iou >= self.positive_iou, best_row, -1)
         gt_indices = ops.where(claiming_row >= 0, claiming_row, gt_indices)
-        is_told = ops.logical_or(gt_indices >= 0, best_iou < self.negative_iou)
+        is_labelled = ops.logical_or(gt_indices >= 0, best_iou < self.negative_iou)
         return make_assignment(
-            gt_indices, gt_boxes, gt_labels, ops.logical_and(is_valid, is_told)
+            gt_indices, gt_boxes, gt_labels, ops.logical_and(is_valid, is_labelled)
         )
-
-    def get_config(self):
-        return {
-            "positive_iou": self.positive_iou,
-            "negative_iou": self.negative_iou,
-            "min_iou": self.min_iou,
-            "chunk": self.chunk,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)

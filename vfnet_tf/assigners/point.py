@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from vfnet_tf.assigners.assignment import (
+    Assigner,
     ground_truth,
     make_assignment,
     own_points,
@@ -13,7 +14,7 @@ from vfnet_tf.ops.shapes import sizes_of
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class PointAssigner:
+class PointAssigner(Assigner):
     """The first assignment of RepPoints (Yang et al., ICCV 2019, Sec. 3.3).
 
     A box belongs to the level whose stride, a power of two, is nearest below the
@@ -31,6 +32,8 @@ class PointAssigner:
     Memory: three or four float32 `[B, M, P]` arrays at a time, each of 27 MB per image at
     800x1344 with 300 boxes; 70 to 100 MB were measured.
     """
+
+    config_names = ("strides", "scale", "num_points", "padding_multiple")
 
     def __init__(
         self, strides=(8, 16, 32, 64, 128), scale=4, num_points=1, padding_multiple=32
@@ -54,12 +57,13 @@ class PointAssigner:
         is_valid = own_points(points, image_size, self.padding_multiple)
         sides = ops.maximum(gt_boxes[..., 2:] - gt_boxes[..., :2], 1e-6)
         levels = ops.sum(ops.log2(sides / self.scale), axis=-1) / 2
-        # Towards zero, as the official code casts to int; below it nothing is left.
+        # The official code casts to int, which rounds towards zero; what is below zero
+        # is clipped to the finest level.
         levels = ops.clip(
             ops.floor(levels), math.log2(self.strides[0]), math.log2(self.strides[-1])
         )
         gt_strides = ops.power(2.0, levels)
-        # log2 and powers are not exact everywhere.
+        # Not ==: log2 and powers are not exact on every backend.
         is_level = ops.abs(gt_strides[..., None] - point_strides) < 0.5
         centers = (gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2
         squares = [
@@ -80,15 +84,3 @@ class PointAssigner:
             sizes_of(points)[0],
         )
         return make_assignment(gt_indices, gt_boxes, gt_labels, is_valid)
-
-    def get_config(self):
-        return {
-            "strides": self.strides,
-            "scale": self.scale,
-            "num_points": self.num_points,
-            "padding_multiple": self.padding_multiple,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
