@@ -53,7 +53,7 @@ class KerasBackbone(TrainableParts, keras.Model):
         self.layer_names = None if layer_names is None else tuple(layer_names)
         self.frozen_until = frozen_until
         self.trainable_norms = trainable_norms
-        # Of the model as it came: a norm that became a part of its convolution counts.
+        # Layers of the given model, including norms that are folded here.
         names = [operation.name for operation in pyramid.operations]
         if frozen_until is not None and frozen_until not in names:
             raise ValueError(
@@ -121,7 +121,7 @@ def _pyramid(model, layer_names):
 def _with_frozen_norms(model, trainable_norms):
     """A clone with the same weights, whose batch norms keep their statistics.
 
-    Those that alone follow a convolution become a part of it.
+    A norm is folded into the convolution before it if nothing else reads that.
     """
 
     def is_frozen_norm(layer):
@@ -144,7 +144,7 @@ def _with_frozen_norms(model, trainable_norms):
             policy = layer.dtype_policy
             return FrozenBatchNorm(layer.epsilon, name=layer.name, dtype=policy)
         if isinstance(layer, keras.layers.BatchNormalization):
-            # torch's momentum 0.1; Keras's own 0.99 lags behind a short training.
+            # PyTorch's momentum 0.1; Keras's 0.99 lags behind in a short training.
             config["momentum"] = 0.9
         return layer.__class__.from_config(config)
 
@@ -166,14 +166,14 @@ def _with_frozen_norms(model, trainable_norms):
         own.set_weights(weights)
         for inner in own._flatten_layers():
             if isinstance(inner, keras.layers.Normalization):
-                inner.finalize_state()  # what it computes with is a copy
+                inner.finalize_state()  # it computes with a copy of its weights
             elif inner is not own and is_frozen_norm(inner):
                 inner.trainable = False
     return cloned
 
 
 def _arguments(conv):
-    """Arguments of a `Conv2D`, as its config has them, ready for a subclass."""
+    """The arguments of a `Conv2D` for `FoldedConv2D`."""
     config = keras.layers.Conv2D.from_config(conv.get_config()).get_config()
     config.pop("activation")
     config.pop("dtype")
@@ -194,7 +194,7 @@ def _folded_weights(conv, norm):
 
 
 def _all_four(norm):
-    """Gamma, beta, mean and variance of a batch norm, also of one without the former."""
+    """Gamma, beta, mean and variance of a batch norm; 1 and 0 where it has none."""
     mean, variance = norm.moving_mean.numpy(), norm.moving_variance.numpy()
     gamma = norm.gamma.numpy() if norm.scale else variance * 0 + 1
     beta = norm.beta.numpy() if norm.center else mean * 0

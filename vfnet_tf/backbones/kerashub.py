@@ -6,7 +6,7 @@ import keras
 
 from vfnet_tf.data.normalization import TORCHVISION, Normalization
 
-#: What holds for a preset that says nothing of how pixels become inputs.
+#: For presets without an image converter.
 DEFAULT_NORMALIZATION = TORCHVISION
 
 
@@ -27,11 +27,11 @@ def load_preset(preset, load_weights=True):
             backbone.
     """
     load = _import_keras_hub().models.Backbone.from_preset
-    # The policy in force, not the one that the preset was saved with.
+    # The global policy, not the one that the preset was saved with.
     settings = {"load_weights": load_weights, "dtype": keras.config.dtype_policy()}
     try:
         model = load(preset, **settings)
-    except Exception as error:  # its classes differ by kind of preset and version
+    except Exception as error:  # KerasHub raises others by preset and version
         raise ValueError(
             "A preset must be the directory of a backbone, or a name that KerasHub can "
             f"download now. Received: kerashub:{preset}: {type(error).__name__}: {error}"
@@ -39,16 +39,16 @@ def load_preset(preset, load_weights=True):
     if None in model.inputs[0].shape[1:3]:
         return model
     try:
-        # Convolutions do not mind which size the preset was made for.
+        # Convolutions take any size; transformers fail here.
         return load(preset, **settings, image_shape=(None, None, 3))
-    except Exception:  # others do; what that means, `KerasBackbone` says
+    except Exception:  # `KerasBackbone` tells whether the fixed size can be used
         return model
 
 
 def architecture_of(backbone):
-    """What a run keeps of a `KerasBackbone` of KerasHub: a str, JSON.
+    """The architecture of a `KerasBackbone` of KerasHub as a JSON string, for a run.
 
-    The dtype is left out, as a run is rebuilt with the policy in force.
+    It has no dtype, since a run is rebuilt with the global policy.
     """
     model = backbone.get_config()["model"]
     config = {k: value for k, value in model["config"].items() if k != "dtype"}
@@ -56,12 +56,8 @@ def architecture_of(backbone):
 
 
 def load_architecture(architecture):
-    """A backbone with initial weights from what a run keeps of it.
-
-    Args:
-        architecture: as of `architecture_of`.
-    """
-    _import_keras_hub()  # makes its classes known
+    """A backbone with initial weights from a string by `architecture_of`."""
+    _import_keras_hub()  # registers its classes
     return keras.saving.deserialize_keras_object(json.loads(architecture))
 
 
@@ -69,7 +65,7 @@ def preset_normalization(preset):
     """The `Normalization` that a preset's image converter amounts to.
 
     Args:
-        preset: as of `load_preset`.
+        preset: see `load_preset`.
 
     Returns:
         `Normalization`; `DEFAULT_NORMALIZATION` if the preset has no converter, as a

@@ -28,7 +28,7 @@ class Res2Net(StagedBackbone):
         scales: int >= 2, scales of a block.
         deformable, norm, frozen_stages, input_shape, dtype: see `ResNet`.
 
-    Input and output: as of `ResNet`.
+    Input and output: see `ResNet`.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ def _block(inputs, width, scales, filters, strides, is_first, norm, deformable, 
     shortcut = inputs
     if is_first:
         if strides > 1:
-            # "same": a last odd row or column is a mean of its own, without zeros.
+            # With "same", padding does not count in the mean of a last odd row or column.
             shortcut = keras.layers.AveragePooling2D(
                 2,
                 2,

@@ -16,7 +16,7 @@ DEPTHS = {
 
 
 class StagedBackbone(TrainableParts, keras.Model):
-    """What networks of a stem and four stages share: freezing, outputs and config.
+    """What backbones of a stem and four stages share: freezing, outputs and config.
 
     Args:
         inputs: Keras tensor of the images.
@@ -61,7 +61,7 @@ class StagedBackbone(TrainableParts, keras.Model):
 
 @contextlib.contextmanager
 def layers_of(dtype):
-    """Layers made within are of this dtype policy, None for the one in force; gives it."""
+    """Makes the layers within of a dtype policy (None: the global one); yields it."""
     before = keras.config.dtype_policy()
     policy = keras.dtype_policies.get(dtype)
     keras.config.set_dtype_policy(policy)
@@ -127,7 +127,7 @@ class ResNet(StagedBackbone):
             x = ConvNormAct(64, 7, 2, norm=norm, activation="relu", name="conv1")(
                 inputs
             )
-            # Zeros pad the pooling as well as -inf would: the map is not negative.
+            # The map is not negative, so that padding with zeros pads with nothing.
             x = SymmetricMaxPool(name="pool1")(x)
             outputs = {}
             for stage, blocks in enumerate(num_blocks, start=1):
@@ -196,7 +196,7 @@ def check_stages(frozen_stages, deformable):
 def _residual_block(
     inputs, width, filters, strides, bottleneck, norm, groups, deformable, name
 ):
-    # (channels, kernel size, stride); only the 3x3 are grouped or deformable.
+    # (channels, kernel size, stride); only 3x3 convolutions are grouped or deformable.
     if bottleneck:
         convs = [(width, 1, 1), (width, 3, strides), (filters, 1, 1)]
     else:

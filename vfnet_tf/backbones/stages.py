@@ -1,4 +1,4 @@
-"""Where the stages of a functional Keras model end, read from its graph."""
+"""Finds the maps that end the stages of a functional Keras model."""
 
 import keras
 
@@ -67,7 +67,7 @@ def strides_of(model, maps):
 
 
 def _maps_that_all_need(model):
-    """Tensors that lie on every way from the input to the output, in order."""
+    """Tensors that lie on every path from the input to the output, in order."""
     operations = keras.Model(model.inputs, model.outputs).operations
     places = {id(operation): place for place, operation in enumerate(operations)}
     outputs = [None] * len(operations)
@@ -82,7 +82,8 @@ def _maps_that_all_need(model):
                 last_reader[places[source]] = place
     maps, furthest = [], 0
     for place, tensors in enumerate(outputs):
-        # In the order of computing, what nothing reads across is what all later ones need.
+        # Operations are in the order of computation: all later ones need this output if
+        # none of them reads an earlier one.
         if furthest <= place and len(tensors) == 1:
             maps.append(tensors[0])
         furthest = max(furthest, last_reader[place])

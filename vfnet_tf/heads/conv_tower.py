@@ -40,8 +40,10 @@ class ConvTower(TrainableParts, keras.layers.Layer):
         ]
 
     def _make_conv(self, index, deformable):
-        # Fact S9; an initialiser for each, since it repeats its values.
-        if deformable:  # U(+-1 / sqrt(fan_in))
+        # As in the official code: deformable kernels start from a uniform distribution
+        # of +-1 / sqrt(fan_in), all others from N(0, 0.01): docs/parity.md, S9.
+        # Each layer has an initialiser of its own, since one repeats its values.
+        if deformable:
             initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
         else:
             initializer = keras.initializers.RandomNormal(stddev=0.01)

@@ -11,8 +11,8 @@ from vfnet_tf.layers.conv_arguments import positive
 class DenseHead(LevelHead):
     """The head of FCOS, ATSS, RetinaNet and FoveaBox: two towers and their predictors.
 
-    They differ in what the four numbers of a box mean, which is the detector's matter,
-    and in the arguments.
+    The detectors differ in these arguments, and in what the four numbers of a box mean,
+    which the head need not know.
 
     Args:
         num_classes: int, K.

@@ -11,7 +11,7 @@ from vfnet_tf.ops.shared_trace import shared_trace
 
 
 class LevelHead(TrainableParts, keras.layers.Layer):
-    """What all heads are: one prediction after another for the levels of a pyramid.
+    """What all heads share: the same layers predict for every level of a pyramid.
 
     A subclass gives `channels` and `predict_level`, and `level_scalars` if the levels
     differ.
@@ -27,7 +27,7 @@ class LevelHead(TrainableParts, keras.layers.Layer):
 
     Raises:
         ValueError: for levels that are missing, doubled or of different channels, and
-            for other arguments that make no sense.
+            for other arguments out of range.
     """
 
     def __init__(self, num_classes, levels, strides, prior_probability, **kwargs):
@@ -61,9 +61,9 @@ class LevelHead(TrainableParts, keras.layers.Layer):
         raise NotImplementedError
 
     def level_scalars(self, index):
-        """What level number `index` has of its own: dict of floats and variables.
+        """Scalars that level number `index` has for itself, a dict by name.
 
-        Variables of float32 and without autocast: they are read by the head.
+        Floats, or float32 variables without autocast, since the head reads them.
         """
         return {}
 
@@ -72,7 +72,7 @@ class LevelHead(TrainableParts, keras.layers.Layer):
         raise NotImplementedError
 
     def one_shape(self, input_shapes):
-        """The shape of the finest level, whose channels all have.
+        """The shape of the finest level; all levels have its number of channels.
 
         Raises:
             ValueError: for levels that are missing, or of different channels.
@@ -118,7 +118,7 @@ class LevelHead(TrainableParts, keras.layers.Layer):
         return ConvNormAct(
             filters,
             kernel_size,
-            # One for each layer: an initialiser repeats its values.
+            # Each layer has one of its own: an initialiser repeats its values.
             kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
             name=name,
             dtype=self.dtype_policy,

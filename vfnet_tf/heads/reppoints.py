@@ -66,14 +66,14 @@ class RepPointsHead(LevelHead):
         self.box_tower.build(input_shape)
         tower_shape = self.box_tower.compute_output_shape(input_shape)
         shape = (3, 3, tower_shape[-1], self.filters)
-        # Deformable convolutions on the same points, which no layer of theirs predicts.
+        # Kernels of two deformable convolutions that share the predicted points.
         self.class_kernel, self.refine_kernel = (
             self.add_weight(
                 shape, keras.initializers.RandomNormal(stddev=0.01), name=name
             )
             for name in ("class_kernel", "refine_kernel")
         )
-        # (x, y), logarithms; not part of the half-precision arithmetic.
+        # Logarithms of the factors (x, y), float32 in half precision, too.
         self.moment_transfer = self.add_weight(
             (2,), "zeros", dtype="float32", name="moment_transfer", autocast=False
         )

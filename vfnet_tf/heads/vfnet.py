@@ -75,7 +75,7 @@ class VFNetHead(LevelHead):
         tower = {"deformable_last": deformable_towers, **policy}
         self.class_tower = ConvTower(num_convs, filters, name="class_tower", **tower)
         self.box_tower = ConvTower(num_convs, filters, name="box_tower", **tower)
-        # Feeds the initial distances only; the star reads the tower itself.
+        # For the initial distances only; the star convolutions read the tower.
         normed = {"norm": "group_norm", "activation": "relu"}
         self.box_conv = self._conv(filters, "box_conv", **normed)
         self.box_predictor = self._conv(4, "box_predictor")
@@ -99,7 +99,7 @@ class VFNetHead(LevelHead):
     def _star(self, name):
         return StarDeformableConv2D(
             self.filters,
-            # One for each layer: an initialiser repeats its values.
+            # Each layer has one of its own: an initialiser repeats its values.
             kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
             name=name,
             dtype=self.dtype_policy,
@@ -135,13 +135,13 @@ class VFNetHead(LevelHead):
         class_features = self.class_tower(features)
         box_features = self.box_tower(features)
 
-        # float32 before exp: in half precision e^11 overflows and e^x has 3 digits.
+        # float32 before exp: float16 overflows at e^11, and bfloat16 has 3 digits.
         raw = ops.cast(self.box_predictor(self.box_conv(box_features)), "float32")
         distances = ops.exp(raw * scalars["scale"]) * scalars["unit"]
         results = {"distances": distances}
 
         if self.star:
-            # The value is that of the distances, the gradient a tenth of theirs.
+            # The distances, with a tenth of their gradient.
             share = self.star_gradient
             star = (1 - share) * ops.stop_gradient(distances) + share * distances
             star = star / scalars["stride"]

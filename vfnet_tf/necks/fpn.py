@@ -112,10 +112,9 @@ class FPN(TrainableParts, keras.layers.Layer):
 
 
 def add_upsampled(fine, coarse):
-    """`fine` plus `coarse` repeated twice each way and cut to the size of `fine`.
+    """`fine` plus `coarse`, each of whose cells is repeated to 2 x 2 cells.
 
-    Nearest-neighbour resizing to the exact size is the same, since each level is half
-    the finer one, rounded up.
+    It is nearest-neighbour resizing, since each level is half the finer one, rounded up.
     """
     for size, half in zip(fine.shape[1:3], coarse.shape[1:3], strict=True):
         if None not in (size, half) and half != -(-size // 2):
@@ -129,7 +128,7 @@ def add_upsampled(fine, coarse):
 
 
 def top_down(neck, inputs):
-    """Every level through its lateral convolution plus what the coarser ones give."""
+    """Each level's lateral convolution plus the upsampled sum of the coarser levels."""
     check_given(inputs, neck.in_levels, neck)
     levels = [
         lateral(inputs[level])
@@ -141,7 +140,7 @@ def top_down(neck, inputs):
 
 
 def check_levels(in_levels, out_levels):
-    """Both as tuples; raises `ValueError` for fewer levels than inputs or odd names."""
+    """Both as tuples; raises `ValueError` for wrong names or too few outputs."""
     in_levels = level_names(in_levels, "in_levels")
     out_levels = level_names(out_levels, "out_levels")
     if len(out_levels) < len(in_levels):
@@ -153,14 +152,14 @@ def check_levels(in_levels, out_levels):
 
 
 def build_laterals(neck, input_shapes):
-    """Builds one layer for each input level, or says which level is missing."""
+    """Builds the lateral convolutions; raises `ValueError` for missing levels."""
     shapes = shapes_of(input_shapes, neck.in_levels, neck)
     for shape, lateral in zip(shapes, neck.laterals, strict=True):
         lateral.build(shape)
 
 
 def pyramid_shapes(neck, input_shapes):
-    """Shapes of a pyramid: those of the inputs, then halves, rounded up."""
+    """Shapes of the outputs: the inputs' sides, then halves, rounded up."""
     given = shapes_of(input_shapes, neck.in_levels, neck)
     shapes = {}
     for number, level in enumerate(neck.out_levels):

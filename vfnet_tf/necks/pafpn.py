@@ -22,7 +22,7 @@ class PAFPN(TrainableParts, keras.layers.Layer):
         norm: as in `ConvNormAct`.
         deformable: bool, modulated deformable convolutions (DCNv2) at the end.
 
-    Input, output and errors: as of `FPN`.
+    Input, output and errors: see `FPN`.
     """
 
     def __init__(
@@ -49,7 +49,8 @@ class PAFPN(TrainableParts, keras.layers.Layer):
                 norm=norm,
                 deformable=deformable,
                 kernel_initializer="glorot_uniform",
-                # The official code's sweep over the neck reaches these as well.
+                # The official code initialises these like the other kernels of the neck:
+                # docs/parity.md, S9.
                 offset_initializer="glorot_uniform",
                 dtype=self.dtype_policy,
                 name=name,
@@ -84,7 +85,7 @@ class PAFPN(TrainableParts, keras.layers.Layer):
             for output, level in zip(self.outputs[:split], levels, strict=True)
         ]
         for index, downsample in enumerate(self.downsamples):
-            # The finer level holds its own bottom-up sum already.
+            # The finer level is a bottom-up sum already.
             levels[index + 1] = levels[index + 1] + downsample(levels[index])
         results = [
             final(level)
