@@ -11,7 +11,7 @@ from tests.conftest import build_small
 from tests.contracts import on_tensorflow
 from tests.golden import make_weights
 from vfnet_tf.detectors.input_checks import (
-    BatchWatch,
+    BatchChecker,
     check_images,
     check_target_values,
     find_targets,
@@ -70,7 +70,7 @@ VALUE_MISTAKES = {
 def test_wrong_values_are_refused_by_the_arguments_name(mistake):
     changes, argument, sign = VALUE_MISTAKES[mistake]
     with pytest.raises(ValueError, match=f"{argument}.*{sign}"):
-        BatchWatch(3).watch(batch(**changes), None)
+        BatchChecker(3).checked(batch(**changes), None)
 
 
 @on_tensorflow
@@ -85,17 +85,17 @@ def test_a_dataset_is_looked_at_batch_by_batch(mistake):
         tf.data.Dataset.from_tensor_slices(stacked),
         tf.data.Dataset.from_tensor_slices((stacked["images"], stacked)),
     ):
-        watch = BatchWatch(3)
-        watched = watch.watch(dataset, None)
-        assert watched.element_spec == dataset.element_spec
-        assert watched.cardinality() == 2
-        batches = iter(watched)
+        checker = BatchChecker(3)
+        checked = checker.checked(dataset, None)
+        assert checked.element_spec == dataset.element_spec
+        assert checked.cardinality() == 2
+        batches = iter(checked)
         first = next(batches)
         targets = first[1] if isinstance(first, tuple) else first
         np.testing.assert_array_equal(targets["boxes"], BOXES)
         with pytest.raises(tf.errors.OpError):
             next(batches)
-        assert re.search(f"{argument}.*{sign}", str(watch.error))
+        assert re.search(f"{argument}.*{sign}", str(checker.error))
 
 
 def test_generators_and_keras_datasets_are_looked_at_once():
@@ -109,10 +109,10 @@ def test_generators_and_keras_datasets_are_looked_at_once():
             return (bad,)
 
     with pytest.raises(ValueError, match="Subtract 1"):
-        BatchWatch(3).watch(Batches(), None)
+        BatchChecker(3).checked(Batches(), None)
     with pytest.raises(ValueError, match="Subtract 1"):
-        next(BatchWatch(3).watch(((bad,) for _ in range(2)), None))
-    good = BatchWatch(3).watch(((batch(), None) for _ in range(2)), None)
+        next(BatchChecker(3).checked(((bad,) for _ in range(2)), None))
+    good = BatchChecker(3).checked(((batch(), None) for _ in range(2)), None)
     assert len(list(good)) == 2
 
 
@@ -120,8 +120,8 @@ def test_right_batches_pass_as_they_are():
     given = batch()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert BatchWatch(3).watch(given, None) is given
-        assert BatchWatch(3).watch(given["images"], given) is given["images"]
+        assert BatchChecker(3).checked(given, None) is given
+        assert BatchChecker(3).checked(given["images"], given) is given["images"]
         # Overhanging boxes, one of a pixel, none at all.
         boxes = np.array([[[-5, 50, 30, 66], [0, 0, 1, 1]]], "float32")
         check_target_values(boxes, [[0, 2]], [[64, 96]], 3)
@@ -173,7 +173,7 @@ def test_a_batch_dict_without_images_is_told_its_key():
     given = batch()
     given["image"] = given.pop("images")
     with pytest.raises(ValueError, match=r"'images'. Received: \['boxes', 'image'"):
-        BatchWatch(3).watch(given, None)
+        BatchChecker(3).checked(given, None)
 
 
 @on_tensorflow
@@ -184,9 +184,9 @@ def test_ragged_tensors_are_refused_before_anything_is_traced():
     dataset = tf.data.Dataset.from_tensors(batch(boxes=ragged))
     for given in (batch(boxes=ragged), dataset):
         with pytest.raises(ValueError, match="`boxes`.*to_tensor"):
-            BatchWatch(3).watch(given, None)
+            BatchChecker(3).checked(given, None)
     with pytest.raises(ValueError, match="`images`.*batch"):
-        BatchWatch(3).watch(tf.data.Dataset.from_tensor_slices(batch()), None)
+        BatchChecker(3).checked(tf.data.Dataset.from_tensor_slices(batch()), None)
 
 
 @pytest.mark.parametrize(
@@ -200,13 +200,13 @@ def test_ragged_tensors_are_refused_before_anything_is_traced():
 def test_pixels_that_were_not_normalised_give_a_warning(images, value_range):
     with pytest.warns(UserWarning, match=rf"{value_range}.*TORCHVISION.*check_inputs"):
         warn_of_unnormalized(images)
-    watch = BatchWatch(3)
+    checker = BatchChecker(3)
     given = batch(images=np.full((2, 64, 96, 3), images.max()))
     with pytest.warns(UserWarning, match="not normalised"):
-        watch.watch(given, None)
+        checker.checked(given, None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        watch.watch(given, None)  # said once
+        checker.checked(given, None)  # said once
         warn_of_unnormalized(np.zeros((1, 4, 4, 3)))
         warn_of_unnormalized(batch()["images"])
 

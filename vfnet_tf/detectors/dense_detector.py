@@ -42,10 +42,10 @@ class DenseDetector(TrainableParts, keras.Model):
 
     #: arguments of the subclass's own, parts and plain values, each an attribute
     config_names = ()
-    #: function of the loss parts, called in each training step; it says, as a bool
-    #: scalar, whether they count in the metrics. For callbacks.
+    #: for callbacks: function of the loss parts, called in each training step, to a bool
+    #: scalar, whether they count in the metrics
     loss_watch = None
-    #: whether values are looked at that `fit` and the first eager calls are given
+    #: whether `fit` and the first eager calls check the values that they are given
     check_inputs = True
     #: names of the loss parts, in the order they are shown
     loss_names = ("class_loss", "box_loss")
@@ -53,14 +53,15 @@ class DenseDetector(TrainableParts, keras.Model):
     anchors_per_cell = 1
     #: where points lie in their cells, see `make_points`
     point_offset = 0.0
-    #: class losses for which points that are not valid are ordinary negatives (fact S20)
+    #: class losses that take points which are not valid as negatives, as the official
+    #: code does: docs/parity.md, S20
     unmasked_losses = ()
-    #: detections are clipped to so many pixels less than the image on the right and below
+    #: pixels at the right and lower border that boxes of detections do not reach
     clip_margin = 0.0
 
-    #: outputs that are boxes; the last ones are the detections'
+    #: outputs that are boxes; detections have the last ones
     _box_names = ("boxes",)
-    #: further outputs by point, name -> channels
+    #: further outputs of each point, name -> channels
     _further_outputs = {}
 
     def __init__(
@@ -102,12 +103,12 @@ class DenseDetector(TrainableParts, keras.Model):
         }
         self._loss_weights = {}
         self._traces = execution.Traces(self)
-        self._looked_at = set()  # methods whose first inputs have been
+        self._checked_methods = set()  # whose first inputs were checked
         self.build((None, None, None, 3))
         parts = (backbone, neck, head)
         if all(isinstance(part, TrainableParts) for part in parts):
             self._keep_initial_flags()
-        else:  # those of others do not keep their flags: the detector does
+        else:  # other layers lose their flags in a file, so the detector has them
             self._initial_flags = None
 
     @property
@@ -124,7 +125,7 @@ class DenseDetector(TrainableParts, keras.Model):
         features = {
             level: tuple(tensor.shape) for level, tensor in self.backbone.output.items()
         }
-        # Layers that were loaded from a file have been built already.
+        # Layers that come from a file are built.
         if not self.neck.built:
             self.neck.build(features)
         self._check_levels(features)
@@ -136,19 +137,18 @@ class DenseDetector(TrainableParts, keras.Model):
         """Refuses a head whose levels the neck does not give, or of other strides."""
         levels = getattr(self.head, "levels", None)
         if levels is None or not all(re.fullmatch(r"C\d", name) for name in features):
-            return  # parts of somebody's own
+            return  # a custom part, whose strides are unknown
         size = 32 * max(self.strides)
-        sized = {}
-        for level, shape in features.items():
-            # C3 is the map of stride 8 in every backbone.
-            cells = size // 2 ** int(level.removeprefix("C"))
-            sized[level] = (shape[0], cells, cells, shape[-1])
-        found = {
-            level: size // shape[1]
-            for level, shape in self.neck.compute_output_shape(sized).items()
+        # C<n> has the stride 2**n in every backbone.
+        sides = {level: size // 2 ** int(level[1:]) for level in features}
+        sized = {
+            level: (shape[0], sides[level], sides[level], shape[-1])
+            for level, shape in features.items()
         }
+        shapes = self.neck.compute_output_shape(sized)
+        found = {level: size // shape[1] for level, shape in shapes.items()}
         strides = dict(zip(levels, self.strides, strict=True))
-        if any(found.get(level) != stride for level, stride in strides.items()):
+        if not strides.items() <= found.items():
             raise ValueError(
                 "The head's levels must be among the neck's, with the same strides: give "
                 "the head the neck's `levels` and `strides`. Received: "
@@ -183,14 +183,14 @@ class DenseDetector(TrainableParts, keras.Model):
         return spec
 
     def level_shapes(self, height, width):
-        """`(height, width)` in cells of every level for images of that many pixels."""
+        """`(height, width)` in cells of every level, for images of this size in pixels."""
         return [(-(-height // stride), -(-width // stride)) for stride in self.strides]
 
     def make_priors(self, level_shapes):
-        """What predictions are relative to.
+        """The points that predictions are relative to.
 
         Args:
-            level_shapes: as of `level_shapes`.
+            level_shapes: see the method `level_shapes`.
 
         Returns:
             dict of float32 `"points"` `[P, 2]`, `"strides"` `[P]`, in pixels.
@@ -221,7 +221,7 @@ class DenseDetector(TrainableParts, keras.Model):
 
     @property
     def loss(self):
-        """None: what `compile` would take has no place, see `compute_loss`."""
+        """None: a detector has its own losses, see `compute_loss`."""
         return None
 
     @loss.setter
@@ -242,19 +242,19 @@ class DenseDetector(TrainableParts, keras.Model):
         weighted_metrics=None,
         **kwargs,
     ):
-        """As of `keras.Model`, without `loss`: a detector brings its losses.
+        """See `keras.Model.compile`; a detector has its own losses and metrics.
 
         Args:
-            optimizer: as of `keras.Model.compile`.
+            optimizer: see `keras.Model.compile`.
             loss: None. Another loss of the classes is the detector's `class_loss`.
             loss_weights: dict from names of `loss_names` to floats that the parts of the
                 loss are multiplied by, or a list of them, one for each name.
             metrics, weighted_metrics: None. The parts of the loss are metrics; COCO's
                 are computed by the callback `CocoEvaluation`.
-            **kwargs: as of `keras.Model.compile`.
+            **kwargs: see `keras.Model.compile`.
 
         Raises:
-            ValueError: for what a detector cannot use.
+            ValueError: for a loss, metrics, or weights of other losses.
         """
         if metrics or weighted_metrics:
             raise ValueError(
@@ -286,10 +286,10 @@ class DenseDetector(TrainableParts, keras.Model):
         return {name: float(weight) for name, weight in weights.items()}
 
     def load_weights(self, filepath, *args, **kwargs):
-        """As of `keras.Model`.
+        """See `keras.Model.load_weights`.
 
         Raises:
-            ValueError: if they do not fit; another number of classes is named.
+            ValueError: if the weights do not fit; it names another number of classes.
         """
         try:
             return super().load_weights(filepath, *args, **kwargs)
@@ -305,7 +305,7 @@ class DenseDetector(TrainableParts, keras.Model):
             ) from error
 
     def _stored_classes(self, path):
-        """Number of classes that a `.weights.h5` file is of; None if it does not say."""
+        """The number of classes of a `.weights.h5` file, None if it is unknown."""
         import h5py
 
         try:
@@ -316,18 +316,18 @@ class DenseDetector(TrainableParts, keras.Model):
         return size // self.anchors_per_cell
 
     def fit(self, x=None, y=None, *args, **kwargs):
-        """As of `keras.Model`, with a look at the values of the batches.
+        """See `keras.Model.fit`; the values of the batches are checked.
 
         Args:
-            x: batch dicts with `images` and what `compute_losses` takes as targets, or
-                images; in any form that Keras takes.
+            x: batch dicts with `images` and the targets of `compute_losses`, or images;
+                in any form that Keras takes.
             y: dict of targets, if `x` are images.
-            *args, **kwargs: as of `keras.Model.fit`; `sample_weight` as of
-                `compute_loss`. `class_weight` is refused.
+            *args, **kwargs: see `keras.Model.fit`, and `compute_loss` for
+                `sample_weight`. `class_weight` is refused.
 
         Raises:
-            ValueError: for what `input_checks` knows to be a mistake, with the remedy.
-                `check_inputs = False` leaves out what takes time, a look at each batch.
+            ValueError: for targets that are wrong or probably wrong, with the remedy.
+                `check_inputs = False` leaves out the checks of values.
         """
         given = inspect.signature(super().fit).bind(x, y, *args, **kwargs).arguments
         if given.pop("class_weight", None) is not None:
@@ -337,21 +337,21 @@ class DenseDetector(TrainableParts, keras.Model):
                 "Received: class_weight"
             )
         x, y, kwargs = _with_targets(**given)
-        # Several replicas split a dataset by its form, which a look would change.
+        # Several replicas split a dataset by its form, which the check would change.
         strategy = getattr(self, "distribute_strategy", None)
         is_split = strategy is not None and strategy.num_replicas_in_sync > 1
         if not self.check_inputs or is_split:
             return super().fit(x, y, **kwargs)
-        watch = input_checks.BatchWatch(self.num_classes)
+        checker = input_checks.BatchChecker(self.num_classes)
         try:
-            return super().fit(watch.watch(x, y), y, **kwargs)
+            return super().fit(checker.checked(x, y), y, **kwargs)
         except Exception:
-            if watch.error is not None:  # that of tf.data hides it
-                raise watch.error from None
+            if checker.error is not None:  # tf.data raises one of its own
+                raise checker.error from None
             raise
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
-        """As of `keras.Model`; `x`, `y` and `sample_weight` as of `fit`."""
+        """See `keras.Model.evaluate`, and `fit` for `x`, `y` and `sample_weight`."""
         given = inspect.signature(super().evaluate).bind(x, y, *args, **kwargs)
         x, y, kwargs = _with_targets(**given.arguments)
         return super().evaluate(x, y, **kwargs)
@@ -364,12 +364,12 @@ class DenseDetector(TrainableParts, keras.Model):
         `losses` are those of regularizers and of `add_loss`, as in any Keras model.
 
         Args:
-            x, y, y_pred, training: as of `keras.Model.compute_loss`.
+            x, y, y_pred, training: see `keras.Model.compute_loss`.
             sample_weight: float `[B]` or `[B, 1]`, factors of the images' losses. The
-                normalisers (the number of positives, sums of IoUs) count all images
-                alike, so that the loss is linear in the weights, as Keras's own is. A
-                dict with the keys of the targets weighs the class loss by `"labels"`,
-                all others by `"boxes"`.
+                divisors (the number of positives, sums of IoUs) do not depend on them:
+                like Keras's own losses, the loss is linear in the weights. A dict with
+                the keys of the targets weighs the class loss by `"labels"`, all others
+                by `"boxes"`.
 
         Raises:
             ValueError: for targets or weights of another structure or shape.
@@ -378,7 +378,7 @@ class DenseDetector(TrainableParts, keras.Model):
         losses, num_positives = self._weighted_parts(y_pred, targets, sample_weight)
         replicas = num_replicas()
         is_good = None if self.loss_watch is None else self.loss_watch(losses)
-        # The parts of all replicas add up to the loss; Mean averages replicas.
+        # The parts of all replicas add up to the loss, but `Mean` averages over replicas.
         values = {name: value * replicas for name, value in losses.items()}
         for name, value in {**values, "num_positives": num_positives}.items():
             weight = None
@@ -386,7 +386,7 @@ class DenseDetector(TrainableParts, keras.Model):
                 weight = ops.cast(is_good, "float32")
                 value = ops.where(is_good, value, 0.0)
             self._part_metrics[name].update_state(value, weight)
-        # These are the same on all replicas.
+        # Losses of regularizers are the same on all replicas.
         others = [ops.sum(ops.cast(loss, "float32")) / replicas for loss in self.losses]
         return sum([*losses.values(), *others])
 
@@ -394,31 +394,31 @@ class DenseDetector(TrainableParts, keras.Model):
         """The weighted and normalised parts of the loss.
 
         Args:
-            outputs: what calling the detector returned.
+            outputs: see `call`.
             targets: dict of `"boxes"` float32 `[B, M, 4]` in pixels of the network
                 input, `"labels"` int32 `[B, M]` (-1 pads) and `"image_size"` `[B, 2]`,
                 `(height, width)` of the images without padding.
-            sample_weight: as of `compute_loss`.
+            sample_weight: see `compute_loss`.
 
         Returns:
-            dict of float32 scalars. Under `tf.distribute` each replica gets its share:
-            they add up to the loss of the global batch.
+            dict of float32 scalars. Under `tf.distribute` each replica gets its share;
+            the shares add up to the loss of the global batch.
 
         Raises:
-            ValueError: for targets of another structure or shape. Values are looked at
-                in the first eager call.
+            ValueError: for targets of another structure or shape and, in the first eager
+                call, for wrong values.
         """
         targets = input_checks.find_targets(targets, None)
         values = [targets[name] for name in input_checks.TARGET_KEYS]
-        if self._is_first_look("compute_losses", values):
+        if self._must_check_values("compute_losses", values):
             values = map(ops.convert_to_numpy, values)
             input_checks.check_target_values(*values, self.num_classes)
         return self._weighted_parts(outputs, targets, sample_weight)[0]
 
     def _weighted_parts(self, outputs, targets, sample_weight):
-        """`_loss_parts` times what `compile` and the caller gave as weights."""
+        """`_loss_parts` times the weights of `compile` and of the call."""
         self._check_assigners()
-        # A subclass need not know of weights that nobody gives.
+        # Without weights none are passed: a subclass may have no such argument.
         weights = input_checks.find_sample_weight(sample_weight, targets)
         more = () if weights is None else (weights,)
         losses, num_positives = self._loss_parts(outputs, targets, *more)
@@ -426,26 +426,26 @@ class DenseDetector(TrainableParts, keras.Model):
             losses[name] = losses[name] * factor
         return losses, num_positives
 
-    def _is_first_look(self, method, values):
-        """Whether values can be looked at, and were not: it costs a wait for a GPU."""
-        is_seen = not self.check_inputs or method in self._looked_at
-        if is_seen or not execution.is_eager(values):
+    def _must_check_values(self, method, values):
+        """Whether to check the values: in a method's first eager call. It waits for a GPU."""
+        is_done = not self.check_inputs or method in self._checked_methods
+        if is_done or not execution.is_eager(values):
             return False
-        self._looked_at.add(method)
+        self._checked_methods.add(method)
         return True
 
     def decode(self, priors, predictions):
-        """Predictions by level to `[B, P, ...]` tensors; see `call`."""
+        """Turns predictions by level into the `[B, P, ...]` outputs of `call`."""
         raise NotImplementedError
 
     def assign(self, outputs, targets):
         """Which point learns which box.
 
         Args:
-            outputs, targets: as of `compute_losses`.
+            outputs, targets: see `compute_losses`.
 
         Returns:
-            An `Assignment`, that of the boxes which become detections.
+            The `Assignment` of the last boxes, which detections have.
         """
         return self.assigner(
             outputs["points"],
@@ -459,7 +459,7 @@ class DenseDetector(TrainableParts, keras.Model):
         """The parts of the loss by name, and the number of positives over all replicas.
 
         Args:
-            outputs, targets: as of `compute_losses`.
+            outputs, targets: see `compute_losses`.
             weights: None, or dict of the factors of images, float32 `[B]`: `"labels"`
                 for the class loss, `"boxes"` for the others; see `weighted_sum`.
         """
@@ -469,10 +469,9 @@ class DenseDetector(TrainableParts, keras.Model):
         """Sum of the class loss over the points of this replica.
 
         Args:
-            outputs: what calling the detector returned.
+            outputs, weights: see `_loss_parts`.
             assignment: `Assignment`.
             ious: float32 `[B, P]`, the target of soft losses at the true class.
-            weights: as of `_loss_parts`.
         """
         is_hard = getattr(self.class_loss, "hard_targets", False)
         quality = ops.cast(assignment.is_positive, "float32") if is_hard else ious
@@ -500,15 +499,16 @@ class DenseDetector(TrainableParts, keras.Model):
             `labels` int32 `[B, D]` (-1 pads) and `num_detections` int32 `[B]`.
         """
         images, image_size, scale = _view_tensors(images, image_size, scale)
-        if self._is_first_look("detect", [images]):
+        if self._must_check_values("detect", [images]):
             pixels = ops.convert_to_numpy(input_checks.sample_pixels(images))
             input_checks.warn_of_unnormalized(pixels)
         return self._run(self._detect, images, image_size, scale, **overrides)
 
     def detect_augmented(self, views, **overrides):
-        """Detections in images of which there are several views (fact S29).
+        """Detections in images of which there are several views.
 
-        The candidates of all views enter one NMS; nothing is averaged.
+        The candidates of all views enter one NMS, and nothing is averaged, as in the
+        official code: docs/parity.md, S29.
 
         Args:
             views: list of dicts with the arguments of `detect`: `images` `[B, Hv, Wv,
@@ -572,14 +572,14 @@ class DenseDetector(TrainableParts, keras.Model):
         )
 
     def ranking(self, outputs):
-        """What becomes detections.
+        """Boxes and scores that detections are selected from.
 
         Args:
-            outputs: what calling the detector returned.
+            outputs: see `call`.
 
         Returns:
-            Boxes float32 `[B, P, 4]`, class scores `[B, P, K]` in [0, 1], and the factor
-            `[B, P]` that ranks beside them (centerness) or None.
+            Boxes float32 `[B, P, 4]`, class scores `[B, P, K]` in [0, 1], and the
+            centerness `[B, P]`, a factor of the scores' rank, or None.
         """
         boxes = outputs[self._box_names[-1]]
         scores = ops.sigmoid(outputs["class_logits"])
@@ -598,13 +598,13 @@ class DenseDetector(TrainableParts, keras.Model):
         flipped=None,
         **overrides,
     ):
-        """What enters NMS of all that was predicted.
+        """Selects the boxes and scores that enter NMS.
 
         Args:
-            boxes, scores, factors: as of `ranking`.
-            canvas_size: `(height, width)` of the batch, with padding.
-            image_size, scale: as of `detect`.
-            flipped: as of `detect_augmented`.
+            boxes, scores, factors: see `ranking`.
+            canvas_size: `(height, width)` of the batch in pixels, with padding.
+            image_size, scale: see `detect`.
+            flipped: see `detect_augmented`.
             **overrides: any of `DETECTION_SETTINGS`.
 
         Returns:
@@ -626,11 +626,11 @@ class DenseDetector(TrainableParts, keras.Model):
         )
 
     def suppress_candidates(self, boxes, scores, **overrides):
-        """NMS: detections, as of `detect`, from what `candidates` returned."""
+        """NMS: from the result of `candidates` to the detections of `detect`."""
         settings = self._settings(overrides)
         threshold = settings["score_threshold"]
         if "centerness_logits" in self._further_outputs:
-            # It has been applied, to the scores before they were multiplied.
+            # `select_candidates` applied it, before scores were multiplied.
             threshold = 0.0
         return suppress(
             boxes,
@@ -652,7 +652,7 @@ class DenseDetector(TrainableParts, keras.Model):
     def in_graph(self, method, *arguments):
         """`method(*arguments)` of tensors, on TensorFlow in one graph for all sizes.
 
-        The graph is kept until something of the detector is changed that it holds.
+        The graph is kept until the detector is changed, see `execution.Traces`.
         """
         return execution.in_graph(self._traces, method, *arguments)
 
@@ -666,11 +666,11 @@ class DenseDetector(TrainableParts, keras.Model):
         return super().make_predict_function(force or self._traces.is_stale("predict"))
 
     def predict_step(self, *arguments):
-        """`model.predict` gives detections; batch dicts bring their sizes along.
+        """Detections, for `model.predict`; batch dicts have the sizes of their images.
 
         Args:
-            *arguments: the batch; on JAX, as Keras has it, behind the values of the
-                variables, which are returned with the detections.
+            *arguments: the batch. On JAX Keras gives the values of the variables before
+                it, and expects them with the detections.
         """
         *state, data = arguments
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
@@ -710,7 +710,7 @@ class DenseDetector(TrainableParts, keras.Model):
 
 
 def _view_tensors(images, image_size, scale):
-    """The first arguments of `DenseDetector.detect` as float32 tensors, checked."""
+    """The checked arguments of `DenseDetector.detect` as float32 tensors."""
     images = ops.convert_to_tensor(images, dtype="float32")
     input_checks.check_images(images)
     if image_size is None:
@@ -725,7 +725,7 @@ def _view_tensors(images, image_size, scale):
 def _with_targets(x=None, y=None, args=(), kwargs=None, **others):
     """Arguments of `fit` or `evaluate` as (x, y, dict of the others).
 
-    Keras drops the weights of what has no `y`: batch dicts are given their targets.
+    Keras drops weights where there is no `y`, so a batch dict's targets become `y`.
     """
     others.update(kwargs or {})
     has_weights = others.get("sample_weight") is not None
@@ -738,7 +738,7 @@ def _with_targets(x=None, y=None, args=(), kwargs=None, **others):
 def flatten_levels(maps, channels=None):
     """Joins `{level: [B, H, W, C]}` to `[B, P, C]`, levels in order, row by row.
 
-    With `channels`, which divide C, each cell gives `C / channels` rows of so many.
+    With `channels`, which divide C, each cell has `C / channels` rows of that size.
     """
     flat = []
     for level in maps.values():
@@ -752,8 +752,8 @@ def weighted_sum(losses, weights, name):
 
     Args:
         losses: float32 `[B, ...]`.
-        weights: as of `DenseDetector._loss_parts`; with None all images count alike.
-        name: `"labels"` or `"boxes"`, which of the weights.
+        weights: see `DenseDetector._loss_parts`; None for 1.
+        name: which of the weights, `"labels"` or `"boxes"`.
     """
     if weights is not None:
         shape = (-1, *[1] * (len(losses.shape) - 1))
@@ -783,7 +783,7 @@ def count_positives(assignment, per_image=0):
 
 
 def num_replicas():
-    """Replicas that share this step under `tf.distribute`; 1 elsewhere."""
+    """The number of replicas of this step under `tf.distribute`, 1 elsewhere."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf
@@ -792,10 +792,9 @@ def num_replicas():
 
 
 def sum_over_replicas(value):
-    """Sum of a scalar over all replicas of this step (JAX arrays are global already).
+    """Sum of a scalar over all replicas of this step (arrays of JAX are global).
 
-    It runs on every replica, whether it has objects or not: a sum that some skip would
-    leave the others waiting.
+    Every replica must call it, also one without objects, or the others wait forever.
     """
     if keras.backend.backend() != "tensorflow":
         return value

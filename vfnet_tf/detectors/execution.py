@@ -1,4 +1,4 @@
-"""How a backend runs what a detector does, and whether a trace of it still holds."""
+"""Runs a detector's methods in each backend's fastest way, and renews stale traces."""
 
 import keras
 
@@ -6,7 +6,7 @@ from vfnet_tf.ops.kernels import tensorflow_kernels
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
-#: Attributes that decide nothing of what a layer computes once it is built.
+#: Attributes that do not change what a built layer computes.
 _BOOKKEEPING = frozenset(
     {
         "autocast",
@@ -35,9 +35,9 @@ _BOOKKEEPING = frozenset(
 class Traces:
     """Functions that were traced from a model, until the model is changed.
 
-    A trace has in it whatever it did not get as an argument: thresholds, attributes of
-    layers and of their losses, coders and assigners, dtype policies, which layers and
-    variables there are. The values of variables are not among them.
+    A trace contains everything that is no argument: thresholds, attributes of layers,
+    losses, coders and assigners, dtype policies, the layers and variables themselves. It
+    does not contain the values of variables.
 
     Args:
         model: a Keras model.
@@ -49,28 +49,28 @@ class Traces:
         self._states = {}
 
     def is_stale(self, name):
-        """Whether the model was changed since this was asked for `name`, or never was."""
+        """Whether the model was changed since the last call for `name`; True at first."""
         state = state_of(self._model)
         is_stale = name not in self._states or not _is_same(self._states[name], state)
         self._states[name] = state
         return is_stale
 
     def settle(self, name):
-        """Takes what a trace itself changed, as a counter of calls, for no change."""
+        """Ignores changes made by the trace itself, such as a counter of calls."""
         self.is_stale(name)
 
     def functions(self):
-        """The dict, by any key, of what was traced from the model as it is now."""
+        """The dict of functions that were traced from the model in its present state."""
         if self.is_stale("functions"):
             self._functions.clear()
         return self._functions
 
 
 def state_of(model):
-    """What a trace of a model holds, a list for `_is_same`.
+    """Everything that a trace of a model contains, a list for `_is_same`.
 
-    Arrays, variables and functions count by identity: to change a constant give the
-    layer another one. Attributes whose names begin with `_` do not count.
+    Arrays, variables and functions are compared by identity: a constant that is changed
+    in place is not noticed. Attributes whose names begin with `_` are left out.
     """
     state, seen = [tensorflow_kernels()], set()
     for layer in model._flatten_layers():
@@ -82,7 +82,7 @@ def state_of(model):
 
 
 def _collect(value, state, seen):
-    """Adds what a value consists of to a state."""
+    """Adds a value and its parts to a state."""
     if isinstance(value, dict):
         for name, item in value.items():
             if name in _BOOKKEEPING or (isinstance(name, str) and name[:1] == "_"):
@@ -98,7 +98,7 @@ def _collect(value, state, seen):
             _collect(item, state, seen)
     else:
         state.append(value)
-        # Losses, coders, assigners; layers and variables have had their turn.
+        # Losses, coders and assigners; `state_of` has the layers.
         is_part = hasattr(value, "get_config") and not isinstance(
             value, keras.layers.Layer | keras.metrics.Metric | type
         )
@@ -113,7 +113,7 @@ def _is_same(first, second):
     for a, b in zip(first, second, strict=True):
         if a is b:
             continue
-        # Arrays and variables have no single answer to `==`; policies have.
+        # `==` of arrays and variables gives no single bool.
         if type(a) is not type(b) or not isinstance(a, (*_PLAIN, keras.DTypePolicy)):
             return False
         if a != b:
@@ -140,8 +140,8 @@ def run(traces, method, *arguments):
 def in_graph(traces, method, *arguments):
     """`method(*arguments)` in one graph of TensorFlow for all sizes.
 
-    As fast as a graph for each size, which would be traced each time. Within a graph
-    already, and on other backends, it is the method itself.
+    It runs as fast as a graph for each size, each of which would have to be traced.
+    Within a graph, and on other backends, it is a plain call.
     """
     if keras.backend.backend() != "tensorflow":
         return method(*arguments)
@@ -160,9 +160,9 @@ def in_graph(traces, method, *arguments):
 
 
 def _open_shape(tensor):
-    """A shape without what varies: batches, heights, widths, and numbers of boxes."""
+    """A shape with None for batches, heights, widths and numbers of boxes."""
     shape = list(tensor.shape)
-    # Of whole numbers there are labels [B, M]; channels, sides and classes are fixed.
+    # The last axis is fixed but in labels [B, M], the only integers.
     is_fixed = len(shape) > 1 and not (len(shape) == 2 and tensor.dtype.is_integer)
     return [*[None] * (len(shape) - 1), shape[-1] if is_fixed else None]
 
@@ -170,8 +170,8 @@ def _open_shape(tensor):
 def _compiled(traces, method, *arguments):
     """`method(*arguments)` compiled by JAX for each size; op by op takes minutes.
 
-    Images that are spread over several devices are detected on where they lie, and
-    so is what is found; others on one device, whatever the weights are spread over.
+    Images that are sharded over devices are computed where they lie, and so are their
+    results; others on one device, even if the weights are sharded.
     """
     import jax
 
@@ -189,8 +189,7 @@ def _compiled(traces, method, *arguments):
                 return method(*arguments)
 
         if is_spread:
-            # No device sends or waits for anything. Left to itself XLA gathers what
-            # NMS sorts and picks from.
+            # Without `shard_map`, XLA would gather the arrays of NMS on every device.
             sharding = arguments[0].sharding
             rows = jax.sharding.PartitionSpec(*sharding.spec[:1])
             call = jax.shard_map(
@@ -210,7 +209,7 @@ def _compiled(traces, method, *arguments):
 
 
 def is_eager(values):
-    """Whether all values are known, and not those of a graph that is being traced."""
+    """Whether all values are known, none is part of a graph that is being traced."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -221,7 +220,7 @@ def is_eager(values):
     if backend == "jax":
         import jax
 
-        # Of several processes each can read its own share only.
+        # Each of several processes can read its own shards only.
         return not any(
             isinstance(value, jax.core.Tracer)
             or not getattr(value, "is_fully_addressable", True)

@@ -90,7 +90,7 @@ class FCOS(DenseDetector):
         }
 
     def _loss_parts(self, outputs, targets, weights=None):
-        """Normalised as in the official code of ATSS (fact S23)."""
+        """Divided as in the official code of ATSS: docs/parity.md, S23."""
         assignment = self.assign(outputs, targets)
         num_positives = count_positives(assignment, self.min_positives)
         is_positive = assignment.is_positive
@@ -103,7 +103,7 @@ class FCOS(DenseDetector):
         class_loss = self._sum_class_loss(outputs, assignment, ious, weights)
         box_losses = centerness * self.box_loss.call(assignment.boxes, boxes)
         total = sum_over_replicas(ops.sum(centerness))
-        # Masked before and after: a zero weight would not stop NaN.
+        # Masked before and after, since NaN times zero is NaN.
         logits = ops.where(is_positive, outputs["centerness_logits"][..., 0], 0.0)
         centerness_losses = ops.softplus(logits) - centerness * logits
         centerness_losses = ops.where(is_positive, centerness_losses, 0.0)

@@ -87,7 +87,7 @@ class FoveaBox(DenseDetector):
         predictions = ops.where(is_positive, outputs["box_predictions"], encoded)
         box_losses = self.box_loss.call(encoded, predictions)
         box_loss = weighted_sum(box_losses, weights, "boxes")
-        # As in the official code one more for each image, so that it is never 0.
+        # The official code adds one for each image, so that it is never 0.
         images = ops.cast(sizes_of(boxes)[0] * num_replicas(), "float32")
         losses = {
             "class_loss": class_loss / (num_positives + images),
@@ -98,9 +98,9 @@ class FoveaBox(DenseDetector):
         return losses, num_positives
 
     def _canvas_size(self, outputs):
-        """`[1, 2]`, `(height, width)` of the batch with its padding, from its points.
+        """`[1, 2]`, `(height, width)` of the padded batch, computed from its points.
 
-        In training the official code clips to that, not to each image's own size.
+        In training the official code clips boxes to it, not to each image's own size.
         """
         is_finest = (outputs["strides"] == self.strides[0])[:, None]
         last = ops.max(ops.where(is_finest, outputs["points"], 0.0), axis=0)

@@ -1,8 +1,8 @@
-"""What people get wrong in what they give a detector, named at once, with the remedy.
+"""Checks of images, targets and weights, whose messages name the mistake and its remedy.
 
-Kinds and shapes are looked at wherever they are known, while a graph is traced too.
-Values are looked at in numpy arrays only: all that `fit` is given, on its way there,
-and the first that an eager call is given. Nothing here runs in a step.
+Types and shapes are checked wherever they are known, also while a graph is traced.
+Values are checked in numpy arrays only: those of all batches of `fit`, before the step,
+and those of a method's first eager call.
 """
 
 import types
@@ -23,7 +23,7 @@ def check_images(images):
     """Refuses images whose shape is known not to be `[B, H, W, 3]`.
 
     Raises:
-        ValueError: with what is probably meant.
+        ValueError: with the probable remedy.
     """
     shape = _known_shape(images)
     if shape is None or (len(shape) == 4 and shape[-1] in (3, None)):
@@ -40,10 +40,10 @@ def check_images(images):
 
 
 def find_images(inputs):
-    """The images of a batch dict, or the images themselves, checked.
+    """The checked images of a batch dict, or the images themselves.
 
     Raises:
-        ValueError: if the dict has none, and as of `check_images`.
+        ValueError: if the dict has none, or for images of another shape.
     """
     if isinstance(inputs, dict):
         if "images" not in inputs:
@@ -56,17 +56,17 @@ def find_images(inputs):
 
 
 def find_targets(x, y):
-    """The targets of a step, their kinds and known shapes checked.
+    """The targets of a step, with checked types and known shapes.
 
     Args:
-        x: what `fit` was given, a batch dict or images.
+        x: batch dict or images, see `DenseDetector.fit`.
         y: the dict of targets, or None if they are in the batch dict.
 
     Returns:
         dict with `TARGET_KEYS` at least.
 
     Raises:
-        ValueError: with the rule, and what is probably meant.
+        ValueError: with the rule and the probable remedy.
     """
     targets = x if y is None else y
     if not isinstance(targets, dict) or any(key not in targets for key in TARGET_KEYS):
@@ -112,7 +112,7 @@ def find_sample_weight(sample_weight, targets):
     """Factors of the images' losses.
 
     Args:
-        sample_weight: as of `DenseDetector.compute_loss`, or None.
+        sample_weight: see `DenseDetector.compute_loss`, or None.
         targets: dict of targets.
 
     Returns:
@@ -150,7 +150,7 @@ def find_sample_weight(sample_weight, targets):
 
 
 def check_target_values(boxes, labels, image_size, num_classes, canvas_size=None):
-    """Refuses targets that a detector would train on without a word.
+    """Refuses wrong values that a detector would train on without an error.
 
     Args:
         boxes: float `[B, M, 4]`.
@@ -160,7 +160,7 @@ def check_target_values(boxes, labels, image_size, num_classes, canvas_size=None
         canvas_size: `(height, width)` of the batch of images, or None.
 
     Raises:
-        ValueError: with the rule, the box or label, and what is probably meant.
+        ValueError: with the rule, the box or label, and the probable remedy.
     """
     boxes = np.asarray(boxes, "float32")
     labels, image_size = np.asarray(labels), np.asarray(image_size, "float32")
@@ -213,7 +213,7 @@ def check_target_values(boxes, labels, image_size, num_classes, canvas_size=None
             "Probably these are fractions of the image: multiply x by its width and y "
             "by its height.",
         )
-    # Up to here an image has points that may learn a box (fact S20).
+    # Points up to the next multiple of 32 pixels may learn a box: docs/parity.md, S20.
     right, bottom = np.ceil(width / 32) * 32, np.ceil(height / 32) * 32
     is_outside = (x1 > right) | (y1 > bottom)
     if np.all((y2 <= right) & (x2 <= bottom)):
@@ -233,8 +233,8 @@ def warn_of_unnormalized(images):
     if not images.size or not np.all(np.isfinite(images)):
         return
     low, high = float(images.min()), float(images.max())
-    # Zeros are for warming up. Dark pixels are negative under all normalisations but
-    # the one that leaves 0..255 as they are.
+    # Zeros are for warming up. Every normalisation but the identity makes dark pixels
+    # negative.
     if low < 0 or high == 0 or 1 < high <= 10:
         return
     value_range = "0..1" if high <= 1 else "0..255"
@@ -249,14 +249,15 @@ def warn_of_unnormalized(images):
     )
 
 
-class BatchWatch:
-    """Looks at all batches that `fit` is given, where they are made, not in the step.
+class BatchChecker:
+    """Checks the values of the batches of `fit` before the step.
 
     Args:
         num_classes: int, K.
 
     Attributes:
-        error: ValueError that was raised in a thread of tf.data, which hides it; None.
+        error: the ValueError raised in a thread of tf.data, which raises another one; or
+            None.
     """
 
     def __init__(self, num_classes):
@@ -264,34 +265,34 @@ class BatchWatch:
         self.error = None
         self._has_seen_images = False
 
-    def watch(self, x, y):
-        """`x` as it was, or a dataset of the same batches that are looked at.
+    def checked(self, x, y):
+        """`x` itself, or a generator or dataset that checks the same batches.
 
-        Batches of tf.data are looked at one by one, of a generator and a `PyDataset`
-        the first; arrays all at once. What else Keras takes passes.
+        Arrays are checked at once, tf.data batch by batch, the first batch of a generator
+        and of a `PyDataset`. Other forms are not checked.
         """
         if isinstance(x, types.GeneratorType):
-            return self._watch_generator(x)
+            return self._checked_generator(x)
         if hasattr(x, "element_spec") and hasattr(x, "map"):
-            return self._watch_dataset(x)
+            return self._checked_dataset(x)
         if isinstance(x, dict) or hasattr(x, "__array__"):
             self._check(x, y)
         elif hasattr(x, "num_batches") and hasattr(x, "__getitem__"):
             self._check_batch(x[0])
         return x
 
-    def _watch_generator(self, batches):
+    def _checked_generator(self, batches):
         for place, batch in enumerate(batches):
             if place == 0:
                 self._check_batch(batch)
             yield batch
 
-    def _watch_dataset(self, dataset):
+    def _checked_dataset(self, dataset):
         import tensorflow as tf
 
         self._find(*_pair(dataset.element_spec))
 
-        def look(*arrays):
+        def check(*arrays):
             try:
                 self._check_values(*arrays)
             except ValueError as error:
@@ -300,15 +301,15 @@ class BatchWatch:
             return np.int32(0)
 
         @tf.autograph.experimental.do_not_convert
-        def watch(*batch):
+        def checked(*batch):
             batch = batch[0] if len(batch) == 1 else batch
             images, targets = self._find(*_pair(batch))
             arrays = [targets[name] for name in TARGET_KEYS]
             arrays += [tf.shape(images)[1:3], sample_pixels(images)]
-            with tf.control_dependencies([tf.numpy_function(look, arrays, tf.int32)]):
+            with tf.control_dependencies([tf.numpy_function(check, arrays, tf.int32)]):
                 return tf.nest.map_structure(tf.identity, batch)
 
-        return dataset.map(watch)
+        return dataset.map(checked)
 
     def _find(self, x, y):
         return find_images(x), find_targets(x, y)
@@ -332,7 +333,7 @@ class BatchWatch:
 
 
 def _pair(batch):
-    """(x, y) of what a dataset gives."""
+    """(x, y) of an element of a dataset."""
     if isinstance(batch, tuple | list):
         return batch[0], batch[1] if len(batch) > 1 else None
     return batch, None

@@ -47,7 +47,7 @@ def select_candidates(
     score_threshold=0.0,
     clip_margin=0.0,
 ):
-    """What enters NMS: selection per level, clipping, mirroring back and scaling.
+    """The candidates of NMS: selects per level, clips, mirrors back and scales boxes.
 
     Args:
         boxes: float32 `[B, P, 4]`, pixels of the network input.
@@ -62,7 +62,7 @@ def select_candidates(
         candidates_per_level: int, points per level at most.
         factors: float32 `[B, P]` in [0, 1], centerness, or None. It ranks points
             together with the scores and multiplies those above `score_threshold`; the
-            others become 0, since the threshold is for the scores alone (fact S25).
+            others become 0: docs/parity.md, S25.
         score_threshold: float, of no effect without `factors`.
         clip_margin: boxes are clipped to `image_size` less so many pixels.
 
@@ -91,14 +91,14 @@ def select_candidates(
         boxes = ops.where(flipped, mirrored, boxes)
     if scale is not None:
         scale = ops.cast(scale, "float32")[:, None]
-        # Not [..., ::-1]: PyTorch has no negative steps.
+        # PyTorch has no negative steps, [..., ::-1].
         scale = ops.flip(scale, axis=-1)
         boxes = boxes / ops.concatenate([scale, scale], axis=-1)
     return boxes, scores
 
 
 def merge_candidates(candidates):
-    """Joins the candidates of several views of the same images (fact S29).
+    """Joins the candidates of several views of the same images.
 
     Args:
         candidates: list of pairs (boxes `[B, N, 4]`, scores `[B, N, K]`), one for each

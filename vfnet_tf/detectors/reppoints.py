@@ -105,7 +105,7 @@ class RepPoints(DenseDetector):
             targets["image_size"],
         )
         assignment = self.assign(outputs, targets)
-        # At least one for each image, as in the official code.
+        # The official code counts at least one for each image.
         num_positives = count_positives(assignment, per_image=1)
         ious = positive_ious(outputs["refined_boxes"], assignment)
         class_loss = self._sum_class_loss(outputs, assignment, ious, weights)

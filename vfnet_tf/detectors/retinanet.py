@@ -80,7 +80,7 @@ class RetinaNet(DenseDetector):
         self.box_loss_weight = box_loss_weight
 
     def make_priors(self, level_shapes):
-        """As of `DenseDetector`, A rows for each cell, and their `"anchors"` `[P, 4]`."""
+        """See `DenseDetector`; A rows for each cell, and their `"anchors"` `[P, 4]`."""
         cells = super().make_priors(level_shapes)
         anchors = make_anchors(
             cells["points"], cells["strides"], octaves=self.octaves, ratios=self.ratios
@@ -111,12 +111,12 @@ class RetinaNet(DenseDetector):
 
     def _loss_parts(self, outputs, targets, weights=None):
         assignment = self.assign(outputs, targets)
-        # At least one for each image, as in the official code.
+        # The official code counts at least one for each image.
         num_positives = count_positives(assignment, per_image=1)
         ious = positive_ious(outputs["boxes"], assignment)
         class_loss = self._sum_class_loss(outputs, assignment, ious, weights)
         is_positive = assignment.is_positive[..., None]
-        # Any box with sides will do for the rest.
+        # Negatives get their anchor, whose deltas are finite.
         boxes = ops.where(is_positive, assignment.boxes, outputs["anchors"])
         deltas = self.box_coder.encode(boxes, outputs)
         predictions = ops.where(is_positive, outputs["box_predictions"], deltas)

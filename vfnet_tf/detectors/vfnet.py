@@ -13,7 +13,7 @@ from vfnet_tf.detectors.dense_detector import (
 from vfnet_tf.losses import GIoULoss, VarifocalLoss
 from vfnet_tf.ops.boxes import distances_to_boxes
 
-#: Floor of an IoU that is a target: a positive must not turn into a negative.
+#: Floor of an IoU that is a target, since a target of 0 marks a negative.
 MIN_TARGET_IOU = 1e-6
 
 
@@ -89,7 +89,7 @@ class VFNet(DenseDetector):
         return boxes
 
     def _loss_parts(self, outputs, targets, weights=None):
-        """Eq. 3, with the normalisation of the official code (two IoU sums)."""
+        """Eq. 3, divided as in the official code: docs/parity.md, S21 and S22."""
         assignment = self.assign(outputs, targets)
         num_positives = count_positives(assignment)
         losses = {}
@@ -97,7 +97,7 @@ class VFNet(DenseDetector):
         for name, factor in zip(self._box_names, factors, strict=False):
             loss, ious = self._box_loss(outputs[name], assignment, weights)
             losses[name.replace("boxes", "box_loss")] = factor * loss
-        # The IoUs are those of the last boxes.
+        # `ious` are those of the last boxes.
         class_loss = self._sum_class_loss(outputs, assignment, ious, weights)
         class_loss = class_loss / ops.maximum(num_positives, 1.0)
         return {"class_loss": class_loss, **losses}, num_positives
@@ -105,7 +105,7 @@ class VFNet(DenseDetector):
     def _box_loss(self, boxes, assignment, weights):
         """IoU-weighted mean loss of the positives' boxes, and their IoUs `[B, P]`."""
         is_positive = assignment.is_positive
-        # Negatives may be anything, inf included: a zero weight would not stop NaN.
+        # Masked first: boxes of negatives may be inf, and inf times zero is NaN.
         boxes = ops.where(is_positive[..., None], boxes, 0.0)
         ious = positive_ious(boxes, assignment)
         ious = ops.where(is_positive, ops.maximum(ious, MIN_TARGET_IOU), 0.0)
