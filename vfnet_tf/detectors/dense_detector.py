@@ -427,7 +427,7 @@ class DenseDetector(TrainableParts, keras.Model):
         return losses, num_positives
 
     def _must_check_values(self, method, values):
-        """Whether to check the values: in a method's first eager call. It waits for a GPU."""
+        """Whether this is a method's first eager call: reading values waits for a GPU."""
         is_done = not self.check_inputs or method in self._checked_methods
         if is_done or not execution.is_eager(values):
             return False

@@ -4,6 +4,8 @@ import operator
 
 import keras
 
+from vfnet_tf.ops.shapes import as_pair
+
 #: What reads an argument as Keras does, and writes it into a config.
 _READERS = {
     "activation": keras.activations,
@@ -51,11 +53,6 @@ def int_or_pair(value, name):
             f"and columns. Received: {name}={value!r}"
         )
     return pair[0] if pair[0] == pair[1] else pair
-
-
-def as_pair(value):
-    """(rows, columns) of a pair or of one value for both."""
-    return tuple(value) if hasattr(value, "__len__") else (value, value)
 
 
 def positive(value, name):

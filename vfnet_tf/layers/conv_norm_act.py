@@ -127,11 +127,12 @@ class ConvNormAct(TrainableParts, keras.layers.Layer):
             "kernel_constraint": kernel_constraint,
             "bias_constraint": bias_constraint,
         }
+        # The kernel's initialiser first: each draws its seed when it is made.
         set_arguments(
             self,
-            activation=activation,
-            offset_initializer=offset_initializer,
             **of_weights,
+            offset_initializer=offset_initializer,
+            activation=activation,
         )
         self.input_spec = keras.InputSpec(ndim=4)
         kind, settings = keras.layers.Conv2D, {}

@@ -4,7 +4,6 @@ import keras
 from keras import ops
 
 from vfnet_tf.layers.conv_arguments import (
-    as_pair,
     cells_around,
     channels_of,
     check_layout,
@@ -17,7 +16,7 @@ from vfnet_tf.layers.conv_arguments import (
 )
 from vfnet_tf.ops.convolution import add_bias, pad_symmetric
 from vfnet_tf.ops.deform_conv import deform_conv
-from vfnet_tf.ops.shapes import sizes_of
+from vfnet_tf.ops.shapes import as_pair, sizes_of
 
 _CONFIG_NAMES = (
     "filters",

@@ -121,7 +121,7 @@ def points_to_moment_boxes(points, factors):
         values = points[..., axis::2]
         mean = ops.mean(values, axis=-1)
         squares = ops.sum(ops.square(values - mean[..., None]), axis=-1)
-        # The root of exactly 0 has no finite gradient.
+        # The square root has no finite gradient at 0.
         deviation = ops.sqrt(ops.maximum(squares / (values.shape[-1] - 1), 1e-12))
         half = deviation * factors[1 - axis]
         sides.append((mean - half, mean + half))
@@ -158,7 +158,7 @@ def _intersection(boxes1, boxes2):
 
 
 def elementwise_iou(boxes1, boxes2, epsilon=1e-6):
-    """IoU of boxes that stand at the same place.
+    """IoU of pairs of boxes, element by element.
 
     Args:
         boxes1, boxes2: float, shapes broadcast against each other, `[..., 4]` pixels.

@@ -4,11 +4,12 @@ import numpy as np
 from keras import ops
 
 from vfnet_tf.ops.kernels import tensorflow_kernels
+from vfnet_tf.ops.shapes import as_pair
 
-#: Channels that a block of a grouped convolution should have at least, see `conv2d`.
+#: The least channels of a block of a grouped convolution, see `merge_groups`.
 BLOCK_CHANNELS = 32
 
-#: Filters of each convolution that a wide one is cut into, see `_dense_conv`.
+#: Filters of each slice of a wide convolution, see `_dense_conv`.
 SLICE_FILTERS = 64
 
 
@@ -18,7 +19,7 @@ def pad_symmetric(inputs, cells):
     Args:
         cells: int, or a pair for rows and columns.
     """
-    rows, columns = (cells, cells) if isinstance(cells, int) else cells
+    rows, columns = as_pair(cells)
     return ops.pad(inputs, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
 
 
@@ -32,37 +33,29 @@ def conv2d(inputs, kernel, bias=None, strides=1, padding=None, groups=1, dilatio
         strides: int or pair.
         padding: int or pair, cells on every side, None for those that keep the size at
             stride 1; or `"same"` or `"valid"`, as Keras pads.
-        groups: int, groups of channels that are convolved apart. On TensorFlow's CPU a
-            few dense convolutions with block-diagonal kernels do it: of 32 groups the
-            gradient takes 160 times as long otherwise.
+        groups: int, groups of channels that are convolved apart. TensorFlow on CPU
+            computes them by a few dense convolutions with block-diagonal kernels: its
+            own gradient of 32 groups takes 160 times as long.
         dilation: int or pair.
 
     Returns:
         `[B, Ho, Wo, F]` of the dtype of `inputs`.
     """
-    strides, dilation = (
-        (value, value) if isinstance(value, int) else tuple(value)
-        for value in (strides, dilation)
-    )
-    own = tuple(
-        side * (size - 1) // 2
-        for side, size in zip(dilation, kernel.shape[:2], strict=True)
-    )
-    if padding is None:
-        padding = own
-    elif isinstance(padding, int):
-        padding = (padding, padding)
-    # At stride 1 "same" pads both sides alike. Explicit paddings would say all cases at
-    # once, but their gradients have no fast kernel in TensorFlow on CPU.
+    strides, dilation = as_pair(strides), as_pair(dilation)
+    centered = centered_padding(kernel, dilation)
     if isinstance(padding, str):
         mode = padding
-    elif strides == (1, 1) and padding == own and all(n % 2 for n in kernel.shape[:2]):
-        mode = "same"
     else:
+        padding = centered if padding is None else as_pair(padding)
+        # At stride 1 "same" pads both sides alike. TensorFlow's explicit padding would do
+        # for all cases, but its gradient has no fast kernel on CPU.
+        is_odd = all(size % 2 for size in kernel.shape[:2])
         mode = "valid"
-        if any(padding):
+        if strides == (1, 1) and padding == centered and is_odd:
+            mode = "same"
+        elif any(padding):
             inputs = pad_symmetric(inputs, padding)
-    # TensorFlow has no gradient of a dilated convolution on CPU; Keras goes around it.
+    # TensorFlow on CPU has no gradient of a dilated convolution; Keras has another way.
     if tensorflow_kernels() and dilation == (1, 1):
         outputs = _grouped_conv(inputs, kernel, strides, mode.upper(), groups)
     else:
@@ -75,6 +68,14 @@ def conv2d(inputs, kernel, bias=None, strides=1, padding=None, groups=1, dilatio
             dilation_rate=dilation,
         )
     return outputs if bias is None else add_bias(outputs, bias)
+
+
+def centered_padding(kernel, dilation):
+    """Cells on every side (rows, columns) that keep the size at stride 1."""
+    return tuple(
+        side * (size - 1) // 2
+        for side, size in zip(dilation, kernel.shape[:2], strict=True)
+    )
 
 
 def _grouped_conv(inputs, kernel, strides, padding, groups):
@@ -97,12 +98,11 @@ def _grouped_conv(inputs, kernel, strides, padding, groups):
 
 
 def _dense_conv(inputs, kernel, strides, padding):
-    """`tf.nn.conv2d`, with wide kernels cut into slices of `SLICE_FILTERS` filters.
+    """`tf.nn.conv2d` with wide kernels cut into slices, which suit the cache of a CPU.
 
-    On CPU float32 kernels are read where they lie, and rows a power of two apart share
-    few lines of the cache: a 3x3 convolution with 256 filters takes 1.2 times as long
-    as a matrix product of as many operations, one with 512 filters 1.6 times, slices of
-    64 filters as long. The gradients are those of the whole convolution.
+    Rows of a float32 kernel that are a power of two apart share few lines of the cache:
+    a 3x3 convolution with 256 filters takes 1.2 times, one with 512 filters 1.6 times as
+    long as in slices of 64 filters. The gradients are those of the whole convolution.
     """
     import tensorflow as tf
 
@@ -113,8 +113,8 @@ def _dense_conv(inputs, kernel, strides, padding):
 
     @tf.custom_gradient
     def conv(inputs, kernel):
-        # Not before the inputs are there: a graph would cut all kernels first and keep
-        # them.
+        # Cut when the inputs are there: a graph would cut all kernels first, and keep
+        # the slices in memory.
         with tf.control_dependencies([inputs]):
             slices = tf.split(kernel, filters // SLICE_FILTERS, axis=-1)
         outputs = [tf.nn.conv2d(inputs, part, strides, padding) for part in slices]

@@ -10,11 +10,11 @@ import itertools
 
 from keras import ops
 
-from vfnet_tf.ops.convolution import merge_groups
+from vfnet_tf.ops.convolution import centered_padding, merge_groups
 from vfnet_tf.ops.kernels import tensorflow_kernels
-from vfnet_tf.ops.shapes import sizes_of
+from vfnet_tf.ops.shapes import as_pair, sizes_of
 
-#: What the distances (l, t, r, b) of a cell are added with: left and up are negative.
+#: Signs of the distances (l, t, r, b) when they are added to a cell's place.
 STAR_SIGNS = (-1.0, -1.0, 1.0, 1.0)
 
 
@@ -35,16 +35,15 @@ def _runs_under_xla():
 
 
 def _fused_sampling_is_available():
-    """A backend switch: TensorFlow has a fused bilinear gather."""
+    """Whether TensorFlow's `crop_and_resize` may be used, which XLA does not have."""
     return tensorflow_kernels() and not _runs_under_xla()
 
 
 def _inside(coordinates, size):
-    """Coordinates in (-1, size); all others become -1, where only zeros are sampled.
+    """Coordinates in (-1, size); all others, NaN too, become -1, where samples are 0.
 
-    They get no gradient, as in the official operator, on the edges themselves neither.
-    NaN is among them: as an index it would be undefined behaviour. It still reaches the
-    loss through the boxes that it came from.
+    As in the official operator, those get no gradient. A NaN still reaches the loss
+    through the boxes that it came from.
     """
     is_inside = ops.logical_and(coordinates > -1.0, coordinates < size)
     return ops.where(is_inside, coordinates, -1.0)
@@ -66,10 +65,10 @@ def _taps(coordinates, size, integral):
 
 
 class _Sampler:
-    """Reads small grids of points from a map `[B, H, W, C]`, each of P grids its own.
+    """Samples P small grids of points from a map `[B, H, W, C]`.
 
-    Everything that several readings of one map share is made once: a training step
-    traces ten star convolutions, and each operation in them costs.
+    What several samplings of one map share is computed once: a training step traces ten
+    star convolutions, and each of their operations costs time.
 
     Args:
         features: float `[B, H, W, C]`.
@@ -104,15 +103,15 @@ class _Sampler:
             used.
         """
         if _fused_sampling_is_available():
-            return self._crop(ys, xs, integral_y, integral_x)
-        return self._gather(ys, xs, integral_y, integral_x)
+            return self._sample_fused(ys, xs, integral_y, integral_x)
+        return self._sample_portable(ys, xs, integral_y, integral_x)
 
     def _grid_taps(self, ys, xs, integral_y, integral_x):
-        """Rows of the flattened padded map, int32 `[P, h, w]`, and how much they count.
+        """Neighbours of the points: rows of the flattened padded map, and their weights.
 
         Returns:
-            `taps[i][j]`: (index, weight of the row, weight of the column), the weights
-            float32 `[P, h, 1]` and `[P, 1, w]`, or None for 1.
+            `taps[i][j]`: (index int32 `[P, h, w]`, weight of the row float32 `[P, h, 1]`,
+            weight of the column `[P, 1, w]`); None stands for the weight 1.
         """
         height, width = self._sizes
         first = self._images * ((height + 2) * (width + 2))
@@ -125,7 +124,7 @@ class _Sampler:
             for y, y_weight in rows
         ]
 
-    def _gather(self, *grid):
+    def _sample_portable(self, *grid):
         """`sample` by gathering each neighbour."""
         flat = ops.reshape(self._padded, (-1, self._channels))
         result = None
@@ -137,21 +136,19 @@ class _Sampler:
             result = _add(result, value)
         return result
 
-    def _crop(self, ys, xs, integral_y, integral_x):
+    def _sample_fused(self, ys, xs, integral_y, integral_x):
         """`sample` with TensorFlow's fused kernel in the forward pass.
 
         `crop_and_resize` with crops of 1 or 2 samples a side reads exactly the grid's
-        points. Only its forward pass is used: on CPU its image gradient adds from
-        several threads without a lock (six runs on one input differed by 20 % of the
-        largest gradient), and its box gradient is 0 at whole-numbered points, where a
-        deformable convolution that starts with zero offsets begins; it would never
-        learn to move.
+        points. Its own gradients are not used: on CPU that of the image adds from several
+        threads without a lock, so that runs differ; that of the boxes is 0 at
+        whole-numbered points, where a deformable convolution starts.
         """
         import tensorflow as tf
 
         @tf.custom_gradient
         def sample(padded, ys, xs):
-            # First and last row and column, as shares of the way to the last cell.
+            # First and last row and column, as fractions of the map's sides.
             y_share = (ys + 1.0) / self._ends[0]
             x_share = tf.reshape((xs + 1.0) / self._ends[1], (-1, xs.shape[2], 1))
             corners = tf.concat(
@@ -161,7 +158,7 @@ class _Sampler:
                 ],
                 axis=2,
             )
-            # The kernel takes no bfloat16 and gives float32 in any case.
+            # The kernel takes no bfloat16, and always returns float32.
             is_half = padded.dtype == tf.bfloat16
             crops = tf.image.crop_and_resize(
                 tf.cast(padded, "float32") if is_half else padded,
@@ -181,7 +178,7 @@ class _Sampler:
         return sample(self._padded, ys, xs)
 
     def _gradients(self, padded, upstream, taps):
-        """Those of the padded map, of the rows and of the columns."""
+        """Gradients of the padded map, of the rows and of the columns."""
         import tensorflow as tf
 
         flat = tf.reshape(padded, (-1, self._channels))
@@ -190,8 +187,8 @@ class _Sampler:
         done = upstream
         for number, row in enumerate(taps):
             for other, (index, y_weight, x_weight) in enumerate(row):
-                # One neighbour after the other, and none before `upstream` is there: a
-                # graph would gather all in the forward pass and keep them until here.
+                # One neighbour after the other, when `upstream` is there: a graph would
+                # gather all in the forward pass, and keep them in memory.
                 with tf.control_dependencies([done]):
                     neighbor = tf.gather(flat, index)
                 share = tf.reduce_sum(tf.cast(upstream * neighbor, "float32"), axis=-1)
@@ -214,12 +211,12 @@ class _Sampler:
 
 
 def _add(total, part):
-    """The sum in this order: an operation that adds many at once chooses its own."""
+    """The sum in a fixed order, which an operation for many summands has not."""
     return part if total is None else total + part
 
 
 def _product(weights):
-    """One factor of those that are not None: each pass over the values costs."""
+    """The product of those that are not None, so that values are multiplied once."""
     product = None
     for weight in weights:
         if weight is not None:
@@ -228,7 +225,7 @@ def _product(weights):
 
 
 def _images(like):
-    """The number of its image for each value of `[B, ...]`: int32 `[P, 1, 1]`."""
+    """The image's number of each of the P values of `[B, ...]`: int32 `[P, 1, 1]`."""
     numbers = ops.arange(sizes_of(like)[0], dtype="int32")
     numbers = ops.reshape(numbers, (-1, *[1] * (len(like.shape) - 1)))
     return ops.reshape(numbers + ops.zeros_like(like, dtype="int32"), (-1, 1, 1))
@@ -282,7 +279,7 @@ def star_conv(features, distances, kernel):
     signed = ops.cast(distances, "float32") * signs
     sampler = _Sampler(features, _images(signed[..., 0]))
     ys, xs = sampler.inside(y + signed[..., 1::2], x + signed[..., 0::2])
-    # Not `broadcast_to`: its shape must be known where JAX traces.
+    # `broadcast_to` needs a known shape where JAX traces.
     zeros = ops.zeros_like(signed[..., :1])
     own_y = ops.reshape(y + zeros, (-1, 1, 1))
     own_x = ops.reshape(x + zeros, (-1, 1, 1))
@@ -293,7 +290,7 @@ def star_conv(features, distances, kernel):
         (sampler.sample(ys, own_x, integral_x=True), (1, 7)),
         (features, (4,)),
     ]
-    # One split, whose gradient is one concatenation; slices would each fill a kernel.
+    # The gradient of a split is one concatenation; that of each slice a whole kernel.
     taps = ops.split(ops.reshape(kernel, (9 * channels, filters)), 9, axis=0)
     total = None
     for values, numbers in samples:
@@ -301,10 +298,6 @@ def star_conv(features, distances, kernel):
         values = ops.reshape(values, (-1, len(numbers) * channels))
         total = _add(total, ops.matmul(values, weights))
     return ops.reshape(total, (batch, height, width, filters))
-
-
-def _pair(value):
-    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def deform_conv(
@@ -333,15 +326,11 @@ def deform_conv(
     taps = kernel_height * kernel_width
     batch, _, _, channels = sizes_of(features)
     out_height, out_width = sizes_of(offsets)[1:3]
-    strides, dilation = map(_pair, (strides, dilation))
-    if padding is None:
-        padding = [
-            step * (size - 1) // 2
-            for step, size in zip(dilation, kernel.shape[:2], strict=True)
-        ]
+    strides, dilation = as_pair(strides), as_pair(dilation)
+    padding = centered_padding(kernel, dilation) if padding is None else padding
     padding = [
         side if isinstance(side, int) else ops.cast(side, "float32")
-        for side in _pair(padding)
+        for side in as_pair(padding)
     ]
     deform_groups = offsets.shape[-1] // (2 * taps)
     y, x = cell_grid(out_height, out_width)

@@ -1,4 +1,4 @@
-"""Which kernels the operations take: TensorFlow's faster ones, or `keras.ops` alone."""
+"""Chooses between TensorFlow's faster kernels and `keras.ops` alone."""
 
 import contextlib
 import contextvars
@@ -10,11 +10,11 @@ _is_portable = contextvars.ContextVar("vfnet_tf_portable_kernels", default=False
 
 @contextlib.contextmanager
 def portable_kernels():
-    """Within it the operations are made of `keras.ops` only, on TensorFlow too.
+    """Within it, what is traced has operations of `keras.ops` only, on TensorFlow too.
 
-    For graphs that leave TensorFlow: a converter knows `gather` where it does not know
-    `crop_and_resize`. The values are the same to rounding. What counts is where a
-    function is traced: a graph that exists keeps its kernels, so trace a new one.
+    For graphs that leave TensorFlow: a converter knows `gather`, but not
+    `crop_and_resize`. Values are the same to rounding. Existing graphs keep their
+    kernels, so trace a new one.
 
     >>> tensorflow_kernels()
     True
@@ -30,5 +30,5 @@ def portable_kernels():
 
 
 def tensorflow_kernels():
-    """Whether TensorFlow's own kernels may be taken here and now."""
+    """Whether TensorFlow's own kernels may be used here."""
     return keras.backend.backend() == "tensorflow" and not _is_portable.get()

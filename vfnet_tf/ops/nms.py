@@ -9,13 +9,13 @@ from vfnet_tf.ops.kernels import tensorflow_kernels
 from vfnet_tf.ops.nms_settings import check_nms, check_settings
 from vfnet_tf.ops.shapes import sizes_of
 
-#: Floor of a union in square pixels: only a box without any area overlaps nothing.
+#: Floor of a union in square pixels, so small that only boxes without area overlap none.
 _TINY = float(np.finfo("float32").tiny)
 
 #: Whole numbers up to this are exact in float32.
 _EXACT = 2**24
 
-# Pairs that are looked at for each detection asked for, before all are.
+# (box, class) pairs per wanted detection that are tried before all pairs.
 _POOL_PER_DETECTION = 40
 _REMOVED = -1.0
 
@@ -50,11 +50,11 @@ def suppress(
 def class_wise_nms(boxes, scores, iou_threshold, score_threshold, max_detections):
     """Greedy NMS within each class, then the best `max_detections` of all classes.
 
-    Every (box, class) pair with a score **above** `score_threshold` takes part, one of
-    NaN does not; a box is dropped if its IoU with a better one of its class is **above**
+    Every (box, class) pair with a score **above** `score_threshold` takes part; NaN is
+    not above it. A box is dropped if its IoU with a better one of its class is **above**
     `iou_threshold`. Of equal scores the lower box index comes first, then the lower
-    class, on every backend. A box that is inverted (x2 < x1 or y2 < y1) is one without
-    area, as which it comes out; such a box, and one of NaN, overlaps nothing.
+    class, on every backend. An inverted box (x2 < x1 or y2 < y1) becomes one without
+    area; such a box, and one with NaN, overlaps nothing.
 
     Args:
         boxes: float32 `[B, N, 4]` pixels, or any other unit; shared by the classes.
@@ -87,18 +87,18 @@ def class_wise_nms(boxes, scores, iou_threshold, score_threshold, max_detections
 
 
 def best_places(ranks, count):
-    """Places of the highest ranks, of equals those of the first, of NaN none before.
+    """Indices of the highest ranks; of equals the first ones, NaN last.
 
     Args:
         ranks: float `[B, N]`, not negative.
         count: int or scalar tensor, at most N.
 
     Returns:
-        int32 `[B, count]`, ascending: NMS takes equal scores in the order of places,
-        which is to be the same whether some are left out or not.
+        int32 `[B, count]`, ascending, so that NMS, which takes equal scores in the order
+        of indices, does so as without the selection.
     """
     ranks = ops.where(ranks >= 0, ranks, -1.0)
-    if keras.backend.backend() == "torch":  # whose `topk` takes any of equals
+    if keras.backend.backend() == "torch":  # its `topk` takes any of equals
         index = ops.argsort(-ranks, axis=-1)[:, :count]
     else:
         _, index = ops.top_k(ranks, count)
@@ -106,11 +106,7 @@ def best_places(ranks, count):
 
 
 def _prepare(boxes, scores):
-    """Boxes and scores as float32, none inverted, one row at least.
-
-    Raises:
-        ValueError: for shapes that do not fit.
-    """
+    """Boxes and scores as float32, no box inverted, at least one row; checks shapes."""
     boxes = ops.convert_to_tensor(boxes, dtype="float32")
     scores = ops.convert_to_tensor(scores, dtype="float32")
     of_boxes, of_scores = tuple(boxes.shape), tuple(scores.shape)
@@ -126,12 +122,12 @@ def _prepare(boxes, scores):
     if of_scores[1] == 0:
         boxes, scores = (ops.pad(x, ((0, 0), (0, 1), (0, 0))) for x in (boxes, scores))
     low, high = boxes[..., :2], boxes[..., 2:]
-    # Not `maximum`, so that NaN stays.
+    # `maximum` would remove NaN.
     return ops.concatenate([low, ops.where(high < low, low, high)], axis=-1), scores
 
 
 def _combined_nms(boxes, scores, iou_threshold, score_threshold, max_detections):
-    """By TensorFlow's kernel, which takes equal scores in the order of its heap."""
+    """NMS by TensorFlow's kernel; equal scores, which it takes in any order, again."""
     import tensorflow as tf
 
     def suppress(scores, score_threshold, limit):
@@ -145,7 +141,7 @@ def _combined_nms(boxes, scores, iou_threshold, score_threshold, max_detections)
             clip_boxes=False,
         )
 
-    # One more, which may be as good as the last.
+    # One more, whose score may equal the last one's.
     found = suppress(scores, score_threshold, max_detections + 1)
 
     def as_found():
@@ -154,10 +150,10 @@ def _combined_nms(boxes, scores, iou_threshold, score_threshold, max_detections)
         return (*(x[:, :max_detections] for x in kept), count)
 
     def rank(count):
-        """With the place among the best pairs for a score: no two are equal."""
+        """NMS whose scores are the pairs' ranks, no two of which are equal."""
         batch, num_boxes, num_classes = sizes_of(scores)
         size = num_boxes * num_classes
-        # No sort knows where NaN belongs.
+        # `top_k` has no place for NaN.
         flat = tf.where(scores > score_threshold, scores, _REMOVED)
         flat = tf.reshape(flat, (batch, size))
         count = tf.minimum(count, size)
@@ -175,7 +171,7 @@ def _combined_nms(boxes, scores, iou_threshold, score_threshold, max_detections)
         is_chosen = chosen.nmsed_scores > 0
         places = _EXACT - tf.cast(chosen.nmsed_scores, "int32")
         kept = tf.gather(best.values, tf.where(is_chosen, places, 0), batch_dims=1)
-        # All that takes part was among the best, or as many as are wanted are found.
+        # Either all pairs that take part were tried, or enough were found.
         is_settled = tf.logical_or(tf.logical_not(takes_part[:, -1]), is_chosen[:, -1])
         found = (chosen.nmsed_boxes, kept, chosen.nmsed_classes)
         return (*found, chosen.valid_detections), tf.reduce_all(is_settled)
@@ -184,7 +180,7 @@ def _combined_nms(boxes, scores, iou_threshold, score_threshold, max_detections)
         found, is_settled = rank(_POOL_PER_DETECTION * max_detections)
         return tf.cond(is_settled, lambda: found, lambda: rank(_EXACT)[0])
 
-    # Where nothing that was kept has an equal, the order of equals changed nothing.
+    # Without equal scores among the kept boxes the kernel's order was right.
     is_found = found.nmsed_scores > 0
     is_next = found.nmsed_scores[:, 1:] == found.nmsed_scores[:, :-1]
     of_class = tf.gather(
@@ -201,7 +197,7 @@ def _combined_nms(boxes, scores, iou_threshold, score_threshold, max_detections)
 
 
 def _looped_nms(boxes, scores, iou_threshold, score_threshold, max_detections):
-    """The same in `keras.ops`: takes the best pair left, D times, without a sort."""
+    """NMS in `keras.ops`: takes the best pair left, D times."""
     batch, num_boxes, num_classes = scores.shape
     scores = ops.where(scores > score_threshold, scores, -1.0)
     classes = ops.arange(num_classes, dtype="int32")
@@ -241,7 +237,7 @@ def class_wise_soft_nms(
     sigma=0.5,
     min_score=1e-3,
 ):
-    """Soft-NMS within each class (Bodla et al., ICCV 2017), fact S27.
+    """Soft-NMS within each class (Bodla et al., ICCV 2017; docs/parity.md, S27).
 
     Every (box, class) pair with a score **above** `score_threshold` takes part. The best
     one left is taken, and the scores of the others of its class are multiplied by
@@ -312,18 +308,20 @@ def class_wise_soft_nms(
         places = ops.arange(num_boxes * num_classes, dtype="int32")
         return select(ops.broadcast_to(places, sizes_of(scores)))
 
-    # Scores only fall, so a pair whose score at the start is below that of the last
-    # one taken was never the best: a pool of the best pairs gives what all would give,
-    # unless it says otherwise. All 320,000 cost ten times as much.
+    # Scores only fall, so a pair whose first score is below that of the last one taken
+    # was never the best. A pool of the best pairs therefore gives the same as all pairs
+    # if no pair outside has a higher score than its last one. All 320,000 pairs take ten
+    # times as long.
     num_pairs = num_boxes * num_classes
     pool_size = _POOL_PER_DETECTION * max_detections
     if not isinstance(num_pairs, int):
         pool_size = ops.minimum(pool_size, num_pairs)
     elif num_pairs <= pool_size:
         return select_from_all()
-    # Its places only: XLA on CPUs sorts all, ten times as slow, if values are read.
+    # Only the indices of `top_k`: if values are read, XLA on CPU sorts everything, ten
+    # times as slowly.
     _, pool = ops.top_k(scores, pool_size)
-    # In the order of places, since `argmax` takes the first of equals.
+    # In ascending order, since `argmax` takes the first of equals.
     pool = ops.sort(ops.cast(pool, "int32"), axis=-1)
     found = select(pool)
     best_outside = ops.min(ops.take_along_axis(scores, pool, axis=1), axis=-1)
@@ -340,11 +338,10 @@ def _select_softly(boxes, scores, labels, max_detections, weigh, min_score):
         scores: float32 `[B, S]`, negative for pairs that do not take part.
         labels: int32 `[B, S]`.
         max_detections: int, D.
-        weigh: function from IoUs to factors, float32 `[B, S]`.
+        weigh: function from IoUs to factors of scores, float32 `[B, S]`.
         min_score: float.
     """
-    # Split once and not in each of the D steps, which are many small operations. A box
-    # of NaN overlaps nothing.
+    # Split here, not in each of the D steps. A box with NaN overlaps nothing.
     is_finite = ops.all(ops.isfinite(boxes), axis=-1, keepdims=True)
     finite = ops.where(is_finite, boxes, 0.0)
     x1, y1, x2, y2 = (finite[..., side] for side in range(4))
@@ -353,7 +350,7 @@ def _select_softly(boxes, scores, labels, max_detections, weigh, min_score):
     places = ops.arange(sizes_of(scores)[1], dtype="int32")
     slots = ops.arange(max_detections, dtype="int32")
 
-    def goes_on(step, scores, kept, kept_scores):
+    def is_unfinished(step, scores, kept, kept_scores):
         return ops.logical_and(step < max_detections, ops.any(scores >= 0))
 
     def take_best(step, scores, kept, kept_scores):
@@ -361,14 +358,14 @@ def _select_softly(boxes, scores, labels, max_detections, weigh, min_score):
         score = ops.take_along_axis(scores, best, axis=1)
         label = ops.take_along_axis(labels, best, axis=1)
         row = ops.take_along_axis(columns, best[..., None], axis=1)
-        # `elementwise_iou`, in half the time.
+        # `elementwise_iou` would take twice as long.
         width = ops.minimum(x2, row[..., 2]) - ops.maximum(x1, row[..., 0])
         height = ops.minimum(y2, row[..., 3]) - ops.maximum(y1, row[..., 1])
         common = ops.maximum(width, 0.0) * ops.maximum(height, 0.0)
         ious = common / ops.maximum(areas + row[..., 4] - common, _TINY)
         decayed = ops.where(labels == label, scores * weigh(ious), scores)
         is_gone = ops.logical_or(places == best, decayed < min_score)
-        is_gone = ops.logical_or(is_gone, scores < 0)  # -1 x 0 is no longer negative
+        is_gone = ops.logical_or(is_gone, scores < 0)  # -1 times a factor of 0 is 0
         is_now = slots == step
         return (
             step + 1,
@@ -379,7 +376,7 @@ def _select_softly(boxes, scores, labels, max_detections, weigh, min_score):
 
     shape = (sizes_of(scores)[0], max_detections)
     _, _, kept, kept_scores = ops.while_loop(
-        goes_on,
+        is_unfinished,
         take_best,
         (
             ops.convert_to_tensor(0, dtype="int32"),

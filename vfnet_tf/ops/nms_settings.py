@@ -1,4 +1,4 @@
-"""Which settings of NMS make sense, whatever computes it: tensors, numpy, a runtime."""
+"""Ranges of the settings of NMS, for tensors, numpy and exported files alike."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ DETECTION_SETTINGS = (
     "soft_nms_min_score",
 )
 
-#: What `ops.nms.suppress` knows.
+#: Values of `nms` in `ops.nms.suppress`.
 NMS_KINDS = ("hard", "soft_linear", "soft_gaussian")
 
 _RULES = {
@@ -31,7 +31,7 @@ _RULE_OF = {
     "max_detections": "at least 1 and whole",
     "candidates_per_level": "at least 1 and whole",
 }
-#: How a detector calls them.
+#: Names that detectors have for them.
 _ALIASES = {
     "nms_iou_threshold": "iou_threshold",
     "soft_nms_sigma": "sigma",
@@ -54,13 +54,13 @@ def check_settings(**settings):
     """Refuses settings out of range, NaN among them.
 
     Args:
-        **settings: any of `nms`, `score_threshold`, `iou_threshold`, `sigma`,
-            `min_score`, `max_detections` and `candidates_per_level`, also by the names
-            that detectors have for them: numbers, arrays or tensors. What a graph
-            computes is not known yet and passes.
+        **settings: numbers, arrays or tensors for any of `nms`, `score_threshold`,
+            `iou_threshold`, `sigma`, `min_score`, `max_detections` and
+            `candidates_per_level`, also by a detector's names. Tensors of a graph have
+            no value yet and are not checked.
 
     Raises:
-        ValueError: for the first that makes no sense, with its name.
+        ValueError: for the first that is out of range, with its name.
     """
     for name, value in settings.items():
         if name == "nms":
@@ -69,7 +69,7 @@ def check_settings(**settings):
         rule = _RULE_OF[_ALIASES.get(name, name)]
         try:
             known = np.asarray(value)
-        except Exception:  # each backend has its own for a tensor without a value
+        except Exception:  # a tensor without a value: each backend raises another one
             continue
         is_number = known.dtype.kind in "iuf" or known.dtype.name == "bfloat16"
         if not is_number or not np.all(_RULES[rule](known)):

@@ -28,10 +28,10 @@ def group_norm(inputs, gamma, beta, groups, epsilon):
 
 
 def _with_gradient(inputs, gamma, beta, groups, epsilon):
-    """`group_norm` whose gradient is written out.
+    """`group_norm` with its own gradient.
 
-    What is derived from the operations one by one is the same in twice as many passes,
-    and it keeps the squares of the map until then.
+    TensorFlow's would be the same in twice as many passes over the map, and would keep
+    its squares in memory.
     """
     import tensorflow as tf
 
@@ -74,7 +74,7 @@ def _flatten_cells(inputs):
 
 
 def _ones_row(flat):
-    """`[B, 1, N]`: its product with `[B, N, C]` is the fastest sum over the cells."""
+    """Ones `[B, 1, N]`, whose product with `[B, N, C]` is the fastest sum of cells."""
     return ops.ones_like(flat[:, None, :, 0])
 
 
@@ -93,8 +93,8 @@ def _per_channel(values, channels):
 
 def _statistics(flat, ones, groups, epsilon):
     """Mean and reciprocal deviation of each group of a map `[B, N, C]`: `[B, G, 1]`."""
-    # Shifted by the mean of one cell the squares stay small: E[x^2] - E[x]^2 of an
-    # unshifted map would lose the variance of a channel whose mean is large.
+    # Shifted by the mean of one cell, so that E[x^2] - E[x]^2 keeps the variance of a
+    # channel with a large mean.
     pivot = ops.stop_gradient(_group_mean(flat[:, :1], groups))
     shifted = flat - _per_channel(pivot, flat.shape[-1])
     cells = ops.sum(ones, axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Sizes of tensors."""
+"""Sizes of tensors and pairs of sizes."""
 
 import keras
 from keras import ops
@@ -7,8 +7,8 @@ from keras import ops
 def sizes_of(tensor):
     """The sizes of a tensor: ints, and scalar int32 tensors where a graph leaves them open.
 
-    `keras.ops.shape` with two operations in TensorFlow's graph for all sizes in place of
-    four for each: a training step asks for sizes some hundred times.
+    It makes two operations in TensorFlow's graph, `keras.ops.shape` four for each size; a
+    training step asks for sizes some hundred times.
 
     >>> sizes_of(ops.ones((2, 3)))
     (2, 3)
@@ -23,3 +23,8 @@ def sizes_of(tensor):
         size if known is None else known
         for known, size in zip(tensor.shape, sizes, strict=True)
     )
+
+
+def as_pair(value):
+    """(rows, columns) of a pair or of one value for both."""
+    return tuple(value) if hasattr(value, "__len__") else (value, value)

@@ -6,25 +6,23 @@ from vfnet_tf.ops.kernels import tensorflow_kernels
 
 
 def shared_trace(function, features):
-    """A function that a graph of open sizes has once, however often it is called there.
+    """A function that is traced once for all maps in a graph of open sizes.
 
-    Heads do the same at every level of a pyramid. A graph of TensorFlow would have it
-    five times, with its gradients, and writing that down takes most of the time until
-    the first training step. Before the graph runs TensorFlow puts the function back in
-    each place, with the sizes of its map as far as they are known.
+    Heads compute the same at every level of a pyramid. Tracing that five times, with its
+    gradients, takes most of the time until the first training step. Before the graph
+    runs, TensorFlow inlines the function at each call.
 
-    It is `function` itself outside of a graph, in one of fixed sizes (there the five
-    are quicker: known sizes need no operations, and looking for them takes as long as
-    was saved), on other backends and with `portable_kernels()`.
+    Outside of a graph, in a graph of fixed sizes (where five traces are quicker), on
+    other backends and within `portable_kernels()` it is `function` itself.
 
     Args:
         function: `function(features, scalars)`, a map `[B, H, W, C]` and a dict of
-            float32 scalars, to tensors in any structure. What its calls differ in must
-            be in these: of all else that it finds, the first one holds for all.
+            float32 scalars, to tensors in any structure. Calls may differ in these
+            arguments only: everything else has its value of the first call.
         features: one of the maps; all have its B, C and dtype.
 
     Returns:
-        A function like `function`, for the graph in which it was asked for.
+        A function with the arguments of `function`, for the present graph.
     """
     if not tensorflow_kernels() or isinstance(features, keras.KerasTensor):
         return function
@@ -33,7 +31,7 @@ def shared_trace(function, features):
         return function
     import tensorflow as tf
 
-    # Of this call alone: what it captures, the replica and the policy are of one graph.
+    # A new one for each graph, whose replica and variables it captures.
     traced = tf.function(function, autograph=False)
     spec = tf.TensorSpec((batch, None, None, channels), features.dtype)
 
