@@ -8,6 +8,7 @@ from vfnet_tf.backbones.resnet import (
     layers_of,
 )
 from vfnet_tf.layers import ConvNormAct
+from vfnet_tf.layers.configs import ArgumentConfig
 from vfnet_tf.ops.convolution import pad_symmetric
 
 #: Blocks per stage.
@@ -100,7 +101,7 @@ class Res2Net(StagedBackbone):
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class _ScaleSplit(keras.layers.Layer):
+class _ScaleSplit(ArgumentConfig, keras.layers.Layer):
     """Splits the channels evenly into a list of maps."""
 
     def __init__(self, scales, **kwargs):
@@ -109,9 +110,6 @@ class _ScaleSplit(keras.layers.Layer):
 
     def call(self, inputs):
         return ops.split(inputs, self.scales, axis=-1)
-
-    def get_config(self):
-        return {**super().get_config(), "scales": self.scales}
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")

@@ -1,11 +1,12 @@
 import keras
 
 from vfnet_tf.layers import ConvNormAct
+from vfnet_tf.layers.configs import ArgumentConfig
 from vfnet_tf.layers.trainable_parts import TrainableParts
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class ConvTower(TrainableParts, keras.layers.Layer):
+class ConvTower(ArgumentConfig, TrainableParts, keras.layers.Layer):
     """3x3 convolutions with norm and ReLU, shared by all levels.
 
     Args:
@@ -70,12 +71,3 @@ class ConvTower(TrainableParts, keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.filters if self.num_convs else input_shape[-1])
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_convs": self.num_convs,
-            "filters": self.filters,
-            "norm": self.norm,
-            "deformable_last": self.deformable_last,
-        }

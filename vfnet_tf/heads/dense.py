@@ -109,14 +109,3 @@ class DenseHead(LevelHead):
         if self.centerness is not None:
             per_anchor["centerness_logits"] = 1
         return {name: self.anchors_per_cell * n for name, n in per_anchor.items()}
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "num_convs": self.num_convs,
-            "norm": self.norm,
-            "anchors_per_cell": self.anchors_per_cell,
-            "centerness": self.centerness,
-            "level_scales": self.level_scales,
-        }

@@ -4,13 +4,14 @@ import re
 import keras
 
 from vfnet_tf.layers import ConvNormAct
+from vfnet_tf.layers.configs import ArgumentConfig
 from vfnet_tf.layers.conv_arguments import positive
 from vfnet_tf.layers.pyramid_levels import check_given, level_names, shapes_of
 from vfnet_tf.layers.trainable_parts import TrainableParts
 from vfnet_tf.ops.shared_trace import shared_trace
 
 
-class LevelHead(TrainableParts, keras.layers.Layer):
+class LevelHead(ArgumentConfig, TrainableParts, keras.layers.Layer):
     """What all heads share: the same layers predict for every level of a pyramid.
 
     A subclass gives `channels` and `predict_level`, and `level_scalars` if the levels
@@ -134,12 +135,3 @@ class LevelHead(TrainableParts, keras.layers.Layer):
             kernel_size,
             bias_initializer=keras.initializers.Constant(math.log(odds)),
         )
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_classes": self.num_classes,
-            "levels": self.levels,
-            "strides": self.strides,
-            "prior_probability": self.prior_probability,
-        }

@@ -126,15 +126,6 @@ class RepPointsHead(LevelHead):
             "refined_box_shifts": 4,
         }
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "num_convs": self.num_convs,
-            "point_gradient": self.point_gradient,
-            "moment_gradient": self.moment_gradient,
-        }
-
 
 #: `(dy, dx)` of the nine taps of a 3x3 convolution, row by row.
 _GRID = [shift for y in (-1, 0, 1) for x in (-1, 0, 1) for shift in (y, x)]

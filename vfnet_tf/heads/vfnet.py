@@ -161,15 +161,3 @@ class VFNetHead(LevelHead):
         if self.refine:
             channels["refined_distances"] = 4
         return channels
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "num_convs": self.num_convs,
-            "deformable_towers": self.deformable_towers,
-            "distance_units": self.distance_units,
-            "star_gradient": self.star_gradient,
-            "star": self.star,
-            "refine": self.refine,
-        }

@@ -2,39 +2,9 @@
 
 import operator
 
-import keras
-
 from vfnet_tf.ops.shapes import as_pair
 
-#: What reads an argument as Keras does, and writes it into a config.
-_READERS = {
-    "activation": keras.activations,
-    "kernel_initializer": keras.initializers,
-    "bias_initializer": keras.initializers,
-    "offset_initializer": keras.initializers,
-    "kernel_regularizer": keras.regularizers,
-    "bias_regularizer": keras.regularizers,
-    "kernel_constraint": keras.constraints,
-    "bias_constraint": keras.constraints,
-}
-
 PADDINGS = ("symmetric", "same", "valid")
-
-
-def set_arguments(layer, **arguments):
-    """Gives a layer its activation, initialisers, regularisers and constraints."""
-    for name, value in arguments.items():
-        setattr(layer, name, _READERS[name].get(value))
-
-
-def config_of(layer, names):
-    """The arguments of a layer that are its attributes, as its config has them."""
-    return {
-        name: _READERS[name].serialize(getattr(layer, name))
-        if name in _READERS
-        else getattr(layer, name)
-        for name in names
-    }
 
 
 def int_or_pair(value, name):

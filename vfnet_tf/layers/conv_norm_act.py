@@ -3,16 +3,15 @@ import math
 import keras
 from keras import ops
 
+from vfnet_tf.layers.configs import ArgumentConfig, set_arguments
 from vfnet_tf.layers.conv_arguments import (
     cells_around,
     channels_of,
     check_layout,
-    config_of,
     convolved_shape,
     int_or_pair,
     padding_mode,
     positive,
-    set_arguments,
 )
 from vfnet_tf.layers.deform_conv2d import DeformableConv2D
 from vfnet_tf.layers.frozen_batch_norm import FrozenBatchNorm
@@ -32,30 +31,10 @@ NORMS = {
     ),
     "group_norm": GroupNorm,
 }
-_CONFIG_NAMES = (
-    "filters",
-    "kernel_size",
-    "strides",
-    "norm",
-    "activation",
-    "use_bias",
-    "groups",
-    "deformable",
-    "kernel_initializer",
-    "bias_initializer",
-    "offset_initializer",
-    "dilation_rate",
-    "padding",
-    "kernel_regularizer",
-    "bias_regularizer",
-    "kernel_constraint",
-    "bias_constraint",
-    "data_format",
-)
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class ConvNormAct(TrainableParts, keras.layers.Layer):
+class ConvNormAct(ArgumentConfig, TrainableParts, keras.layers.Layer):
     """A 2-D convolution, its normalisation and its activation.
 
     Padding is symmetric, `(kernel_size - 1) // 2` on each side, as in PyTorch; at
@@ -207,6 +186,3 @@ class ConvNormAct(TrainableParts, keras.layers.Layer):
             self.dilation_rate,
             self.padding,
         )
-
-    def get_config(self):
-        return {**super().get_config(), **config_of(self, _CONFIG_NAMES)}

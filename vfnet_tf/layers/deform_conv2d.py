@@ -3,45 +3,23 @@ import math
 import keras
 from keras import ops
 
+from vfnet_tf.layers.configs import ArgumentConfig, set_arguments
 from vfnet_tf.layers.conv_arguments import (
     cells_around,
     channels_of,
     check_layout,
-    config_of,
     convolved_shape,
     int_or_pair,
     padding_mode,
     positive,
-    set_arguments,
 )
 from vfnet_tf.ops.convolution import add_bias, pad_symmetric
 from vfnet_tf.ops.deform_conv import deform_conv
 from vfnet_tf.ops.shapes import as_pair, sizes_of
 
-_CONFIG_NAMES = (
-    "filters",
-    "kernel_size",
-    "strides",
-    "dilation_rate",
-    "groups",
-    "deform_groups",
-    "modulated",
-    "use_bias",
-    "kernel_initializer",
-    "bias_initializer",
-    "offset_initializer",
-    "padding",
-    "activation",
-    "kernel_regularizer",
-    "bias_regularizer",
-    "kernel_constraint",
-    "bias_constraint",
-    "data_format",
-)
-
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class DeformableConv2D(keras.layers.Layer):
+class DeformableConv2D(ArgumentConfig, keras.layers.Layer):
     """Deformable convolution that predicts its own offsets.
 
     Version 1 (Dai et al., ICCV 2017, Eq. 2) moves each tap by a learned `(dy, dx)`;
@@ -239,6 +217,3 @@ class DeformableConv2D(keras.layers.Layer):
             self.dilation_rate,
             self.padding,
         )
-
-    def get_config(self):
-        return {**super().get_config(), **config_of(self, _CONFIG_NAMES)}

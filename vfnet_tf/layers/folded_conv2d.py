@@ -1,6 +1,7 @@
 import keras
 from keras import ops
 
+from vfnet_tf.layers.configs import ArgumentConfig
 from vfnet_tf.layers.conv_arguments import check_layout
 from vfnet_tf.layers.frozen_batch_norm import FrozenBatchNorm
 from vfnet_tf.layers.trainable_parts import TrainableParts
@@ -8,7 +9,7 @@ from vfnet_tf.ops.convolution import add_bias
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class FoldedConv2D(TrainableParts, keras.layers.Conv2D):
+class FoldedConv2D(ArgumentConfig, TrainableParts, keras.layers.Conv2D):
     """A Keras `Conv2D` that includes the frozen batch norm after it.
 
     The result is that of the two layers one after the other, without the passes over
@@ -50,6 +51,3 @@ class FoldedConv2D(TrainableParts, keras.layers.Conv2D):
         kernel = ops.cast(kernel, self.compute_dtype)
         outputs = self.convolution_op(inputs, kernel)
         return add_bias(outputs, ops.cast(bias, self.compute_dtype))
-
-    def get_config(self):
-        return {**super().get_config(), "epsilon": self.epsilon}

@@ -1,9 +1,11 @@
 import keras
 from keras import ops
 
+from vfnet_tf.layers.configs import ArgumentConfig
+
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class FrozenBatchNorm(keras.layers.Layer):
+class FrozenBatchNorm(ArgumentConfig, keras.layers.Layer):
     """Batch normalisation by stored statistics, in training too ("norm_eval").
 
     `gamma` and `beta` are trained, the moving mean and variance never change. With
@@ -64,6 +66,3 @@ class FrozenBatchNorm(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        return {**super().get_config(), "epsilon": self.epsilon}

@@ -1,11 +1,12 @@
 import keras
 
+from vfnet_tf.layers.configs import ArgumentConfig
 from vfnet_tf.layers.conv_arguments import channels_of, positive
 from vfnet_tf.ops.normalization import group_norm
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class GroupNorm(keras.layers.Layer):
+class GroupNorm(ArgumentConfig, keras.layers.Layer):
     """Group normalisation (Wu and He, ECCV 2018, Eq. 1-2) in three passes over the map.
 
     The result is that of `keras.layers.GroupNormalization`. The sums over the cells are
@@ -40,7 +41,3 @@ class GroupNorm(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        own = {"groups": self.groups, "epsilon": self.epsilon}
-        return {**super().get_config(), **own}

@@ -1,9 +1,11 @@
 import keras
 from keras import ops
 
+from vfnet_tf.layers.configs import ArgumentConfig
+
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class Scale(keras.layers.Layer):
+class Scale(ArgumentConfig, keras.layers.Layer):
     """One learned scalar, one `Scale` per pyramid level (FCOS, Sec. 3.2).
 
     Args:
@@ -27,6 +29,3 @@ class Scale(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        return {**super().get_config(), "initial_value": self.initial_value}

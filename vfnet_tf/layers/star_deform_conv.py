@@ -1,12 +1,13 @@
 import keras
 from keras import ops
 
+from vfnet_tf.layers.configs import ArgumentConfig
 from vfnet_tf.layers.conv_arguments import channels_of, positive
 from vfnet_tf.ops.deform_conv import star_conv
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class StarDeformableConv2D(keras.layers.Layer):
+class StarDeformableConv2D(ArgumentConfig, keras.layers.Layer):
     """3x3 convolution on the nine points of each cell's own box (paper, Sec. 4.3).
 
     A deformable convolution whose offsets are not learned: they are the cell's
@@ -70,10 +71,3 @@ class StarDeformableConv2D(keras.layers.Layer):
     def compute_output_shape(self, features_shape, distances_shape=None):
         channels_of(features_shape, self)
         return (*features_shape[:-1], self.filters)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-        }

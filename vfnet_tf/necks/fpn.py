@@ -2,13 +2,14 @@ import keras
 from keras import ops
 
 from vfnet_tf.layers import ConvNormAct
+from vfnet_tf.layers.configs import ArgumentConfig
 from vfnet_tf.layers.pyramid_levels import check_given, level_names, shapes_of
 from vfnet_tf.layers.trainable_parts import TrainableParts
 from vfnet_tf.ops.shapes import sizes_of
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class FPN(TrainableParts, keras.layers.Layer):
+class FPN(ArgumentConfig, TrainableParts, keras.layers.Layer):
     """Feature pyramid P3-P7 from C3-C5 (Lin et al., CVPR 2017; FCOS, Sec. 3.2).
 
     P3-P5 are 3x3 convolutions of the top-down sums; P6 is a stride-2 convolution of P5
@@ -98,17 +99,6 @@ class FPN(TrainableParts, keras.layers.Layer):
 
     def compute_output_shape(self, input_shapes):
         return pyramid_shapes(self, input_shapes)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "in_levels": self.in_levels,
-            "out_levels": self.out_levels,
-            "relu_before_extra": self.relu_before_extra,
-            "extra_from": self.extra_from,
-            "norm": self.norm,
-        }
 
 
 def add_upsampled(fine, coarse):

@@ -2,12 +2,13 @@ import keras
 from keras import ops
 
 from vfnet_tf.layers import ConvNormAct
+from vfnet_tf.layers.configs import ArgumentConfig
 from vfnet_tf.layers.trainable_parts import TrainableParts
 from vfnet_tf.necks.fpn import build_laterals, check_levels, pyramid_shapes, top_down
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class PAFPN(TrainableParts, keras.layers.Layer):
+class PAFPN(ArgumentConfig, TrainableParts, keras.layers.Layer):
     """Path aggregation pyramid of VFNet-X (PANet, Liu et al., CVPR 2018; paper, Sec. 5.3).
 
     Top-down sums as in `FPN`, then a bottom-up path: every level gets a stride-2
@@ -98,13 +99,3 @@ class PAFPN(TrainableParts, keras.layers.Layer):
 
     def compute_output_shape(self, input_shapes):
         return pyramid_shapes(self, input_shapes)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "in_levels": self.in_levels,
-            "out_levels": self.out_levels,
-            "norm": self.norm,
-            "deformable": self.deformable,
-        }
