@@ -8,8 +8,56 @@ from vfnet_tf.layers.trainable_parts import TrainableParts
 from vfnet_tf.ops.shapes import sizes_of
 
 
+class Pyramid(ArgumentConfig, TrainableParts, keras.layers.Layer):
+    """What `FPN` and `PAFPN` share: levels, shapes and the top-down sums.
+
+    A subclass makes `laterals`, a convolution for each input.
+
+    Args and errors: see `FPN`.
+    """
+
+    def __init__(self, filters, in_levels, out_levels, **kwargs):
+        super().__init__(**kwargs)
+        self.in_levels = level_names(in_levels, "in_levels")
+        self.out_levels = level_names(out_levels, "out_levels")
+        if len(out_levels) < len(in_levels):
+            raise ValueError(
+                "`out_levels` must not be fewer than `in_levels`. Received: "
+                f"out_levels={self.out_levels}, in_levels={self.in_levels}"
+            )
+        self.filters = filters
+
+    def build(self, input_shapes):
+        shapes = shapes_of(input_shapes, self.in_levels, self)
+        for shape, lateral in zip(shapes, self.laterals, strict=True):
+            lateral.build(shape)
+
+    def top_down(self, inputs):
+        """Each level's lateral convolution plus the upsampled sum of the coarser levels."""
+        check_given(inputs, self.in_levels, self)
+        levels = [
+            lateral(inputs[level])
+            for level, lateral in zip(self.in_levels, self.laterals, strict=True)
+        ]
+        for index in reversed(range(len(levels) - 1)):
+            levels[index] = add_upsampled(levels[index], levels[index + 1])
+        return levels
+
+    def compute_output_shape(self, input_shapes):
+        given = shapes_of(input_shapes, self.in_levels, self)
+        shapes = {}
+        for number, level in enumerate(self.out_levels):
+            if number < len(given):
+                shape = (*given[number][:-1], self.filters)
+            else:
+                sides = [s and -(-s // 2) for s in shape[1:3]]
+                shape = (shape[0], *sides, self.filters)
+            shapes[level] = shape
+        return shapes
+
+
 @keras.saving.register_keras_serializable("vfnet_tf")
-class FPN(ArgumentConfig, TrainableParts, keras.layers.Layer):
+class FPN(Pyramid):
     """Feature pyramid P3-P7 from C3-C5 (Lin et al., CVPR 2017; FCOS, Sec. 3.2).
 
     P3-P5 are 3x3 convolutions of the top-down sums; P6 is a stride-2 convolution of P5
@@ -42,14 +90,12 @@ class FPN(ArgumentConfig, TrainableParts, keras.layers.Layer):
         norm=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.in_levels, self.out_levels = check_levels(in_levels, out_levels)
+        super().__init__(filters, in_levels, out_levels, **kwargs)
         if extra_from not in ("output", "input"):
             raise ValueError(
                 "`extra_from` must be 'output' or 'input'. "
                 f"Received: extra_from={extra_from!r}"
             )
-        self.filters = filters
         self.relu_before_extra = relu_before_extra
         self.extra_from = extra_from
         self.norm = norm
@@ -74,7 +120,7 @@ class FPN(ArgumentConfig, TrainableParts, keras.layers.Layer):
         ]
 
     def build(self, input_shapes):
-        build_laterals(self, input_shapes)
+        super().build(input_shapes)
         for number, output in enumerate(self.outputs):
             shape = (None, None, None, self.filters)
             if number == len(self.in_levels) and self.extra_from == "input":
@@ -82,7 +128,7 @@ class FPN(ArgumentConfig, TrainableParts, keras.layers.Layer):
             output.build(shape)
 
     def call(self, inputs):
-        levels = top_down(self, inputs)
+        levels = self.top_down(inputs)
         split = len(levels)
         results = [
             output(level)
@@ -96,9 +142,6 @@ class FPN(ArgumentConfig, TrainableParts, keras.layers.Layer):
                 x = ops.relu(x)
             results.append(output(x))
         return dict(zip(self.out_levels, results, strict=True))
-
-    def compute_output_shape(self, input_shapes):
-        return pyramid_shapes(self, input_shapes)
 
 
 def add_upsampled(fine, coarse):
@@ -115,48 +158,3 @@ def add_upsampled(fine, coarse):
     height, width = sizes_of(fine)[1:3]
     upsampled = ops.repeat(ops.repeat(coarse, 2, axis=1), 2, axis=2)
     return fine + upsampled[:, :height, :width]
-
-
-def top_down(neck, inputs):
-    """Each level's lateral convolution plus the upsampled sum of the coarser levels."""
-    check_given(inputs, neck.in_levels, neck)
-    levels = [
-        lateral(inputs[level])
-        for level, lateral in zip(neck.in_levels, neck.laterals, strict=True)
-    ]
-    for index in reversed(range(len(levels) - 1)):
-        levels[index] = add_upsampled(levels[index], levels[index + 1])
-    return levels
-
-
-def check_levels(in_levels, out_levels):
-    """Both as tuples; raises `ValueError` for wrong names or too few outputs."""
-    in_levels = level_names(in_levels, "in_levels")
-    out_levels = level_names(out_levels, "out_levels")
-    if len(out_levels) < len(in_levels):
-        raise ValueError(
-            "`out_levels` must not be fewer than `in_levels`. Received: "
-            f"out_levels={out_levels}, in_levels={in_levels}"
-        )
-    return in_levels, out_levels
-
-
-def build_laterals(neck, input_shapes):
-    """Builds the lateral convolutions; raises `ValueError` for missing levels."""
-    shapes = shapes_of(input_shapes, neck.in_levels, neck)
-    for shape, lateral in zip(shapes, neck.laterals, strict=True):
-        lateral.build(shape)
-
-
-def pyramid_shapes(neck, input_shapes):
-    """Shapes of the outputs: the inputs' sides, then halves, rounded up."""
-    given = shapes_of(input_shapes, neck.in_levels, neck)
-    shapes = {}
-    for number, level in enumerate(neck.out_levels):
-        if number < len(given):
-            shape = (*given[number][:-1], neck.filters)
-        else:
-            sides = [s and -(-s // 2) for s in shape[1:3]]
-            shape = (shape[0], *sides, neck.filters)
-        shapes[level] = shape
-    return shapes

@@ -2,13 +2,11 @@ import keras
 from keras import ops
 
 from vfnet_tf.layers import ConvNormAct
-from vfnet_tf.layers.configs import ArgumentConfig
-from vfnet_tf.layers.trainable_parts import TrainableParts
-from vfnet_tf.necks.fpn import build_laterals, check_levels, pyramid_shapes, top_down
+from vfnet_tf.necks.fpn import Pyramid
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
-class PAFPN(ArgumentConfig, TrainableParts, keras.layers.Layer):
+class PAFPN(Pyramid):
     """Path aggregation pyramid of VFNet-X (PANet, Liu et al., CVPR 2018; paper, Sec. 5.3).
 
     Top-down sums as in `FPN`, then a bottom-up path: every level gets a stride-2
@@ -35,9 +33,7 @@ class PAFPN(ArgumentConfig, TrainableParts, keras.layers.Layer):
         deformable=True,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.in_levels, self.out_levels = check_levels(in_levels, out_levels)
-        self.filters = filters
+        super().__init__(filters, in_levels, out_levels, **kwargs)
         self.norm = norm
         self.deformable = deformable
         split = len(self.in_levels)
@@ -74,13 +70,13 @@ class PAFPN(ArgumentConfig, TrainableParts, keras.layers.Layer):
         ]
 
     def build(self, input_shapes):
-        build_laterals(self, input_shapes)
+        super().build(input_shapes)
         for layer in (*self.outputs, *self.downsamples, *self.final_outputs):
             layer.build((None, None, None, self.filters))
 
     def call(self, inputs):
         split = len(self.in_levels)
-        levels = top_down(self, inputs)
+        levels = self.top_down(inputs)
         levels = [
             output(level)
             for output, level in zip(self.outputs[:split], levels, strict=True)
@@ -96,6 +92,3 @@ class PAFPN(ArgumentConfig, TrainableParts, keras.layers.Layer):
             x = ops.relu(results[-1]) if number > 0 else results[-1]
             results.append(output(x))
         return dict(zip(self.out_levels, results, strict=True))
-
-    def compute_output_shape(self, input_shapes):
-        return pyramid_shapes(self, input_shapes)
