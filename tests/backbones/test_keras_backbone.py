@@ -1,5 +1,3 @@
-import types
-
 import keras
 import numpy as np
 import pytest
@@ -131,20 +129,6 @@ def test_its_config_is_complete():
     assert (copy.frozen_until, copy.trainable_norms) == ("c3", "c4")
     assert copy.name == "other"
     assert len(copy.trainable_variables) == len(backbone.trainable_variables)
-
-
-def test_a_saved_model_gives_the_same_bits(tmp_path):
-    backbone = randomise(KerasBackbone(tiny_model(), LAYERS))
-    backbone.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    for level, value in to_numpy(backbone(IMAGE)).items():
-        np.testing.assert_array_equal(to_numpy(loaded(IMAGE))[level], value)
-
-
-def test_a_model_without_the_attribute_but_with_a_namesake_is_no_backbone():
-    impostor = types.SimpleNamespace(name="impostor", inputs=[])
-    with pytest.raises(ValueError, match="of impostor"):
-        KerasBackbone(impostor)
 
 
 def test_norms_within_a_layer_keep_all_that_they_have():

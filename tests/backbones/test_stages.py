@@ -67,7 +67,7 @@ def test_weights_for_channels_from_a_mean_bypass_nothing():
     assert names_of(model)[8] == "gated8"
 
 
-def test_levels_of_a_pyramid_are_measured_and_not_believed():
+def test_strides_of_a_pyramid_are_measured_whatever_its_names_are():
     model = tiny_model()
     model.pyramid_outputs = {
         f"P{number}": model.get_layer(name).output
