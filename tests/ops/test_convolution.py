@@ -85,6 +85,7 @@ def test_gradients_of_groups_are_those_of_each_alone():
         contracts.assert_close_to_max(found[number], expected, 1e-5)
 
 
+@contracts.on_tensorflow
 @pytest.mark.parametrize("strides", [1, 2])
 def test_a_wide_kernel_is_cut_and_nothing_else_changes(strides):
     import tensorflow as tf
@@ -110,29 +111,19 @@ def test_a_wide_kernel_is_cut_and_nothing_else_changes(strides):
     contracts.assert_close_to_max(found[1], expected[1], 1e-5)
 
 
-@pytest.mark.parametrize(
-    ("size", "filters", "dtype", "convolutions"),
-    [
-        (3, 256, "float32", 4),
-        (3, 384, "float32", 6),
-        (3, 128, "float32", 1),
-        (3, 320, "float32", 1),
-        (1, 256, "float32", 1),
-        (3, 256, "bfloat16", 1),
-    ],
-)
-def test_only_kernels_that_the_cache_suffers_from_are_cut(
-    size, filters, dtype, convolutions
-):
+@contracts.on_tensorflow
+def test_a_wide_kernel_takes_no_longer_than_tensorflows_convolution():
     import tensorflow as tf
 
-    specs = [
-        tf.TensorSpec((1, 6, 6, 8), dtype),
-        tf.TensorSpec((size, size, 8, filters), dtype),
-    ]
-    graph = tf.function(conv2d).get_concrete_function(*specs).graph
-    kinds = [operation.type for operation in graph.get_operations()]
-    assert kinds.count("Conv2D") == convolutions
+    inputs = tf.random.normal((1, 40, 40, 256))
+    kernel = tf.random.normal((3, 3, 256, 512))
+
+    @tf.function
+    def whole(inputs, kernel):
+        return tf.nn.conv2d(inputs, kernel, 1, "SAME")
+
+    ours, own = contracts.shortest_times([tf.function(conv2d), whole], inputs, kernel)
+    assert ours < 1.25 * own  # 0.8 of it on two cores
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,14 @@
-import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from tests.contracts import assert_close_to_max, evaluate, gradients, to_numpy
+from tests.contracts import (
+    assert_close_to_max,
+    evaluate,
+    gradients,
+    on_tensorflow,
+    to_numpy,
+)
 from vfnet_tf.ops import deform_conv as module
 from vfnet_tf.ops.deform_conv import deform_conv, sample_points, star_conv
 
@@ -133,14 +138,18 @@ def test_dilation_spreads_the_taps():
 
 
 def star_offsets(distances):
-    """Offsets `[B, H, W, 18]` of the star's nine points (fact S4 of the reference)."""
-    left, top, right, bottom = np.moveaxis(distances, -1, 0)
-    zero = np.zeros_like(left)
+    """Offsets `[B, H, W, 18]` of the star's nine points: docs/parity.md, S4."""
+    left, top, right, bottom = ops.moveaxis(ops.convert_to_tensor(distances), -1, 0)
+    zero = ops.zeros_like(left)
     offsets = []
     for row, y in zip((-1, 0, 1), (-top, zero, bottom), strict=True):
         for column, x in zip((-1, 0, 1), (-left, zero, right), strict=True):
             offsets += [y - row, x - column]
-    return np.stack(offsets, axis=-1).astype("float32")
+    return ops.stack(offsets, axis=-1)
+
+
+def general_star(features, distances, kernel):
+    return deform_conv(features, star_offsets(distances), kernel)
 
 
 def star_case(seed=0, height=6, width=7, channels=4, filters=3):
@@ -155,28 +164,17 @@ def star_case(seed=0, height=6, width=7, channels=4, filters=3):
 @pytest.mark.parametrize("size", [(6, 7), (2, 3), (1, 1)])
 def test_the_star_is_the_general_operator_with_the_stars_offsets(size):
     features, distances, kernel = star_case(3, *size)
-    general = evaluate(deform_conv, features, star_offsets(distances), kernel)
+    general = evaluate(general_star, features, distances, kernel)
     star = evaluate(star_conv, features, distances, kernel)
     assert_close_to_max(star, general, 1e-5)
 
 
 def test_the_stars_gradients_are_those_of_the_general_operator():
-    features, distances, kernel = star_case(4)
-
-    def general(features, distances, kernel):
-        left, top, right, bottom = ops.moveaxis(distances, -1, 0)
-        zero = ops.zeros_like(left)
-        offsets = []
-        for row, y in zip((-1, 0, 1), (-top, zero, bottom), strict=True):
-            for column, x in zip((-1, 0, 1), (-left, zero, right), strict=True):
-                offsets += [y - row, x - column]
-        return deform_conv(features, ops.stack(offsets, axis=-1), kernel)
-
     upstream = np.random.default_rng(5).normal(size=(2, 6, 7, 3))
-    inputs = [features, distances, kernel]
+    inputs = list(star_case(4))
     for found, expected in zip(
         gradients(star_conv, inputs, upstream),
-        gradients(general, inputs, upstream),
+        gradients(general_star, inputs, upstream),
         strict=True,
     ):
         assert_close_to_max(found, expected, 1e-4)
@@ -206,7 +204,7 @@ def test_coordinates_that_are_no_numbers_sample_nothing(value):
     centre = features[:, 2, 3] @ kernel[1, 1]
     if not np.isnan(value):  # all but the centre lie far outside
         np.testing.assert_allclose(result[:, 2, 3], centre, atol=1e-4)
-    result = evaluate(deform_conv, features, star_offsets(distances), kernel)
+    result = evaluate(general_star, features, distances, kernel)
     assert np.all(np.isfinite(result))
 
 
@@ -245,7 +243,7 @@ def test_repeated_gradients_have_the_same_bits():
             np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.function")
+@on_tensorflow
 def test_xla_compiles_it_to_the_same_values_and_gradients():
     import tensorflow as tf
 
@@ -265,7 +263,7 @@ def test_xla_compiles_it_to_the_same_values_and_gradients():
         assert_close_to_max(to_numpy(found), to_numpy(expected), 1e-5)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.function")
+@on_tensorflow
 def test_sizes_may_be_unknown_in_a_graph():
     import tensorflow as tf
 
