@@ -305,22 +305,6 @@ def test_fit_takes_a_step_and_shows_the_parts(small_detector, small_batch, as_pa
 
 
 @on_tensorflow
-def test_fit_and_evaluate_run_on_a_dataset_with_validation(small_detector, small_batch):
-    import tensorflow as tf
-
-    detector = small_detector()
-    detector.compile(keras.optimizers.SGD(1e-3), run_eagerly=True)
-    batches = tf.data.Dataset.from_tensors(small_batch).repeat(2)
-    history = detector.fit(batches, validation_data=batches, epochs=2, verbose=0)
-    assert len(history.history["val_class_loss"]) == 2
-    assert np.all(np.isfinite(history.history["val_loss"]))
-    logs = detector.evaluate(batches, return_dict=True, verbose=0)
-    assert logs["class_loss"] == pytest.approx(
-        history.history["val_class_loss"][-1], rel=1e-4
-    )
-
-
-@on_tensorflow
 @pytest.mark.slow
 def test_fit_compiles_under_xla(small_detector, small_batch):
     logs = []

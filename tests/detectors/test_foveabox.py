@@ -107,7 +107,7 @@ def test_boxes_are_exponents_about_the_centres_of_cells(small_detector):
     np.testing.assert_allclose(boxes[:3], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_size_of_the_batch_is_told_from_its_points(small_detector):
+def test_the_size_of_the_batch_follows_from_its_points(small_detector):
     detector = small_detector("foveabox")
     for height, width in ((64, 96), (32, 160)):
         priors = detector.make_priors(detector.level_shapes(height, width))

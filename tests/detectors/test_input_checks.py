@@ -75,7 +75,7 @@ def test_wrong_values_are_refused_by_the_arguments_name(mistake):
 
 @on_tensorflow
 @pytest.mark.parametrize("mistake", ["labels from 1", "xywh"])
-def test_a_dataset_is_looked_at_batch_by_batch(mistake):
+def test_a_dataset_is_checked_batch_by_batch(mistake):
     import tensorflow as tf
 
     changes, argument, sign = VALUE_MISTAKES[mistake]
@@ -98,7 +98,7 @@ def test_a_dataset_is_looked_at_batch_by_batch(mistake):
         assert re.search(f"{argument}.*{sign}", str(checker.error))
 
 
-def test_generators_and_keras_datasets_are_looked_at_once():
+def test_generators_and_keras_datasets_are_checked_once():
     bad = batch(labels=LABELS + 1)
 
     class Batches(keras.utils.PyDataset):
@@ -169,7 +169,7 @@ def test_wrong_forms_of_targets_are_refused_by_name(changes, message):
         find_targets(batch()["images"], (BOXES, LABELS))
 
 
-def test_a_batch_dict_without_images_is_told_its_key():
+def test_a_batch_dict_without_images_is_refused_with_its_keys():
     given = batch()
     given["image"] = given.pop("images")
     with pytest.raises(ValueError, match=r"'images'. Received: \['boxes', 'image'"):
@@ -231,9 +231,9 @@ def test_fit_gives_the_mistake_and_not_what_hid_it(detector):
             detector.fit(dataset, shuffle=False, verbose=0)
 
 
-def test_eager_calls_look_at_the_first_values(detector):
+def test_the_first_eager_call_checks_values(detector):
     images = batch()["images"]
-    outputs = {"points": None}  # the look comes first
+    outputs = {"points": None}  # values are checked first
     with pytest.raises(ValueError, match="Subtract 1"):
         detector.compute_losses(outputs, batch(labels=LABELS + 1))
     other = build_small("vfnet", max_detections=3)
@@ -247,7 +247,7 @@ def test_eager_calls_look_at_the_first_values(detector):
     del detector.check_inputs
 
 
-def test_weights_of_other_classes_are_told_from_other_damage(detector, tmp_path):
+def test_weights_of_another_number_of_classes_are_refused_by_it(detector, tmp_path):
     path = tmp_path / "three.weights.h5"
     detector.save_weights(path)
     with pytest.raises(ValueError, match="num_classes=3.*num_classes=5"):

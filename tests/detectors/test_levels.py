@@ -122,7 +122,7 @@ def test_parts_of_other_levels_are_refused(what):
         build()
 
 
-def test_an_assigner_that_is_set_afterwards_is_looked_at_too(small_batch):
+def test_an_assigner_that_is_set_afterwards_is_checked_too(small_batch):
     detector = build_small("vfnet")
     outputs = detector(small_batch["images"])
     detector.assigner = ATSSAssigner(strides=(4, 8))

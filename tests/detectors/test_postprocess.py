@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tests.contracts import evaluate, to_numpy
+from tests.contracts import evaluate, on_tensorflow, to_numpy
 from vfnet_tf.detectors.postprocess import (
     best_of_each_level,
     merge_candidates,
@@ -166,10 +166,7 @@ def test_factors_rank_with_the_scores_and_the_threshold_is_for_the_scores_alone(
     kept, found = evaluate(lambda *x: select(*x, 1), *inputs)
     np.testing.assert_array_equal(kept, boxes[:, [1]])
     np.testing.assert_allclose(found, [[expected[1]]], rtol=1e-5)
-    # By the scores alone it would have been 0.
-    kept, _ = evaluate(lambda *x: select(*x, None, 1), *inputs[:2])
-    np.testing.assert_array_equal(kept, boxes[:, [0]])
-    # They stay in the order of places.
+    # Both stay in the order of places.
     kept, _ = evaluate(lambda *x: select(*x, 2), *inputs)
     np.testing.assert_array_equal(kept, boxes[:, [0, 1]])
 
@@ -182,10 +179,9 @@ def test_candidates_must_be_some(limit):
         select_candidates(boxes, scores, [3], [[9, 9]], candidates_per_level=limit)
 
 
+@on_tensorflow
 @pytest.mark.parametrize("limit", [3, 5, 1000])
 def test_a_graph_of_open_sizes_takes_equal_scores_as_one_of_known_sizes(limit):
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("open sizes are TensorFlow's")
     import tensorflow as tf
 
     # Point 4 is the best of its level by class 1, and as good as others by class 0.
@@ -208,39 +204,6 @@ def test_a_graph_of_open_sizes_takes_equal_scores_as_one_of_known_sizes(limit):
     np.testing.assert_array_equal(found["boxes"], boxes[:, [4, 0, 1]])
     for name, value in evaluate(detect, boxes, scores).items():
         np.testing.assert_array_equal(found[name], value)
-
-
-@pytest.mark.backend
-def test_boxes_may_be_clipped_to_a_pixel_less_before_they_are_scaled():
-    boxes, _ = evaluate(
-        lambda boxes, scores: select_candidates(
-            boxes,
-            scores,
-            [1],
-            np.array([[60.0, 40.0]], "float32"),
-            np.array([[0.5, 0.5]], "float32"),
-            clip_margin=1.0,
-        ),
-        np.array([[[-10.0, 5, 50, 70]]], "float32"),
-        np.full((1, 1, 2), 0.5, "float32"),
-    )
-    np.testing.assert_array_equal(boxes, [[[0, 10, 78, 118]]])
-
-
-@pytest.mark.backend
-def test_boxes_are_clipped_before_they_are_scaled():
-    boxes = np.array([[[-10.0, 5, 50, 70]]], "float32")
-    found = postprocess(
-        ops.convert_to_tensor(boxes),
-        ops.convert_to_tensor(np.full((1, 1, 2), [[0.3, 0.01]], "float32")),
-        [1],
-        np.array([[60.0, 40.0]], "float32"),
-        scale=np.array([[2.0, 4.0]], "float32"),  # vertical, horizontal
-        max_detections=2,
-    )
-    found = to_numpy(found)
-    np.testing.assert_allclose(found["boxes"][0, 0], [0, 2.5, 10, 30])
-    np.testing.assert_array_equal(found["labels"], [[0, -1]])
 
 
 def dense_views(stored):
@@ -288,35 +251,45 @@ def test_views_of_an_image_give_the_official_detections(golden):
     np.testing.assert_allclose(found["boxes"][0], stored["boxes"], atol=1e-4)
 
 
+#: arguments for the box (-10, 5, 50, 70) in an image of 60 x 40 pixels -> the candidate
+CHANGES = {
+    "clipped": ({}, [0, 5, 40, 60]),
+    "then scaled": ({"scale": [[2.0, 4.0]]}, [0, 2.5, 10, 30]),
+    "to a pixel less": ({"scale": [[0.5, 0.5]], "clip_margin": 1.0}, [0, 10, 78, 118]),
+    "not mirrored": ({"flipped": False}, [0, 5, 40, 60]),
+    "mirrored": ({"flipped": True}, [0, 5, 40, 60]),
+}
+
+
 @pytest.mark.backend
-@pytest.mark.parametrize("flipped", [True, False, None])
-def test_boxes_are_mirrored_back_within_the_image_before_they_are_scaled(flipped):
-    boxes, scores = to_numpy(
-        select_candidates(
-            ops.convert_to_tensor(np.array([[[-10.0, 5, 30, 70]]], "float32")),
-            ops.convert_to_tensor(np.array([[[0.3, 0.01]]], "float32")),
-            [1],
-            np.array([[60.0, 40.0]], "float32"),
-            np.array([[2.0, 4.0]], "float32"),  # vertical, horizontal
-            flipped,
-        )
-    )
-    # Clipped to x from 0 to 30 of 40, which is 10 to 40 seen from the other side.
-    x1, x2 = (2.5, 10.0) if flipped else (0.0, 7.5)
-    np.testing.assert_allclose(boxes, [[[x1, 2.5, x2, 30]]])
-    np.testing.assert_array_equal(scores, np.float32([[[0.3, 0.01]]]))
+@pytest.mark.parametrize("change", CHANGES)
+def test_boxes_are_clipped_mirrored_back_and_scaled_in_this_order(change):
+    settings, expected = CHANGES[change]
+    settings = {k: np.array(v) if k == "scale" else v for k, v in settings.items()}
+
+    def select(boxes, scores):
+        size = np.array([[60.0, 40.0]], "float32")
+        return select_candidates(boxes, scores, [1], size, **settings)
+
+    scores = np.float32([[[0.3, 0.01]]])
+    boxes, found = evaluate(select, np.float32([[[-10, 5, 50, 70]]]), scores)
+    np.testing.assert_allclose(boxes, [[expected]])
+    np.testing.assert_array_equal(found, scores)
 
 
 @pytest.mark.backend
 def test_images_of_a_view_may_be_mirrored_one_by_one():
-    boxes = np.array([[[0.0, 0, 10, 20]]] * 2, "float32")
-    found, _ = to_numpy(
-        select_candidates(
-            ops.convert_to_tensor(boxes),
-            ops.convert_to_tensor(np.zeros((2, 1, 1), "float32")),
+    # Clipped to x from 0 to 30 of 40, which is 10 to 40 seen from the other side.
+    found, _ = evaluate(
+        lambda boxes, scores: select_candidates(
+            boxes,
+            scores,
             [1],
             np.array([[60.0, 40.0]] * 2, "float32"),
-            flipped=np.array([True, False]),
-        )
+            np.array([[2.0, 4.0]] * 2, "float32"),  # vertical, horizontal
+            np.array([True, False]),
+        ),
+        np.float32([[[-10, 5, 30, 70]]] * 2),
+        np.zeros((2, 1, 1), "float32"),
     )
-    np.testing.assert_array_equal(found, [[[30, 0, 40, 20]], [[0, 0, 10, 20]]])
+    np.testing.assert_array_equal(found, [[[2.5, 2.5, 10, 30]], [[0, 2.5, 7.5, 30]]])

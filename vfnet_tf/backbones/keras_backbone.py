@@ -119,10 +119,7 @@ def _pyramid(model, layer_names):
 
 
 def _with_frozen_norms(model, trainable_norms):
-    """A clone with the same weights, whose batch norms keep their statistics.
-
-    A norm is folded into the convolution before it if nothing else reads that.
-    """
+    """A clone whose batch norms keep their statistics, folded if a `Conv2D` is before."""
 
     def is_frozen_norm(layer):
         return isinstance(layer, keras.layers.BatchNormalization) and (

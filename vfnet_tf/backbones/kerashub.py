@@ -62,7 +62,7 @@ def load_architecture(architecture):
 
 
 def preset_normalization(preset):
-    """The `Normalization` that a preset's image converter amounts to.
+    """The `Normalization` that a preset's image converter stands for.
 
     Args:
         preset: see `load_preset`.

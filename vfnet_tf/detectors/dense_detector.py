@@ -466,13 +466,7 @@ class DenseDetector(TrainableParts, keras.Model):
         raise NotImplementedError
 
     def _sum_class_loss(self, outputs, assignment, ious, weights=None):
-        """Sum of the class loss over the points of this replica.
-
-        Args:
-            outputs, weights: see `_loss_parts`.
-            assignment: `Assignment`.
-            ious: float32 `[B, P]`, the target of soft losses at the true class.
-        """
+        """Sum of the class loss on this replica; soft losses have `ious` as targets."""
         is_hard = getattr(self.class_loss, "hard_targets", False)
         quality = ops.cast(assignment.is_positive, "float32") if is_hard else ious
         one_hot = ops.one_hot(assignment.labels, self.num_classes, dtype="float32")

@@ -228,7 +228,7 @@ def warn_of_unnormalized(images):
     """Warns if pixels look as if they had not been normalised.
 
     Args:
-        images: numpy `[..., 3]`, a sample of the images will do.
+        images: numpy `[..., 3]`, all images or a sample of their pixels.
     """
     if not images.size or not np.all(np.isfinite(images)):
         return

@@ -65,17 +65,10 @@ def _taps(coordinates, size, integral):
 
 
 class _Sampler:
-    """Samples P small grids of points from a map `[B, H, W, C]`.
-
-    What several samplings of one map share is computed once: a training step traces ten
-    star convolutions, and each of their operations costs time.
-
-    Args:
-        features: float `[B, H, W, C]`.
-        images: int32 `[P, 1, 1]`, the image that each grid lies in.
-    """
+    """Samples P small grids of points from a map; computes once what they share."""
 
     def __init__(self, features, images):
+        # `features` are `[B, H, W, C]`, `images` the image of each grid, `[P, 1, 1]`.
         _, height, width, self._channels = sizes_of(features)
         self._sizes = height, width
         self._limits = ops.cast(height, "float32"), ops.cast(width, "float32")
@@ -107,12 +100,7 @@ class _Sampler:
         return self._sample_portable(ys, xs, integral_y, integral_x)
 
     def _grid_taps(self, ys, xs, integral_y, integral_x):
-        """Neighbours of the points: rows of the flattened padded map, and their weights.
-
-        Returns:
-            `taps[i][j]`: (index int32 `[P, h, w]`, weight of the row float32 `[P, h, 1]`,
-            weight of the column `[P, 1, w]`); None stands for the weight 1.
-        """
+        """`taps[i][j]`: index in the flat padded map, weights of row and column or None."""
         height, width = self._sizes
         first = self._images * ((height + 2) * (width + 2))
         columns = [(first + x, weight) for x, weight in _taps(xs, width, integral_x)]

@@ -261,7 +261,7 @@ def class_wise_soft_nms(
         min_score: float >= 0.
 
     Returns:
-        dict as of `class_wise_nms`, in the order of selection; `scores` are decayed and
+        dict, see `class_wise_nms`, in the order of selection; `scores` are decayed and
         descending.
 
     Raises:
@@ -331,16 +331,7 @@ def class_wise_soft_nms(
 
 
 def _select_softly(boxes, scores, labels, max_detections, weigh, min_score):
-    """Soft-NMS of pairs.
-
-    Args:
-        boxes: float32 `[B, S, 4]`.
-        scores: float32 `[B, S]`, negative for pairs that do not take part.
-        labels: int32 `[B, S]`.
-        max_detections: int, D.
-        weigh: function from IoUs to factors of scores, float32 `[B, S]`.
-        min_score: float.
-    """
+    """Soft-NMS of S pairs, whose scores are negative if they do not take part."""
     # Split here, not in each of the D steps. A box with NaN overlaps nothing.
     is_finite = ops.all(ops.isfinite(boxes), axis=-1, keepdims=True)
     finite = ops.where(is_finite, boxes, 0.0)
