@@ -17,32 +17,26 @@ FOVEABOX = "vfl_fovea_r50_fpn_4x4_1x_coco"
 REPPOINTS = "vfl_reppoints_moment_r50_fpn_gn-neck+head_4x4_1x_coco"
 #: Those of the other backends, too; VFNet itself is in test_vfnet.py.
 PORTABLE = (ATSS, RETINANET)
+BOX_MAPS = {"class_logits": "cls_score", "box_predictions": "bbox_pred"}
 #: our maps and what they are recorded as
 MAPS = {
     RAW: {"class_logits": "cls_score", "distances": "bbox_pred"},
-    ATSS: {
-        "class_logits": "cls_score",
-        "box_predictions": "bbox_pred",
-        "centerness_logits": "centerness",
-    },
-    RETINANET: {"class_logits": "cls_score", "box_predictions": "bbox_pred"},
-    FOVEABOX: {"class_logits": "cls_score", "box_predictions": "bbox_pred"},
+    ATSS: {**BOX_MAPS, "centerness_logits": "centerness"},
+    RETINANET: BOX_MAPS,
+    FOVEABOX: BOX_MAPS,
     REPPOINTS: {
         "class_logits": "cls_score",
         "point_shifts": "pts_pred_init",
         "refined_point_shifts": "pts_pred_refine",
     },
 }
+BOX_PARTS = {"class_loss": "loss_cls", "box_loss": "loss_bbox"}
 #: our names of the loss parts and the recorded ones
 PARTS = {
-    RAW: {"class_loss": "loss_cls", "box_loss": "loss_bbox"},
-    ATSS: {
-        "class_loss": "loss_cls",
-        "box_loss": "loss_bbox",
-        "centerness_loss": "loss_centerness",
-    },
-    RETINANET: {"class_loss": "loss_cls", "box_loss": "loss_bbox"},
-    FOVEABOX: {"class_loss": "loss_cls", "box_loss": "loss_bbox"},
+    RAW: BOX_PARTS,
+    ATSS: {**BOX_PARTS, "centerness_loss": "loss_centerness"},
+    RETINANET: BOX_PARTS,
+    FOVEABOX: BOX_PARTS,
     REPPOINTS: {
         "class_loss": "loss_cls",
         "box_loss": "loss_pts_init",
