@@ -1,4 +1,4 @@
-"""The pieces of all assigners, and what each assigner owes whatever its rule."""
+"""Functions that assigners share, and properties that every assigner must have."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What every backbone owes: shapes, what trains, its config and files."""
+"""Every backbone: shapes, what trains, config and files."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""What every kind of detector owes; see `tests.conftest.SMALL` for the kinds."""
+"""Every kind of detector, see `tests.conftest.SMALL`: outputs, steps, config, files."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""What is changed on a detector counts from the next call on, and nothing else does."""
+"""A changed detector is traced again; nothing else is."""
 
 import keras
 import numpy as np

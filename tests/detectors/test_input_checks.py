@@ -1,4 +1,4 @@
-"""Each mistake is named with its remedy; docs/mistakes.md is the list for people."""
+"""Wrong inputs are refused by name and with a remedy; docs/mistakes.md lists them."""
 
 import re
 import warnings

@@ -1,4 +1,4 @@
-"""The levels of a detector's parts are the same, or the detector is refused."""
+"""A detector is refused if its parts have different levels or strides."""
 
 import numpy as np
 import pytest

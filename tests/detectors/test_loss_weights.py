@@ -1,4 +1,4 @@
-"""What Keras is given beside images and targets counts, or is refused."""
+"""Weights of images and of losses count, and so do the losses of layers."""
 
 import keras
 import numpy as np

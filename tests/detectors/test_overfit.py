@@ -1,4 +1,4 @@
-"""Every detector learns eight real images by heart (a slow test, some minutes each)."""
+"""Every detector overfits eight real images (slow tests, some minutes each)."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""What every head owes beside tests/layers/test_each_layer.py."""
+"""Every head: names and channels of outputs, and its initial values."""
 
 import keras
 import numpy as np

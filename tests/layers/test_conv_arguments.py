@@ -1,4 +1,4 @@
-"""What convolution layers take of what `keras.layers.Conv2D` takes."""
+"""Convolution layers take the arguments of `keras.layers.Conv2D`, or refuse them."""
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ def deformable(**settings):
 
 
 KINDS = pytest.mark.parametrize("make", [plain, deformable])
-#: What Keras takes, too; "symmetric" is what it calls "same" at stride 1.
+#: Arguments that Keras takes, too; our "symmetric" is its "same" at stride 1.
 LIKE_KERAS = [
     {"kernel_size": (3, 3)},
     {"kernel_size": [3, 5]},

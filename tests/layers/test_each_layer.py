@@ -1,4 +1,4 @@
-"""What every layer, neck and head owes: its config, dtypes, graphs and files."""
+"""Every layer, neck and head: config, dtypes, graphs, shapes and files."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""What every loss owes: the official values, finite extremes, sums, its config."""
+"""Every loss: official values and gradients, extremes, sums, config."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""What all losses ask of targets, predictions and weights."""
+"""Checks of targets, predictions and weights that all losses share."""
 
 import keras
 import numpy as np
