@@ -3,6 +3,8 @@
 import numpy as np
 
 from tests import contracts
+from vfnet_tf.detectors.postprocess import select_candidates
+from vfnet_tf.ops.nms import suppress
 
 LOG2 = np.log(2.0)
 #: points of 64 x 96 pixels: 8 x 12, 4 x 6, 2 x 3, 1 x 2 and 1 x 1 cells
@@ -54,3 +56,29 @@ def confident(detector):
     conv.kernel.assign(rng.normal(0, 0.5, conv.kernel.shape))
     conv.bias.assign(rng.normal(-1.0, 0.5, conv.bias.shape))
     return detector
+
+
+def postprocess(
+    boxes,
+    scores,
+    level_sizes,
+    image_size,
+    scale=None,
+    score_threshold=0.05,
+    iou_threshold=0.6,
+    candidates_per_level=1000,
+    max_detections=100,
+    **soft_nms,
+):
+    """What `detect` does with predictions: selects candidates, then NMS."""
+    boxes, scores = select_candidates(
+        boxes,
+        scores,
+        level_sizes,
+        image_size,
+        scale,
+        candidates_per_level=candidates_per_level,
+    )
+    return suppress(
+        boxes, scores, iou_threshold, score_threshold, max_detections, **soft_nms
+    )

@@ -9,11 +9,10 @@ import pytest
 
 from tests import contracts
 from tests.contracts import on_tensorflow
-from tests.detectors.hand_cases import LEVEL_SIZES, confident
+from tests.detectors.hand_cases import LEVEL_SIZES, confident, postprocess
 from vfnet_tf.detectors.dense_detector import flatten_levels
 from vfnet_tf.detectors.postprocess import (
     merge_candidates,
-    postprocess,
     select_candidates,
 )
 from vfnet_tf.losses import FocalLoss

@@ -4,10 +4,10 @@ import pytest
 from keras import ops
 
 from tests.contracts import evaluate, on_tensorflow, to_numpy
+from tests.detectors.hand_cases import postprocess
 from vfnet_tf.detectors.postprocess import (
     best_of_each_level,
     merge_candidates,
-    postprocess,
     select_candidates,
 )
 from vfnet_tf.ops.boxes import distances_to_boxes

@@ -3,7 +3,7 @@
 from keras import ops
 
 from vfnet_tf.ops.boxes import clip_boxes
-from vfnet_tf.ops.nms import best_places, suppress
+from vfnet_tf.ops.nms import best_places
 from vfnet_tf.ops.nms_settings import check_settings
 
 
@@ -109,40 +109,3 @@ def merge_candidates(candidates):
     """
     boxes, scores = zip(*candidates, strict=True)
     return ops.concatenate(boxes, axis=1), ops.concatenate(scores, axis=1)
-
-
-def postprocess(
-    boxes,
-    scores,
-    level_sizes,
-    image_size,
-    scale=None,
-    score_threshold=0.05,
-    iou_threshold=0.6,
-    candidates_per_level=1000,
-    max_detections=100,
-    **soft_nms,
-):
-    """Selection per level, clipping, scaling and class-wise NMS (paper, Sec. 4.6).
-
-    Args:
-        boxes, scores, level_sizes, image_size, scale, candidates_per_level: see
-            `select_candidates`.
-        score_threshold, iou_threshold, max_detections: see `class_wise_nms`.
-        **soft_nms: `nms`, `sigma` and `min_score` of `suppress`.
-
-    Returns:
-        dict of padded detections, see `class_wise_nms`; boxes in pixels of the original
-        images where `scale` is given.
-    """
-    boxes, scores = select_candidates(
-        boxes,
-        scores,
-        level_sizes,
-        image_size,
-        scale,
-        candidates_per_level=candidates_per_level,
-    )
-    return suppress(
-        boxes, scores, iou_threshold, score_threshold, max_detections, **soft_nms
-    )
