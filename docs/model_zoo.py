@@ -66,7 +66,7 @@ published on another variant of ResNet-50. `vfl_*` with other losses: `--class-l
 `--class-loss quality_focal`; `vfnet study table5` has the published AP of each.
 
 Two more configs are not of COCO: `vfnet_r50_bccd`
-([blood cells](results.md#bccd-blood-cells-the-settings-of-the-official-codes-run)) and
+([blood cells](results.md#bccd-blood-cells-the-official-settings)) and
 `vfnet_r50_synthetic` (`make train`).
 """
 

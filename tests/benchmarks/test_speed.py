@@ -107,7 +107,7 @@ def test_the_first_training_step_is_told_with_its_graph(small_detector):
 
     step, first = speed._training_step(Timer(), tf, small_detector())
     assert np.isfinite(step["loss"])
-    # 29,848 of VFNet-R50 once (docs/results.md); see `vfnet_tf.ops.shapes`.
+    # VFNet-R50 has 18,110 (docs/results.md); see `vfnet_tf.ops.shapes`.
     assert 1000 < first["num_operations"] < 20_000
     assert first["first_seconds"] > 0
     line = speed.format_rows([first]).splitlines()[-1]
