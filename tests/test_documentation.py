@@ -252,12 +252,14 @@ def known_options():
     return found
 
 
-#: Options of other programs that the pages name.
+#: Options of other programs that the pages name, benchmarks/speed.py among them.
 FOREIGN_OPTIONS = {
+    "--all",
     "--enable_batching",
     "--batching_parameters_file",
     "--dist",
     "--no-deps",
+    "--only",
     "--xla_force_host_platform_device_count",
 }
 
