@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "ATSSAssigner": "vfnet_tf.assigners",
     "DenseHead": "vfnet_tf.heads",
+    "DenseDetector": "vfnet_tf.detectors",
     "FCOS": "vfnet_tf.detectors",
     "FPN": "vfnet_tf.necks",
     "FoveaBox": "vfnet_tf.detectors",

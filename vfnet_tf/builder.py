@@ -9,6 +9,8 @@ from vfnet_tf.assigners import ATSSAssigner, FCOSAssigner
 from vfnet_tf.backbones import KerasBackbone, Res2Net, ResNet, kerashub
 from vfnet_tf.backbones.stages import stage_ends
 from vfnet_tf.box_coders import DeltaCoder
+from vfnet_tf.checkpoints.published import fetch_published
+from vfnet_tf.checkpoints.pytorch import load_pytorch_checkpoint
 from vfnet_tf.config import PRETRAINED, did_you_mean, load_config
 from vfnet_tf.data.normalization import (
     CAFFE_BGR,
@@ -76,14 +78,16 @@ def build_detector(config, weights=None):
     Args:
         config: a config's name such as `"vfnet_r50_fpn_1x_coco"`, a path, a run
             directory, or a `Config`.
-        weights: path of a `.weights.h5` file of such a detector, or None for initial
-            weights.
+        weights: path of a `.weights.h5` file of such a detector; `"coco"` for the
+            published weights of that config, which are downloaded once (with another
+            number of classes all but the classifier); or None for initial weights.
 
     Returns:
         A built `keras.Model`, e.g. a `VFNet`; its `dtype` is the policy in force.
 
     Raises:
-        ValueError: for an unknown config, backbone, loss or detector.
+        ValueError: for an unknown config, backbone, loss or detector, or weights that
+            cannot be had.
     """
     config = load_config(config)
     model = config.model
@@ -106,7 +110,10 @@ def build_detector(config, weights=None):
     detector = DETECTORS[model.detector](model)
     if max(config.data.normalization.mean) == 0:  # pixels as they are are right
         detector.check_inputs = False
-    if weights is not None:
+    detector._built_from = config
+    if weights == "coco":
+        load_pytorch_checkpoint(detector, fetch_published(config.name))
+    elif weights is not None:
         detector.load_weights(weights)
     return detector
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 
@@ -35,8 +36,14 @@ _HUB = "hf://"
 
 def is_preset_name(preset):
     """Whether a text names a published model or a repository of the hub."""
-    text = os.fspath(preset)
+    text = _text_of(preset)
     return text in PATHS or text in WITHOUT_ADDRESS or text.startswith(_HUB)
+
+
+def _text_of(preset):
+    """A preset's name; a `Path` has one slash where the name of a repository has two."""
+    text = os.fspath(preset)
+    return re.sub(r"^hf:/(?=[^/])", _HUB, text)
 
 
 def preset_directory(preset):
@@ -53,7 +60,7 @@ def preset_directory(preset):
         ValueError: if there is no such preset.
         WeightsUnavailableError: a ValueError; if it cannot be downloaded now.
     """
-    text = os.fspath(preset)
+    text = _text_of(preset)
     if text.startswith(_HUB):
         names = ("config.json", *WEIGHT_FILES)
         return fetch_repository(text.removeprefix(_HUB), names)
@@ -103,14 +110,24 @@ def from_preset(preset, num_classes=None, detector_class=None):
     return detector
 
 
-def save_to_preset(detector, directory, config):
+def save_to_preset(detector, directory, config=None):
     """Writes a detector as a preset.
 
     Args:
         detector: `DenseDetector`.
-        directory: path of the folder to write to.
-        config: the `Config` that builds it.
+        directory: path of the folder to write to; its preset is replaced.
+        config: the `Config` that builds such a detector; None for the one that
+            `build_detector` built it from.
+
+    Raises:
+        ValueError: without a config.
     """
+    config = getattr(detector, "_built_from", None) if config is None else config
+    if config is None:
+        raise ValueError(
+            "A preset needs the config of the detector: build the detector with "
+            "`vfnet_tf.build_detector`, or give `config`. Received: config=None"
+        )
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     save_config(config, directory / "config.json")

@@ -27,7 +27,9 @@ class PredictOptions:
     source: tyro.conf.Positional[tuple[str, ...]]
     """image files, folders, globs ('slides/**/*.png') or URLs; video files"""
     checkpoint: pathlib.Path | None = None
-    """run directory (its best weights), .weights.h5, or .pth of the official code"""
+    """run directory (its best weights), .weights.h5, .pth of the official code, or the
+    name of a published model, which is downloaded once; by default
+    vfnet_r50_fpn_mstrain_2x_coco"""
     model: pathlib.Path | None = None
     """a .onnx or .tflite file of `vfnet export`, in place of a checkpoint: with ONNX
     neither TensorFlow nor Keras is loaded"""
@@ -62,7 +64,7 @@ def run(options):
 
     if not options.source:
         raise ValueError("Give at least one file, folder, glob or URL. Received: none")
-    if (options.checkpoint is None) == (options.model is None):
+    if None not in (options.checkpoint, options.model):
         raise ValueError(
             "Give either --checkpoint or --model. Received: "
             f"--checkpoint {options.checkpoint} --model {options.model}"
@@ -175,8 +177,10 @@ def _from_checkpoint(options):
     from vfnet_tf.inference.dataset import config_at_size, describe_views, view_sizes
     from vfnet_tf.inference.load import load_checkpoint
     from vfnet_tf.inference.predictor import Predictor
+    from vfnet_tf.presets import DEFAULT_PRESET
 
-    detector, config, weights = load_checkpoint(options.checkpoint, options.config)
+    checkpoint = options.checkpoint or DEFAULT_PRESET
+    detector, config, weights = load_checkpoint(checkpoint, options.config)
     print(f"checkpoint {weights}")
     tta = "official" if options.tta and not options.tta_sizes else options.tta_sizes
     config = config_at_size(config, options.image_size, bool(tta))

@@ -61,7 +61,9 @@ def run(options):
     print(f"devices    {trainer.local_devices()}")
     train_dataset, val_dataset = read_data(options, strategy, options.overfit)
     run_dir = options.out or pathlib.Path("runs") / config.name
-    config, initial_weights = with_weights(config, options.weights, run_dir)
+    config, initial_weights = with_weights(
+        config, options.weights, run_dir, tries_coco=options.data is not None
+    )
     training = trainer.Trainer(
         config,
         train_dataset,

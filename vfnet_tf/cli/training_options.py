@@ -34,10 +34,12 @@ class TrainingOptions:
     """short and long side in pixels that images are resized to fit into, in place of the
     config's scales"""
     weights: str | None = None
-    """imagenet, none, or a path: the run directory of a detector (or a .weights.h5 in one)
+    """coco (the published weights of the config), imagenet, none, or a path: the run
+    directory of a detector (or a .weights.h5 in one)
     to start from; a .pth or .safetensors of a detector of the official code, or of a
     backbone by torchvision's or timm's names; or, for a keras: or kerashub: backbone, an
-    .npz by layer names or Keras's .h5 of that model. By default a kerashub: preset's own,
+    .npz by layer names or Keras's .h5 of that model. By default a kerashub: preset's own;
+    vfnet train takes the published COCO weights of the config where they can be had;
     ImageNet weights where they can be had (extra hub; Keras's own for keras:), else
     none"""
     learning_rate: float | None = None

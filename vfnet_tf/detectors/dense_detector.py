@@ -1,3 +1,4 @@
+import importlib
 import inspect
 import re
 
@@ -681,6 +682,36 @@ class DenseDetector(TrainableParts, keras.Model):
         with keras.StatelessScope(state_mapping=mapping):
             return self.detect(*inputs), others
 
+    @classmethod
+    def from_preset(cls, preset, num_classes=None):
+        """Builds a detector with the weights of a preset.
+
+        Args:
+            preset: a directory with `config.json` and `model.weights.h5` (a run directory
+                too), the name of a published model such as
+                `"vfnet_r50_fpn_mstrain_2x_coco"`, or `"hf://USER/REPOSITORY"`.
+            num_classes: int; None takes the preset's. Another number leaves the
+                classifier as it is initialised.
+
+        Raises:
+            ValueError: if the preset does not exist, cannot be downloaded now, or is of
+                another detector than the class that is asked.
+        """
+        return _presets().from_preset(preset, num_classes, detector_class=cls)
+
+    def save_to_preset(self, directory, config=None):
+        """Writes `config.json` and `model.weights.h5` to a directory.
+
+        Args:
+            directory: path; `from_preset` reads it.
+            config: the `vfnet_tf.config.Config` of the detector; None for the one that
+                `build_detector` built it from.
+
+        Raises:
+            ValueError: if the detector was built by hand and `config` is None.
+        """
+        _presets().save_to_preset(self, directory, config)
+
     def _own_config(self):
         names = ("backbone", "neck", "head", "class_loss", *self.config_names)
         parts = {
@@ -701,6 +732,11 @@ class DenseDetector(TrainableParts, keras.Model):
             for key, value in config.items()
         }
         return cls(**config)
+
+
+def _presets():
+    """The module of presets, by its name: it builds detectors, so it lies above them."""
+    return importlib.import_module("vfnet_tf.presets")
 
 
 def _view_tensors(images, image_size, scale):

@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+from vfnet_tf.checkpoints.published import cache_home
 from vfnet_tf.evaluation.coco import (
     CocoEvaluator,
     format_table,
@@ -257,10 +258,13 @@ def _folder_beside(source, split, views, image_size):
         )
     if source.suffix in (".tflite", ".onnx"):
         return source.with_name(f"{source.stem}_{split}")
+    folder = source.parent
+    if folder.is_relative_to(cache_home()):  # a published model
+        folder = pathlib.Path("runs") / folder.name
     suffix = "_tta" if views else ""
     if image_size is not None:
         suffix += "_{}x{}".format(*image_size)
-    return source.parent / f"evaluation_{split}{suffix}"
+    return folder / f"evaluation_{split}{suffix}"
 
 
 def _predict_dataset(predictor, dataset, evaluator):

@@ -29,6 +29,7 @@ from vfnet_tf.inference.sources import (
     pixels_of_array,
     pixels_of_pil,
 )
+from vfnet_tf.presets import DEFAULT_PRESET
 from vfnet_tf.progress import Progress
 
 
@@ -99,6 +100,23 @@ class Predictor:
         config, weights = find_checkpoint(run_dir, config)
         detector = load_detector(config, weights)
         return cls(detector, config, batch_size=batch_size, tta_sizes=tta_sizes)
+
+    @classmethod
+    def from_pretrained(cls, preset=DEFAULT_PRESET, *, batch_size=1, tta_sizes=()):
+        """Builds the detector of a preset, such as a published model by its name.
+
+        Args:
+            preset: a run or preset directory, the name of a published model, or
+                `hf://USER/REPOSITORY`; see `presets.preset_directory`.
+            batch_size, tta_sizes: as above.
+
+        Raises:
+            ValueError: if there is no such preset, or it cannot be downloaded now.
+
+        >>> predictor = Predictor.from_pretrained()  # doctest: +SKIP
+        >>> predictor("street.jpg").names  # doctest: +SKIP
+        """
+        return cls.from_checkpoint(preset, batch_size=batch_size, tta_sizes=tta_sizes)
 
     def __call__(self, source, *, score_threshold=None, progress=False):
         """Detects objects in one image or in many.

@@ -1,5 +1,6 @@
 """The weights that a training starts from."""
 
+import dataclasses
 import pathlib
 
 from vfnet_tf import config as configs
@@ -9,17 +10,20 @@ from vfnet_tf.checkpoints.imagenet import (
     fetch_application_weights,
     find_imagenet_weights,
 )
+from vfnet_tf.checkpoints.published import PATHS, address_of
+from vfnet_tf.presets import find_weights, preset_directory
 
 
-def with_weights(config, weights, run_dir):
+def with_weights(config, weights, run_dir, *, tries_coco=False):
     """The config for the chosen initial weights, and what `Trainer` starts from.
 
     Args:
         config: `Config`.
-        weights: `"imagenet"`, `"none"`, the path of a run directory or of a file of
-            weights, or None: those of the run in `run_dir`, of the preset, ImageNet's
-            where they can be had, else none.
+        weights: `"coco"`, the published weights of the config; `"imagenet"`; `"none"`;
+            the path of a run directory or of a file of weights; or None: those of the
+            run in `run_dir`, of the preset, ImageNet's where they can be had, else none.
         run_dir: `Path` of the run directory; a run that is there goes on.
+        tries_coco: bool, whether None takes the published weights before ImageNet's.
 
     Returns:
         (`Config`; path, function or None, see `Trainer(initial_weights=)`).
@@ -30,7 +34,7 @@ def with_weights(config, weights, run_dir):
     backbone = config.model.backbone
     # "keras" and "kerashub" are models from elsewhere.
     kind = backbone.name.partition(":")[0] if ":" in backbone.name else None
-    is_by_name = weights in (None, "imagenet")
+    is_by_name = weights in (None, "imagenet", "coco")
     scratch = configs.override(
         config,
         model__backbone__norm="batch_norm",
@@ -45,6 +49,13 @@ def with_weights(config, weights, run_dir):
     if weights is None and backbone.norm == "batch_norm":
         # The config itself is for training from scratch.
         return scratch, None
+    if weights == "coco" or (weights is None and tries_coco and _is_published(config)):
+        try:
+            return config, _coco(config)
+        except WeightsUnavailableError as error:
+            if weights == "coco":
+                raise ValueError(f"--weights coco: {error}") from error
+            print(f"weights    not COCO's, since {error}")
     if is_by_name and kind == "kerashub":
         return _of_preset(config, weights), None
     if is_by_name:
@@ -68,6 +79,32 @@ def _is_resumed(run_dir):
     from vfnet_tf.training.trainer import find_state
 
     return find_state(run_dir) is not None and (run_dir / "config.json").is_file()
+
+
+def _is_published(config):
+    """Whether the config is that of a published model, but for its classes."""
+    if config.name not in PATHS:
+        return False
+    model = configs.load_config(config.name).model
+    return config.model == dataclasses.replace(
+        model, num_classes=config.model.num_classes
+    )
+
+
+def _coco(config):
+    """The file of the published weights of a config."""
+    if config.name in PATHS and not _is_published(config):
+        raise WeightsUnavailableError(
+            f"the model is not that of the config {config.name}: leave out --backbone, "
+            "--class-loss and --assigner, or give other --weights"
+        )
+    folder = preset_directory(config.name) if config.name in PATHS else None
+    if folder is None:
+        address_of(config.name)  # says why there is none
+    print(
+        f"weights    COCO, the published ones of {config.name}: all but the classifier"
+    )
+    return find_weights(folder)
 
 
 def _of_run(config, weights, run_dir):
