@@ -403,3 +403,9 @@ def test_the_learning_rate_is_taken_as_it_is_if_asked_for(quick):
 def test_settings_that_do_not_go_together_are_refused(quick, changes, received):
     with pytest.raises(ValueError, match=f"Received: {received}"):
         quick(**changes)
+
+
+def test_a_schedule_that_cannot_work_is_told_before_the_first_step(datasets, tmp_path):
+    config = override(CONFIG, training__warmup_steps=99)
+    with pytest.warns(UserWarning, match="warm-up takes 99 steps and the training has"):
+        Trainer(config, *datasets, tmp_path / "run", make_strategy("mirrored"))

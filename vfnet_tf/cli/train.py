@@ -2,11 +2,13 @@
 
 import dataclasses
 import pathlib
+import shlex
 from typing import Literal
 
 from vfnet_tf.cli.process import choose_onednn
 from vfnet_tf.cli.training_options import TrainingOptions, read_data, resolve
 from vfnet_tf.training.initial_weights import with_weights
+from vfnet_tf.training.recipe import fit_schedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,6 +20,9 @@ class TrainOptions(TrainingOptions):
 
     class_loss: Literal["varifocal", "focal", "quality_focal"] | None = None
     """in place of the config's"""
+    recipe: Literal["auto", "paper"] = "auto"
+    """auto fits the warm-up to the number of images; paper takes the config's schedule
+    as it is"""
     assigner: Literal["atss", "fcos"] | None = None
     """which points learn which boxes, for VFNet, FCOS and ATSS; in place of the
     config's"""
@@ -41,7 +46,7 @@ class TrainOptions(TrainingOptions):
 
 
 def run(options):
-    """Trains as `options` say; returns the exit status, 75 if stopped by SIGTERM."""
+    """Trains as `options` say; returns 0, 75 after SIGTERM or 130 after Ctrl-C."""
     choose_onednn()
     from vfnet_tf.training import preemption, strategies, trainer
 
@@ -60,6 +65,9 @@ def run(options):
     strategy = strategies.make_strategy(options.strategy, devices)
     print(f"devices    {trainer.local_devices()}")
     train_dataset, val_dataset = read_data(options, strategy, options.overfit)
+    if options.recipe == "auto" and options.data is not None:
+        config, lines = fit_schedule(config, len(train_dataset))
+        print("\n".join(lines) + "\n" * bool(lines), end="")
     run_dir = options.out or pathlib.Path("runs") / config.name
     config, initial_weights = with_weights(
         config, options.weights, run_dir, tries_coco=options.data is not None
@@ -87,7 +95,7 @@ def run(options):
         metrics = training.fit()
     except preemption.PreemptedError as stop:
         print(f"\n{stop}", flush=True)
-        return preemption.EXIT_STATUS
+        return 130 if str(stop).startswith("SIGINT") else preemption.EXIT_STATUS
     if not training.cluster.is_chief:
         return 0
     if options.export and options.strategy == "data_parallel":
@@ -104,7 +112,20 @@ def run(options):
         print(f"SavedModel {path}")
     if metrics is not None:
         print(f"AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  {run_dir}")
+    print(_next_steps(options.data, run_dir))
     return 0
+
+
+def _next_steps(data, run_dir):
+    """The commands that a finished run is for."""
+    data = "" if data is None else f" --data {shlex.quote(str(data))}"
+    run_dir = shlex.quote(str(run_dir))
+    return (
+        "next\n"
+        f"  vfnet evaluate{data} --checkpoint {run_dir} --report report.html\n"
+        f"  vfnet predict IMAGES --checkpoint {run_dir} --out found\n"
+        f"  vfnet export {run_dir} --serving models"
+    )
 
 
 def main(arguments=None):

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 import threading
 
 import keras
@@ -32,14 +33,17 @@ class SaveOnSignal(keras.callbacks.Callback):
     Args:
         checkpoint: `ResumableCheckpoint`.
         signals: what to heed while it is entered; SIGTERM is what cluster managers send
-            some seconds before they kill. Outside of the main thread none is heeded.
+            some seconds before they kill, SIGINT is Ctrl-C, of which a second one stops
+            at once. Outside of the main thread none is heeded.
         num_processes: int, those that train together and call it at the same steps.
 
     Raises:
         PreemptedError: in `fit`, of all processes.
     """
 
-    def __init__(self, checkpoint, signals=(signal.SIGTERM,), num_processes=1):
+    def __init__(
+        self, checkpoint, signals=(signal.SIGTERM, signal.SIGINT), num_processes=1
+    ):
         super().__init__()
         self.checkpoint = checkpoint
         self.signals = tuple(signals)
@@ -73,6 +77,12 @@ class SaveOnSignal(keras.callbacks.Callback):
         return self.num_processes > 1 and keras.backend.backend() == "jax"
 
     def _remember(self, number, frame):
+        if number == signal.SIGINT:
+            if self.received is not None:
+                raise KeyboardInterrupt
+            sys.stderr.write(
+                "\nCtrl-C: the state is saved before the next step; again to stop at once\n"
+            )
         self.received = signal.Signals(number).name
 
     def _is_over(self):

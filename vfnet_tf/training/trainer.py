@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+import warnings
 
 import keras
 import numpy as np
@@ -30,6 +31,7 @@ from vfnet_tf.training.optimizers import SGD, AdamW
 from vfnet_tf.training.preemption import SaveOnSignal
 from vfnet_tf.training.preview import describe_run, preview_run
 from vfnet_tf.training.run_state import steps_of
+from vfnet_tf.training.schedule_checks import find_faults
 from vfnet_tf.training.schedules import (
     CosineCycles,
     WarmupStepSchedule,
@@ -163,6 +165,9 @@ class Trainer:
                 jit_compile=jit_compile or is_jax,
             )
         self.config = without_weight_file(config, self.detector.backbone)
+        if self.cluster.is_chief and not is_resumed:
+            for fault in find_faults(config, train_dataset, self.steps_per_epoch):
+                warnings.warn(fault, stacklevel=2)
 
     def _schedule(self, training):
         updates_per_epoch = self.steps_per_epoch / training.accumulate_steps

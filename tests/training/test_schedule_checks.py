@@ -1,0 +1,92 @@
+import re
+
+import numpy as np
+import pytest
+
+from vfnet_tf.config import Config, load_config, override
+from vfnet_tf.data.dataset import DetectionDataset, ImageRecord, ReadReport
+from vfnet_tf.training.recipe import fit_schedule
+from vfnet_tf.training.schedule_checks import find_faults
+
+
+def dataset(count=64, side=40.0, labels=(0, 1)):
+    """Images of 200x320, each with one box of `side` of each label."""
+    records = [
+        ImageRecord(
+            image_id=number,
+            path=f"{number}.jpg",
+            height=200,
+            width=320,
+            boxes=np.tile(np.float32([10, 10, 10 + side, 90]), (len(labels), 1)),
+            labels=np.array(labels, "int32"),
+            annotation_ids=np.arange(len(labels)),
+        )
+        for number in range(count)
+    ]
+    return DetectionDataset(records, ("a", "b"), (1, 2), "a.json", ".", ReadReport(""))
+
+
+def config(**changes):
+    values = {
+        "data__image_size": (400, 640),
+        "training__batch_size": 8,
+        "training__epochs": 10,
+        "training__warmup_steps": 5,
+        "training__drop_epochs": (7.0, 9.0),
+    }
+    return override(Config("mine"), **{**values, **changes})
+
+
+def test_a_schedule_that_fits_has_no_fault():
+    assert find_faults(config(), dataset(), 8) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "data", "fault", "remedy"),
+    [
+        ({"training__warmup_steps": 80}, {}, "warm-up takes 80 .* has 80:", "to 8$"),
+        (
+            {"training__accumulate_steps": 2, "training__warmup_steps": 40},
+            {},
+            "takes 40 .* has 40",
+            "--epochs",
+        ),
+        ({"training__drop_epochs": (7.0, 10.0)}, {}, "drops after epoch 10.0", "below"),
+        ({}, {"count": 7}, "takes 8 images and there are 7", "--batch-size"),
+        (
+            {
+                "training__scale_learning_rate": False,
+                "training__batch_size": 1,
+            },
+            {},
+            "0.01 is taken as it is for 1 images",
+            "--scale-learning-rate",
+        ),
+        (
+            {},
+            {"side": 3.9},
+            "100% of the objects .* 8 pixels at 400x640",
+            "--image-size",
+        ),
+        ({}, {"labels": (1,)}, "1 classes have no object .*a", "annotations"),
+    ],
+)
+def test_a_schedule_that_cannot_work_says_why_and_what_to_do(
+    changes, data, fault, remedy
+):
+    (found,) = find_faults(config(**changes), dataset(**data), 8)
+    assert re.search(fault, found), found
+    assert re.search(remedy, found), found
+
+
+def test_the_warm_up_is_at_most_a_tenth_of_the_training():
+    paper = load_config("vfnet_r50_fpn_1x_coco")
+    # 150 images, batch 4, 12 epochs: 456 steps, fewer than the config's warm-up.
+    own = override(paper, training__batch_size=4)
+    fitted, lines = fit_schedule(own, 150)
+    assert fitted.training.warmup_steps == 45
+    assert "45 steps, a tenth of the 456" in lines[0] and "--recipe paper" in lines[0]
+    assert override(fitted, training__warmup_steps=500) == own
+    assert fit_schedule(paper, 118_000) == (paper, [])
+    cosine = override(own, training__schedule="cosine_cycles")
+    assert fit_schedule(cosine, 150) == (cosine, [])

@@ -1,0 +1,90 @@
+"""What is wrong with a schedule for a dataset, before the first step of a training."""
+
+import numpy as np
+
+from vfnet_tf.data.canvases import resized_sizes
+
+#: Sides in pixels of the network's input below which an object falls between the points
+#: of P3, which has stride 8.
+SMALL_SIDE = 8.0
+#: Share of such objects from which on a warning is due.
+MOST_SMALL = 1 / 3
+#: A learning rate this many times above or below the linear rule is far from it.
+FAR = 10.0
+
+
+def find_faults(config, dataset, steps_per_epoch):
+    """What of a config cannot work, or is unlikely to, on a training set.
+
+    Args:
+        config: `Config`.
+        dataset: `DetectionDataset` to train on.
+        steps_per_epoch: int, batches of an epoch.
+
+    Returns:
+        list of str, each with the numbers and the settings that mend it.
+    """
+    training = config.training
+    updates = training.epochs * steps_per_epoch / training.accumulate_steps
+    faults = []
+    if training.schedule == "step" and training.warmup_steps >= updates:
+        faults.append(
+            f"the warm-up takes {training.warmup_steps} steps and the training has "
+            f"{updates:.0f}: the learning rate never reaches its value. Train for more "
+            f"epochs (--epochs), or set warmup_steps to {max(updates // 10, 1):.0f}"
+        )
+    late = [drop for drop in training.drop_epochs if drop >= training.epochs]
+    if training.schedule == "step" and late:
+        faults.append(
+            f"the learning rate drops after epoch {', '.join(map(str, late))} and the "
+            f"training ends after {training.epochs}: set drop_epochs below it"
+        )
+    batch = training.batch_size * training.accumulate_steps
+    if batch > len(dataset):
+        faults.append(
+            f"an update takes {batch} images and there are {len(dataset)}: images come "
+            "twice in a batch. Make --batch-size smaller"
+        )
+    if not training.scale_learning_rate:
+        linear = training.base_batch_size
+        ratio = batch / linear
+        if not 1 / FAR <= ratio <= FAR:
+            faults.append(
+                f"the learning rate {training.base_learning_rate:g} is taken as it is for "
+                f"{batch} images an update, and is meant for {linear}: leave "
+                "--scale-learning-rate on"
+            )
+    small = _share_of_small(config.data, dataset)
+    if small > MOST_SMALL:
+        faults.append(
+            f"{small:.0%} of the objects are narrower or lower than {SMALL_SIDE:g} pixels "
+            f"at {config.data.image_size[0]}x{config.data.image_size[1]}, and fall between "
+            "the points of the finest level: make --image-size larger, or cut the images"
+        )
+    counts = np.bincount(
+        np.concatenate([record.labels for record in dataset]),
+        minlength=dataset.num_classes,
+    )
+    empty = [
+        name
+        for name, count in zip(dataset.class_names, counts, strict=True)
+        if not count
+    ]
+    if empty:
+        faults.append(
+            f"{len(empty)} classes have no object to learn from ({', '.join(empty[:5])}"
+            f"{', ...' if len(empty) > 5 else ''}): take them out of the annotations"
+        )
+    return faults
+
+
+def _share_of_small(data, dataset):
+    """Share of the objects with a side below `SMALL_SIDE` in the network's input."""
+    sizes = np.asarray(dataset.sizes, "float64")
+    factors = resized_sizes(dataset.sizes, data.image_size, data.keep_ratio) / sizes
+    boxes = [record.boxes for record in dataset]
+    sides = np.concatenate([(box[:, 2:] - box[:, :2])[:, ::-1] for box in boxes])
+    if not len(sides):
+        return 0.0
+    factors = np.repeat(factors, [len(box) for box in boxes], axis=0)
+    return float(np.mean((sides * factors).min(axis=1) < SMALL_SIDE))
