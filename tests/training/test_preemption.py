@@ -12,22 +12,23 @@ from vfnet_tf.training.run_state import read_state
 
 
 class Terminate(keras.callbacks.Callback):
-    """Sends SIGTERM to this process at the end of a batch, or of an epoch."""
+    """Sends a signal to this process at the end of a batch, or of an epoch."""
 
-    def __init__(self, epoch, batch=None):
+    def __init__(self, epoch, batch=None, number=signal.SIGTERM):
         super().__init__()
         self.epoch, self.batch, self.now = epoch, batch, None
+        self.number = number
 
     def on_epoch_begin(self, epoch, logs=None):
         self.now = epoch
 
     def on_train_batch_end(self, batch, logs=None):
         if (self.now, batch) == (self.epoch, self.batch):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
 
     def on_epoch_end(self, epoch, logs=None):
         if self.batch is None and epoch == self.epoch:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
 
 
 @pytest.mark.parametrize("place", [(1, 0), (1, None), (0, STEPS - 1)])
@@ -120,3 +121,17 @@ def test_one_that_was_not_told_stops_with_the_others(tmp_path):
     save_on_signal.hear(0.5)
     with pytest.raises(PreemptedError, match="SIGTERM: stopped. The chief keeps"):
         fit(make_model(), checkpoint, save_on_signal)
+
+
+def test_ctrl_c_saves_and_a_second_one_stops_at_once(tmp_path, capsys):
+    checkpoint = ResumableCheckpoint(tmp_path, "loss", "min")
+    stop = Terminate(0, 1, signal.SIGINT)
+    with (
+        SaveOnSignal(checkpoint) as save_on_signal,
+        pytest.raises(PreemptedError, match="SIGINT: saved after 2 steps of epoch 1"),
+    ):
+        fit(make_model(), stop, checkpoint, save_on_signal)
+    assert "Ctrl-C: the state is saved before the next step" in capsys.readouterr().err
+    with SaveOnSignal(checkpoint), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)

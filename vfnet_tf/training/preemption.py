@@ -10,6 +10,8 @@ import keras
 #: Exit status of a training that saved its state and stopped: the same command goes on.
 #: `EX_TEMPFAIL` of sysexits.h.
 EXIT_STATUS = 75
+#: What saves the state and stops a training: a cluster manager's signal, and Ctrl-C.
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class PreemptedError(Exception):
@@ -41,9 +43,7 @@ class SaveOnSignal(keras.callbacks.Callback):
         PreemptedError: in `fit`, of all processes.
     """
 
-    def __init__(
-        self, checkpoint, signals=(signal.SIGTERM, signal.SIGINT), num_processes=1
-    ):
+    def __init__(self, checkpoint, signals=SIGNALS, num_processes=1):
         super().__init__()
         self.checkpoint = checkpoint
         self.signals = tuple(signals)
