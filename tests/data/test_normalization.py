@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from vfnet_tf.data.normalization import (
     CAFFE_BGR,
+    MINUS_ONE_TO_ONE,
     RGB_255_TORCH,
     TORCHVISION,
     Normalization,
@@ -83,3 +84,10 @@ def test_the_readers_do_not_import_tensorflow():
         "sys.exit('tensorflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("normalization", [TORCHVISION, CAFFE_BGR, MINUS_ONE_TO_ONE])
+def test_the_inverse_gives_the_pixels_back(normalization):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype("uint8")
+    found = normalization.inverse(normalization(pixels))
+    np.testing.assert_array_equal(np.round(found), pixels)

@@ -76,6 +76,12 @@ class Normalization:
         image = image[..., ::-1] if is_bgr else image
         return (image - mean) / std
 
+    def inverse(self, image):
+        """RGB pixel values, float32 `[..., 3]`, of a normalised numpy array."""
+        mean, std = (np.asarray(values, "float32") for values in (self.mean, self.std))
+        image = np.asarray(image) * std + mean
+        return image[..., ::-1] if self.channel_order == "bgr" else image
+
     def to_dict(self):
         """Returns a dict of JSON types, the inverse of `from_dict`."""
         return {

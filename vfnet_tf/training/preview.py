@@ -5,6 +5,7 @@ import collections
 import numpy as np
 import tensorflow as tf
 
+from vfnet_tf.drawing import draw_detections, draw_grid
 from vfnet_tf.training import strategies
 
 # COCO's sizes: areas up to 32^2 and 96^2 pixels.
@@ -227,3 +228,30 @@ def _describe_draws(data):
     if data.cut_out:
         draws.append(f"cut-outs at {data.cut_out:g}")
     return "; in training " + ", ".join(draws) if draws else ""
+
+
+def draw_batch(batch, normalization, class_names, most=8):
+    """Draws the images of a batch as the network sees them, boxes on them.
+
+    Args:
+        batch: dict as `build_pipeline` gives it.
+        normalization: the `Normalization` of its images, which is undone.
+        class_names: K strings.
+        most: int, images to draw.
+
+    Returns:
+        uint8 `[h, w, 3]`, a grid.
+    """
+    pictures = []
+    for image, boxes, labels in zip(
+        *(np.asarray(batch[name])[:most] for name in ("images", "boxes", "labels")),
+        strict=True,
+    ):
+        kept = labels >= 0
+        pixels = np.clip(normalization.inverse(image), 0, 255).round().astype("uint8")
+        pictures.append(
+            draw_detections(
+                pixels, boxes[kept], labels[kept], class_names=class_names, min_side=1
+            )
+        )
+    return draw_grid(pictures, columns=min(4, len(pictures)))

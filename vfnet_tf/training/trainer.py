@@ -29,7 +29,8 @@ from vfnet_tf.training.ema import ema_weights
 from vfnet_tf.training.nonfinite import NonFiniteAlarm
 from vfnet_tf.training.optimizers import SGD, AdamW
 from vfnet_tf.training.preemption import SaveOnSignal
-from vfnet_tf.training.preview import describe_run, preview_run
+from vfnet_tf.training.preview import describe_run, draw_batch, preview_run
+from vfnet_tf.training.progress_line import HideMissing, TimeEstimate
 from vfnet_tf.training.run_state import steps_of
 from vfnet_tf.training.schedule_checks import find_faults
 from vfnet_tf.training.schedules import (
@@ -238,7 +239,8 @@ class Trainer:
 
         `run_dir` then holds `config.json`, `last.weights.h5` (and the state before it,
         `last-1.weights.h5`), `best.weights.h5` (by validation AP), `history.csv` by epoch,
-        `steps.csv` by 20 steps, `history.png`, `metrics.json` and `samples.png`.
+        `steps.csv` by 20 steps, `train_batches.png` (what the network sees),
+        `history.png`, `metrics.json` and `samples.png`.
 
         Args:
             verbose: as in `keras.Model.fit`.
@@ -262,6 +264,7 @@ class Trainer:
         if self.cluster.is_chief:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             configs.save_config(self.config, self._config_path)
+            self._draw_batches()
         if self.cluster.is_chief and (epoch or step):
             within = f" and {step} of {self.steps_per_epoch} steps" if step else ""
             print(f"resuming after epoch {epoch} of {training.epochs}{within}")
@@ -291,7 +294,11 @@ class Trainer:
             stopper,
             # Before the progress line only: a time is nothing to keep or to compare.
             DataWait(prints=self.cluster.is_chief),
+            TimeEstimate(
+                training.epochs, self.steps_per_epoch, prints=self.cluster.is_chief
+            ),
             *callbacks,
+            HideMissing(),
         ]
         if stopper.is_over(epoch):
             epoch, step = training.epochs, 0
@@ -308,6 +315,17 @@ class Trainer:
         # The others wait here until the chief has written the best weights.
         loop.check_same_everywhere(self.strategy, epochs=training.epochs)
         return self._finish(checkpoint, evaluation)
+
+    def _draw_batches(self):
+        """Draws what the network will see, once: `train_batches.png`."""
+        path = self.run_dir / "train_batches.png"
+        if not path.exists():
+            drawn = draw_batch(
+                next(iter(self.train_batches)),
+                self.config.data.normalization,
+                self.config.class_names,
+            )
+            drawing.save_image(path, drawn)
 
     def _checkpoint(self):
         """The checkpoint of the run, and the callbacks that average its weights."""
