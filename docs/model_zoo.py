@@ -34,8 +34,8 @@ print(vfnet_tf.list_configs())
 config = vfnet_tf.load_config("vfnet_r50_fpn_1x_coco")
 detector = vfnet_tf.build_detector(config)  # random weights
 ```
-Official weights are files of the official repository, which this project neither ships nor
-downloads. With one at hand (PyTorch is not needed to read it):
+Eight of the official weights are downloaded by name ([weights](weights.md)). With a file at
+hand (PyTorch is not needed to read it):
 ```bash
 vfnet convert vfnet_r50.pth --config vfnet_r50_fpn_1x_coco --out runs/official
 vfnet predict street.jpg --checkpoint runs/official --out found
