@@ -76,10 +76,7 @@ class DenseHead(LevelHead):
         ]
 
     def build(self, input_shapes):
-        input_shape = self.one_shape(input_shapes)
-        self.class_tower.build(input_shape)
-        self.box_tower.build(input_shape)
-        tower_shape = self.box_tower.compute_output_shape(input_shape)
+        tower_shape = self._build_towers(input_shapes)
         self.class_predictor.build(tower_shape)
         self.box_predictor.build(tower_shape)
         if self.centerness is not None:

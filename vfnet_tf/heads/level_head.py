@@ -114,6 +114,13 @@ class LevelHead(ArgumentConfig, TrainableParts, keras.layers.Layer):
             for name, by_level in self.compute_output_shape(shapes).items()
         }
 
+    def _build_towers(self, input_shapes):
+        """Builds `class_tower` and `box_tower`; returns the shape of their outputs."""
+        input_shape = self.one_shape(input_shapes)
+        self.class_tower.build(input_shape)
+        self.box_tower.build(input_shape)
+        return self.box_tower.compute_output_shape(input_shape)
+
     def _conv(self, filters, name, kernel_size=3, **settings):
         """A convolution drawn from N(0, 0.01), with a bias unless it has a norm."""
         return ConvNormAct(

@@ -61,10 +61,7 @@ class RepPointsHead(LevelHead):
         self.refine_predictor = self._conv(18, "refine_predictor", 1)
 
     def build(self, input_shapes):
-        input_shape = self.one_shape(input_shapes)
-        self.class_tower.build(input_shape)
-        self.box_tower.build(input_shape)
-        tower_shape = self.box_tower.compute_output_shape(input_shape)
+        tower_shape = self._build_towers(input_shapes)
         shape = (3, 3, tower_shape[-1], self.filters)
         # Kernels of two deformable convolutions that share the predicted points.
         self.class_kernel, self.refine_kernel = (

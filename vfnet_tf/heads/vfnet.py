@@ -106,10 +106,7 @@ class VFNetHead(LevelHead):
         )
 
     def build(self, input_shapes):
-        input_shape = self.one_shape(input_shapes)
-        self.class_tower.build(input_shape)
-        self.box_tower.build(input_shape)
-        tower_shape = self.box_tower.compute_output_shape(input_shape)
+        tower_shape = self._build_towers(input_shapes)
         (self.class_star if self.star else self.class_conv).build(tower_shape)
         self.box_conv.build(tower_shape)
         last_shape = (*tower_shape[:-1], self.filters)
