@@ -223,7 +223,13 @@ def test_imports_in_functions_and_under_the_backend_switch_do_not_run_at_import(
         ("av", {"vfnet_tf/inference/video.py"}),
         ("supervision", {"vfnet_tf/inference/prediction.py"}),
         ("grpc", {"vfnet_tf/export/serving/connections.py"}),
-        ("requests", {"vfnet_tf/export/serving/connections.py"}),
+        (
+            "requests",
+            {
+                "vfnet_tf/checkpoints/published.py",
+                "vfnet_tf/export/serving/connections.py",
+            },
+        ),
         ("urllib3", {"vfnet_tf/export/serving/connections.py"}),
         (
             "tensorflow_serving",
@@ -319,7 +325,7 @@ def test_setup_requires_what_the_package_imports():
     optional |= {"safetensors", "huggingface_hub", "jax", "onnx", "onnxruntime"}
     optional |= {"ai_edge_litert", "tensorflow_serving", "grpc", "flask", "werkzeug"}
     optional |= {"keras_hub"}
-    optional |= {"av", "supervision", "requests", "urllib3"}
+    optional |= {"av", "supervision", "urllib3"}
     optional |= {"google"}  # protobuf, which TensorFlow requires
     imported = set()
     for _, _, names in package_imports():

@@ -8,7 +8,6 @@ import tyro
 
 from vfnet_tf.cli.process import choose_onednn
 from vfnet_tf.cli.training_options import TrainingOptions, read_data, resolve
-from vfnet_tf.training.initial_weights import with_weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +39,7 @@ def run(options):
     choose_onednn()
     from vfnet_tf.paper.study import Study, find_rows
     from vfnet_tf.training import strategies, trainer
+    from vfnet_tf.training.initial_weights import with_weights
 
     if options.strategy == "multi_worker":
         raise ValueError(

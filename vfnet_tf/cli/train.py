@@ -7,8 +7,6 @@ from typing import Literal
 
 from vfnet_tf.cli.process import choose_onednn
 from vfnet_tf.cli.training_options import TrainingOptions, read_data, resolve
-from vfnet_tf.training.initial_weights import with_weights
-from vfnet_tf.training.recipe import fit_schedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +47,8 @@ def run(options):
     """Trains as `options` say; returns 0, 75 after SIGTERM or 130 after Ctrl-C."""
     choose_onednn()
     from vfnet_tf.training import preemption, strategies, trainer
+    from vfnet_tf.training.initial_weights import with_weights
+    from vfnet_tf.training.recipe import fit_schedule
 
     if options.deterministic:
         trainer.make_deterministic()
