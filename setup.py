@@ -60,6 +60,7 @@ EXTRAS = {
         "faster-coco-eval>=1.6",
         "flask>=3.1",
         "huggingface_hub>=0.23",
+        "import-linter>=2.7",
         "importlib_resources",
         "ipykernel>=6.29",
         "jax>=0.6",

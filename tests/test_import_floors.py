@@ -1,9 +1,4 @@
-"""The floors of the house: who may import whom, read from the syntax trees.
-
-A module imports from its own folder or from a lower floor; folders of one floor do not
-import each other. Imports inside functions count too, except where a rule says
-otherwise.
-"""
+"""Who may import what, print, and be named how."""
 
 import ast
 import functools
@@ -18,41 +13,29 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vfnet_tf"
 
-# Folder or top-level module of vfnet_tf -> floor. `configs` lies beside the package
-# and is installed as vfnet_tf.configs.
-FLOORS = {
-    "_registration": 0,
-    "files": 0,
-    "ops": 0,
-    "layers": 1,
-    "losses": 1,
-    "assigners": 1,
-    "priors": 1,
-    "box_coders": 1,
-    "drawing": 1,
-    "progress": 1,
-    "data": 1,
-    "evaluation": 2,
-    "backbones": 2,
-    "necks": 2,
-    "heads": 2,
-    "detectors": 3,
-    "reports": 3,
-    "config": 4,
-    "configs": 4,
-    "checkpoints": 5,
-    "builder": 6,
-    "warm_start": 6,
-    "presets": 6,
-    "inference": 7,
-    "training": 8,
-    "export": 8,
-    "paper": 9,
-    "cli": 10,
+#: What runs on every backend, and what may print.
+PORTABLE = {
+    "__init__",
+    "_registration",
+    "files",
+    "ops",
+    "layers",
+    "losses",
+    "assigners",
+    "priors",
+    "box_coders",
+    "drawing",
+    "progress",
+    "evaluation",
+    "backbones",
+    "necks",
+    "heads",
+    "detectors",
+    "reports",
+    "config",
+    "configs",
 }
-# Modules that lie in vfnet_tf/ itself share a folder, so they may import each other
-# within a floor; configs are written with the dataclasses of config.py.
-SAME_FLOOR = {("configs", "config")}
+PRINTING = {"training", "export", "paper", "cli"}
 
 FORBIDDEN_NAME = re.compile(r"(^|_)(utils?|common|misc|helpers?)(_|$)")
 
@@ -113,62 +96,27 @@ def package_imports():
     return found
 
 
-def floor_violation(unit, target, same_folder_modules):
-    """Says what is wrong when `unit` imports `target`; None when it may."""
-    if unit == target or unit == "__init__":
-        return None
-    if target not in FLOORS:
-        return f"{target} has no floor"
-    if FLOORS[target] < FLOORS[unit] or (unit, target) in SAME_FLOOR:
-        return None
-    beside = unit in same_folder_modules and target in same_folder_modules
-    if FLOORS[target] == FLOORS[unit] and beside:
-        return None
-    return f"{unit} (floor {FLOORS[unit]}) imports {target} (floor {FLOORS[target]})"
+def test_the_floors_are_kept_and_there_is_no_circle(tmp_path):
+    """The contracts are in pyproject.toml; imports inside functions count too."""
+    command = [
+        Path(sys.executable).with_name("lint-imports"),
+        "--no-cache",
+        "--no-logo",
+    ]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "Contracts: 2 kept, 0 broken." in answer.stdout
 
 
-def test_every_folder_and_module_has_a_floor():
-    units = {unit for _, unit, _ in package_modules()} - {"__init__"}
-    unknown = sorted(units - set(FLOORS))
-    assert not unknown, f"give these a floor in FLOORS (and in DESIGN): {unknown}"
-
-
-def test_no_module_imports_from_its_own_floor_or_above():
-    in_root = {path.stem for path in PACKAGE.glob("*.py")}
-    wrong = []
-    for path, unit, names in package_imports():
-        for name, line, _ in names:
-            parts = name.split(".")
-            if parts[0] != "vfnet_tf" or len(parts) < 2:
-                continue
-            is_module = (PACKAGE / parts[1]).is_dir() or parts[1] in FLOORS
-            is_module = is_module or (PACKAGE / f"{parts[1]}.py").exists()
-            if not is_module:  # a name that vfnet_tf/__init__.py offers
-                wrong.append(f"{path.name}:{line}: {name}: import its own module")
-                continue
-            problem = floor_violation(unit, parts[1], in_root)
-            if problem:
-                wrong.append(f"{path.relative_to(ROOT)}:{line}: {problem}")
-    assert not wrong, "\n".join(wrong)
-
-
-@pytest.mark.parametrize(
-    ("unit", "target", "allowed"),
-    [
-        ("heads", "layers", True),
-        ("layers", "heads", False),  # upwards
-        ("layers", "losses", False),  # two folders of one floor
-        ("layers", "layers", True),  # its own folder
-        ("priors", "box_coders", True),  # two modules of the same folder and floor
-        ("priors", "builder", False),  # same folder, higher floor
-        ("configs", "config", True),
-        ("config", "configs", False),
-        ("ops", "newcomer", False),  # no floor yet
-    ],
-)
-def test_the_rule_itself_tells_allowed_from_forbidden(unit, target, allowed):
-    in_root = {"priors", "box_coders", "builder", "config"}
-    assert (floor_violation(unit, target, in_root) is None) == allowed
+def test_the_package_does_not_import_what_it_offers_to_others():
+    units = {path.stem for path in PACKAGE.iterdir()} | {"configs"}
+    wrong = [
+        f"{path.name}:{line}: {name}"
+        for path, _, names in package_imports()
+        for name, line, _ in names
+        if name.startswith("vfnet_tf.") and name.split(".")[1] not in units
+    ]
+    assert not wrong, f"import from the module that has it: {wrong}"
 
 
 def test_relative_imports_are_resolved_before_they_are_judged():
@@ -259,7 +207,7 @@ def test_a_library_is_imported_only_in_its_home(library, homes):
 def test_tensorflow_is_not_imported_at_the_top_of_portable_modules():
     eager = []
     for path, unit, names in package_imports():
-        portable = unit == "__init__" or (FLOORS.get(unit, 0) <= 4 and unit != "data")
+        portable = unit in PORTABLE
         without_tensorflow = {
             "vfnet_tf/data/__init__.py",
             "vfnet_tf/data/normalization.py",
@@ -308,7 +256,7 @@ def test_the_package_has_no_assert_and_prints_nothing_below_the_commands():
             is_print = isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
             if isinstance(node, ast.Assert):
                 wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: assert")
-            elif is_print and FLOORS.get(unit, 0) < FLOORS["training"]:
+            elif is_print and unit not in PRINTING:
                 wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: print")
     assert not wrong, "\n".join(wrong)
 
