@@ -4,6 +4,13 @@ import dataclasses
 
 import tyro
 
+from vfnet_tf.checkpoints.published import (
+    OFFICIAL_TABLE,
+    PATHS,
+    WITHOUT_ADDRESS,
+    preset_folder,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class ConfigsOptions:
@@ -26,9 +33,27 @@ def run(options):
     # A name that is part of others is still one config.
     if name is None or (matching and name not in config_files()):
         print(config_table(matching))
+        print(_describe_weights(matching))
     else:
         print(model_card(name))
     return 0
+
+
+def _describe_weights(names):
+    """Which of the configs have published COCO weights, and which are in the cache."""
+    lines = []
+    for name in names:
+        if name in PATHS:
+            is_there = (preset_folder(name) / "source.json").is_file()
+            place = "in the cache" if is_there else "downloaded when asked for"
+            lines.append(f"  {name}: {place}")
+        elif name in WITHOUT_ADDRESS:
+            lines.append(f"  {name}: by hand, from {OFFICIAL_TABLE}")
+    if not lines:
+        return "No published COCO weights for these."
+    return "\n".join(
+        ["COCO weights, for --checkpoint NAME and --weights coco:", *lines]
+    )
 
 
 def main(arguments=None):
