@@ -199,7 +199,7 @@ class _Sampler:
 
 
 def _add(total, part):
-    """The sum in a fixed order, which an operation for many summands has not."""
+    """The sum of two. One operation for many summands would choose their order itself."""
     return part if total is None else total + part
 
 

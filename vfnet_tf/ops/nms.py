@@ -9,7 +9,7 @@ from vfnet_tf.ops.kernels import tensorflow_kernels
 from vfnet_tf.ops.nms_settings import check_nms, check_settings
 from vfnet_tf.ops.shapes import sizes_of
 
-#: Floor of a union in square pixels, so small that only boxes without area overlap none.
+#: Floor of a union in square pixels, below which only boxes without area are.
 _TINY = float(np.finfo("float32").tiny)
 
 #: Whole numbers up to this are exact in float32.
@@ -127,7 +127,7 @@ def _prepare(boxes, scores):
 
 
 def _combined_nms(boxes, scores, iou_threshold, score_threshold, max_detections):
-    """NMS by TensorFlow's kernel; equal scores, which it takes in any order, again."""
+    """NMS by TensorFlow's kernel, which runs again, by rank, where scores are equal."""
     import tensorflow as tf
 
     def suppress(scores, score_threshold, limit):
