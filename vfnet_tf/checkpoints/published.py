@@ -139,13 +139,15 @@ def _download(url, path):
                 )
             has_begun = True
             total = int(answer.headers.get("Content-Length") or 0)
-            progress = Progress(total // 10**6 or None, "MB")
+            progress = Progress(total // 10**6 or None, f"MB of {path.name}")
             with open(aside, "wb") as file:
                 for block in answer.iter_content(10**6):
                     file.write(block)
                     digest.update(block)
-                    done, size = size // 10**6, size + len(block)
-                    progress.add(size // 10**6 - done)
+                    new = (size + len(block)) // 10**6 - size // 10**6
+                    size += len(block)
+                    if new:
+                        progress.add(new)
             progress.close()
             if total and size != total:
                 raise WeightsUnavailableError(

@@ -101,9 +101,7 @@ def _coco(config):
     folder = preset_directory(config.name) if config.name in PATHS else None
     if folder is None:
         address_of(config.name)  # says why there is none
-    print(
-        f"weights    COCO, the published ones of {config.name}: all but the classifier"
-    )
+    print(f"weights    COCO, the published ones of {config.name}")
     return find_weights(folder)
 
 
