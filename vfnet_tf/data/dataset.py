@@ -15,64 +15,26 @@ from vfnet_tf.data.text import printable
 
 # The official training set leaves out smaller images and smaller boxes (fact S33).
 MIN_IMAGE_SIDE = 32
-
-
 MIN_BOX_SIDE = 1.0
-
-
 BAD_BOX = "box is not four finite numbers"
-
-
 BAD_SIZE = "box has a width or height <= 0"
-
-
 BAD_AREA = "area is <= 0 or not finite"
-
-
 OUTSIDE = "box lies outside the image"
-
-
 UNKNOWN_CATEGORY = "category is not in the file"
-
-
 UNKNOWN_IMAGE = "image id is not in the file"
-
-
 DUPLICATE = "annotation is repeated"
-
-
 TINY = "box is narrower or lower than 1 pixel"
-
-
 CLIPPED = "box reaches outside the image"
-
-
 BAD_FLAG = "flag is neither true nor false"
-
-
 OTHER_CLASS = "class is not among those asked for"
-
-
 SKIPPED_IMAGE = "image was skipped"
-
-
 # These follow from rules or wishes; the others are mistakes, which `strict` refuses.
 _NO_MISTAKE = frozenset({TINY, OTHER_CLASS, SKIPPED_IMAGE})
-
-
 MAX_LISTED = 20
-
-
 _MAX_EXAMPLES = 3
-
-
 # Of the many records without crowd regions, or without boxes.
 NO_BOXES = np.zeros((0, 4), "float32")
-
-
 NO_LABELS = np.zeros(0, "int32")
-
-
 NO_IDS = np.zeros(0, "int64")
 
 

@@ -22,8 +22,6 @@ from vfnet_tf.data.random_sizes import RandomSizes
 # Columns of a plan: one row per image of the epoch. The seed takes two, and where images
 # are cropped, (top, left, height, width) follow.
 RECORD, IS_REPEAT, HEIGHT, WIDTH, SHORT, LONG, SEED = range(7)
-
-
 CROP = 8
 
 

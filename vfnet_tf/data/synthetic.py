@@ -194,10 +194,7 @@ def _place(rng, kind, image_size, owner, areas):
     radius = _draw_side(rng, image_size) / 2
     # Up to about a seventh of an object may lie beyond the border.
     margin = 0.7 * radius
-    center = (
-        rng.uniform(margin, width - margin),
-        rng.uniform(margin, height - margin),
-    )
+    center = (rng.uniform(margin, width - margin), rng.uniform(margin, height - margin))
     angle = rng.uniform(-math.pi / 9, math.pi / 9)
     phase, depth = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 0.45)
     if kind == "shapes":
@@ -306,11 +303,7 @@ def _write_split(root, split, number, count, image_size, seed, kind):
 
 
 def default_synthetic_directory(
-    num_train=NUM_TRAIN,
-    num_val=NUM_VAL,
-    image_size=IMAGE_SIZE,
-    seed=0,
-    kind="shapes",
+    num_train=NUM_TRAIN, num_val=NUM_VAL, image_size=IMAGE_SIZE, seed=0, kind="shapes"
 ):
     """Returns the folder in the cache that a set with these arguments has, a `Path`."""
     height, width = image_size

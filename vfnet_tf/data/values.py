@@ -18,14 +18,7 @@ _FLAG_TEXTS = {
 _PLAIN = (float, int)  # quicker to tell than `numbers.Real`
 #: Names of the flags that keep an object out of training and make evaluation ignore it.
 #: `truncated` and `occluded` objects are objects.
-CROWD_FLAGS = (
-    "iscrowd",
-    "is_crowd",
-    "crowd",
-    "difficult",
-    "is_difficult",
-    "ignore",
-)
+CROWD_FLAGS = ("iscrowd", "is_crowd", "crowd", "difficult", "is_difficult", "ignore")
 _CROWD_FLAGS = frozenset(CROWD_FLAGS)  # the order is for what is written
 
 

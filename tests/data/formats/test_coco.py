@@ -11,10 +11,7 @@ from vfnet_tf.data.images.inspect import ImageHeader, inspect_image
 
 
 def test_boxes_labels_and_ids_by_hand(coco):
-    coco.content["categories"] = [
-        {"id": 9, "name": "far"},
-        {"id": 4, "name": "near"},
-    ]
+    coco.content["categories"] = [{"id": 9, "name": "far"}, {"id": 4, "name": "near"}]
     path = coco.image(48, 64)
     coco.box([1, 2, 10, 20.5], category_id=9)
     coco.box([0, 0, 64, 48], category_id=4)

@@ -225,11 +225,7 @@ LAYOUTS = {
         ["valid: of data.yml, which is empty", "dev: of data.yml", "Images/test/"],
     ),
     "yolo, below a folder called images": (
-        {
-            "data.yaml": YOLO + "train: mine\n",
-            "mine/a.png": None,
-            "mine/a.txt": LABEL,
-        },
+        {"data.yaml": YOLO + "train: mine\n", "mine/a.png": None, "mine/a.txt": LABEL},
         {"train": ["a.png"]},
         [],
     ),

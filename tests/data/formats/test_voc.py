@@ -55,11 +55,7 @@ def test_pixels_count_from_one_and_the_last_is_inside(devkit):
         thing("cat", 5.5, 2, 5.5, 3),
     )
     (record,) = read(devkit, strict=True)
-    assert record.boxes.tolist() == [
-        [0, 0, 64, 48],
-        [10, 5, 30, 25],
-        [4.5, 1, 5.5, 3],
-    ]
+    assert record.boxes.tolist() == [[0, 0, 64, 48], [10, 5, 30, 25], [4.5, 1, 5.5, 3]]
     assert record.labels.tolist() == [1, 0, 0]
 
 

@@ -60,27 +60,13 @@ from vfnet_tf.data.values import is_blank, read_crowd, read_id, read_number, rea
 # comes from, why an image cannot be used (text and `Reason`), and what is not among the
 # annotations.
 SOURCE_KEY = "vfnet_source"
-
-
 ERROR_KEY = "vfnet_error"
-
-
 ERROR_CODE_KEY = "vfnet_error_code"
-
-
 DROPPED_KEY = "vfnet_dropped"
-
-
 # The first list in a json of the format, and in few others.
 _FIRST_LIST = re.compile(r'\s*\{[^\[]*?"(\w+)"\s*:\s*\[')
-
-
 _COCO_LISTS = frozenset({"images", "annotations", "categories", "licenses", "videos"})
-
-
 _INSTANCES = re.compile("^instances_", re.IGNORECASE)
-
-
 _FILE_NAME = re.compile(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 

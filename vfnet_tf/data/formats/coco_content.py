@@ -48,13 +48,7 @@ class CocoContent:
         self._seen = set()
 
     def add_image(
-        self,
-        file_name,
-        *,
-        image_id=None,
-        size=None,
-        error=None,
-        code=Reason.BAD_ENTRY,
+        self, file_name, *, image_id=None, size=None, error=None, code=Reason.BAD_ENTRY
     ):
         """Adds an image.
 

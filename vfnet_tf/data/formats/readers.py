@@ -10,12 +10,7 @@ import re
 
 from vfnet_tf.data import synthetic
 from vfnet_tf.data.folders import list_folder, list_folders
-from vfnet_tf.data.formats.coco import (
-    coco_parts,
-    is_coco_folder,
-    read_coco,
-    split_of,
-)
+from vfnet_tf.data.formats.coco import coco_parts, is_coco_folder, read_coco, split_of
 from vfnet_tf.data.formats.csv_file import find_csv_splits, is_csv
 from vfnet_tf.data.formats.tfds import find_tfds_splits
 from vfnet_tf.data.formats.voc import find_voc_splits, is_voc
@@ -32,12 +27,7 @@ FORMATS = {
     "tfds": "TensorFlow Datasets",
 }
 _SUFFIXES = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".csv": "csv"}
-_IN_FOLDER = {
-    "coco": is_coco_folder,
-    "yolo": is_yolo,
-    "voc": is_voc,
-    "csv": is_csv,
-}
+_IN_FOLDER = {"coco": is_coco_folder, "yolo": is_yolo, "voc": is_voc, "csv": is_csv}
 # Of what is not read, the rest is counted.
 _MAX_UNUSED = 5
 _PREFIXED = re.compile(rf"({'|'.join(FORMATS)}):(.+)")

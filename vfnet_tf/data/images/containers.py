@@ -40,10 +40,7 @@ _STARTS = (
     (b"\x93NUMPY", "a numpy array"),
     (b"PK\3\4", "a zip archive"),
     (b"\x1f\x8b", "a gzip archive"),
-    (
-        b"version https://git-lfs",
-        "a pointer of Git LFS",
-    ),
+    (b"version https://git-lfs", "a pointer of Git LFS"),
     *((b"P%d" % number, "PNM") for number in range(1, 7)),
     (b"Pf", "PFM"),
     (b"PF", "PFM"),

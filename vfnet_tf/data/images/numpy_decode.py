@@ -22,10 +22,7 @@ PIL_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 _CONVERTED = {"La": "LA", "RGBa": "RGBA", "P": "RGBA", "PA": "RGBA"}
 _MODES = frozenset({"1", "L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"})
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
-_NO_RANGE = {
-    "I": "32-bit or signed integers",
-    "F": "floats",
-}
+_NO_RANGE = {"I": "32-bit or signed integers", "F": "floats"}
 _RANGE_ADVICE = (
     "no range says which is white: scale them to 0..255 and save as 8-bit JPEG or PNG"
 )

@@ -37,12 +37,8 @@ from vfnet_tf.ops.numpy_boxes import pairwise_iou
 
 # Boxes listed of a kind that may be most of the data; their number is always exact.
 MAX_LISTED_BOXES = 100
-
-
 # Folders with files that are not read, each with a finding of its own.
 MAX_LISTED_FOLDERS = 5
-
-
 # Of 255. A picture of 12 bits in a file of 16 reaches 15.
 _DIM = 32
 

@@ -38,8 +38,6 @@ class Kind:
 
 
 _DROPPED = "Training goes on without this box."
-
-
 #: Name of a kind, as in the json -> `Kind`.
 KINDS = {
     "unreadable_data": Kind(
@@ -243,8 +241,6 @@ KINDS = {
         "It is no data: hidden, of the system or an archive, a pipe or a dead link.",
     ),
 }
-
-
 PROBLEM_KINDS = {
     dataset.BAD_BOX: "bad_box",
     dataset.BAD_SIZE: "degenerate_box",

@@ -8,21 +8,13 @@ import numpy as np
 from vfnet_tf.data.scan.findings import Finding, Picture
 
 THUMB_SIDE = 16
-
-
 # Grey levels of 255 by which almost equal pictures differ: root mean square, and at most
 # in any of the 16x16 cells. JPEG quality 30 or another size made up to 3.1 and 14 on
 # coco_mini; its closest different photographs differ by 28 and 60, those of bccd by 10
 # and 43, but for one slide shot twice (2.9 and 9), in train and in val.
 _SAME_RMS = 4.0
-
-
 _SAME_CELL = 16
-
-
 _SAME_RATIO = 0.02
-
-
 # Of two pictures with little contrast, such as dark ones, all differ by little: part of
 # the standard deviation of the cells that the root mean square stays below. Copies as
 # above reach 0.06, the slide 0.16, different photographs 0.7.
