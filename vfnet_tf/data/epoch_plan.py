@@ -121,12 +121,16 @@ class Planner:
         self.drop_remainder = drop_remainder
         self.num_batches = self._count_batches()
 
+    def sample_groups(self):
+        """Groups of an epoch that is drawn to count them, list of `Group`."""
+        return self._draw_groups(np.random.default_rng(0))[0]
+
     def _moves_up(self, group):
         # Evaluation keeps to the smallest canvas: padding has an influence (fact S32).
         return self.training and group.larger is not None
 
     def _count_batches(self):
-        groups = self._draw_groups(np.random.default_rng(0))[0]
+        groups = self.sample_groups()
         counts = [len(group.records) for group in groups]
         num_batches = 0
         for number, group in enumerate(groups):

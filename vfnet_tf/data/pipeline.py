@@ -40,8 +40,8 @@ from vfnet_tf.data.transforms import (
     training_transforms,
 )
 
-# Epochs whose order is planned beforehand; later ones repeat them from the first. With
-# crops COCO takes 5.6 MB an epoch, so that the 41 epochs of VFNet-X all differ.
+# Epochs whose order is planned beforehand; the epochs after them repeat these from the
+# first. With crops COCO takes 5.6 MB an epoch: the 41 epochs of VFNet-X all differ.
 MAX_ORDERS = 128
 MAX_ORDER_BYTES = 256 * 2**20
 
@@ -55,22 +55,18 @@ class _RecordTensors:
         # A captured tensor on an accelerator would be copied for every image.
         with tf.device("CPU:0"):
             self.paths = tf.constant([record.path for record in records])
-            self.orientations = tf.constant(
-                [record.orientation for record in records], "int32"
-            )
+            self.orientations = tf.constant([r.orientation for r in records], "int32")
             self.needs_pil = tf.constant([record.needs_pil for record in records])
             self.image_ids = tf.constant([r.image_id for r in records], "int64")
             self.row_splits = tf.constant(np.cumsum([0, *counts]), "int64")
-            self.boxes = tf.constant(
-                np.concatenate([record.boxes for record in records]), "float32"
-            )
-            self.labels = tf.constant(
-                np.concatenate([record.labels for record in records]), "int32"
-            )
+            boxes = np.concatenate([record.boxes for record in records])
+            labels = np.concatenate([record.labels for record in records])
+            self.boxes = tf.constant(boxes, "float32")
+            self.labels = tf.constant(labels, "int32")
         self.has_pil = any(record.needs_pil for record in records)
 
     def example(self, index):
-        """One example as in `data.example`, the image decoded from its file."""
+        """One example, see `data.example`; its image is decoded from the file."""
         rows = slice(self.row_splits[index], self.row_splits[index + 1])
         image = decode.load_image(
             self.paths[index],
@@ -86,17 +82,10 @@ class _RecordTensors:
 
 
 def _cache_resized(load, num_records, sizes, num_parallel, limit):
-    """Decodes and resizes all images once and keeps them as one string of bytes.
+    """Loads all examples once; returns a function like `load` that reads from memory.
 
-    Args:
-        load: function, int64 index to a resized example.
-        num_records: int N.
-        sizes: int `[N, 2]`, sizes after the resize.
-        num_parallel: int.
-        limit: int, bytes.
-
-    Returns:
-        A function like `load` that reads from memory.
+    `load` takes an int64 index; `sizes` are int `[N, 2]`, (height, width) of its images;
+    `limit` is in bytes.
     """
     sizes = np.asarray(sizes, "int64")
     splits = np.cumsum([0, *(sizes.prod(axis=1) * 3)])
@@ -153,7 +142,7 @@ def _pad_objects(example, max_boxes):
 
 @tf.autograph.experimental.do_not_convert
 def _trim(batch):
-    """Leaves out the repeats that fill a last batch."""
+    """Removes the repeats that fill a last batch."""
     is_kept = batch["image_id"] != PADDING_IMAGE_ID
     return {name: tf.boolean_mask(value, is_kept) for name, value in batch.items()}
 
@@ -228,128 +217,23 @@ def build_pipeline(
     data = _with_fields(data or DataConfig(), fields)
     if transforms is None:
         transforms = training_transforms(data) if training else []
-    for name, value, lowest in (
-        ("batch_size", batch_size, 1),
-        ("seed", seed, 0),
-        ("start_epoch", start_epoch, 0),
-        ("num_parallel", num_parallel, 1),
-    ):
-        if value < lowest:
-            raise ValueError(f"`{name}` must be >= {lowest}. Received: {name}={value}")
-    for name, value in (
-        ("flip", data.flip),
-        ("random_crop", data.random_crop),
-        ("cut_out", data.cut_out),
-    ):
-        if not 0 <= value <= 1:
-            raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={value}")
-    if len(dataset) == 0:
-        raise ValueError("`dataset` must hold at least one image. Received: 0 images")
-    most_boxes = max(1, *(len(record.boxes) for record in dataset))
-    max_boxes = most_boxes if max_boxes is None else max_boxes
-    if max_boxes < most_boxes:
-        raise ValueError(
-            f"`max_boxes` must be at least {most_boxes}, the most boxes of an image. "
-            f"Received: max_boxes={max_boxes}"
-        )
-    scale_range = data.scale_range
-    has_random_sizes = bool(scale_range) or data.random_crop > 0
+    max_boxes = _checked_max_boxes(dataset, max_boxes)
+    _check_numbers(
+        data,
+        batch_size=(batch_size, 1),
+        seed=(seed, 0),
+        start_epoch=(start_epoch, 0),
+        num_parallel=(num_parallel, 1),
+    )
     if training:
         _check_sizes(data, canvas_shapes)
-    if scale_range:
-        scale_range = check_scale_range(scale_range, data.keep_ratio)
-    has_random_sizes = has_random_sizes and training
-    _check_replicas(replicas, num_replicas, batch_size)
-    if num_replicas > 1 and not pad_last_batch:
-        raise ValueError(
-            "Replicas need shares of one size: leave `pad_last_batch` True. "
-            f"Received: pad_last_batch={pad_last_batch}, num_replicas={num_replicas}"
-        )
+    _check_replicas(replicas, num_replicas, batch_size, pad_last_batch)
     shuffle = training if shuffle is None else shuffle
-    is_multi_scale = training and bool(data.scales)
-    scale_list = [
-        check_image_size(size, data.keep_ratio)
-        for size in (data.scales if is_multi_scale else [data.image_size])
-    ]
     order = (batch_size, seed, shuffle, training, drop_remainder)
-    if has_random_sizes:
-        planner, shapes = plan_random_sizes(
-            dataset,
-            scale_range or scale_list * 2,
-            data.random_crop,
-            data.max_canvas_shapes,
-            data.keep_ratio,
-            order,
-        )
-    else:
-        groups, shapes = make_groups(
-            dataset,
-            scale_list,
-            is_multi_scale,
-            canvas_shapes,
-            data.max_canvas_shapes,
-            data.keep_ratio,
-        )
-        planner = Planner(groups, scale_list, *order)
-    if planner.num_batches == 0:
-        groups = planner._draw_groups(np.random.default_rng(0))[0]
-        counts = [len(group.records) for group in groups]
-        raise ValueError(
-            "`drop_remainder=True` must leave at least one batch. "
-            f"Received: batch_size={batch_size}, images by canvas={counts}"
-        )
+    planner, shapes, size = _make_planner(dataset, data, canvas_shapes, training, order)
 
-    records = _RecordTensors(dataset)
-    resize = resize_keep_ratio if data.keep_ratio else resize_exact
-
-    def load(index, size=scale_list[0], rectangle=None):
-        example = records.example(index)
-        if rectangle is not None:
-            example = crop(*tf.unstack(rectangle))(example)
-        return resize(size[0], size[1])(example)
-
-    load_resized = load
-    if data.cache_decoded:
-        resized = resized_sizes(dataset.sizes, scale_list[0], data.keep_ratio)
-        load_resized = _cache_resized(
-            lambda index: load(index), len(dataset), resized, num_parallel, cache_limit
-        )
-
-    # Nothing is written in Python's own control flow, and to convert it would take
-    # seconds of every start.
-    @tf.autograph.experimental.do_not_convert
-    def prepare(row):
-        if data.cache_decoded:
-            example = load_resized(row[RECORD])
-        else:
-            size = tf.cast(row[SHORT : LONG + 1], "int32")
-            rectangle = None
-            if training and data.random_crop > 0:
-                rectangle = tf.cast(row[CROP:], "int32")
-            example = load_resized(row[RECORD], size, rectangle)
-        rng = tf.cast(row[SEED : SEED + 2], "int32")
-        example = compose(transforms)(example, rng)
-        example = normalize(data.normalization)(example)
-        canvas = tf.cast(row[HEIGHT : WIDTH + 1], "int32")
-        example = pad_to(canvas[0], canvas[1])(example)
-        example = _pad_objects(example, max_boxes)
-        image = example.pop("image")
-        # With one shape all of the graph behind can be static.
-        static = shapes[0] if len(shapes) == 1 else (None, None)
-        image_id = tf.where(
-            row[IS_REPEAT] == 1,
-            tf.constant(PADDING_IMAGE_ID, "int64"),
-            example["image_id"],
-        )
-        return {
-            "images": tf.ensure_shape(image, [*static, 3]),
-            "boxes": example["boxes"],
-            "labels": example["labels"],
-            "image_size": tf.ensure_shape(example["image_size"], [2]),
-            "scale": tf.ensure_shape(example["scale"], [2]),
-            "image_id": image_id,
-        }
-
+    load = _make_loader(dataset, data, training, size, num_parallel, cache_limit)
+    prepare = _make_preparation(load, transforms, data.normalization, max_boxes, shapes)
     share = batch_size // num_replicas
 
     def plan(epoch):
@@ -359,56 +243,158 @@ def build_pipeline(
 
     epoch_order = EpochOrder(start_epoch)
     if training:
-        # All orders beforehand, so that no thread of the pipeline waits for the GIL.
-        first = plan(0).astype("int32")
-        count = max(1, min(MAX_ORDERS, MAX_ORDER_BYTES // first.nbytes))
-        orders = np.empty((count, *first.shape), "int32")
-        for epoch in range(count):
-            orders[epoch] = plan(epoch)
-        orders = tf.constant(orders)
-
-        @tf.autograph.experimental.do_not_convert
-        def rows_of_epoch(_):
-            epoch, step = epoch_order.take()
-            rows = orders[epoch % count][step * share * len(replicas) :]
-            return tf.data.Dataset.from_tensor_slices(tf.cast(rows, "int64"))
-
-        batches = tf.data.Dataset.from_tensors(0).flat_map(rows_of_epoch)
+        rows, num_orders = _rows_in_order(plan, epoch_order, share * len(replicas))
     else:
-        batches = tf.data.Dataset.from_tensor_slices(plan(start_epoch))
-    batches = batches.map(prepare, num_parallel_calls=num_parallel, deterministic=True)
+        rows = tf.data.Dataset.from_tensor_slices(plan(start_epoch))
+    batches = rows.map(prepare, num_parallel_calls=num_parallel, deterministic=True)
     batches = batches.batch(share, drop_remainder=True)
     if not training and not pad_last_batch:
         batches = batches.map(_trim)
-    batches = batches.apply(
-        tf.data.experimental.assert_cardinality(planner.num_batches * len(replicas))
-    )
-    batches = batches.prefetch(2)
-    options = tf.data.Options()
-    options.deterministic = True
-    # Nothing here is left to tune, and closing an iterator can wait for the tuning
-    # thread's next period, up to a minute (TF 2.21, seen under MirroredStrategy).
-    options.autotune.enabled = False
-    # One process reads all files: there is nothing to shard by file.
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.OFF
-    )
-    batches = batches.with_options(options)
+    num_batches = planner.num_batches * len(replicas)
+    batches = batches.apply(tf.data.experimental.assert_cardinality(num_batches))
+    batches = batches.prefetch(2).with_options(_options())
     batches.canvas_shapes = shapes
     if training:
 
         def image_ids(epoch, step):
-            rows = planner.plan(epoch % count)[step * batch_size :][:batch_size]
+            rows = planner.plan(epoch % num_orders)[step * batch_size :][:batch_size]
             return [int(dataset[index].image_id) for index in rows[:, RECORD]]
 
         def shapes_of_epoch(epoch):
-            rows = planner.plan(epoch % count)[::batch_size, HEIGHT : WIDTH + 1]
+            rows = planner.plan(epoch % num_orders)[::batch_size, HEIGHT : WIDTH + 1]
             return [(int(height), int(width)) for height, width in rows]
 
         batches.epoch_order = epoch_order
         batches.image_ids = image_ids
         batches.shapes_of_epoch = shapes_of_epoch
     return batches
+
+
+def _make_planner(dataset, data, canvas_shapes, training, order):
+    """Makes the plan of the epochs.
+
+    Returns:
+        (`Planner`, list of all canvas shapes, the first size that images are fitted to).
+    """
+    keep_ratio, max_shapes = data.keep_ratio, data.max_canvas_shapes
+    scale_range = data.scale_range
+    if scale_range:
+        scale_range = check_scale_range(scale_range, keep_ratio)
+    is_multi_scale = training and bool(data.scales)
+    sizes = data.scales if is_multi_scale else [data.image_size]
+    sizes = [check_image_size(size, keep_ratio) for size in sizes]
+    if training and (scale_range or data.random_crop > 0):
+        scale_range, crop_probability = scale_range or sizes * 2, data.random_crop
+        planner, shapes = plan_random_sizes(
+            dataset, scale_range, crop_probability, max_shapes, keep_ratio, order
+        )
+    else:
+        groups, shapes = make_groups(
+            dataset, sizes, is_multi_scale, canvas_shapes, max_shapes, keep_ratio
+        )
+        planner = Planner(groups, sizes, *order)
+    if planner.num_batches == 0:
+        counts = [len(group.records) for group in planner.sample_groups()]
+        raise ValueError(
+            "`drop_remainder=True` must leave at least one batch. "
+            f"Received: batch_size={planner.batch_size}, images by canvas={counts}"
+        )
+    return planner, shapes, sizes[0]
+
+
+def _make_loader(dataset, data, training, size, num_parallel, cache_limit):
+    """Makes the function from a row of the plan to a cropped and resized example."""
+    records = _RecordTensors(dataset)
+    resize = resize_keep_ratio if data.keep_ratio else resize_exact
+
+    def load(row):
+        example = records.example(row[RECORD])
+        if training and data.random_crop > 0:
+            example = crop(*tf.unstack(tf.cast(row[CROP:], "int32")))(example)
+        size = tf.cast(row[SHORT : LONG + 1], "int32")
+        return resize(size[0], size[1])(example)
+
+    if not data.cache_decoded:
+        return load
+    resized = resized_sizes(dataset.sizes, size, data.keep_ratio)
+    load_cached = _cache_resized(
+        lambda index: resize(*size)(records.example(index)),
+        len(dataset),
+        resized,
+        num_parallel,
+        cache_limit,
+    )
+    return lambda row: load_cached(row[RECORD])
+
+
+def _make_preparation(load, transforms, normalization, max_boxes, shapes):
+    """Makes the function from a row of the plan to one image of a batch."""
+    # With one shape all of the graph behind can be static.
+    static = shapes[0] if len(shapes) == 1 else (None, None)
+
+    # AutoGraph would take seconds of every start, and there is nothing to convert: no
+    # `if` or loop depends on a tensor.
+    @tf.autograph.experimental.do_not_convert
+    def prepare(row):
+        example = load(row)
+        rng = tf.cast(row[SEED : SEED + 2], "int32")
+        example = compose(transforms)(example, rng)
+        example = normalize(normalization)(example)
+        canvas = tf.cast(row[HEIGHT : WIDTH + 1], "int32")
+        example = pad_to(canvas[0], canvas[1])(example)
+        example = _pad_objects(example, max_boxes)
+        padding_id = tf.constant(PADDING_IMAGE_ID, "int64")
+        return {
+            "images": tf.ensure_shape(example["image"], [*static, 3]),
+            "boxes": example["boxes"],
+            "labels": example["labels"],
+            "image_size": tf.ensure_shape(example["image_size"], [2]),
+            "scale": tf.ensure_shape(example["scale"], [2]),
+            "image_id": tf.where(row[IS_REPEAT] == 1, padding_id, example["image_id"]),
+        }
+
+    return prepare
+
+
+def _rows_in_order(plan, epoch_order, num_rows):
+    """The rows of the epoch that is next, as a `tf.data.Dataset`.
+
+    Args:
+        plan: function from an epoch to its rows.
+        epoch_order: `EpochOrder`.
+        num_rows: int, the rows of one step.
+
+    Returns:
+        (dataset, number of epochs that differ).
+    """
+    # All orders are planned beforehand: no thread of the pipeline waits for the GIL.
+    first = plan(0).astype("int32")
+    count = max(1, min(MAX_ORDERS, MAX_ORDER_BYTES // first.nbytes))
+    orders = np.empty((count, *first.shape), "int32")
+    for epoch in range(count):
+        orders[epoch] = plan(epoch)
+    orders = tf.constant(orders)
+
+    @tf.autograph.experimental.do_not_convert
+    def rows_of_epoch(_):
+        epoch, step = epoch_order.take()
+        rows = orders[epoch % count][step * num_rows :]
+        return tf.data.Dataset.from_tensor_slices(tf.cast(rows, "int64"))
+
+    return tf.data.Dataset.from_tensors(0).flat_map(rows_of_epoch), count
+
+
+def _options():
+    options = tf.data.Options()
+    options.deterministic = True
+    # There is nothing to tune, and closing an iterator can wait up to a minute for the
+    # next period of the tuning thread (TF 2.21, under MirroredStrategy).
+    options.autotune.enabled = False
+    # One process reads all files: there is nothing to shard by file.
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.OFF
+    )
+    return options
 
 
 def _with_fields(data, fields):
@@ -421,6 +407,30 @@ def _with_fields(data, fields):
             f"{', '.join(known)}. Received: {', '.join(unknown)}"
         )
     return dataclasses.replace(data, **fields)
+
+
+def _check_numbers(data, **numbers):
+    """Checks probabilities of `data`, and numbers that come as (value, lowest)."""
+    for name, (value, lowest) in numbers.items():
+        if value < lowest:
+            raise ValueError(f"`{name}` must be >= {lowest}. Received: {name}={value}")
+    for name in ("flip", "random_crop", "cut_out"):
+        value = getattr(data, name)
+        if not 0 <= value <= 1:
+            raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={value}")
+
+
+def _checked_max_boxes(dataset, max_boxes):
+    """`max_boxes`, or the most boxes of an image where it is None."""
+    if len(dataset) == 0:
+        raise ValueError("`dataset` must hold at least one image. Received: 0 images")
+    most_boxes = max(1, *(len(record.boxes) for record in dataset))
+    if max_boxes is not None and max_boxes < most_boxes:
+        raise ValueError(
+            f"`max_boxes` must be at least {most_boxes}, the most boxes of an image. "
+            f"Received: max_boxes={max_boxes}"
+        )
+    return most_boxes if max_boxes is None else max_boxes
 
 
 def _check_sizes(data, canvas_shapes):
@@ -443,7 +453,7 @@ def _check_sizes(data, canvas_shapes):
         )
 
 
-def _check_replicas(replicas, num_replicas, batch_size):
+def _check_replicas(replicas, num_replicas, batch_size, pad_last_batch):
     if num_replicas < 1 or batch_size % num_replicas:
         raise ValueError(
             "`batch_size` must be a multiple of `num_replicas`, which is >= 1. "
@@ -453,4 +463,9 @@ def _check_replicas(replicas, num_replicas, batch_size):
         raise ValueError(
             "`replicas` must hold some of 0 .. num_replicas - 1. "
             f"Received: replicas={replicas}, num_replicas={num_replicas}"
+        )
+    if num_replicas > 1 and not pad_last_batch:
+        raise ValueError(
+            "Replicas need shares of one size: leave `pad_last_batch` True. "
+            f"Received: pad_last_batch={pad_last_batch}, num_replicas={num_replicas}"
         )
