@@ -273,7 +273,7 @@ def test_every_path_gives_the_pixels_that_were_made(tmp_path, kind, orientation)
     looks = []
     header = inspect.inspect_image(
         str(path),
-        look=lambda *seen: looks.append(checks._look_at(*seen)),
+        look=lambda *seen: looks.append(checks._thumbnail(*seen)),
         find_damage=True,
     )
     assert header.error == ""

@@ -315,7 +315,7 @@ def test_real_photographs_are_no_copies_but_found_when_saved_again(
             again = Image.open(io.BytesIO(encoded(0, image=image, quality=50)))
             half = image.resize((image.width // 2, image.height // 2))
             for copy in (image, again, half):
-                thumb, _ = checks._look_at(copy, 1)
+                thumb, _ = checks._thumbnail(copy, 1)
                 thumbs.append(np.frombuffer(thumb, "uint8"))
                 ratios.append(copy.width / copy.height)
             count += 1
@@ -484,7 +484,7 @@ def test_an_interrupt_does_not_go_through_all_files_first(coco, val):
         def close(self):
             looked.append("closed")
 
-    files = checks._Files(1, lambda path: looked.append(path), Stop)
+    files = checks._ImageChecker(1, lambda path: looked.append(path), Stop)
     paths = [str(path) for path in sorted(coco.directory.glob("*.jpg"))]
     with pytest.raises(KeyboardInterrupt):
         files.inspect(paths)

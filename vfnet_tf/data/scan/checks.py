@@ -11,7 +11,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from vfnet_tf.data.canvases import keep_ratio_sizes
+from vfnet_tf.data.canvases import check_image_size, resized_sizes
 from vfnet_tf.data.dataset import MIN_IMAGE_SIDE, OTHER_CLASS
 from vfnet_tf.data.folders import find_file
 from vfnet_tf.data.formats import coco
@@ -39,16 +39,17 @@ from vfnet_tf.ops.numpy_boxes import pairwise_iou
 MAX_LISTED_BOXES = 100
 # Folders with files that are not read, each with a finding of its own.
 MAX_LISTED_FOLDERS = 5
-# Of 255. A picture of 12 bits in a file of 16 reaches 15.
-_DIM = 32
+# Of 255: an image whose pixels are all below it is almost black. A picture of 12 bits in
+# a file of 16 reaches 15.
+_DARK = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class _File:
-    """An image file as it was seen: head, hash of its bytes, thumbnail of its pixels.
+class _CheckedImage:
+    """What is known of an image file after its check.
 
-    `brightest` is the largest value of all pixels, or of the thumbnail if that is not
-    dark.
+    `digest` is a hash of its bytes, `thumb` its 16x16 grey levels. `brightest` is the
+    largest value of all pixels, or of the thumbnail if that is not dark.
     """
 
     header: inspect.ImageHeader
@@ -57,8 +58,8 @@ class _File:
     brightest: int = 255
 
 
-class _Files:
-    """Looks at each image file once, in threads.
+class _ImageChecker:
+    """Checks each image file once, in threads.
 
     Args:
         num_threads: int.
@@ -67,35 +68,37 @@ class _Files:
     """
 
     def __init__(self, num_threads, decode, progress):
-        self.seen = {}
+        self.checked = {}
         self._num_threads = num_threads
         self._decode = decode
         self._progress = progress
 
     def inspect(self, paths):
-        """What `read_coco` takes as `check_images`."""
-        todo = [path for path in dict.fromkeys(paths) if path not in self.seen]
+        """Dict path -> `ImageHeader`; `read_coco` takes this as `check_images`."""
+        todo = [path for path in dict.fromkeys(paths) if path not in self.checked]
         if todo:
             progress = self._progress(len(todo))
             # Decoding, resizing and hashing release the interpreter lock.
             pool = concurrent.futures.ThreadPoolExecutor(self._num_threads)
             try:
-                for path, file in zip(todo, pool.map(self._look, todo), strict=True):
-                    self.seen[path] = file
+                for path, image in zip(todo, pool.map(self._check, todo), strict=True):
+                    self.checked[path] = image
                     progress.add()
             finally:
-                # Interrupted, it must not go through all files first.
+                # After an interrupt the pool would go through all files first.
                 pool.shutdown(cancel_futures=True)
                 progress.close()
-        return {path: self.seen[path].header for path in paths}
+        return {path: self.checked[path].header for path in paths}
 
-    def _look(self, path):
-        looks = []
+    def _check(self, path):
+        thumbs = []
         header = inspect.inspect_image(
-            path, look=lambda *image: looks.append(_look_at(*image)), find_damage=True
+            path,
+            look=lambda *image: thumbs.append(_thumbnail(*image)),
+            find_damage=True,
         )
         if header.error:
-            return _File(header)
+            return _CheckedImage(header)
         if self._decode is not None and not header.needs_pil:
             try:
                 self._decode(path)
@@ -103,16 +106,17 @@ class _Files:
                 # "{{node}} Invalid PNG data, size 13445 [Op:DecodeJpeg]"
                 reason = re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\].*", "", str(error))
                 text = f"TensorFlow cannot decode it: {reason}"
-                return _File(inspect.ImageHeader(error=text, code=Reason.TENSORFLOW))
+                header = inspect.ImageHeader(error=text, code=Reason.TENSORFLOW)
+                return _CheckedImage(header)
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
-        return _File(header, digest, *looks[0])
+        return _CheckedImage(header, digest, *thumbs[0])
 
 
-def _look_at(image, orientation):
-    """Thumbnail of an open PIL image, upright, as bytes, and its brightest value.
+def _thumbnail(image, orientation):
+    """Upright 16x16 grey levels of a PIL image, as bytes, and its brightest value.
 
-    They are of the pixels that training gets.
+    Both are of the pixels that training gets.
     """
     image = numpy_decode.to_rgb(image)
     grey = image.convert("L")
@@ -122,7 +126,7 @@ def _look_at(image, orientation):
     size = (THUMB_SIDE, THUMB_SIDE)
     thumb = grey.resize(size, Image.Resampling.BOX).tobytes()
     brightest = max(thumb)
-    if brightest < _DIM:  # of the means; then it is worth to look at all pixels
+    if brightest < _DARK:  # The means are dark: are all pixels?
         brightest = max(high for _, high in image.getextrema())
     return thumb, brightest
 
@@ -140,15 +144,14 @@ def _tensorflow_decoder():
     return decode
 
 
-class _Silent:
+class _NoProgress:
     def __init__(self, total):
         pass
 
     def add(self):
         pass
 
-    def close(self):
-        pass
+    close = add
 
 
 def scan_splits(
@@ -159,7 +162,7 @@ def scan_splits(
     small_side=SMALL_SIDE,
     use_tensorflow=True,
     num_threads=None,
-    progress=_Silent,
+    progress=_NoProgress,
 ):
     """Checks all images and boxes of a dataset.
 
@@ -174,29 +177,24 @@ def scan_splits(
             PIL, as the reader does.
         num_threads: int; by default as many as there are cores.
         progress: factory `total -> object` whose `add()` is called after each image,
-            `close()` at the end, such as `cli.progress.Progress`.
+            `close()` at the end, such as `progress.Progress`.
 
     Returns:
         `ScanResult`.
 
     Raises:
-        ValueError: for sizes or a number of threads that are none. What is wrong with
+        ValueError: for a size or a number of threads out of range. What is wrong with
             the data is a finding.
     """
     num_threads = num_threads or os.cpu_count() or 1
-    if num_threads < 1 or not 0 <= small_side < float("inf"):  # so NaN, too
+    if num_threads < 1 or not 0 <= small_side < float("inf"):  # NaN too
         raise ValueError(
             "`num_threads` must be >= 1 and `small_side` >= 0. Received: "
             f"num_threads={num_threads}, small_side={small_side}"
         )
-    is_size = len(image_size) == 2 and min(image_size) >= 1
-    if not is_size or (keep_ratio and image_size[0] > image_size[1]):
-        rule = "(short, long) with short <= long" if keep_ratio else "(height, width)"
-        raise ValueError(
-            f"`image_size` must be {rule}, pixels. Received: image_size={image_size}"
-        )
+    image_size = check_image_size(image_size, keep_ratio)
     decode = _tensorflow_decoder() if use_tensorflow else None
-    files = _Files(num_threads, decode, progress)
+    checker = _ImageChecker(num_threads, decode, progress)
     findings, statistics, usable, listed = [], {}, [], {}
     if "train" not in splits:
         findings.append(Finding("no_train_split", "train", "there is no split train"))
@@ -204,7 +202,7 @@ def scan_splits(
         findings.append(Finding("no_validation_split", "val", "there is no split val"))
     class_names, similar = None, collections.defaultdict(list)
     for split in splits:
-        dataset = _read(split, splits, class_names, files, findings)
+        dataset = _read(split, splits, class_names, checker, findings)
         if dataset is None:
             continue
         if split == "train":
@@ -217,11 +215,12 @@ def scan_splits(
             text = f"all {dataset.report.num_images} images are bad"
             findings.append(Finding("no_usable_image", split, text))
             continue
-        found, statistics[split] = _examine(
-            split, dataset, image_size, keep_ratio, small_side
+        statistics[split] = _statistics(dataset, image_size, keep_ratio)
+        findings += _image_findings(split, dataset, checker.checked)
+        findings += _class_findings(split, statistics[split].class_counts)
+        findings += _box_findings(
+            split, dataset, statistics[split].box_sizes, image_size, small_side
         )
-        findings += found
-        findings += _dim_images(split, dataset, files.seen)
         usable += [(split, record.path) for record in dataset]
         for names in dataset.report.similar_classes:
             similar[names].append(split)
@@ -230,25 +229,23 @@ def scan_splits(
         for names, found in similar.items()
     ]
     if usable:
-        findings += find_lookalikes(usable, files.seen)
+        findings += find_lookalikes(usable, checker.checked)
     findings += _unread_findings(splits, listed)
     order = list(KINDS)
     findings = [
         dataclasses.replace(finding, text=printable(finding.text))
         for finding in findings
     ]
-    findings.sort(
-        key=lambda finding: (LEVELS.index(finding.level), order.index(finding.kind))
-    )
-    return ScanResult(tuple(image_size), small_side, statistics, findings)
+    findings.sort(key=lambda one: (LEVELS.index(one.level), order.index(one.kind)))
+    return ScanResult(image_size, small_side, statistics, findings)
 
 
 def unreadable(error, image_size=(800, 1333), small_side=SMALL_SIDE):
-    """The `ScanResult` of data that no split can be found in.
+    """The `ScanResult` of data in which no split can be found.
 
     Args:
         error: ValueError that says why.
-        image_size, small_side: as of `scan_splits`.
+        image_size, small_side: see `scan_splits`.
     """
     finding = _stopped("unreadable_data", "data", error)
     return ScanResult(tuple(image_size), small_side, {}, [finding])
@@ -263,15 +260,15 @@ def _stopped(kind, split, error):
     return Finding(kind, split, text)
 
 
-def _read(split, splits, class_names, files, findings):
-    """Reads a split; what stops that is appended to `findings`, and None returned."""
+def _read(split, splits, class_names, checker, findings):
+    """Reads a split. An error is appended to `findings`, and None is returned."""
     try:
         annotation_file, image_dir = splits[split]
     except (ValueError, OSError) as error:
         findings.append(_stopped("unreadable_split", split, error))
         return None
-    stop = None
-    # With classes of its own where those of the training stop it: to see the rest.
+    is_told = False
+    # Where the classes of the training stop it, its own classes show what else is wrong.
     for names in dict.fromkeys((class_names, None)):
         try:
             return coco.read_coco(
@@ -279,14 +276,14 @@ def _read(split, splits, class_names, files, findings):
                 image_dir,
                 class_names=names,
                 skip_bad_images=True,
-                check_images=files.inspect,
+                check_images=checker.inspect,
                 training=False,
                 allow_empty=True,
             )
         except (ValueError, OSError) as error:
-            if stop is None:
-                stop = _stopped("unreadable_split", split, error)
-                findings.append(stop)
+            if not is_told:
+                findings.append(_stopped("unreadable_split", split, error))
+                is_told = True
     return None
 
 
@@ -311,100 +308,111 @@ def _reader_findings(split, dataset):
     return findings
 
 
-def _examine(split, dataset, image_size, keep_ratio, small_side):
-    """Findings on what the reader accepts, and the `SplitStatistics`."""
-    records = dataset.records
-    sizes = np.asarray(dataset.sizes, "int64").reshape(-1, 2)
-    counts = np.array([len(record.boxes) for record in records], "int64")
-    owners = np.repeat(np.arange(len(records)), counts)
-    boxes = np.concatenate([record.boxes for record in records])
-    labels = np.concatenate([record.labels for record in records])
-    if keep_ratio:
-        resized = keep_ratio_sizes(sizes, *image_size)
-    else:
-        resized = np.tile(np.asarray(image_size, "int64"), (len(sizes), 1))
-    extents = boxes[:, [3, 2]] - boxes[:, [1, 0]]  # (height, width)
-    at_training = (extents * (resized / sizes)[owners]).astype("float32")
-    elongation = extents.max(axis=1) / extents.min(axis=1)
-    by_class = np.bincount(labels, minlength=dataset.num_classes)
-    class_counts = dict(zip(dataset.class_names, by_class.tolist(), strict=True))
-    findings = []
+def _extents(dataset):
+    """(height, width) of all boxes in pixels, float32 `[R, 2]`."""
+    boxes = np.concatenate([record.boxes for record in dataset])
+    return boxes[:, [3, 2]] - boxes[:, [1, 0]]
 
-    def of_images(kind, mask):
+
+def _statistics(dataset, image_size, keep_ratio):
+    """`SplitStatistics` of a dataset."""
+    report, sizes = dataset.report, np.asarray(dataset.sizes, "int64")
+    counts = np.array([len(record.boxes) for record in dataset], "int64")
+    labels = np.concatenate([record.labels for record in dataset])
+    factors = resized_sizes(sizes, image_size, keep_ratio) / sizes
+    extents = _extents(dataset)
+    by_class = np.bincount(labels, minlength=dataset.num_classes).tolist()
+    return SplitStatistics(
+        report.annotation_file,
+        dataset.image_dir,
+        report.num_images,
+        report.num_crowd,
+        image_sizes=sizes,
+        box_sizes=(extents * np.repeat(factors, counts, axis=0)).astype("float32"),
+        aspect_ratios=extents[:, 1] / extents[:, 0],
+        objects_per_image=counts,
+        class_counts=dict(zip(dataset.class_names, by_class, strict=True)),
+    )
+
+
+def _image_findings(split, dataset, checked):
+    """Findings on the images that the reader accepts."""
+    counts = np.array([len(record.boxes) for record in dataset])
+    crowds = np.array([record.num_crowd for record in dataset])
+    masks = {
+        "small_image": np.min(dataset.sizes, axis=1) < MIN_IMAGE_SIDE,
+        "many_objects": counts > MANY_OBJECTS,
+        "image_without_objects": (counts == 0) & (crowds == 0),
+        "exif_orientation": [record.orientation > 1 for record in dataset],
+        "converted_format": [record.needs_pil for record in dataset],
+    }
+    if split == "test" and not dataset.report.num_annotations:
+        # The images of COCO's test split come without annotations on purpose.
+        del masks["image_without_objects"]
+    findings = []
+    for kind, mask in masks.items():
         rows = np.flatnonzero(mask)
         if len(rows):
             pictures = tuple(_picture(dataset, row) for row in rows)
             names = ", ".join(os.path.basename(p.path) for p in pictures[:3])
             more = ", ..." if len(rows) > 3 else ""
-            text = f"{_share(len(rows), len(records), 'images')}: {names}{more}"
+            text = f"{_part_of(len(rows), len(dataset), 'images')}: {names}{more}"
             findings.append(Finding(kind, split, text, len(rows), pictures))
-
-    def of_boxes(kind, mask, goodness, text):
-        rows = np.flatnonzero(mask)
-        if len(rows):
-            worst = rows[np.argsort(goodness[rows], kind="stable")][:MAX_LISTED_BOXES]
-            firsts = np.cumsum(counts) - counts
-            pictures = tuple(
-                _picture(dataset, owners[row], [row - firsts[owners[row]]])
-                for row in worst
-            )
-            text = f"{_share(len(rows), len(boxes), 'boxes')} {text}"
-            findings.append(Finding(kind, split, text, len(rows), pictures))
-
-    if split == "train" and not len(boxes):
-        text = dataset.report.annotation_file
-        findings.append(Finding("no_train_boxes", split, text))
-    findings += _class_findings(split, class_counts)
-    of_images("small_image", sizes.min(axis=1) < MIN_IMAGE_SIDE)
-    of_images("many_objects", counts > MANY_OBJECTS)
-    # The images of COCO's test split come without annotations on purpose.
-    if split != "test" or dataset.report.num_annotations:
-        crowds = np.array([record.num_crowd for record in records])
-        of_images("image_without_objects", (counts == 0) & (crowds == 0))
-    of_images("exif_orientation", [record.orientation > 1 for record in records])
-    of_images("converted_format", [record.needs_pil for record in records])
-    size_text = f"{image_size[0]}x{image_size[1]}"
-    shorter = at_training.min(axis=1)
-    is_small = shorter < small_side
-    text = f"have a side below {small_side:g} pixels at the training size {size_text}"
-    of_boxes("small_box", is_small, shorter, text)
-    if len(boxes) and is_small.mean() > COMMONLY_SMALL:
-        share = _share(int(is_small.sum()), len(boxes), "boxes")
-        findings.append(Finding("commonly_small_boxes", split, f"{share} {text}"))
-    text = f"are more than {ELONGATED} times as long as wide"
-    of_boxes("elongated_box", elongation > ELONGATED, -elongation, text)
-    for record in records:
-        findings += _coinciding_boxes(split, record, dataset.class_names)
-    statistics = SplitStatistics(
-        dataset.report.annotation_file,
-        dataset.image_dir,
-        dataset.report.num_images,
-        dataset.report.num_crowd,
-        sizes,
-        at_training,
-        extents[:, 1] / extents[:, 0],
-        counts,
-        class_counts,
-    )
-    return findings, statistics
-
-
-def _dim_images(split, dataset, seen):
-    """Images that are almost black."""
-    findings = []
     for row, record in enumerate(dataset):
-        brightest = seen[record.path].brightest
-        if brightest < _DIM:
-            text = (
-                f"{os.path.basename(record.path)}: no pixel is brighter than {brightest} "
-                "of 255"
-            )
+        brightest = checked[record.path].brightest
+        if brightest < _DARK:
+            name = os.path.basename(record.path)
+            text = f"{name}: no pixel is brighter than {brightest} of 255"
             pictures = (_picture(dataset, row),)
             findings.append(Finding("dim_image", split, text, 1, pictures))
     return findings
 
 
-def _share(count, total, what):
+def _box_findings(split, dataset, box_sizes, image_size, small_side):
+    """Findings on the boxes that the reader accepts.
+
+    `box_sizes` is float32 `[R, 2]`, (height, width) in pixels at the training size.
+    """
+    findings, num_boxes = [], len(box_sizes)
+    if split == "train" and not num_boxes:
+        file = dataset.report.annotation_file
+        findings.append(Finding("no_train_boxes", split, file))
+    # Of each box the record, and its row in that.
+    places = [
+        (i, j) for i, record in enumerate(dataset) for j in range(len(record.boxes))
+    ]
+
+    def add(kind, mask, goodness, text):
+        rows = np.flatnonzero(mask)
+        if len(rows):
+            worst = rows[np.argsort(goodness[rows], kind="stable")][:MAX_LISTED_BOXES]
+            pictures = tuple(
+                _picture(dataset, owner, [row])
+                for owner, row in (places[n] for n in worst)
+            )
+            text = f"{_part_of(len(rows), num_boxes, 'boxes')} {text}"
+            findings.append(Finding(kind, split, text, len(rows), pictures))
+
+    shorter = box_sizes.min(axis=1)
+    is_small = shorter < small_side
+    text = (
+        f"have a side below {small_side:g} pixels at the training size "
+        f"{image_size[0]}x{image_size[1]}"
+    )
+    add("small_box", is_small, shorter, text)
+    if num_boxes and is_small.mean() > COMMONLY_SMALL:
+        text = f"{_part_of(int(is_small.sum()), num_boxes, 'boxes')} {text}"
+        findings.append(Finding("commonly_small_boxes", split, text))
+    extents = _extents(dataset)
+    elongation = extents.max(axis=1) / extents.min(axis=1)
+    text = f"are more than {ELONGATED} times as long as wide"
+    add("elongated_box", elongation > ELONGATED, -elongation, text)
+    for row in range(len(dataset)):
+        findings += _coinciding_boxes(split, dataset, row)
+    return findings
+
+
+def _part_of(count, total, what):
     return f"{count} of {total} {what} ({100 * count / total:.1f} %)"
 
 
@@ -430,49 +438,41 @@ def _class_findings(split, class_counts):
     most, least = max(found, key=found.get), min(found, key=found.get)
     rare = [f"{name} ({count})" for name, count in found.items() if count < RARE_CLASS]
     if found[most] >= IMBALANCE * found[least] or rare:
-        text = (
-            f"{found[most]} boxes of {most}, {found[least]} of {least}"
-            if most != least
-            else f"{found[most]} boxes of {most}"
-        )
+        text = f"{found[most]} boxes of {most}"
+        if most != least:
+            text += f", {found[least]} of {least}"
         if rare:
             text += f"; fewer than {RARE_CLASS} boxes: {', '.join(rare)}"
-        number = len(rare) or 1
-        findings.append(Finding("class_imbalance", split, text, number))
+        findings.append(Finding("class_imbalance", split, text, len(rare) or 1))
     return findings
 
 
-def _coinciding_boxes(split, record, class_names):
-    """Pairs of boxes of a record that are almost the same box."""
-    boxes = record.boxes
-    if len(boxes) < 2:
-        return []
-    iou = pairwise_iou(boxes, boxes)
-    findings = []
+def _coinciding_boxes(split, dataset, row):
+    """Findings on pairs of boxes of a record that are almost the same box."""
+    record, findings = dataset[row], []
+    if len(record.boxes) < 2:
+        return findings
+    iou = pairwise_iou(record.boxes, record.boxes)
     for first, second in np.argwhere(np.triu(iou >= SAME_BOX_IOU, k=1)):
-        pair = [first, second]
-        names = tuple(class_names[label] for label in record.labels[pair])
-        ids = [int(number) for number in record.annotation_ids[pair]]
+        picture = _picture(dataset, row, [first, second])
+        ids = record.annotation_ids[[first, second]].tolist()
         listed = " and ".join(
             f"{name} (annotation {number})" if number >= 0 else name
-            for name, number in zip(names, ids, strict=True)
+            for name, number in zip(picture.names, ids, strict=True)
         )
-        text = (
-            f"{os.path.basename(record.path)}: {listed} overlap by IoU "
-            f"{iou[first, second]:.2f}"
-        )
-        kind = "duplicate_box" if names[0] == names[1] else "conflicting_box"
-        picture = Picture(record.path, tuple(map(tuple, boxes[pair].tolist())), names)
+        name, overlap = os.path.basename(record.path), iou[first, second]
+        text = f"{name}: {listed} overlap by IoU {overlap:.2f}"
+        is_one_class = picture.names[0] == picture.names[1]
+        kind = "duplicate_box" if is_one_class else "conflicting_box"
         findings.append(Finding(kind, split, text, 1, (picture,)))
     return findings
 
 
 def _unread_findings(splits, listed):
-    """Findings on what lies beside the data and is not read.
+    """Findings on files beside the data that are not read.
 
-    Args:
-        splits: as of `scan_splits`; what `readers.Splits` knows more is used.
-        listed: dict split -> list of the images that its annotations list.
+    `splits` is that of `scan_splits`; more is found for a `readers.Splits`. `listed` is a
+    dict split -> list of the images in its annotations.
     """
     findings = []
     unused = getattr(splits, "unused", ())
@@ -488,12 +488,12 @@ def _unread_findings(splits, listed):
         label_suffix=getattr(splits, "label_suffix", ""),
         labels=label_files(images) if label_files else (),
     )
-    if len(listed) < len(splits):  # or images of the others would seem to be unlisted
+    if len(listed) < len(splits):  # Images of unreadable splits are not unlisted.
         found = {kind: found[kind] for kind in found.keys() & {"passed_over"}}
-    owners = collections.defaultdict(dict)
+    splits_of = collections.defaultdict(dict)  # those that have images in a folder
     for split, paths in listed.items():
         for path in paths:
-            owners[os.path.dirname(os.path.abspath(path))][split] = True
+            splits_of[os.path.dirname(os.path.abspath(path))][split] = True
     for kind, entries in found.items():
         groups = collections.defaultdict(list)
         for path, reason in entries:
@@ -504,13 +504,11 @@ def _unread_findings(splits, listed):
             for path, reason in entries:
                 groups[folder or "", reason].append(path)
         for (place, reason), paths in groups.items():
-            names = ", ".join(
-                os.path.relpath(path, place or None) for path in paths[:3]
-            )
-            text = f"{len(paths)} files in {place or 'several folders'}: {names}"
-            text += ", ..." if len(paths) > 3 else ""
-            text += f" ({reason})" if reason else ""
-            where = "+".join(owners.get(os.path.abspath(place), ())) or "data"
+            names = [os.path.relpath(path, place or None) for path in paths[:3]]
+            names += ["..."] if len(paths) > 3 else []
+            text = f"{len(paths)} files in {place or 'several folders'}: "
+            text += ", ".join(names) + (f" ({reason})" if reason else "")
+            where = "+".join(splits_of.get(os.path.abspath(place), ())) or "data"
             is_image = kind in ("unlisted_file", "unread_image")
             pictures = tuple(Picture(path) for path in paths) if is_image else ()
             findings.append(Finding(kind, where, text, len(paths), pictures))

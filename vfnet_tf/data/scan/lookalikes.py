@@ -1,4 +1,4 @@
-"""Finds images that are the same, or almost, within and across splits."""
+"""Finds images that are the same, or almost the same, in one split or in several."""
 
 import collections
 import os
@@ -15,24 +15,24 @@ THUMB_SIDE = 16
 _SAME_RMS = 4.0
 _SAME_CELL = 16
 _SAME_RATIO = 0.02
-# Of two pictures with little contrast, such as dark ones, all differ by little: part of
-# the standard deviation of the cells that the root mean square stays below. Copies as
+# Pictures with little contrast, such as dark ones, all differ by little. So the root mean
+# square must also stay below this part of the standard deviation of the cells. Copies as
 # above reach 0.06, the slide 0.16, different photographs 0.7.
 _SAME_CONTRAST = 0.3
 
 
-def find_lookalikes(usable, seen):
+def find_lookalikes(usable, checked):
     """Findings on images that occur more than once.
 
     Args:
         usable: list of (split, path).
-        seen: dict path -> `_File`.
+        checked: dict path -> object with `digest`, `thumb` and `header`.
     """
     by_digest = collections.defaultdict(list)
     for split, path in usable:
-        by_digest[seen[path].digest].append((split, path))
+        by_digest[checked[path].digest].append((split, path))
     contents = list(by_digest.values())
-    files = [seen[places[0][1]] for places in contents]
+    files = [checked[places[0][1]] for places in contents]
     thumbs = np.frombuffer(b"".join(file.thumb for file in files), "uint8")
     ratios = np.array([file.header.width / file.header.height for file in files])
     findings = []
@@ -63,11 +63,11 @@ def find_lookalikes(usable, seen):
 def group_lookalikes(thumbs, ratios):
     """Groups pictures that differ by little more than an encoder's noise.
 
-    A hash of the pixels would miss a copy that was saved as JPEG again or shrunk, and a
-    perceptual hash of 64 bits joins different frames of a camera that does not move. So
-    16x16 grey levels are compared as they are. The search is exhaustive: a product of
-    matrices of their 4x4 means, whose distance is never the larger one, leaves few pairs.
-    Pictures without contrast, such as white pages, are like no other.
+    16x16 grey levels are compared. A hash of the pixels would miss a copy that was saved
+    as JPEG again or shrunk; a perceptual hash of 64 bits would join different frames of a
+    camera that does not move. All pairs are compared: the distance of the 4x4 means,
+    which is never larger than that of the levels, leaves few pairs to look at. Pictures
+    without contrast, such as white pages, are like no other.
 
     Args:
         thumbs: uint8 `[N, 256]`, grey levels of 16x16 cells.
