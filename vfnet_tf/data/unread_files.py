@@ -8,24 +8,13 @@ from vfnet_tf.data.folders import list_tree
 from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES
 from vfnet_tf.data.splits import split_named
 
-# Endings of images that no folder is searched for.
-OTHER_IMAGE_SUFFIXES = frozenset(
-    [".jpe", ".jfif", ".jif", ".jfi", ".mpo", ".pjpeg", ".pjp", ".jp2", ".j2k", ".jpf"]
-    + [
-        ".jpx",
-        ".jxl",
-        ".jxr",
-        ".dib",
-        ".gif",
-        ".apng",
-        ".heic",
-        ".heif",
-        ".hif",
-        ".avif",
-    ]
-    + [".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".psd", ".svg", ".exr", ".hdr", ".raw"]
-    + [".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".dcm", ".nii", ".npy"]
-)
+# Endings of image files that are never searched for.
+_OTHER_IMAGES = """
+    .jpe .jfif .jif .jfi .mpo .pjpeg .pjp .jp2 .j2k .jpf .jpx .jxl .jxr .dib .gif .apng
+    .heic .heif .hif .avif .ppm .pgm .pbm .pnm .tga .psd .svg .exr .hdr .raw .dng .cr2
+    .cr3 .nef .arw .orf .rw2 .dcm .nii .npy
+"""
+OTHER_IMAGE_SUFFIXES = frozenset(_OTHER_IMAGES.split())
 # Text files that lie among labels and are none.
 _NO_LABELS = ("classes", "labels", "names", "readme", "license", "notes", "predefined")
 
