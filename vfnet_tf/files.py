@@ -1,8 +1,10 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 import contextlib
 import os
 import pathlib
+import shutil
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -47,6 +49,31 @@ def _sync_folder(folder):
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def filling_folder(path, is_filled=lambda: False):
+    """Yields a folder to write to, which becomes `path` at the end or is removed.
+
+    Args:
+        path: `Path`, absent or an empty folder; missing parents are made.
+        is_filled: function; where `path` cannot be replaced because another process has
+            made the same folder, it returns True, and that one stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield aside
+        aside.chmod(0o755)  # mkdtemp keeps other users out.
+        try:
+            if path.exists():
+                path.rmdir()
+            os.rename(aside, path)
+        except OSError:
+            if not is_filled():
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def cache_directory():

@@ -1,19 +1,16 @@
-"""What splits are called: in folders, lists, json files, columns and keys alike."""
+"""Names of splits, the same rule for folders, lists, json files, columns and keys."""
 
 import collections
+import functools
 import re
 
 #: in the order in which they are read
 SPLITS = ("train", "val", "test")
 
 _CALLED = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 # COCO's files and folders have a year.
 _NAME = re.compile(rf"({'|'.join(_CALLED)})(?:[-_]?\d{{4}})?", re.IGNORECASE)
@@ -54,11 +51,16 @@ def by_split(items, name=str):
     return {split: found[split] for split in SPLITS if split in found}
 
 
+def _raise(error):
+    raise error
+
+
 class FoundSplits(dict):
     """The splits that were found in a dataset: split -> what its reader says.
 
     Args:
-        parts: dict, in the order of `SPLITS`.
+        parts: dict; the splits come in the order of `SPLITS`.
+        faults: dict split -> error that a look-up of the split raises.
         unused: list of str: files, folders and keys that look like splits or like
             annotations, and are not read.
         label_suffix: str, such as `".txt"`; empty where labels are no files beside the
@@ -67,8 +69,12 @@ class FoundSplits(dict):
             label files that belong to them, there or not.
     """
 
-    def __init__(self, parts, unused=(), label_suffix="", label_files=None):
-        super().__init__(parts)
+    def __init__(
+        self, parts, unused=(), label_suffix="", label_files=None, faults=None
+    ):
+        for split, error in (faults or {}).items():
+            parts = {**parts, split: functools.partial(_raise, error)}
+        super().__init__({split: parts[split] for split in SPLITS if split in parts})
         self.unused = list(unused)
         self.label_suffix = label_suffix
         self.label_files = label_files

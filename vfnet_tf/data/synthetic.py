@@ -11,15 +11,12 @@ each texture in any colour, sixteen classes.
 import colorsys
 import json
 import math
-import os
 import pathlib
-import shutil
-import tempfile
 
 import numpy as np
 from PIL import Image
 
-from vfnet_tf.files import cache_directory
+from vfnet_tf.files import cache_directory, filling_folder
 
 # Raised whenever the same arguments give other bytes, so that no stale copy is used.
 VERSION = 1
@@ -368,25 +365,12 @@ def make_synthetic_dataset(
     directory = pathlib.Path(directory).expanduser()
     if _is_made(directory, manifest):
         return directory
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    aside = pathlib.Path(
-        tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent)
-    )
-    try:
+    with filling_folder(directory, lambda: _is_made(directory, manifest)) as aside:
         for number, (split, count) in enumerate(
             (("train", num_train), ("val", num_val))
         ):
             _write_split(aside, split, number, count, image_size, seed, kind)
         (aside / _MANIFEST).write_text(json.dumps(manifest))
-        aside.chmod(0o755)  # mkdtemp keeps others out.
-        try:
-            os.rename(aside, directory)
-        except OSError:
-            # Another process was faster; what it made is the same.
-            if not _is_made(directory, manifest):
-                raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return directory
 
 

@@ -64,7 +64,7 @@ def test_the_format_is_found_out_and_others_are_told(root):
     with pytest.raises(ValueError, match="one of the formats of docs/data.md"):
         find_format(root)
     (root / "boxes.csv").write_text("image;x1;y1;x2;y2;label\n")
-    with pytest.raises(ValueError, match=r"Given as --data .*boxes\.csv, it is told"):
+    with pytest.raises(ValueError, match=r"wrong with it, give --data .*boxes\.csv"):
         find_format(root)
 
 

@@ -1,9 +1,7 @@
 """Reads detection datasets in the COCO format: a json file beside a folder of images.
 
-Every other format is turned into such a file first, see `readers`.
-
-All that can be wrong with such a dataset is found here, before the first step of a
-training, and is reported with the file and the annotation that it concerns.
+Every other format is turned into such a file first, see `readers`. What is wrong with a
+dataset is found here, before a training begins, and reported with file and annotation.
 """
 
 import codecs
@@ -56,14 +54,13 @@ from vfnet_tf.data.splits import SPLITS, FoundSplits, by_split, split_named
 from vfnet_tf.data.text import NOT_UTF8, is_valid, printable, read_json
 from vfnet_tf.data.values import is_blank, read_crowd, read_id, read_number, read_size
 
-# Keys of a json that another format was turned into (`coco_content`): where a thing
-# comes from, why an image cannot be used (text and `Reason`), and what is not among the
-# annotations.
+# Further keys of a json that `coco_content` made from another format: the source of an
+# entry, why an image cannot be used (text and `Reason`), and the objects without a box.
 SOURCE_KEY = "vfnet_source"
 ERROR_KEY = "vfnet_error"
 ERROR_CODE_KEY = "vfnet_error_code"
 DROPPED_KEY = "vfnet_dropped"
-# The first list in a json of the format, and in few others.
+# The name of the first list tells a json of the format from most others.
 _FIRST_LIST = re.compile(r'\s*\{[^\[]*?"(\w+)"\s*:\s*\[')
 _COCO_LISTS = frozenset({"images", "annotations", "categories", "licenses", "videos"})
 _INSTANCES = re.compile("^instances_", re.IGNORECASE)
@@ -109,8 +106,7 @@ def _read_categories(content, class_names, annotation_file):
         if category_id is None or not is_name:
             raise ValueError(
                 "Each category must have an integer id and a name in UTF-8. "
-                f"Received: category={category} in "
-                f"{str(annotation_file)!r}"
+                f"Received: category={category} in {str(annotation_file)!r}"
             )
         name = unicodedata.normalize("NFC", name)
         if category_id in found:
@@ -119,7 +115,7 @@ def _read_categories(content, class_names, annotation_file):
                 f"share one. Received: id={category_id} in {str(annotation_file)!r}"
             )
         found[category_id] = name
-    # Of another format, whose labels may all be unreadable: then that is said.
+    # In other formats all labels may be unreadable: another message tells that.
     if not found and SOURCE_KEY not in content:
         raise ValueError(
             "The annotation file must list at least one category. "
@@ -153,9 +149,9 @@ def _read_categories(content, class_names, annotation_file):
 
 
 def split_of(annotation_file):
-    """The split that a file is named for, else its folder; None if neither is.
+    """The split in the name of a file, else of its folder, or None.
 
-    `val` for instances_val2017.json and for valid/_annotations.coco.json.
+    It is `val` for instances_val2017.json and for valid/_annotations.coco.json.
     """
     path = pathlib.Path(annotation_file)
     words = [*re.split(r"[-_.\s]+", path.stem), path.absolute().parent.name]
@@ -185,16 +181,10 @@ def image_folders(root, split, own=None):
 
 
 def _find_image_dir(annotation_file, name_lists, root=None):
-    """The candidate folder that holds most of the named files.
+    """The candidate folder that holds most of the named files, else any image.
 
-    Args:
-        annotation_file: str or path.
-        name_lists: iterable of lists of file names, each looked at if none of an
-            earlier one was found.
-        root: `Path` of the dataset's folder, None for the annotation file's.
-
-    Raises:
-        ValueError: if there are no such files, and no image in any of the folders.
+    `name_lists` are lists of file names; each is used if no file of an earlier list was
+    found. `root` is the folder of the dataset, None for that of the annotation file.
     """
     path = pathlib.Path(annotation_file).absolute()
     parent = path.parent
@@ -208,13 +198,8 @@ def _find_image_dir(annotation_file, name_lists, root=None):
         if folder is not None:
             return folder
     for folder in existing:
-        with os.scandir(folder) as entries:
-            if any(
-                os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
-                and not is_hidden(entry.name)
-                for entry in entries
-            ):
-                return folder
+        if images_by_stem(folder):
+            return folder
     looked = ", ".join(str(folder) for folder in folders)
     raise ValueError(
         f"No folder with the images of {str(annotation_file)!r} was found, looked in: "
@@ -223,7 +208,7 @@ def _find_image_dir(annotation_file, name_lists, root=None):
 
 
 def _chunks(annotation_file):
-    """Yields a json file as texts of a megabyte, each with the end of the one before."""
+    """Yields a json file in texts of a megabyte, each with the end of the previous one."""
     with open(annotation_file, "rb") as file:
         data = file.read(1 << 20)
         decoder = codecs.getincrementaldecoder(json.detect_encoding(data))("replace")
@@ -246,9 +231,9 @@ def _file_names(annotation_file):
 
 
 def _only_coco(paths):
-    """The json files that look like some of the format, by their first megabytes.
+    """The json files that begin like one of the format.
 
-    Of many, none is: other formats have a json for each image.
+    Many files are a json for each image, which is another format.
     """
     found = []
     for path in paths if len(paths) <= MAX_LISTED else ():
@@ -260,11 +245,7 @@ def _only_coco(paths):
 
 
 def _annotation_files(root):
-    """Finds the annotation files of a folder.
-
-    Returns:
-        (dict split -> list of `Path`, list of `Path`: json files that are not used).
-    """
+    """Annotation files of a folder: (dict split -> list of `Path`, json files not used)."""
     found, unused = collections.defaultdict(list), []
     folders = list_folders(root)
     places = [path for name, path in folders.items() if name.lower() == "annotations"]
@@ -285,7 +266,7 @@ def _annotation_files(root):
                 unused += files
             else:
                 found[split] += files
-    # Exports of splits that have another name.
+    # Exports in folders with other names than those of splits.
     for name in filter(lambda name: split_named(name) is None, folders):
         files = list_folder(folders[name], {".json"})
         unused += [path for path in files if path.name == "_annotations.coco.json"]
@@ -293,11 +274,7 @@ def _annotation_files(root):
 
 
 def is_coco_folder(root):
-    """Whether a folder has annotation files as `find_coco_splits` says.
-
-    Args:
-        root: `Path`.
-    """
+    """Whether a folder, a `Path`, has annotation files; see `find_coco_splits`."""
     return bool(_annotation_files(root)[0])
 
 
@@ -305,11 +282,11 @@ def find_coco_splits(directory):
     """Finds the annotation files and image folders of a COCO-format directory.
 
     Annotation files are `annotations/instances_<split><year>.json`, the same without
-    `instances_`, or either of them directly in `directory`; or, as some exports have
-    it, the `_annotations.coco.json` (or the only json of the format) in a folder named
-    for a split. Names of splits are those of `splits.split_named`, the year is
-    optional. Images lie in `<split><year>/`, `images/<split><year>/`, `images/`,
-    `directory`, or beside the json: where most of them are.
+    `instances_`, or either of them directly in `directory`. Some exports instead have
+    `_annotations.coco.json` (or a single json of the format) in a folder named for the
+    split. For names of splits see `splits.split_named`; the year is optional. Images lie
+    in `<split><year>/`, `images/<split><year>/`, `images/`, `directory`, or beside the
+    json: the folder with most of them is taken.
 
     Args:
         directory: str or path.
@@ -326,11 +303,7 @@ def find_coco_splits(directory):
 
 
 def coco_parts(directory):
-    """`find_coco_splits` with a function for each split, which raises its errors.
-
-    Returns:
-        `FoundSplits`.
-    """
+    """`FoundSplits` like `find_coco_splits`, with a function for each split."""
     root = pathlib.Path(directory).expanduser()
     if not root.is_dir():
         raise ValueError(
@@ -346,17 +319,15 @@ def coco_parts(directory):
             "folder, and {train,val,test}/_annotations.coco.json. "
             f"Received: directory={str(root)!r}, which holds {present}"
         )
-    return FoundSplits(
-        {
-            split: functools.partial(_locate, split, found[split], root)
-            for split in found
-        },
-        [os.path.relpath(path, root) for path in unused],
-    )
+    parts = {
+        split: functools.partial(_locate, split, files, root)
+        for split, files in found.items()
+    }
+    return FoundSplits(parts, [os.path.relpath(path, root) for path in unused])
 
 
 def _locate(split, files, root):
-    """(annotation file, image folder) of the only one of some files."""
+    """(annotation file, image folder) of a split that has these annotation files."""
     if len(files) > 1:
         raise ValueError(
             f"There must be one annotation file for the split {split!r}. "
@@ -366,13 +337,13 @@ def _locate(split, files, root):
     try:
         image_dir = _find_image_dir(path, _file_names(path), root)
     except ValueError:
-        _load_json(path, training=False)  # A broken file has no images anywhere.
+        _load_json(path, training=False)  # If the file is broken, that is the reason.
         raise
     return str(path), str(image_dir)
 
 
 def _similar_names(names):
-    """Groups of names that a person would read as one, as tuples."""
+    """Groups of names that differ in blanks, case or composition only, as tuples."""
     groups = collections.defaultdict(list)
     for name in names:
         letters = unicodedata.normalize("NFKC", name).casefold()
@@ -381,12 +352,12 @@ def _similar_names(names):
 
 
 def _name_fault(name):
-    """Why no image can be called so, empty if it can."""
+    """Why a file cannot have this name; empty if it can."""
     return "has a zero byte" if "\0" in name else "" if is_valid(name) else NOT_UTF8
 
 
 def _list_images(content, image_dir, level):
-    """Joins the images of the file with what is on disk.
+    """Checks the images of the file against those on disk.
 
     Returns:
         (dict image id -> `(path, ImageHeader)`, list of `BadImage`).
@@ -402,18 +373,16 @@ def _list_images(content, image_dir, level):
             size, wrong_sizes[index] = (), str(error)
         sizes.append(size)
     needed = paths.values()
-    if level is None:  # Unchecked, but a size that the file omits must be read.
-        needed = [
-            paths[image["file_name"]]
-            for image, size in zip(content["images"], sizes, strict=True)
-            if size is None and image.get("file_name") in paths
-        ]
+    if level is None:  # Without a check, only sizes that the file omits are read.
+        pairs = zip(content["images"], sizes, strict=True)
+        names = [image.get("file_name") for image, size in pairs if size is None]
+        needed = [paths[name] for name in names if name in paths]
     if callable(level):
         headers = level(needed)
     else:
         headers = inspect_images(needed, image_dir, full=level == "full")
     good, bad, first_name = {}, [], {}
-    hint = functools.partial(_hint, image_dir, functools.cache(_images_by_stem))
+    hint = functools.partial(_hint, image_dir, functools.cache(images_by_stem))
 
     def refuse(name, text, code=Reason.BAD_ENTRY):
         bad.append(BadImage(name, text, code))
@@ -466,31 +435,34 @@ def _list_images(content, image_dir, level):
     return good, bad
 
 
-def _images_by_stem(folder):
-    """Dict stem in lower case -> names of the image files in a folder."""
+def images_by_stem(folder, form=str.casefold):
+    """Dict stem -> names of the image files in a folder; `form` is a function of stems."""
     found = collections.defaultdict(list)
     with contextlib.suppress(OSError, ValueError):
         for name in sorted(os.listdir(folder)):
-            stem, suffix = os.path.splitext(name.casefold())
-            if suffix in IMAGE_SUFFIXES and not is_hidden(name):
-                found[stem].append(name)
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in IMAGE_SUFFIXES and not is_hidden(name):
+                found[form(stem)].append(name)
     return found
 
 
-def _hint(image_dir, images_by_stem, name):
-    """Which image a name of none may have meant; empty for one that is there."""
+def _hint(image_dir, listing, name):
+    """Text on an image that a missing one may stand for; empty if the image exists.
+
+    `listing` is a function from a folder to its `images_by_stem`.
+    """
     if os.path.lexists(find_file(image_dir, name)):
         return ""
     plain = urllib.parse.unquote(name.replace("\\", "/"))
     parts = plain.split("/")
-    # Some tools put the folder of their own server or archive before the name.
+    # Some tools put a folder of their server or archive before the name.
     for first in range(len(parts)):
         meant = "/".join(parts[first:])
         if meant and meant != name and os.path.isfile(find_file(image_dir, meant)):
             return f" (there is {meant!r}: is that its name?)"
-    # Another system does not tell A.JPG from a.jpg; other tools leave suffixes out.
+    # Some systems take A.JPG for a.jpg, and some tools leave suffixes out.
     folder, last = os.path.split(name)
-    images = images_by_stem(os.path.join(image_dir, folder))
+    images = listing(os.path.join(image_dir, folder))
     for stem in (os.path.splitext(last)[0].casefold(), last.casefold()):
         if len(images.get(stem, ())) == 1:
             meant = os.path.join(folder, images[stem][0])
@@ -499,13 +471,13 @@ def _hint(image_dir, images_by_stem, name):
 
 
 def _finite_box(bbox):
-    """A COCO box as `(x, y, w, h)` of floats, None if it is not four finite numbers."""
+    """A COCO box as floats `(x, y, w, h)`, None if it is not four finite numbers."""
     numbers = [read_number(value) for value in bbox] if isinstance(bbox, list) else []
     return None if len(numbers) != 4 or None in numbers else tuple(numbers)
 
 
 def _corners(bbox):
-    """A COCO box as `(x1, y1, x2, y2)` wherever it lies, None as of `_finite_box`."""
+    """A COCO box as `(x1, y1, x2, y2)`, not clipped; None if it is not finite."""
     numbers = _finite_box(bbox)
     if numbers is None:
         return None
@@ -528,22 +500,22 @@ def clip_box(bbox, area, height, width):
     if not is_blank(area) and (read_number(area) or 0) <= 0:
         return None, BAD_AREA, False
     inside = (max(x, 0), max(y, 0), min(x + w, width), min(y + h, height))
-    # Before float32, which has no 1e300 and no width of 1e-9.
+    # Compared before the conversion: float32 has no 1e300 and no width of 1e-9.
     if inside[2] <= inside[0] or inside[3] <= inside[1]:
         return None, OUTSIDE, False
-    # After the overlap, as a box outside deserves the more telling reason.
+    # After the overlap: for a box outside, that is the better reason.
     if w < MIN_BOX_SIDE or h < MIN_BOX_SIDE:
         return None, TINY, False
     box = np.asarray(inside, "float32")
     if box[2] <= box[0] or box[3] <= box[1]:
         return None, OUTSIDE, False
-    # Rounded coordinates stick out by fractions of a pixel, which is nobody's mistake.
+    # Fractions of a pixel come from rounded coordinates and are no mistake.
     is_clipped = min(x, y, width - x - w, height - y - h) < -1
     return box, "", is_clipped
 
 
 def _group_annotations(content, good, skipped_ids, labels, found, report):
-    """Drops what cannot be used and groups the rest by image.
+    """Drops bad annotations and groups the others by image.
 
     Returns:
         (dict image id -> list of `(box, label, annotation id)`, the same of crowds).
@@ -553,12 +525,11 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
     for reason, text in content.get(DROPPED_KEY, ()):
         report.drop(reason, text)
     for index, annotation in enumerate(content["annotations"]):
-        annotation_id = read_id(annotation.get("id"))
-        name = f"annotations[{index}]"
-        if annotation_id is not None:
-            name = f"annotation {annotation_id}"
-        else:
+        annotation_id, name = read_id(annotation.get("id")), f"annotations[{index}]"
+        if annotation_id is None:
             annotation_id = -1
+        else:
+            name = f"annotation {annotation_id}"
         name = annotation.get(SOURCE_KEY, name)
         image_id = annotation.get("image_id")
         category_id, bbox = annotation.get("category_id"), annotation.get("bbox")
@@ -570,7 +541,7 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
                 if first == content_of:
                     report.drop(DUPLICATE, f"{name} (image id {image_id})")
                     continue
-                # Evaluation looks annotations up by id and would see one of the two.
+                # Evaluation looks annotations up by id: it would find one of the two.
                 raise ValueError(
                     "Annotation ids must be unique, or evaluation would lose ground "
                     f"truth. Received: id={annotation_id} for (image id, category id, "
@@ -596,7 +567,7 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
         if wrong_flag:
             report.drop(BAD_FLAG, f"{name} ({wrong_flag})", path, _corners(bbox))
             continue
-        # The area of a crowd region is its mask's, and used by nobody.
+        # The area of a crowd region is that of its mask, and not used.
         area = None if is_crowd else annotation.get("area")
         box, reason, is_clipped = clip_box(bbox, area, header.height, header.width)
         if box is None:
@@ -614,12 +585,8 @@ def _columns(rows):
     """Boxes, labels and annotation ids of objects as arrays."""
     if not rows:
         return NO_BOXES, NO_LABELS, NO_IDS
-    boxes, labels, ids = zip(*rows, strict=True)
-    return (
-        np.asarray(boxes, "float32"),
-        np.asarray(labels, "int32"),
-        np.asarray(ids, "int64"),
-    )
+    columns = zip(zip(*rows, strict=True), ("float32", "int32", "int64"), strict=True)
+    return tuple(np.asarray(values, dtype) for values, dtype in columns)
 
 
 def read_coco(
@@ -638,7 +605,8 @@ def read_coco(
 
     Crowd regions never become boxes. Boxes that reach outside their image are clipped
     to it. Boxes with a side below 1 pixel, no positive area or no overlap with the
-    image are dropped, and in training images with a side below 32 pixels (fact S33).
+    image are dropped, and in training images with a side below 32 pixels, as in the
+    official code (docs/parity.md, S33).
 
     Args:
         annotation_file: str or path of the json file.
@@ -652,10 +620,10 @@ def read_coco(
         strict: bool, a bad annotation is an error instead of being dropped.
         skip_bad_images: bool, go on without images that cannot be used and list them
             in `report.bad_images`.
-        check_images: `"full"` (or True) decodes every image once and remembers the good
+        check_images: `"full"` (or True) decodes every image once and keeps a list of good
             ones in the cache folder; `"header"` reads sizes and end markers only; False
-            trusts the annotation file, and no EXIF orientation is seen. A function of
-            the paths that returns a dict path -> `ImageHeader` is called in their place.
+            trusts the annotation file and ignores EXIF orientations. A function of the
+            paths that returns a dict path -> `ImageHeader` replaces the check.
         training: bool, False keeps all images of the file.
         allow_empty: bool, return a dataset without images where none can be used.
 

@@ -1,7 +1,7 @@
 """The content of a COCO json, built image by image and box by box.
 
-What other formats are turned into: `read_coco` then clips, drops, counts and refuses for
-all of them alike, and evaluation finds its ground truth in the file.
+All other formats are turned into such a json. So `read_coco` clips, drops, counts and
+refuses in the same way for all formats, and evaluation finds its ground truth in the file.
 """
 
 import hashlib
@@ -33,16 +33,9 @@ class CocoContent:
         if category_ids is None:
             category_ids = range(len(class_names))
         self.category_ids = tuple(category_ids)
-        self.content = {
-            "images": [],
-            "annotations": [],
-            "categories": [
-                {"id": category_id, "name": name}
-                for category_id, name in zip(
-                    self.category_ids, class_names, strict=True
-                )
-            ],
-        }
+        pairs = zip(self.category_ids, class_names, strict=True)
+        categories = [{"id": number, "name": name} for number, name in pairs]
+        self.content = {"images": [], "annotations": [], "categories": categories}
         if source is not None:
             self.content.update({SOURCE_KEY: source, DROPPED_KEY: []})
         self._seen = set()
@@ -55,8 +48,8 @@ class CocoContent:
         Args:
             file_name: str, relative to the folder of the images, or absolute.
             image_id: int; None takes the next number from 1.
-            size: (height, width) in pixels as the source has it, which `values.read_size`
-                reads; None leaves it to the file.
+            size: (height, width) as the source states it, see `values.read_size`; None
+                where it states none.
             error: str, why the image cannot be used; None for a good one.
             code: `Reason` of the error.
 
@@ -117,7 +110,7 @@ class CocoContent:
         self.content["annotations"].append(annotation)
 
     def drop(self, reason, source):
-        """Counts an object that no box can be made of; arguments as of `ReadReport`."""
+        """Counts an object that gives no box; `reason` and `source` are texts."""
         self.content[DROPPED_KEY].append((reason, source))
 
     def write(self, path):

@@ -1,10 +1,10 @@
-"""Writes a dataset of any format that `readers` opens in another one."""
+"""Writes a dataset in another format."""
 
 import dataclasses
+import itertools
 import os
 import pathlib
 import shutil
-import tempfile
 import unicodedata
 
 import numpy as np
@@ -17,6 +17,7 @@ from vfnet_tf.data.formats.labelled_image import LabelledImage
 from vfnet_tf.data.formats.voc import LABEL_SUFFIXES, write_voc
 from vfnet_tf.data.formats.yolo import write_yolo
 from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES
+from vfnet_tf.files import filling_folder
 
 # As COCO's own files round, and one more.
 _DECIMALS = 3
@@ -37,8 +38,8 @@ def _write_coco(out, split, images, class_names, category_ids):
     content.write(out / "annotations" / f"instances_{split}.json")
 
 
-#: format -> (folder of the images of a split, function that writes the labels, what the
-#: number that it returns means; None where it returns nothing)
+#: format -> (folder of the images of a split, function that writes the labels, message on
+#: the number that the function returns)
 _WRITERS = {
     "coco": ("{split}", _write_coco, None),
     "voc": ("JPEGImages", write_voc, "{} boxes moved by rounding to whole pixels"),
@@ -50,7 +51,7 @@ _WRITERS = {
     "csv": ("images", write_csv, None),
 }
 TARGETS = tuple(_WRITERS)
-# What names of images must do, by format; COCO takes any.
+# Rules for names of images, by format; COCO has none.
 _IMAGE_RULES = {
     "csv": "not end with a blank, and have no carriage return",
     "yolo": f"not begin with a dot, and end with {', '.join(sorted(IMAGE_SUFFIXES))}",
@@ -84,9 +85,9 @@ def convert_dataset(
 ):
     """Writes all splits of a dataset in another format; the source stays as it is.
 
-    Bad boxes are dropped and boxes clipped as in training, images without boxes stay. A
-    split that cannot be read is left out.
-    Images are called as before; where two have one name, its split or a number is added.
+    Bad boxes are dropped and boxes are clipped as in training; images without boxes stay. A
+    split that cannot be read is left out. Images keep their names; where two have the same
+    name, the split or a number is added to one.
 
     Args:
         splits: `Splits` of `readers.find_splits`.
@@ -94,7 +95,7 @@ def convert_dataset(
         out: str or path, a folder that is absent or empty. It is complete or absent.
         link: bool, make symbolic links to the images in place of copies.
         skip_bad_images: bool, leave out images that cannot be used.
-        progress: as of `data.tfds.find_tfds_splits`, told of images that are placed.
+        progress: see `tfds.find_tfds_splits`; it counts images that are copied.
 
     Returns:
         `Conversion`.
@@ -120,18 +121,18 @@ def convert_dataset(
     num_turned = sum(
         record.orientation > 1 for dataset in read.values() for record in dataset
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     folder, write, loss = _WRITERS[target]
-    num_lost = 0
-    try:
-        total = sum(map(len, images.values()))
+    num_lost, total = 0, sum(map(len, images.values()))
+    with filling_folder(out) as aside:
         shown = None if progress is None else progress(total)
         for split, entries in images.items():
             place = aside / folder.format(split=split)
             place.mkdir(parents=True, exist_ok=True)
             for image in entries:
-                _place_image(image.path, place / image.name, link)
+                if link:
+                    (place / image.name).symlink_to(os.path.abspath(image.path))
+                else:
+                    shutil.copyfile(image.path, place / image.name)
                 if shown is not None:
                     shown.add(1)
             if target == "coco":
@@ -140,12 +141,6 @@ def convert_dataset(
                 num_lost += write(aside, split, entries, names)
         if shown is not None:
             shown.close()
-        aside.chmod(0o755)  # mkdtemp keeps others out.
-        if out.exists():
-            out.rmdir()
-        os.rename(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     if num_masks:
         losses.append(f"{num_masks} masks, and the areas that they had")
     if num_lost:
@@ -165,7 +160,7 @@ def convert_dataset(
 
 
 def _read_all(splits, skip_bad_images):
-    """Reads all splits, so that no fault of one hides those of the others.
+    """Reads all splits, whether or not others can be read.
 
     Returns:
         (dict split -> `DetectionDataset`, dict split -> why it cannot be read).
@@ -183,12 +178,10 @@ def _read_all(splits, skip_bad_images):
         except (ValueError, OSError) as error:
             faults[split] = str(error)
             continue
-        bad += [
-            f"{split}: {name}: {reason}"
-            for name, reason, _ in dataset.report.bad_images
-        ]
+        bad_images = dataset.report.bad_images
+        bad += [f"{split}: {name}: {reason}" for name, reason, _ in bad_images]
         if not len(dataset):
-            name, reason, _ = dataset.report.bad_images[0]
+            name, reason, _ = bad_images[0]
             faults[split] = f"no image can be used, such as {name}: {reason}"
             continue
         if not dataset.class_names:
@@ -211,56 +204,42 @@ def _read_all(splits, skip_bad_images):
 
 
 def _category_ids(dataset):
-    """Those of the source, or from 1 where it counts from 0, as many programs must."""
+    """Ids of the source; where those count from 0, from 1, as many programs want it."""
     ids = dataset.category_ids
     return ids if min(ids) >= 1 else range(1, len(ids) + 1)
 
 
-def _place_image(source, target, link):
-    if link:
-        target.symlink_to(os.path.abspath(source))
-    else:
-        shutil.copyfile(source, target)
-
-
 def _labelled_images(read):
     """Dict split -> list of `LabelledImage`, of a dict split -> `DetectionDataset`."""
-    found, taken = {}, set()
-    for split, dataset in read.items():
-        found[split] = [
-            LabelledImage(
-                path=record.path,
-                name=_free_name(record.path, split, taken),
-                image_id=record.image_id,
-                height=record.height,
-                width=record.width,
-                boxes=np.concatenate(
-                    [record.boxes, record.crowd_boxes], dtype="float64"
-                ),
-                labels=np.concatenate(
-                    [record.labels, record.crowd_labels], dtype="int64"
-                ),
-                is_crowd=np.repeat(
-                    [False, True], [len(record.boxes), record.num_crowd]
-                ),
-            )
-            for record in dataset
-        ]
-    return found
+    taken = set()
+
+    def labelled(split, record):
+        boxes = np.concatenate([record.boxes, record.crowd_boxes], dtype="float64")
+        labels = np.concatenate([record.labels, record.crowd_labels], dtype="int64")
+        return LabelledImage(
+            record.path,
+            _free_name(record.path, split, taken),
+            record.image_id,
+            record.height,
+            record.width,
+            boxes,
+            labels,
+            is_crowd=np.repeat([False, True], [len(record.boxes), record.num_crowd]),
+        )
+
+    return {
+        split: [labelled(split, record) for record in dataset]
+        for split, dataset in read.items()
+    }
 
 
 def _has_controls(name):
-    return any(
-        unicodedata.category(c) == "Cc" or c in "\ufeff\ufffe\uffff" for c in name
-    )
+    controls = "\ufeff\ufffe\uffff"
+    return any(unicodedata.category(c) == "Cc" or c in controls for c in name)
 
 
 def _check_names(target, class_names, images):
-    """Refuses what the reader of the new format would not find again, or find otherwise.
-
-    Raises:
-        ValueError: that names the classes or images.
-    """
+    """Refuses names that the reader of the new format would not read as they are."""
     if target in ("voc", "csv"):
         wrong = [n for n in class_names if n != n.strip() or _has_controls(n)]
         if wrong:
@@ -300,14 +279,10 @@ def _is_lost(target, name):
 
 
 def _free_name(path, split, taken):
-    """A file name whose stem is not taken yet, also where case does not count."""
+    """A file name whose stem is not taken yet; case does not count."""
     stem, suffix = os.path.splitext(os.path.basename(path))
-    candidates = [stem, f"{split}_{stem}"]
-    number = 2
-    while candidates[0].lower() in taken:
-        candidates.pop(0)
-        if not candidates:
-            candidates.append(f"{split}_{stem}_{number}")
-            number += 1
-    taken.add(candidates[0].lower())
-    return candidates[0] + suffix
+    numbered = (f"{split}_{stem}_{number}" for number in itertools.count(2))
+    candidates = itertools.chain([stem, f"{split}_{stem}"], numbered)
+    free = next(name for name in candidates if name.lower() not in taken)
+    taken.add(free.lower())
+    return free + suffix

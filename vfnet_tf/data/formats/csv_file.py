@@ -1,4 +1,4 @@
-"""CSV: a line an object, `split,image,x1,y1,x2,y2,label`.
+"""CSV: one object a line, `split,image,x1,y1,x2,y2,label`.
 
 Corners are pixels of the upright image, 0 at its left and upper edge and its width and
 height at the others.
@@ -19,15 +19,9 @@ from vfnet_tf.data.text import NOT_UTF8, is_valid, plain_name, printable, read_t
 from vfnet_tf.data.values import CROWD_FLAGS, is_blank, read_number, read_size
 
 COLUMNS = ("split", "image", "x1", "y1", "x2", "y2", "label", "crowd")
-# Of TensorFlow's older tools and their like.
-_ALIASES = {
-    "filename": "image",
-    "xmin": "x1",
-    "ymin": "y1",
-    "xmax": "x2",
-    "ymax": "y2",
-    "class": "label",
-}
+# Names that TensorFlow's older tools and others give to columns.
+_ALIASES = {"filename": "image", "class": "label"}
+_ALIASES |= {"xmin": "x1", "ymin": "y1", "xmax": "x2", "ymax": "y2"}
 _NEEDED = frozenset(COLUMNS) - {"split", "crowd"}
 _HEADERLESS = ("image", "x1", "y1", "x2", "y2", "label")
 _CORNERS = ("x1", "y1", "x2", "y2")
@@ -47,13 +41,13 @@ def find_csv_splits(path):
 
     The first line names the columns, in any order: `image` (or `filename`; relative to
     the file, or to a folder beside it that is called `images` or as the split), `x1, y1,
-    x2, y2` (or `xmin, ymin, xmax, ymax`), `label` (or `class`), and if there are such
-    `split` (as of `splits.split_named`; without it all is the training split), `crowd`
-    or another of `values.CROWD_FLAGS` (1: kept out of training, ignored in evaluation),
-    `width` and `height` (of the image, checked). Without names there must be six columns,
-    `image,x1,y1,x2,y2,label`. An image whose corners and label are empty has no objects;
-    `nan`, as pandas writes it, is empty too. Classes are those of `classes.txt` beside
-    the file, else all labels in alphabetical order.
+    x2, y2` (or `xmin, ymin, xmax, ymax`) and `label` (or `class`). Further columns are
+    optional: `split` (see `splits.split_named`; without it all is the training split),
+    `crowd` or another of `values.CROWD_FLAGS` (1: kept out of training, ignored in
+    evaluation), `width` and `height` (of the image, checked). Without names there must be
+    six columns, `image,x1,y1,x2,y2,label`. An image whose corners and label are empty has
+    no objects; `nan`, as pandas writes it, is empty too. Classes are those of
+    `classes.txt` beside the file, else all labels in alphabetical order.
 
     Args:
         path: str or path of the file, or of a folder with one such file, with one
@@ -79,10 +73,10 @@ def find_csv_splits(path):
     for split, file in files.items():
         try:
             rows = _read_rows(file)
-        except ValueError as error:  # which must not hide the other splits
-            faults[split] = functools.partial(_raise, error)
+        except ValueError as error:  # The other splits are read.
+            faults[split] = error
             continue
-        if split:  # without a line, too
+        if split:  # Also without a line.
             tables[split] = (file, rows)
             continue
         for row in rows:
@@ -95,7 +89,7 @@ def find_csv_splits(path):
                 )
             tables.setdefault(own, (file, []))[1].append(row)
     if not tables and faults:
-        next(iter(faults.values()))()
+        raise next(iter(faults.values()))
     names = read_class_names(path if path.is_dir() else path.parent)
     if names is None:
         rows = [row for _, rows in tables.values() for row in rows]
@@ -114,11 +108,8 @@ def find_csv_splits(path):
         split: functools.partial(_write_split, split, *table, names)
         for split, table in tables.items()
     }
-    parts |= faults
-    return FoundSplits(
-        {split: parts[split] for split in SPLITS if split in parts},
-        [os.path.relpath(file, path) for file in unused],
-    )
+    unused = [os.path.relpath(file, path) for file in unused]
+    return FoundSplits(parts, unused, faults=faults)
 
 
 def write_csv(out, split, images, class_names):
@@ -168,8 +159,8 @@ def _split_files(root):
     """Finds the csv files of a folder.
 
     Returns:
-        (dict split -> `Path`, or "" -> the only one; list of `Path`: further files
-        with the columns or the name of a split, which are not used).
+        (dict split -> `Path`, or "" -> the only one; list of `Path`: files that are not
+        used, with the columns of the format or the name of a split).
     """
     in_root = list_folder(root, {".csv"})
     files = list(filter(_has_columns, in_root))
@@ -189,10 +180,6 @@ def _split_files(root):
     return found, [path for path in files if path not in found.values()]
 
 
-def _raise(error):
-    raise error
-
-
 def _has_columns(path):
     try:
         # As much as the first line can be.
@@ -203,7 +190,7 @@ def _has_columns(path):
 
 
 def _csv_reader(text):
-    # Quotes may stand behind a comma and a blank; blanks around cells count nowhere.
+    # A quote may stand behind a comma and a blank. Blanks around cells do not count.
     return csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
 
 
@@ -219,7 +206,8 @@ def _read_rows(path):
         first = _first_line(reader)
         names = _columns(first)
         if names is not None:
-            if names == list(_HEADERLESS) and _is_headerless(first):
+            has_names = any(text.strip().lower() in ("x1", "xmin") for text in first)
+            if not has_names:
                 rows.append(_row(names, first, reader.line_num))
             rows += [_row(names, texts, reader.line_num) for texts in reader if texts]
     except (csv.Error, ValueError) as error:
@@ -236,10 +224,6 @@ def _read_rows(path):
     return rows
 
 
-def _is_headerless(first):
-    return not any(text.strip().lower() in ("x1", "xmin") for text in first)
-
-
 def _row(names, texts, line):
     row = {name: text.strip() for name, text in zip(names, texts, strict=False)}
     row["line"] = line
@@ -253,17 +237,13 @@ def _row(names, texts, line):
         row["error"] = "line names no image"
     else:
         row["label"] = plain_name(row["label"])
-        # Or one would become two.
+        # One image in two spellings would become two.
         row["image"] = plain_name(row["image"]).removeprefix("./")
     return row
 
 
 def _stated_sizes(rows):
-    """What lines say of the sizes of their images.
-
-    Returns:
-        (dict image -> (height, width) as the file has it, dict image -> what is wrong).
-    """
+    """Sizes that lines state: dicts image -> (height, width) and image -> what is wrong."""
     sizes, errors, firsts = {}, {}, {}
     for row in rows:
         stated = row.get("height"), row.get("width")
@@ -307,7 +287,7 @@ def _write_split(split, path, rows, names):
             )
         corners, label = [row[corner] for corner in _CORNERS], row["label"]
         if label not in labels:
-            # Of a class that is called none, classes.txt knows.
+            # A blank such as `nan` is a class only where classes.txt names it.
             if not is_blank(label):
                 content.drop(UNKNOWN_CATEGORY, f"{source} ({label!r})")
             elif not all(map(is_blank, corners)):

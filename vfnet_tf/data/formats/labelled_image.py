@@ -1,4 +1,4 @@
-"""An image with its boxes as all writers of formats take it."""
+"""An image with its boxes, the input of all writers of formats."""
 
 import dataclasses
 

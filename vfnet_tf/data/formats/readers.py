@@ -1,6 +1,6 @@
-"""Opens labelled images in any format: finds out which, and turns it into COCO's.
+"""Opens labelled images in any format: recognises it and turns it into COCO's.
 
-`read_coco` reads what comes out, with the same checks for all formats.
+`read_coco` reads the result, with the same checks for all formats.
 """
 
 import collections.abc
@@ -18,7 +18,7 @@ from vfnet_tf.data.formats.yolo import find_yolo_splits, is_yolo
 from vfnet_tf.data.splits import FoundSplits, by_split
 from vfnet_tf.data.text import is_valid, printable
 
-#: format -> what a line about it says; in the order in which a folder is tried
+#: format -> its name in messages; in the order in which a folder is tried
 FORMATS = {
     "coco": "COCO json",
     "yolo": "YOLO txt",
@@ -28,7 +28,7 @@ FORMATS = {
 }
 _SUFFIXES = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".csv": "csv"}
 _IN_FOLDER = {"coco": is_coco_folder, "yolo": is_yolo, "voc": is_voc, "csv": is_csv}
-# Of what is not read, the rest is counted.
+# Files that are not read: so many are named, the others are counted.
 _MAX_UNUSED = 5
 _PREFIXED = re.compile(rf"({'|'.join(FORMATS)}):(.+)")
 
@@ -36,9 +36,9 @@ _PREFIXED = re.compile(rf"({'|'.join(FORMATS)}):(.+)")
 class Splits(collections.abc.Mapping):
     """The splits of a dataset: a mapping to what `read_coco` reads.
 
-    A value is `(annotation file, image folder)`, of which the folder may be None where
-    it has to be looked for. In another format than COCO's, the file is written when the
-    value is looked up: look up only what is needed.
+    A value is `(annotation file, image folder)`; the folder is None where `read_coco` is
+    to find it. For other formats than COCO's, the look-up of a value writes the file: look
+    up only what is needed.
 
     Args:
         kind: str, key of `FORMATS`; the attribute `format`.
@@ -75,7 +75,7 @@ class Splits(collections.abc.Mapping):
         return len(self._parts)
 
     def locate(self, split):
-        """The value of a split; of a single COCO json that of the file, whatever it is.
+        """The value of a split; a single COCO json stands for every split.
 
         Args:
             split: str, train, val or test.
@@ -94,7 +94,7 @@ class Splits(collections.abc.Mapping):
 
 
 def find_format(data):
-    """Finds out in which format a dataset is.
+    """Recognises the format of a dataset.
 
     Args:
         data: str or path: a folder, a file (.json, .yaml, .csv), or either after a
@@ -135,11 +135,7 @@ def find_format(data):
         return kinds[0], str(path), kinds[1:]
     present = sorted(os.listdir(path))[:20] if path.is_dir() else path.name
     files = path.is_dir() and list_folder(path, set(_SUFFIXES))
-    hint = (
-        f" Given as --data {files[0]}, it is told what is wrong with it."
-        if files
-        else ""
-    )
+    hint = f" To see what is wrong with it, give --data {files[0]}." if files else ""
     raise ValueError(
         "--data must be in one of the formats of docs/data.md: COCO (annotations/"
         "instances_{train,val,test}[year].json, {train,valid,test}/_annotations.coco.json, "
@@ -154,14 +150,14 @@ def find_splits(data, progress=None):
     """Finds the splits of a dataset in any format.
 
     Args:
-        data: as of `find_format`.
-        progress: as of `find_tfds_splits`.
+        data: see `find_format`.
+        progress: see `find_tfds_splits`.
 
     Returns:
         `Splits`.
 
     Raises:
-        ValueError: if there is no dataset, or it is not as its format wants it.
+        ValueError: if there is no dataset, or it breaks a rule of its format.
         ImportError: the extra of the format is not installed.
     """
     kind, name, others = find_format(data)
@@ -195,7 +191,7 @@ def find_splits(data, progress=None):
 
 
 def _unused_folders(root, found):
-    """Folders that are named for a split that was not found."""
+    """Folders named for a split that was not found."""
     inside = list_folders(root)
     folders = list(inside.values())
     for name, path in inside.items():
@@ -222,7 +218,7 @@ def open_dataset(data, *, skip_bad_images=False, keep_empty=False, progress=None
             `vfnet_tf.progress.Progress`.
 
     Returns:
-        dict from `"train"`, `"val"` and `"test"`, as far as they are there, to
+        dict from those of `"train"`, `"val"` and `"test"` that exist to
         `DetectionDataset`. All have the classes of the training images.
 
     Raises:

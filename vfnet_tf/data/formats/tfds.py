@@ -1,7 +1,7 @@
 """TensorFlow Datasets: any prepared builder whose features have `objects/bbox`.
 
-Only what `download_and_prepare` has left on disk is read, without the builder's own code
-and without the network. The encoded images are written into the cache once, as files.
+The files that `download_and_prepare` made are read, without the builder's own code and
+without the network. The encoded images are written into the cache once, as files.
 """
 
 import functools
@@ -9,8 +9,6 @@ import hashlib
 import os
 import pathlib
 import re
-import shutil
-import tempfile
 
 import numpy as np
 
@@ -20,7 +18,7 @@ from vfnet_tf.data.formats.coco_content import CocoContent
 from vfnet_tf.data.images.inspect import inspect_image
 from vfnet_tf.data.splits import SPLITS, FoundSplits, by_split
 from vfnet_tf.data.values import CROWD_FLAGS, read_number
-from vfnet_tf.files import cache_directory
+from vfnet_tf.files import cache_directory, filling_folder
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _ANNOTATIONS = "annotations.json"
@@ -31,15 +29,15 @@ def find_tfds_splits(name, progress=None):
 
     Boxes are those of `objects/bbox`, parts of the image's sides in the order (ymin,
     xmin, ymax, xmax), classes those of `objects/label`. Objects with `is_crowd` or
-    `is_difficult` are kept out of training and ignored in evaluation. Splits are called
-    as `splits.split_named` says. With COCO's classes the ids are COCO's own.
+    `is_difficult` are kept out of training and ignored in evaluation. For names of splits
+    see `splits.split_named`. With COCO's classes the ids are COCO's own.
 
     Args:
         name: str, `NAME`, `NAME/CONFIG` or either with `:VERSION`, looked for in
             `TFDS_DATA_DIR` (else `~/tensorflow_datasets`); or the path of a prepared
             directory. Without a version the newest is taken.
         progress: function of the number of images that returns an object with
-            `add(count)` and `close()`, told of images that are written out.
+            `add(count)` and `close()`, which counts images that are written.
 
     Returns:
         `FoundSplits`: split -> function that returns (annotation file, image folder),
@@ -59,7 +57,7 @@ def find_tfds_splits(name, progress=None):
         ) from error
     builder = tfds.builder_from_directory(directory)
     features = dict(builder.info.features.items())
-    # Of a sequence of dicts; anything else has no feature by name.
+    # Objects are a sequence of dicts; other features have no names.
     objects = getattr(features.get("objects"), "feature", {})
     objects = dict(objects.items()) if hasattr(objects, "items") else {}
     has_names = hasattr(objects.get("label"), "names")
@@ -69,7 +67,7 @@ def find_tfds_splits(name, progress=None):
             f"`objects/label`. Received: {str(directory)!r} with {list(features)}, "
             f"objects with {list(objects)}"
         )
-    # Old releases have no other format, and None is for one that nobody knows.
+    # Old releases have this format only; None stands for an unknown one.
     bbox_format = getattr(objects["bbox"], "bbox_format", "REL_YXYX")
     bbox_format = getattr(bbox_format, "name", bbox_format)
     if bbox_format != "REL_YXYX":
@@ -84,13 +82,11 @@ def find_tfds_splits(name, progress=None):
             f"{str(directory)!r} with {list(builder.info.splits)}"
         )
     used = {split: names[0] for split, names in named.items()}
-    return FoundSplits(
-        {
-            split: functools.partial(_write_split, builder, own, progress)
-            for split, own in used.items()
-        },
-        sorted(set(builder.info.splits) - set(used.values())),
-    )
+    parts = {
+        split: functools.partial(_write_split, builder, own, progress)
+        for split, own in used.items()
+    }
+    return FoundSplits(parts, sorted(set(builder.info.splits) - set(used.values())))
 
 
 def _is_prepared(directory):
@@ -108,7 +104,7 @@ def _newest_version(directory):
 
 
 def _prepared_directory(name):
-    """The folder with `dataset_info.json` that a name or path stands for."""
+    """The folder with the `dataset_info.json` of a name or path."""
     path = pathlib.Path(name).expanduser()
     if _is_prepared(path):
         return path.absolute()
@@ -148,24 +144,13 @@ def _fingerprint(directory):
 
 
 def _write_split(builder, own, progress):
-    """Writes the images of a split and its annotations, whole or not at all."""
+    """Writes the images of a split and its annotations, unless the cache has them."""
     directory = pathlib.Path(os.fspath(builder.data_path))
     name = builder.info.full_name.replace("/", "-")
     folder = cache_directory() / "tfds" / f"{name}-{_fingerprint(directory)}" / own
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{own}-", dir=folder.parent))
-        try:
+        with filling_folder(folder, folder.is_dir) as aside:
             _write_images(builder, own, aside, progress)
-            aside.chmod(0o755)  # mkdtemp keeps others out.
-            try:
-                os.rename(aside, folder)
-            except OSError:
-                # Another process was faster; what it made is the same.
-                if not folder.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
     return str(folder / _ANNOTATIONS), str(folder)
 
 
@@ -201,7 +186,7 @@ def _write_images(builder, own, folder, progress):
 def _add_example(content, example, file, number):
     header = inspect_image(str(file), full=False)
     height, width = header.height, header.width
-    # Results for COCO's server go by COCO's ids; other datasets have texts there.
+    # COCO's server wants COCO's ids. In other datasets the ids are texts.
     image_id = example.get("image/id")
     image_id = content.add_image(
         file.name,
@@ -216,14 +201,10 @@ def _add_example(content, example, file, number):
     ):
         ymin, xmin, ymax, xmax = box
         source = f"example {number} object {index + 1}"
-        if label not in labels:  # -1 stands for none
+        if label not in labels:  # -1 is an unknown class.
             content.drop(UNKNOWN_CATEGORY, f"{source} (label {label})")
             continue
-        flags = {
-            name: _as_json(objects[name][index])
-            for name in CROWD_FLAGS
-            if name in objects
-        }
+        flags = {n: _as_json(objects[n][index]) for n in CROWD_FLAGS if n in objects}
         area = read_number(objects["area"][index]) if "area" in objects else None
         content.add_box(
             image_id,
@@ -236,9 +217,9 @@ def _add_example(content, example, file, number):
             ],
             source=source,
             flags=flags,
-            # Areas of masks, as whole numbers: 0 says nothing.
+            # Areas of masks are whole numbers: that of a small mask may be 0.
             area=area if area is not None and area > 0 else None,
-            # Each is an object of its own, also one with the box of another.
+            # With a number of its own, an object with the box of another one stays.
             annotation_id=len(content.content["annotations"]) + 1,
         )
 

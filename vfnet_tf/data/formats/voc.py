@@ -5,7 +5,6 @@ pixels wide and becomes x1 = 0, x2 = 4. `difficult` objects become crowd regions
 training leaves out and evaluation ignores.
 """
 
-import collections
 import functools
 import os
 import pathlib
@@ -15,15 +14,14 @@ from xml.etree import ElementTree
 from vfnet_tf.data.dataset import BAD_BOX, UNKNOWN_CATEGORY
 from vfnet_tf.data.folders import (
     find_file,
-    is_hidden,
     list_folder,
     list_folders,
     regular_file_error,
 )
+from vfnet_tf.data.formats.coco import images_by_stem
 from vfnet_tf.data.formats.coco_content import CocoContent, read_class_names
-from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES
 from vfnet_tf.data.images.reasons import Reason
-from vfnet_tf.data.splits import SPLITS, FoundSplits, by_split, split_named
+from vfnet_tf.data.splits import FoundSplits, by_split, split_named
 from vfnet_tf.data.text import decode_text, has_mark, plain_name, read_lines
 from vfnet_tf.data.values import CROWD_FLAGS, read_number
 
@@ -32,7 +30,7 @@ MAX_XML_BYTES = 10 * 2**20
 NO_NAME = "object has no name"
 REPEATED = "object states something twice"
 
-# What some tools state as the image is the annotation.
+# Some tools state the annotation file in the place of the image.
 LABEL_SUFFIXES = frozenset({".xml", ".txt", ".json"})
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)""")
@@ -48,13 +46,16 @@ def is_voc(directory):
 def find_voc_splits(directory):
     """Finds the splits of a folder of Pascal VOC annotations.
 
-    Layouts: `Annotations/` (or `annotations/`) with the images in `JPEGImages/`,
-    `images/` or beside, split by the lists in `ImageSets/Main/` (`trainval.txt` without
-    a list for train is the training split; without lists all is); a folder of such
-    folders `VOC*`, whose splits are joined; folders with xml files; or xml files beside
-    their images. Lists and folders are called as `splits.split_named` says. Classes are
-    those of `classes.txt`, else all names of all splits in alphabetical order, VOC's
-    own.
+    Layouts:
+
+    - `Annotations/` (or `annotations/`) with the images in `JPEGImages/`, `images/` or
+      beside. The lists in `ImageSets/Main/` make the splits. Where none is for train,
+      `trainval.txt` is; without any list all images are for training.
+    - A folder of such folders `VOC*`, whose splits are joined.
+    - A folder with xml files for each split, or xml files beside their images.
+
+    Lists and folders have the names of `splits.split_named`. Classes are those of
+    `classes.txt`, else all names of all splits in alphabetical order, as in VOC.
 
     Args:
         directory: str or path.
@@ -76,8 +77,8 @@ def find_voc_splits(directory):
         for split, path in lists.items():
             try:
                 names = None if path is None else _list_of(path)
-            except ValueError as error:  # which must not hide the other splits
-                faults.setdefault(split, functools.partial(_raise, error))
+            except ValueError as error:  # The other splits are read.
+                faults.setdefault(split, error)
             else:
                 found.setdefault(split, []).extend(_files(folder, names))
     if folders:
@@ -96,13 +97,8 @@ def find_voc_splits(directory):
     parts = {
         split: functools.partial(_write_split, root, split, parsed) for split in found
     }
-    parts |= faults
-    return FoundSplits(
-        {split: parts[split] for split in SPLITS if split in parts},
-        [os.path.relpath(path, root) for path in unused],
-        ".xml",
-        lambda images: xml_files,
-    )
+    unused = [os.path.relpath(path, root) for path in unused]
+    return FoundSplits(parts, unused, ".xml", lambda images: xml_files, faults)
 
 
 def write_voc(out, split, images, class_names):
@@ -131,18 +127,13 @@ def write_voc(out, split, images, class_names):
         _add(root, segmented=0)
         for box, label, is_crowd in image.objects():
             x1, y1, x2, y2 = map(round, box)
-            # Of a box that rounds to nothing stays the pixel that it lies in.
+            # A box that rounds to nothing becomes the pixel that it lies in.
             x1, y1 = min(x1, image.width - 1), min(y1, image.height - 1)
             corners = (x1 + 1, y1 + 1, max(x2, x1 + 1), max(y2, y1 + 1))
             num_rounded += tuple(box) != (x1, y1, *corners[2:])
             entry = ElementTree.SubElement(root, "object")
-            _add(
-                entry,
-                name=class_names[label],
-                pose="Unspecified",
-                truncated=0,
-                difficult=int(is_crowd),
-            )
+            _add(entry, name=class_names[label], pose="Unspecified")
+            _add(entry, truncated=0, difficult=int(is_crowd))
             bndbox = ElementTree.SubElement(entry, "bndbox")
             _add(bndbox, **dict(zip(_CORNERS, corners, strict=True)))
         ElementTree.indent(root)
@@ -165,10 +156,9 @@ def _has_xml(folder):
 
 def _xml_folder(folder):
     """The folder of the xml files of `folder` in the devkit's layout, or None."""
-    for name, inside in list_folders(folder).items():
-        if name.lower() == "annotations" and _has_xml(inside):
-            return inside
-    return None
+    folders = list_folders(folder).items()
+    found = (path for name, path in folders if name.lower() == "annotations")
+    return next(filter(_has_xml, found), None)
 
 
 def _devkit_folders(root):
@@ -180,11 +170,7 @@ def _devkit_folders(root):
 
 
 def _split_folders(root):
-    """Finds the folders with xml files that are named for a split, or `root` itself.
-
-    Returns:
-        (dict split -> folder, list of further folders with xml files).
-    """
+    """Folders with xml files: (dict split -> folder or `root` itself, list of others)."""
     filled = [
         path
         for path in list_folders(root).values()
@@ -202,20 +188,18 @@ def _image_sets(folder):
     """Finds the lists of a folder in the devkit's layout.
 
     Returns:
-        (dict split -> `Path` of its list, None for all xml files; list of `Path`: lists
-        that are not used).
+        (dict split -> `Path` of its list, or None for all xml files; lists not used).
     """
     lists = folder / "ImageSets"
     files = list_folder(lists / "Main", {".txt"}) or list_folder(lists, {".txt"})
-    used = {}
-    for split, paths in by_split(files, lambda path: path.stem).items():
-        used[split] = paths[0]
+    named = by_split(files, lambda path: path.stem)
+    used = {split: paths[0] for split, paths in named.items()}
     both = next((path for path in files if path.stem.lower() == "trainval"), None)
     if both is not None and "train" not in used:
         used["train"] = both
 
     def is_part(path):
-        # The devkit has lists of two splits, and some of the images of a class.
+        # The devkit also has lists of two splits, and of the images of one class.
         class_name, _, name = path.stem.rpartition("_")
         is_both = name.lower() == "trainval"
         parts = {"train", "val"} if is_both else {split_named(name)}
@@ -223,10 +207,6 @@ def _image_sets(folder):
 
     unused = [path for path in files if path not in used.values() and not is_part(path)]
     return used or {"train": None}, unused
-
-
-def _raise(error):
-    raise error
 
 
 def _list_of(path):
@@ -241,10 +221,9 @@ def _list_of(path):
 def _files(folder, names=None):
     """Lists (xml file, its image or None) by the names of a list, or all of a folder."""
     xml_folder = _xml_folder(folder) or folder
-    # The first is where a missing image is said to be missing.
-    places = [folder / "JPEGImages"]
+    # Messages on a missing image name the first place.
+    places, inside = [folder / "JPEGImages"], list_folders(folder).values()
     for name in ("jpegimages", "images"):
-        inside = list_folders(folder).values()
         places += [path for path in inside if path.name.lower() == name]
     places = [*dict.fromkeys(places), xml_folder, folder]
     if names is None:
@@ -253,33 +232,22 @@ def _files(folder, names=None):
     return [(find_file(xml_folder, f"{name}.xml"), name, places) for name in names]
 
 
-def _images_by_stem(folder):
-    """Dict stem in composed form -> names of the image files in a folder."""
-    found = collections.defaultdict(list)
-    if folder.is_dir():
-        for name in sorted(os.listdir(folder)):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in IMAGE_SUFFIXES and not is_hidden(name):
-                found[plain_name(stem)].append(name)
-    return found
-
-
 def _find_image(name, stated, places, listing):
-    """The image of an annotation: of its own name, else of the one that it states.
+    """Finds the image with the name of the xml file, else with the name stated in it.
 
     Args:
         name: str, that of the xml without the suffix.
         stated: str, the file name in the xml; empty if it states none.
         places: list of `Path`, the folders to look in.
-        listing: `_images_by_stem`.
+        listing: function from a folder to its `images_by_stem`.
 
     Returns:
-        (path or None, why it cannot be told, `Reason`); the latter two None if it can.
+        (path, None, None), or (None, why none is found, `Reason`).
     """
     stated_stem, suffix = os.path.splitext(stated)
     is_own = plain_name(stated_stem) == plain_name(os.path.basename(name))
     if is_own and suffix.lower() not in LABEL_SUFFIXES:
-        for place in places:  # where several have the stem, that very one
+        for place in places:  # Several may have the stem: the stated one comes first.
             path = find_file((place / name).parent, stated)
             if os.path.isfile(path):
                 return pathlib.Path(path), None, None
@@ -292,26 +260,25 @@ def _find_image(name, stated, places, listing):
                 found = by_case
             if len(found) > 1:
                 text = (
-                    f"must have in <filename> the name of its image, {' or '.join(found)}: "
-                    f"it states {stated!r}"
+                    f"the name of its image, {' or '.join(found)}: it states {stated!r}"
                 )
-                return None, text, Reason.BAD_ENTRY
+                return None, f"must have in <filename> {text}", Reason.BAD_ENTRY
             if found:
                 return path.parent / found[0], None, None
     return None, f"has no image {name}.jpg, .png, ...", Reason.MISSING
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
-    """Stops at a DTD: entities can fill the memory, and no annotation needs one."""
+    """Stops at a DTD: its entities can fill the memory, and no annotation needs one."""
 
     def doctype(self, name, public_id, system_id):
         raise ValueError("has a DTD, which is refused")
 
 
 def _recoded(data):
-    """Bytes of an xml as text where expat cannot read the encoding that they declare.
+    """Bytes of an xml, decoded where expat does not know the encoding that they declare.
 
-    It knows few encodings of more than one byte a character: no GBK, no Shift JIS.
+    It knows few encodings of several bytes a character, and neither GBK nor Shift JIS.
     """
     match = _DECLARED.match(data)
     name = match and match[1].decode("ascii").lower()
@@ -324,14 +291,7 @@ def _recoded(data):
 
 
 def _read_xml(path):
-    """Reads an xml file.
-
-    Returns:
-        The root `Element`.
-
-    Raises:
-        ValueError: for a file that is missing, too large, broken or something else.
-    """
+    """The root `Element` of an xml file; a `ValueError` says why it cannot be read."""
     error = regular_file_error(path) if os.path.exists(path) else ""
     if error:
         raise ValueError(error)
@@ -344,14 +304,14 @@ def _read_xml(path):
         raise ValueError(f"is larger than {MAX_XML_BYTES} bytes")
     parser = ElementTree.XMLParser(target=_NoDoctype())
     try:
-        # A byte order mark is right where it contradicts the declaration.
+        # Where they differ, the byte order mark is right and not the declaration.
         parser.feed(decode_text(text) if has_mark(text) else _recoded(text))
         root = parser.close()
     except (ElementTree.ParseError, LookupError) as error:
         raise ValueError(f"is no valid xml: {error}") from error
     if root.tag != "annotation":
         raise ValueError(f"is no annotation of Pascal VOC, but <{root.tag}>")
-    # In another case or place they would be lost without a word.
+    # <Object>, or an object inside another element, would be lost silently.
     found = [element.tag for element in root.iter() if element.tag.lower() == "object"]
     if len(found) != len(root.findall("object")):
         raise ValueError(
@@ -372,13 +332,13 @@ def _stated_size(root):
 
 
 def _parse(root, found):
-    """Reads all xml files of all splits, for what classes there are.
+    """Reads the xml files of all splits, as any of them may name a class.
 
     Returns:
-        (class names, dict split -> list of (image path or None, xml path relative to
-        `root`, size, objects, error, `Reason`)), objects as of `_parse_object`.
+        (class names, dict split -> list of (image path, xml path relative to `root`, size,
+        objects, error, `Reason`)); for objects see `_parse_object`.
     """
-    listing = functools.cache(_images_by_stem)
+    listing = functools.cache(lambda folder: images_by_stem(folder, plain_name))
     parsed, names = {}, set()
     for split, files in found.items():
         rows = parsed[split] = []
@@ -394,7 +354,7 @@ def _parse(root, found):
                 size, stated = _stated_size(tree), _text(tree, "filename")
                 objects = [_parse_object(entry) for entry in tree.findall("object")]
                 names.update(entry[0] for entry in objects if entry[0])
-            # Some state a path, of Windows too.
+            # Some state a path, also one of Windows.
             stated = re.split(r"[/\\]", stated)[-1]
             image, problem, reason = _find_image(name, stated, places, listing)
             if image is None:
@@ -408,26 +368,22 @@ def _parse(root, found):
 def _parse_object(entry):
     """(class name, texts of the corners, dict of flags, tag that occurs twice or "")."""
     box = entry.find("bndbox")
-    corners = ["" if box is None else _text(box, corner) for corner in _CORNERS]
+    box = ElementTree.Element("bndbox") if box is None else box
+    corners = [_text(box, corner) for corner in _CORNERS]
     flags = {n: _text(entry, n) for n in CROWD_FLAGS if entry.find(n) is not None}
-    parts = [(entry, ("name", "bndbox", *flags)), (box, _CORNERS)]
-    twice = [
-        tag
-        for part, tags in parts
-        for tag in tags
-        if part is not None and len(part.findall(tag)) > 1
-    ]
+    parts = [(entry, tag) for tag in ("name", "bndbox", *flags)]
+    parts += [(box, tag) for tag in _CORNERS]
+    twice = [tag for part, tag in parts if len(part.findall(tag)) > 1]
     return plain_name(_text(entry, "name")), corners, flags, "".join(twice[:1])
 
 
 def _write_split(root, split, parsed):
-    names, rows = parsed()[0], parsed()[1][split]
+    names, rows_of_split = parsed()
     labels = {name: label for label, name in enumerate(names)}
     content = CocoContent(names, source=f"{root} ({split})")
-    for image, shown, size, objects, error, code in rows:
-        image_id = content.add_image(
-            os.path.relpath(image, root), size=size, error=error, code=code
-        )
+    for image, shown, size, objects, error, code in rows_of_split[split]:
+        image = os.path.relpath(image, root)
+        image_id = content.add_image(image, size=size, error=error, code=code)
         for number, (name, corners, flags, twice) in enumerate(objects, 1):
             source = f"{shown} object {number}"
             if twice:

@@ -1,9 +1,8 @@
 """YOLO: a data.yaml and, for each image, a text file of normalised boxes.
 
-A line is `class cx cy width height`, in parts of the upright image. Lines with an even
-number of coordinates from six on are polygons, oriented boxes among them, of which the
-box around is taken; with `kpt_shape` in the yaml, keypoints follow the box. A line that
-could be one thing or another is dropped.
+A line is `class cx cy width height`, in parts of the upright image. Six coordinates or
+more, in even number, are a polygon or an oriented box: the box around it is taken. With
+`kpt_shape` in the yaml, keypoints follow the box. An ambiguous line is dropped.
 """
 
 import functools
@@ -41,8 +40,8 @@ _DECIMALS = 8
 # Parts of a side: how far a polygon may reach outside, and a box that a tool rounded.
 _OVERHANG = 0.5
 _ROUNDING = 0.01
-# Label files that say what the lines of a split are.
-_NUM_LOOKED_AT = 1000
+# Label files that are searched for keypoints.
+_NUM_SEARCHED = 1000
 NO_NUMBER = "line has a word that is no finite number"
 NO_BOX = "line is neither `class cx cy width height` nor a polygon"
 FIFTH_NUMBER = "line has a number after the box: a confidence, track id or angle"
@@ -60,11 +59,11 @@ def is_yolo(directory):
 def find_yolo_splits(path):
     """Finds the splits of a dataset in the layout of Ultralytics.
 
-    The yaml has `names` (list, or dict class id -> name), keys named for splits (as of
-    `splits.split_named`, each with a folder, a text file of image paths, or a list of
-    these) and `path`, the folder that they are relative to, itself relative to the
-    yaml. The labels of `.../images/.../a.jpg` are in `.../labels/.../a.txt`, or beside
-    the image. An image without such a file has no objects.
+    The yaml has `names` (list, or dict class id -> name), keys named for splits (see
+    `splits.split_named`) and `path`. The value of a split is a folder, a text file of
+    image paths, or a list of these; they are relative to `path`, and that to the yaml.
+    The labels of `.../images/.../a.jpg` are in `.../labels/.../a.txt`, or beside the
+    image. An image without such a file has no objects.
 
     Args:
         path: str or path of the yaml, or of a folder that holds one.
@@ -92,10 +91,10 @@ def find_yolo_splits(path):
     num_columns = _keypoint_columns(content, path)
     root = _root(content, path)
     named = by_split([key for key in content if isinstance(key, str)])
-    used = {}
-    for split, keys in named.items():
-        filled = [key for key in keys if content[key]]
-        used.update((split, key) for key in filled[:1])
+    used = {
+        split: next(filter(content.get, keys), None) for split, keys in named.items()
+    }
+    used = {split: key for split, key in used.items() if key is not None}
     if not used:
         raise ValueError(
             "The yaml must name the images of a split by `train`, `val` or `test`. "
@@ -116,25 +115,12 @@ def find_yolo_splits(path):
         and value
         and os.path.isdir(root / value)
     ]
-    return FoundSplits(
-        {
-            split: functools.partial(
-                _write_split,
-                split,
-                key,
-                content[key],
-                root,
-                path,
-                category_ids,
-                names,
-                num_columns,
-            )
-            for split, key in used.items()
-        },
-        unused,
-        ".txt",
-        _label_files,
-    )
+    described = (root, path, category_ids, names, num_columns)
+    parts = {
+        split: functools.partial(_write_split, split, key, content[key], *described)
+        for split, key in used.items()
+    }
+    return FoundSplits(parts, unused, ".txt", _label_files)
 
 
 def write_yolo(out, split, images, class_names):
@@ -177,7 +163,7 @@ def write_yolo(out, split, images, class_names):
 
 
 def _part(length, side):
-    """The part of a side that a length is, such that a pixel is one when it is read."""
+    """`length / side`, rounded up where one pixel would be read as less than one."""
     part = length / side
     rounded = float(f"{part:.{_DECIMALS}f}")
     is_less = rounded * side < MIN_BOX_SIDE <= length + 1e-4  # float32 of the corners
@@ -185,13 +171,10 @@ def _part(length, side):
 
 
 def _quoted(name):
-    """A name as yaml has it: as json, but for characters that yaml takes for breaks."""
+    """A name as json quotes it; what yaml takes for a break of the line is escaped too."""
+    breaks = "[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]"
     text = json.dumps(name, ensure_ascii=False)
-    return re.sub(
-        "[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]",
-        lambda match: f"\\u{ord(match[0]):04x}",
-        text,
-    )
+    return re.sub(breaks, lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _find_yamls(root):
@@ -222,12 +205,11 @@ def _read_yaml(path):
         )
 
     class Loader(yaml.SafeLoader):
-        """Refuses a key that comes twice, of which yaml takes the last unsaid."""
+        """Refuses a key that comes twice; yaml would take the last one silently."""
 
         def construct_mapping(self, node, deep=False):
-            keys = [
-                key.value for key, _ in node.value if not key.tag.endswith(":merge")
-            ]
+            pairs = node.value
+            keys = [key.value for key, _ in pairs if not key.tag.endswith(":merge")]
             if len(set(map(repr, keys))) < len(keys):
                 twice = next(key for key in keys if keys.count(key) > 1)
                 raise ValueError(f"the key {twice!r} comes twice")
@@ -257,7 +239,7 @@ def _read_names(content, path):
     if isinstance(names, list):
         names = dict(enumerate(names))
     elif isinstance(names, dict):
-        # json has texts for keys, and what was made from it.
+        # Keys of a json are texts, also in a yaml that was made from it.
         keys = [key if type(key) is bool else read_integer(key) for key in names]
         if len(set(keys)) == len(keys) and None not in keys:
             names = dict(zip(keys, names.values(), strict=True))
@@ -298,12 +280,10 @@ def _keypoint_columns(content, path):
 
 
 def _root(content, path):
-    """The folder that `path` of the yaml names; beside the yaml where it is not there."""
+    """The folder that `path` of the yaml names; if there is none, that of the yaml."""
     named = content.get("path")
-    if named is None:
-        return path.parent
-    root = path.parent / os.path.expanduser(str(named))
-    # Files that are handed on state where they lay elsewhere.
+    root = path.parent / os.path.expanduser("" if named is None else str(named))
+    # A data set from elsewhere may name a folder of the computer that made it.
     return root if root.is_dir() else path.parent
 
 
@@ -350,13 +330,13 @@ def _read_list(place, root):
 
 
 def _label_files(images):
-    """Set of the label files of images, there or not."""
+    """Set of the label files of images, whether they exist or not."""
     find = _label_finder()
     return {find(image) for image in images}
 
 
 def _label_finder():
-    """A function from an image to its label file, which need not be there."""
+    """A function from an image to its label file, which need not exist."""
 
     @functools.cache
     def folders_of_labels(parent):
@@ -368,7 +348,7 @@ def _label_finder():
         """The folders that may have the labels of a folder of images."""
         parts = pathlib.PurePath(folder).parts
         found = []
-        # The last `images` first; one above the dataset is no part of its layout.
+        # The last `images` first: the first may lie above the dataset.
         for place in range(len(parts) - 1, 0, -1):
             if parts[place].lower() == "images":
                 head, rest = os.path.join(*parts[:place]), parts[place + 1 :]
@@ -386,13 +366,10 @@ def _label_finder():
 
 
 def _parse_line(words, class_ids, num_keypoint_columns):
-    """Reads a line.
-
-    Returns:
-        (label, (x, y, width, height) in parts of the image).
+    """Reads a line: (label, (x, y, width, height) in parts of the image).
 
     Raises:
-        ValueError: with the reason, of those that a report counts.
+        ValueError: the reason why the line is dropped.
     """
     numbers = [read_number(word) for word in words]
     if None in numbers:
@@ -424,7 +401,7 @@ def _parse_line(words, class_ids, num_keypoint_columns):
 
 
 def _can_be_polygon(numbers):
-    """Whether coordinates are corners of an area, in or a little beside the image."""
+    """Whether coordinates are corners of an area inside or little outside the image."""
     # Pixels, track ids and visibilities of 2 lie farther out.
     if min(numbers) < -_OVERHANG or max(numbers) > 1 + _OVERHANG:
         return False
@@ -443,15 +420,13 @@ def _can_be_box(numbers):
 
 
 def _look_like_keypoints(rows):
-    """Whether lines with many numbers are boxes with keypoints, whose shape nobody says.
+    """Whether long lines are boxes with keypoints though the yaml has no `kpt_shape`.
 
-    Those of a set have one length, and each is a box that holds its keypoints. That alone
-    can also be said of small polygons near the middle of the image; but there the second
-    pair, width and height, is a corner among the others, always so in oriented boxes. Of
-    three pairs it cannot be told: those are triangles, as the format has it.
-
-    Args:
-        rows: iterable of lists of the numbers after the class, None for what is none.
+    `rows` are the numbers after the class, None for a word that is no number. Lines with
+    keypoints have one length, and each is a box that holds its keypoints. Small polygons
+    near the middle of the image can look the same. But the second pair of a polygon is a
+    corner among the others, always so in oriented boxes; that of a box is its width and
+    height, which mostly lies apart. Lines of three pairs are triangles by the format.
     """
     length, num_rows, num_apart = None, 0, 0
     for numbers in rows:
@@ -480,11 +455,7 @@ def _look_like_keypoints(rows):
 
 
 def _read_labels(labels):
-    """Lines of a label file.
-
-    Returns:
-        (list of (number, line) that are not empty, why it cannot be read or "").
-    """
+    """Returns (list of (number, line) of a label file, why it cannot be read or "")."""
     if not os.path.lexists(labels):
         return [], ""
     try:
@@ -496,19 +467,17 @@ def _read_labels(labels):
     return [(number, line) for number, line in lines if line.strip()], ""
 
 
-def _write_split(
-    split, key, entries, root, path, category_ids, names, num_keypoint_columns
-):
+def _write_split(split, key, entries, root, path, category_ids, names, num_columns):
     images = _listed_images(key, entries, root, path)
     root = str(root)
-    # Checked in full, as reading will, which remembers it.
+    # Checked in full: the reader needs that too and finds it in the cache.
     headers = inspect_images(images, root, full=True)
     content = CocoContent(names, category_ids, source=f"{path} ({split})")
     class_ids = {class_id: label for label, class_id in enumerate(category_ids)}
     label_file = _label_finder()
-    is_pose = not num_keypoint_columns and _look_like_keypoints(
+    is_pose = not num_columns and _look_like_keypoints(
         [read_number(word) for word in line.split()[1:]]
-        for image in images[:_NUM_LOOKED_AT]
+        for image in images[:_NUM_SEARCHED]
         for _, line in _read_labels(label_file(image))[0]
     )
     for image in images:
@@ -531,12 +500,11 @@ def _write_split(
             try:
                 if is_pose and len(words) > 5:
                     raise ValueError(BOX_OR_POLYGON)
-                label, box = _parse_line(words, class_ids, num_keypoint_columns)
+                label, box = _parse_line(words, class_ids, num_columns)
             except ValueError as reason:
                 content.drop(str(reason), f"{source} ({line.strip()[:80]})")
                 continue
-            x, y, w, h = box
-            width, height = header.width, header.height
-            bbox = [x * width, y * height, w * width, h * height]
+            sides = (header.width, header.height) * 2
+            bbox = [part * side for part, side in zip(box, sides, strict=True)]
             content.add_box(image_id, label, bbox, source=source)
     return content.write_to_cache(split), root
