@@ -29,6 +29,12 @@ def coco_json(*names):
     )
 
 
+def plain(names):
+    """Dict of names, one blank between them, with the content that their endings have."""
+    contents = {"png": None, "xml": XML, "txt": LABEL}
+    return {name: contents[name.rpartition(".")[2]] for name in names.split()}
+
+
 def write_layout(root, files):
     """Writes the files of a dict, of None an image of 50x100; returns `root`."""
     for name, content in files.items():

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 
 from tests import tiny_run
 from vfnet_tf.config import Config, DataConfig
@@ -56,17 +55,3 @@ def test_network_inputs_are_those_of_the_predictor(keep_ratio, normalization):
         for name, value in expected.items():
             assert found[name].dtype == value.dtype
             np.testing.assert_array_equal(found[name], value)
-
-
-def test_files_of_all_kinds_are_read_as_the_predictor_reads_them(tmp_path):
-    tiny_run.write_images(tmp_path)
-    deep = np.arange(0, 60000, 1000, dtype="uint16").reshape(6, 10)
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert len(names) == 8
-    predictor = Predictor(tiny_run.PlainDetector(), Config())
-    for name in names:
-        expected = predictor.read_file(str(tmp_path / name))
-        found = numpy_images.load_image(tmp_path / name)
-        assert found.dtype == np.uint8
-        np.testing.assert_array_equal(found, expected)

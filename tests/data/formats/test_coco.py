@@ -1,10 +1,12 @@
 import json
 import os
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.image_files import exif
 from vfnet_tf.data import dataset as datasets
 from vfnet_tf.data.formats.coco import find_coco_splits, read_coco
 from vfnet_tf.data.images.inspect import ImageHeader, inspect_image
@@ -15,7 +17,7 @@ def test_boxes_labels_and_ids_by_hand(coco):
     path = coco.image(48, 64)
     coco.box([1, 2, 10, 20.5], category_id=9)
     coco.box([0, 0, 64, 48], category_id=4)
-    dataset = read_coco(coco.save(), coco.directory)
+    dataset = coco.read()
     assert dataset.class_names == ("near", "far")
     assert dataset.category_ids == (4, 9)
     (record,) = dataset
@@ -33,28 +35,24 @@ def test_class_names_fix_the_labels_and_drop_the_others(coco):
     coco.image()
     for category_id in range(3):
         coco.box([1, 2, 10, 20], category_id=category_id)
-    dataset = read_coco(
-        coco.save(), coco.directory, class_names=["c", "a"], strict=True
-    )
+    dataset = coco.read(class_names=["c", "a"], strict=True)
     assert dataset.class_names == ("c", "a") and dataset.category_ids == (2, 0)
     np.testing.assert_array_equal(dataset[0].labels, [1, 0])
     assert dataset.report.dropped == {datasets.OTHER_CLASS: 1}
 
 
 def test_a_class_that_the_file_lacks_is_an_error_with_both_lists(coco):
-    coco.image()
-    coco.box([1, 2, 10, 20])
+    coco.image(box=[1, 2, 10, 20])
     with pytest.raises(ValueError) as error:
-        read_coco(coco.save(), coco.directory, class_names=["cell", "dog"])
+        coco.read(class_names=["cell", "dog"])
     assert "Expected: ['cell', 'dog']. Found: ['cell']" in str(error.value)
     assert "missing=['dog']" in str(error.value)
 
 
 def test_crowds_are_set_aside_and_counted(coco):
-    coco.image()
-    coco.box([1, 2, 10, 20])
+    coco.image(box=[1, 2, 10, 20])
     coco.box([0, 0, 60, 40], iscrowd=1)
-    dataset = read_coco(coco.save(), coco.directory, strict=True)
+    dataset = coco.read(strict=True)
     assert len(dataset[0].boxes) == 1 and dataset[0].num_crowd == 1
     assert dataset.report.num_crowd == 1 and not dataset.report.dropped
 
@@ -94,8 +92,7 @@ def test_crowds_are_set_aside_and_counted(coco):
 def test_a_bad_annotation_is_dropped_and_named_and_refused_if_strict(
     coco, bbox, changes, reason
 ):
-    coco.image()
-    coco.box([5, 5, 5, 5])
+    coco.image(box=[5, 5, 5, 5])
     coco.box(bbox, **changes)
     file = coco.save()
     dataset = read_coco(file, coco.directory)
@@ -116,7 +113,7 @@ def test_numbers_are_read_whatever_a_json_has_them_like(coco):
     coco.box([1, 2, 10, 20], id=6, image_id=3.0, category_id=7.0)
     coco.box([1, 2, 10, 20], image_id=3, area=float("nan"), iscrowd=float("nan"))
     del coco.content["annotations"][1]["iscrowd"]
-    (record,) = dataset = read_coco(coco.save(), coco.directory, strict=True)
+    (record,) = dataset = coco.read(strict=True)
     assert record.boxes.tolist() == [[1, 2, 11, 22]] * 3
     assert (record.image_id, dataset.category_ids) == (3, (7,))
     assert record.annotation_ids.tolist() == [5, 6, 3]
@@ -135,38 +132,35 @@ def test_classes_that_look_alike_are_told(coco):
     coco.content["categories"] = [{"id": i, "name": n} for i, n in enumerate(names)]
     coco.image()
     coco.box([1, 2, 10, 20], category_id=1)
-    report = read_coco(coco.save(), coco.directory).report
+    report = coco.read().report
     expected = [("cat", "cat ", "CAT"), ("traffic light", "traffic  light")]
     assert report.similar_classes == expected
     assert "look alike, are they one? 'cat', 'cat ', 'CAT'" in report.summary()
 
 
 def test_a_tiny_box_is_dropped_by_rule_even_if_strict(coco):
-    coco.image()
-    coco.box([5, 5, 5, 5])
+    coco.image(box=[5, 5, 5, 5])
     coco.box([1, 2, 0.9, 20])
     coco.box([1, 2, 1e-9, 20])  # of no width in float32
     coco.box([1, 2, 1, 1])
-    dataset = read_coco(coco.save(), coco.directory, strict=True)
+    dataset = coco.read(strict=True)
     assert len(dataset[0].boxes) == 2
     assert dataset.report.dropped == {datasets.TINY: 2}
 
 
 def test_a_box_over_the_border_is_clipped_and_counted(coco):
-    coco.image(48, 64)
-    coco.box([-5, 40, 20, 20])
-    dataset = read_coco(coco.save(), coco.directory)
+    coco.image(48, 64, box=[-5, 40, 20, 20])
+    dataset = coco.read()
     np.testing.assert_array_equal(dataset[0].boxes, [[0, 40, 15, 48]])
     assert dataset.report.num_clipped == 1
     assert "1 boxes clipped to their image: annotation 1 in 0.jpg" in dataset.summary()
     with pytest.raises(ValueError, match="annotation 1 in 0.jpg"):
-        read_coco(coco.file, coco.directory, strict=True)
+        coco.read(strict=True)
 
 
 def test_rounding_over_the_border_is_no_mistake(coco):
-    coco.image(48, 64)
-    coco.box([50.5, 10, 13.51, 38.02])
-    dataset = read_coco(coco.save(), coco.directory, strict=True)
+    coco.image(48, 64, box=[50.5, 10, 13.51, 38.02])
+    dataset = coco.read(strict=True)
     np.testing.assert_array_equal(dataset[0].boxes, [[50.5, 10, 64, 48]])
     assert dataset.report.num_clipped == 0
 
@@ -176,16 +170,15 @@ def test_one_id_for_two_different_annotations_is_an_error(coco):
     coco.box([1, 2, 10, 20], id=5)
     coco.box([3, 2, 10, 20], id=5)
     with pytest.raises(ValueError, match="Annotation ids must be unique.*id=5"):
-        read_coco(coco.save(), coco.directory)
+        coco.read()
 
 
 def test_annotations_without_ids_are_read(coco):
-    coco.image()
-    coco.box([1, 2, 10, 20])
+    coco.image(box=[1, 2, 10, 20])
     coco.box([1, 2, 10, -20])
     for annotation in coco.content["annotations"]:
         del annotation["id"]
-    dataset = read_coco(coco.save(), coco.directory)
+    dataset = coco.read()
     np.testing.assert_array_equal(dataset[0].annotation_ids, [-1])
     assert "annotations[1] in 0.jpg" in dataset.summary()
 
@@ -194,12 +187,11 @@ def test_images_without_objects_are_dropped_or_kept_as_asked(coco):
     coco.image()
     coco.image()
     coco.box([1, 2, 10, 20], image_id=2)
-    file = coco.save()
-    dropped = read_coco(file, coco.directory)
+    dropped = coco.read()
     assert [record.image_id for record in dropped] == [2]
     assert "1 images without objects dropped" in dropped.summary()
     for options in ({"keep_empty": True}, {"training": False}):
-        kept = read_coco(file, coco.directory, **options)
+        kept = coco.read(**options)
         assert [record.image_id for record in kept] == [1, 2]
         assert kept[0].boxes.shape == (0, 4) and kept[0].labels.shape == (0,)
         assert "1 images without objects kept" in kept.summary()
@@ -210,36 +202,23 @@ def test_small_images_are_left_out_of_training_only(coco):
     coco.image(32, 32)
     coco.box([1, 2, 10, 20])
     coco.box([1, 2, 10, 20], image_id=2)
-    file = coco.save()
-    dataset = read_coco(file, coco.directory)
+    dataset = coco.read()
     assert [record.image_id for record in dataset] == [2]
     assert dataset.report.num_small_images == 1
-    assert len(read_coco(file, coco.directory, training=False)) == 2
+    assert len(coco.read(training=False)) == 2
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-500])
+def cut(path, count):
+    path.write_bytes(path.read_bytes()[:-count])
 
 
-def cut_tail(path):
-    path.write_bytes(path.read_bytes()[:-2])
-
-
-def make_text(path):
-    path.write_text("hello")
-
-
-def make_gif(path):
-    Image.fromarray(np.zeros((48, 64), "uint8")).save(path, "GIF")
+def make(path, file_format, height=48):
+    Image.fromarray(np.zeros((height, 64), "uint8")).save(path, file_format)
 
 
 def make_cut_png(path):
-    Image.fromarray(np.zeros((48, 64), "uint8")).save(path, "PNG")
-    path.write_bytes(path.read_bytes()[:-12])
-
-
-def make_large(path):
-    Image.fromarray(np.zeros((50, 64), "uint8")).save(path, "JPEG")
+    make(path, "PNG")
+    cut(path, 12)
 
 
 @pytest.mark.parametrize("check_images", ["full", "header"])
@@ -247,13 +226,16 @@ def make_large(path):
     "spoil, reason",
     [
         (os.remove, "does not exist"),
-        (truncate, "truncated"),
-        (cut_tail, "truncated"),
-        (make_text, "is not an image"),
+        (lambda path: cut(path, 500), "truncated"),
+        (lambda path: cut(path, 2), "truncated"),
+        (lambda path: path.write_text("hello"), "is not an image"),
         (lambda path: path.write_bytes(b""), "is empty"),
-        (make_gif, "is GIF"),
+        (lambda path: make(path, "GIF"), "is GIF"),
         (make_cut_png, "is truncated"),
-        (make_large, "is 50 high and 64 wide, its annotation says 48 and 64"),
+        (
+            lambda path: make(path, "JPEG", 50),
+            "is 50 high and 64 wide, its annotation says 48 and 64",
+        ),
     ],
 )
 def test_a_bad_image_stops_the_reading_or_is_skipped_and_listed(
@@ -263,16 +245,9 @@ def test_a_bad_image_stops_the_reading_or_is_skipped_and_listed(
     spoil(coco.image())
     coco.box([1, 2, 10, 20])
     coco.box([1, 2, 10, 20], image_id=2)
-    file = coco.save()
     with pytest.raises(ValueError, match=f"1 bad of 2 images:\n  1.jpg: .*{reason}"):
-        read_coco(file, coco.directory, check_images=check_images)
-    dataset = read_coco(
-        file,
-        coco.directory,
-        check_images=check_images,
-        skip_bad_images=True,
-        strict=True,
-    )
+        coco.read(check_images=check_images)
+    dataset = coco.read(check_images=check_images, skip_bad_images=True, strict=True)
     assert [record.image_id for record in dataset] == [1]
     assert dataset.report.bad_images[0][0] == "1.jpg"
     assert "1 bad images skipped:\n    1.jpg" in dataset.summary()
@@ -304,8 +279,8 @@ def test_a_bad_image_entry_stops_the_reading(coco, changes, reason):
     coco.content["images"][1].update(changes)
     coco.box([1, 2, 10, 20])
     with pytest.raises(ValueError, match=f"1.jpg.*: .*{reason}"):
-        read_coco(coco.save(), coco.directory)
-    dataset = read_coco(coco.file, coco.directory, skip_bad_images=True)
+        coco.read()
+    dataset = coco.read(skip_bad_images=True)
     assert [record.path for record in dataset] == [str(coco.directory / "0.jpg")]
 
 
@@ -314,7 +289,7 @@ def test_all_bad_images_are_counted_and_twenty_are_named(coco):
         os.remove(coco.image())
         coco.box([1, 2, 10, 20], image_id=index + 1)
     with pytest.raises(ValueError, match="23 bad of 23") as error:
-        read_coco(coco.save(), coco.directory)
+        coco.read()
     message = str(error.value)
     assert "19.jpg" in message and "20.jpg" not in message
     assert message.endswith("and 3 more")
@@ -328,23 +303,21 @@ def test_a_size_that_the_file_omits_is_read_from_the_image(coco):
     coco.box([1, 2, 10, 20])
     coco.box([1, 2, 10, 20], image_id=2)
     for check_images in ("full", False):
-        dataset = read_coco(coco.save(), coco.directory, check_images=check_images)
+        dataset = coco.read(check_images=check_images)
         assert dataset.sizes == [(48, 64), (40, 50)]
 
 
 def test_an_orientation_that_agrees_with_the_annotation_is_kept(coco):
     path = coco.image(48, 64)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.open(path).save(path, exif=exif)
+    Image.open(path).save(path, exif=exif(6))
     coco.box([1, 2, 10, 60])
     entry = coco.content["images"][0]
     entry["height"], entry["width"] = 64, 48
-    (record,) = read_coco(coco.save(), coco.directory)
+    (record,) = coco.read()
     assert (record.height, record.width, record.orientation) == (64, 48, 6)
     entry["height"], entry["width"] = 48, 64
     with pytest.raises(ValueError, match="EXIF orientation 6 applied"):
-        read_coco(coco.save(), coco.directory)
+        coco.read()
 
 
 def test_a_header_claiming_too_many_pixels_is_refused_before_decoding(tmp_path):
@@ -353,12 +326,13 @@ def test_a_header_claiming_too_many_pixels_is_refused_before_decoding(tmp_path):
     contents = bytearray(path.read_bytes())
     contents[16:24] = (20000).to_bytes(4, "big") + (8000).to_bytes(4, "big")
     # The checksum of the header must fit.
-    import zlib
-
     contents[29:33] = zlib.crc32(contents[12:29]).to_bytes(4, "big")
     path.write_bytes(contents)
     with pytest.warns(Image.DecompressionBombWarning):
         assert "20000 x 8000 pixels" in inspect_image(path).error
+
+
+ONE = '{"id": 1, "name": "a"}'
 
 
 @pytest.mark.parametrize(
@@ -369,46 +343,21 @@ def test_a_header_claiming_too_many_pixels_is_refused_before_decoding(tmp_path):
         ('{"images": [], "annotations": []}', "'categories' is missing"),
         ('{"images": 1, "annotations": [], "categories": []}', "'images' is missing"),
         ('{"images": [1], "annotations": [], "categories": []}', "'images' is missing"),
-        ('{"images": [], "annotations": [], "categories": []}', "one category"),
-        (
-            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}',
-            "at least one image",
-        ),
-        (
-            '{"images": [], "annotations": [], "categories": [{"id": "1"}]}',
-            "integer id and a name",
-        ),
-        (
-            '{"images": [], "annotations": [], "categories": [{"id": "1", "name": "a"}]}',
-            "integer id and a name",
-        ),
-        (
-            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": " "}]}',
-            "integer id and a name",
-        ),
-        (
-            '{"images": [], "annotations": [], "categories": [{"id": 1,'
-            '"name": "\\udce4"}]}',
-            r"a name in UTF-8. Received: .*\\udce4",
-        ),
-        (
-            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"},'
-            '{"id": 2, "name": "b"}], "categories": [{"id": 1, "name": "a"}]}',
-            "the key 'categories' comes twice",
-        ),
-        (
-            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"},'
-            '{"id": 1, "name": "b"}]}',
-            "Category ids must be unique",
-        ),
-        (
-            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"},'
-            '{"id": 2, "name": "a"}]}',
-            "Category names must be unique",
-        ),
+        # Categories alone, of a file without images.
+        ('"categories": []', "one category"),
+        (f'"categories": [{ONE}]', "at least one image"),
+        ('"categories": [{"id": "1"}]', "integer id and a name"),
+        ('"categories": [{"id": "1", "name": "a"}]', "integer id and a name"),
+        ('"categories": [{"id": 1, "name": " "}]', "integer id and a name"),
+        ('"categories": [{"id": 1, "name": "\\udce4"}]', r"in UTF-8. .*\\udce4"),
+        (f'"categories": [{ONE}], "categories": []', "'categories' comes twice"),
+        (f'"categories": [{ONE}, {{"id": 1, "name": "b"}}]', "ids must be unique"),
+        (f'"categories": [{ONE}, {{"id": 2, "name": "a"}}]', "names must be unique"),
     ],
 )
 def test_a_malformed_file_is_named_with_its_fault(tmp_path, text, message):
+    if text.startswith('"'):
+        text = f'{{"images": [], "annotations": [], {text}}}'
     file = tmp_path / "bad.json"
     file.write_text(text)
     with pytest.raises(ValueError, match=message) as error:
@@ -428,7 +377,7 @@ def test_an_empty_dataset_says_what_was_expected_and_found(coco):
     coco.image()
     coco.box([1, 2, 10, 20], category_id=1)
     with pytest.raises(ValueError, match="must not be empty") as error:
-        read_coco(coco.save(), coco.directory)
+        coco.read()
     message = str(error.value)
     assert "Expected classes: ['cell']. Found categories: ['cell']" in message
     assert "1 dropped, category is not in the file: annotation 1 in 0.jpg" in message
@@ -437,16 +386,16 @@ def test_an_empty_dataset_says_what_was_expected_and_found(coco):
 def test_a_file_without_annotations_serves_evaluation_only(coco):
     coco.image()
     del coco.content["annotations"]
-    assert len(read_coco(coco.save(), coco.directory, training=False)) == 1
+    assert len(coco.read(training=False)) == 1
     with pytest.raises(ValueError, match="'annotations' is missing"):
-        read_coco(coco.file, coco.directory)
+        coco.read()
 
 
 def test_a_subset_takes_the_first(coco):
     for index in range(3):
         coco.image()
         coco.box([1, 2, 10, 20], image_id=index + 1)
-    dataset = read_coco(coco.save(), coco.directory)
+    dataset = coco.read()
     assert [record.image_id for record in dataset.subset(2)] == [1, 2]
     assert dataset.subset(2).category_ids == dataset.category_ids
     with pytest.raises(ValueError, match="between 1 and 3"):
@@ -454,24 +403,21 @@ def test_a_subset_takes_the_first(coco):
 
 
 def test_good_images_are_remembered_and_changed_ones_are_read_again(coco, own_cache):
-    path = coco.image()
-    coco.box([1, 2, 10, 20])
-    file = coco.save()
-    read_coco(file, coco.directory)
+    path = coco.image(box=[1, 2, 10, 20])
+    coco.read()
     (cache_file,) = (own_cache / "image_checks").iterdir()
     assert str(path) in json.loads(cache_file.read_text())
     assert len(os.listdir(coco.directory)) == 2  # Nothing beside the user's files.
-    read_coco(file, coco.directory)
-    truncate(path)
+    coco.read()
+    cut(path, 500)
     with pytest.raises(ValueError, match="0.jpg"):
-        read_coco(file, coco.directory)
+        coco.read()
 
 
 def test_a_broken_or_forbidden_cache_is_no_error(coco, own_cache):
-    coco.image()
-    coco.box([1, 2, 10, 20])
+    coco.image(box=[1, 2, 10, 20])
     own_cache.write_text("a file where a folder should be")
-    assert len(read_coco(coco.save(), coco.directory)) == 1
+    assert len(coco.read()) == 1
 
 
 @pytest.mark.parametrize(
@@ -526,14 +472,13 @@ def test_the_shared_datasets_are_read_whole(shared_data, name, expected):
 
 
 def test_the_report_keeps_all_problems_with_image_and_box(coco):
-    path = coco.image(48, 64)
-    coco.box([5, 5, 5, 5])
+    path = coco.image(48, 64, box=[5, 5, 5, 5])
     for number in range(5):
         coco.box([1, 2, -number, 20])
     coco.box([-5, 40, 20, 20])
     coco.box([1, 2, True, 4])
     coco.box([1, 2, 3, 4], image_id=99)
-    report = read_coco(coco.save(), coco.directory).report
+    report = coco.read().report
     assert len(report.examples[datasets.BAD_SIZE]) == 3
     reasons = [datasets.BAD_SIZE] * 5
     reasons += [datasets.CLIPPED, datasets.BAD_BOX, datasets.UNKNOWN_IMAGE]
@@ -556,9 +501,7 @@ def test_boxes_of_other_classes_and_on_skipped_images_are_counted_only(coco):
     coco.box([1, 2, 10, 20])
     coco.box([1, 2, 10, 20], category_id=8)
     coco.box([1, 2, 10, 20], image_id=2)
-    report = read_coco(
-        coco.save(), coco.directory, class_names=["cell"], skip_bad_images=True
-    ).report
+    report = coco.read(class_names=["cell"], skip_bad_images=True).report
     assert report.dropped == {datasets.OTHER_CLASS: 1, datasets.SKIPPED_IMAGE: 1}
     assert report.problems == []
 
@@ -572,11 +515,11 @@ def test_a_function_can_take_the_place_of_the_check_of_images(coco, own_cache):
         calls.append(list(paths))
         return {path: ImageHeader(48, 64, orientation=3)}
 
-    dataset = read_coco(coco.save(), coco.directory, check_images=check)
+    dataset = coco.read(check_images=check)
     assert calls == [[path]] and dataset[0].orientation == 3
     assert not own_cache.exists()
     with pytest.raises(ValueError, match="or a function"):
-        read_coco(coco.file, coco.directory, check_images="all")
+        coco.read(check_images="all")
 
 
 def test_an_inspection_lets_look_at_the_decoded_image(coco):

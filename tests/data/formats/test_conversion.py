@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.image_files import exif
 from tests.layouts import LABEL, YOLO, coco_json, write_layout
 from vfnet_tf.data.formats.coco import read_coco
 from vfnet_tf.data.formats.conversion import TARGETS, convert_dataset
@@ -100,8 +101,7 @@ def test_any_format_becomes_any_other(source, tmp_path, first, second):
 
 
 def test_rounding_of_pascal_voc_by_hand(coco, tmp_path):
-    coco.image()
-    coco.box([1.25, 2.5, 20.125, 30.333])
+    coco.image(box=[1.25, 2.5, 20.125, 30.333])
     coco.box([11.5, 4, 1, 4])  # both corners round to 12
     coco.box([63.6, 5, 5, 5])  # 0.4 pixels are left of it
     coco.box([5, 6, 7, 8])
@@ -129,9 +129,7 @@ def test_what_is_lost_is_said(coco, tmp_path):
     coco.box([1, 2, 3, 4], segmentation=[[1, 2, 4, 2, 4, 6]], area=6)
     coco.box([1, 2, 30, 40], iscrowd=1)
     coco.box([0, 0, 0, 4])
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    Image.open(coco.directory / "0.jpg").save(coco.directory / "0.jpg", exif=exif)
+    Image.open(coco.directory / "0.jpg").save(coco.directory / "0.jpg", exif=exif(3))
     splits = find_splits(coco.save())
     yolo = convert_dataset(splits, "yolo", tmp_path / "yolo")
     assert yolo.losses[:2] == [
@@ -160,23 +158,11 @@ def test_ids_from_zero_become_ids_from_one(source, tmp_path):
     assert [category["id"] for category in content["categories"]] == [1, 2, 3]
 
 
-def test_the_source_stays_and_links_lead_to_it(source, tmp_path):
+def test_the_source_stays_and_links_lead_to_it(source, tmp_path, progress):
     before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
-    told = []
-
-    class Progress:
-        def __init__(self, total):
-            told.append(total)
-
-        def add(self, count):
-            told.append(count)
-
-        def close(self):
-            told.append("closed")
-
-    convert_dataset(find_splits(source), "csv", tmp_path / "a", progress=Progress)
+    convert_dataset(find_splits(source), "csv", tmp_path / "a", progress=progress)
     convert_dataset(find_splits(source), "csv", tmp_path / "b", link=True)
-    assert told == [4, 1, 1, 1, 1, "closed"]
+    assert progress.told == [4, 1, 1, 1, 1, "closed"]
     assert (tmp_path / "a/images/0.jpg").read_bytes() == before[source / "0.jpg"]
     assert not (tmp_path / "a/images/0.jpg").is_symlink()
     assert (tmp_path / "b/images/0.jpg").resolve() == (source / "0.jpg").resolve()

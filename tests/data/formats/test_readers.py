@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.layouts import CSV, LABEL, XML, YOLO, coco_json, write_layout
+from tests.layouts import CSV, XML, YOLO, coco_json, plain, write_layout
 from vfnet_tf.data.formats.coco import find_coco_splits, read_coco
 from vfnet_tf.data.formats.readers import find_format, find_splits
 
@@ -99,28 +99,24 @@ def test_the_json_is_written_when_asked_for_and_named_by_its_content(root, own_c
     assert files == sorted([first, second])
 
 
-# What is in the folder (None: an image of 50x100) -> images by split, what is not read.
+# What is in the folder, images by split, files that are not read.
 LAYOUTS = {
     "coco, names in any case": (
-        {
+        plain("TRAIN/a.png Images/valid/b.png Images/test2017/c.png")
+        | {
             "annotations/Instances_Train.json": coco_json("a.png"),
             "annotations/instances_validation.json": coco_json("b.png"),
             "annotations/TESTING2017.json": coco_json("c.png"),
             "annotations/captions_train.json": "[]",
-            "TRAIN/a.png": None,
-            "Images/valid/b.png": None,
-            "Images/test2017/c.png": None,
         },
         {"train": ["a.png"], "val": ["b.png"], "test": ["c.png"]},
         ["annotations/captions_train.json"],
     ),
     "coco, Roboflow": (
-        {
+        plain("train/a.png valid/b.png test/c.png")
+        | {
             "train/_annotations.coco.json": coco_json("a.png"),
-            "train/a.png": None,
             "valid/_annotations.coco.json": coco_json("b.png"),
-            "valid/b.png": None,
-            "test/c.png": None,
             "holdout/_annotations.coco.json": coco_json("c.png"),
             "README.roboflow.txt": "x",
         },
@@ -128,12 +124,11 @@ LAYOUTS = {
         ["holdout/_annotations.coco.json", "test/"],
     ),
     "coco, one json in each folder": (
-        {
+        plain("Training/a.png val/b.png")
+        | {
             "Training/labels.json": coco_json("a.png"),
-            "Training/a.png": None,
             "val/labels.json": coco_json("b.png"),
             "val/other.json": "{}",
-            "val/b.png": None,
             "other.json": coco_json("a.png"),
             "scan.json": '{"image_size": [1, 2], "findings": [{"images": []}]}',
             "studio.json": '[{"annotations": [1]}]',
@@ -142,19 +137,18 @@ LAYOUTS = {
         ["other.json"],
     ),
     "coco, the first image is missing": (
-        {
-            "train.json": coco_json("gone.png", "a.png", "b.png"),
-            "train/preview.png": None,
-            "images/a.png": None,
-            "images/b.png": None,
-        },
+        plain("train/preview.png images/a.png images/b.png")
+        | {"train.json": coco_json("gone.png", "a.png", "b.png")},
         {"train": ["a.png", "b.png"]},
         [],
     ),
     "voc, lists in any case": (
-        {
-            **{f"Annotations/{n}.xml": XML for n in "abcd"},
-            **{f"JPEGImages/{n}.png": None for n in "abcd"},
+        plain(
+            "Annotations/a.xml Annotations/b.xml Annotations/c.xml "
+            "Annotations/d.xml JPEGImages/a.png JPEGImages/b.png JPEGImages/c.png "
+            "JPEGImages/d.png"
+        )
+        | {
             "ImageSets/Main/Train.txt": "a\n",
             "ImageSets/Main/Validation.txt": "b\n",
             "ImageSets/Main/default.txt": "c\nd\n",
@@ -164,9 +158,11 @@ LAYOUTS = {
         ["ImageSets/Main/default.txt"],
     ),
     "voc, two lists of a split": (
-        {
-            **{f"annotations/{n}.xml": XML for n in "abc"},
-            **{f"Images/{n}.png": None for n in "abc"},
+        plain(
+            "annotations/a.xml annotations/b.xml annotations/c.xml Images/a.png "
+            "Images/b.png Images/c.png"
+        )
+        | {
             "ImageSets/train.txt": "a\n",
             "ImageSets/valid.txt": "c\n",
             "ImageSets/val.txt": "b\n",
@@ -176,87 +172,74 @@ LAYOUTS = {
         ["ImageSets/valid.txt"],
     ),
     "voc, trainval has more than is read": (
-        {
-            **{f"annotations/{n}.xml": XML for n in "ab"},
-            **{f"images/{n}.png": None for n in "ab"},
-            "ImageSets/Main/train.txt": "a\n",
-            "ImageSets/Main/trainval.txt": "a\nb\n",
-        },
+        plain("annotations/a.xml annotations/b.xml images/a.png images/b.png")
+        | {"ImageSets/Main/train.txt": "a\n", "ImageSets/Main/trainval.txt": "a\nb\n"},
         {"train": ["a.png"]},
         ["ImageSets/Main/trainval.txt"],
     ),
     "voc, folders in any case": (
-        {
-            "Train/a.xml": XML,
-            "Train/a.png": None,
-            "Validation/b.XML": XML,
-            "Validation/b.png": None,
-            "test/annotations/c.xml": XML,
-            "test/images/c.png": None,
-            "val2/d.xml": XML,
-        },
+        plain(
+            "Train/a.xml Train/a.png Validation/b.png test/annotations/c.xml "
+            "test/images/c.png val2/d.xml"
+        )
+        | {"Validation/b.XML": XML},
         {"train": ["a.png"], "val": ["b.png"], "test": ["c.png"]},
         ["val2"],
     ),
     "yolo, Roboflow without its test": (
-        {
+        plain(
+            "train/images/a.png train/labels/a.txt valid/images/b.png "
+            "valid/labels/b.txt"
+        )
+        | {
             "data.yaml": YOLO + "train: ../train/images\nval: ../valid/images\n"
-            "test: ../test/images\n",
-            "train/images/a.png": None,
-            "train/labels/a.txt": LABEL,
-            "valid/images/b.png": None,
-            "valid/labels/b.txt": LABEL,
+            "test: ../test/images\n"
         },
         {"train": ["a.png"], "val": ["b.png"], "test": "../test/images"},
         [],
     ),
     "yolo, keys in any case": (
-        {
+        plain(
+            "Images/dev/d.png Images/train/a.png Labels/train/a.txt "
+            "Images/v/b.png Labels/v/b.txt Images/test/c.png"
+        )
+        | {
             "data.yml": YOLO + "Train: Images/train\nvalidation: Images/v\nvalid:\n"
-            "dev: Images/dev\npath: .\n",
-            "Images/dev/d.png": None,
-            "Images/train/a.png": None,
-            "Labels/train/a.txt": LABEL,
-            "Images/v/b.png": None,
-            "Labels/v/b.txt": LABEL,
-            "Images/test/c.png": None,
+            "dev: Images/dev\npath: .\n"
         },
         {"train": ["a.png"], "val": ["b.png"]},
         ["valid: of data.yml, which is empty", "dev: of data.yml", "Images/test/"],
     ),
     "yolo, below a folder called images": (
-        {"data.yaml": YOLO + "train: mine\n", "mine/a.png": None, "mine/a.txt": LABEL},
+        plain("mine/a.png mine/a.txt") | {"data.yaml": YOLO + "train: mine\n"},
         {"train": ["a.png"]},
         [],
     ),
     "yolo, a list of another folder": (
-        {
+        plain("images/a.png labels/a.txt")
+        | {
             "data.yaml": YOLO + "train: lists/train.txt\n",
             "lists/train.txt": "images/gone.png\n./images/a.png\n",
-            "images/a.png": None,
-            "labels/a.txt": LABEL,
         },
         {"train": ["a.png"]},
         [],
     ),
     "csv, files in any case": (
-        {
+        plain("a.png images/Val/b.png")
+        | {
             "Train.csv": CSV + "a.png,10,20,40,40,cat\n",
             "validation.CSV": CSV + "gone.png,1,1,9,9,cat\nb.png,10,20,40,40,cat\n",
             "holdout.csv": CSV + "c.png,10,20,40,40,cat\n",
             "prices.csv": "name,price\n",
-            "a.png": None,
-            "images/Val/b.png": None,
         },
         {"train": ["a.png"], "val": ["b.png"]},
         ["holdout.csv"],
     ),
     "csv, folders": (
-        {
+        plain("train/a.png Valid/b.png")
+        | {
             "train/_annotations.csv": CSV + "a.png,10,20,40,40,cat\n",
-            "train/a.png": None,
             "Valid/_annotations.csv": CSV + "b.png,10,20,40,40,cat\n",
-            "Valid/b.png": None,
             "more/_annotations.csv": CSV + "b.png,10,20,40,40,cat\n",
             "test/one.csv": CSV,
             "test/two.csv": CSV,
@@ -265,21 +248,19 @@ LAYOUTS = {
         ["more/_annotations.csv", "test/one.csv", "test/two.csv", "test/"],
     ),
     "csv, a split in another kind of file": (
-        {
+        plain("a.png b.png")
+        | {
             "train.csv": CSV + "a.png,10,20,40,40,cat\n",
             "val.csv": CSV.replace(",", ";") + "b.png;10;20;40;40;cat\n",
-            "a.png": None,
-            "b.png": None,
         },
         {"train": ["a.png"]},
         ["val.csv"],
     ),
     "csv, a column": (
-        {
+        plain("a.png b.png")
+        | {
             "d.csv": "split," + CSV + "TRAIN,a.png,10,20,40,40,cat\n"
-            "VALIDATION,b.png,10,20,40,40,cat\n",
-            "a.png": None,
-            "b.png": None,
+            "VALIDATION,b.png,10,20,40,40,cat\n"
         },
         {"train": ["a.png"], "val": ["b.png"]},
         [],

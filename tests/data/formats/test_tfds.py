@@ -1,4 +1,3 @@
-import io
 import json
 import pathlib
 import socket
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.image_files import encoded
 from vfnet_tf.data.formats.coco import read_coco
 from vfnet_tf.data.formats.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from vfnet_tf.data.formats.readers import find_splits
@@ -20,9 +20,7 @@ BOX = tfds.features.BBox(ymin=0.25, xmin=0.125, ymax=0.5, xmax=0.5)
 
 def jpeg(seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (48, 64, 3), dtype="uint8")
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
+    return encoded(Image.fromarray(pixels))
 
 
 def prepare(root, name, objects, examples, config=None, version="1.0.0", **more):
@@ -124,24 +122,12 @@ def test_boxes_labels_ids_and_crowds_by_hand():
     assert areas == [50, None, 50, 50]
 
 
-def test_images_are_the_very_bytes_and_written_once():
-    told = []
-
-    class Progress:
-        def __init__(self, total):
-            told.append(total)
-
-        def add(self, count):
-            told.append(count)
-
-        def close(self):
-            told.append("closed")
-
-    annotation_file, folder = find_splits("tfds:pets/2017", Progress)["train"]
-    assert told == [3, 1, 1, 1, "closed"]
+def test_images_are_the_very_bytes_and_written_once(progress):
+    annotation_file, folder = find_splits("tfds:pets/2017", progress)["train"]
+    assert progress.told == [3, 1, 1, 1, "closed"]
     assert (pathlib.Path(folder) / "00000002.jpg").read_bytes() == jpeg(1)
-    assert find_splits("tfds:pets/2017", Progress)["train"] == (annotation_file, folder)
-    assert told[5:] == []
+    assert find_splits("tfds:pets/2017", progress)["train"] == (annotation_file, folder)
+    assert progress.told[5:] == []
 
 
 def test_only_the_split_that_is_looked_up_is_written(own_cache):

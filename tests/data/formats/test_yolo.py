@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.image_files import exif
 from vfnet_tf.data.formats.coco import read_coco
 from vfnet_tf.data.formats.readers import find_splits
 
@@ -54,9 +55,7 @@ def test_an_image_without_label_file_has_no_objects(root):
 
 
 def test_boxes_are_of_the_upright_image(root):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    write_image(root / "images/train/a.jpg", exif=exif)  # 100 high when shown
+    write_image(root / "images/train/a.jpg", exif=exif(6))  # 100 high when shown
     (record,) = read(root)
     assert (record.height, record.width) == (100, 50)
     np.testing.assert_allclose(record.boxes[0], [20, 30, 30, 70], atol=1e-5)

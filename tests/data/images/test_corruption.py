@@ -1,21 +1,15 @@
 import functools
-import io
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from tests.image_files import encoded, png_chunk
 from tests.tiny_run import picture
 from vfnet_tf.data.images.inspect import inspect_image
 
 PHOTO = Image.fromarray(picture(7, 150, 200))
-
-
-def encoded(image=PHOTO, file_format="JPEG", **options):
-    stream = io.BytesIO()
-    image.save(stream, file_format, **options)
-    return stream.getvalue()
 
 
 def in_the_middle(contents, change):
@@ -39,12 +33,11 @@ def recompressed(contents, change):
     start = contents.index(b"IDAT") - 4
     end = start + 12 + int.from_bytes(contents[start : start + 4], "big")
     pixels = zlib.compress(change(zlib.decompress(contents[start + 8 : end - 4])))
-    chunk = b"IDAT" + pixels
-    length, checksum = (n.to_bytes(4, "big") for n in (len(pixels), zlib.crc32(chunk)))
-    return contents[:start] + length + chunk + checksum + contents[end:]
+    return contents[:start] + png_chunk(b"IDAT", pixels) + contents[end:]
 
 
-jpeg = functools.partial(encoded, quality=90)
+jpeg = functools.partial(encoded, PHOTO, quality=90)
+PNG = encoded(PHOTO, "PNG")
 DAMAGED = {
     "cut, with an end": (jpeg()[:-2000] + b"\xff\xd9", "end before the picture"),
     "noise": (in_the_middle(jpeg(), noise), "coded data"),
@@ -78,17 +71,14 @@ DAMAGED = {
         ),
         "go on behind their part",
     ),
-    "png, a checksum": (
-        encoded(file_format="PNG")[:-16] + bytes(4) + encoded(file_format="PNG")[-12:],
-        "the checksum of IDAT",
-    ),
+    "png, a checksum": (PNG[:-16] + bytes(4) + PNG[-12:], "the checksum of IDAT"),
     "png, too few pixels": (
-        recompressed(encoded(file_format="PNG"), lambda pixels: pixels[:-601]),
+        recompressed(PNG, lambda pixels: pixels[:-601]),
         "its pixels end at byte",
     ),
     "tiff": (
         in_the_middle(
-            encoded(file_format="TIFF", compression="tiff_adobe_deflate"),
+            encoded(PHOTO, "TIFF", compression="tiff_adobe_deflate"),
             lambda part: part[:9] + bytes([part[9] ^ 1]) + part[10:],
         ),
         "do not inflate",

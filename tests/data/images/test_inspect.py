@@ -1,4 +1,3 @@
-import io
 import os
 import struct
 
@@ -7,6 +6,7 @@ import pytest
 from PIL import Image
 
 from tests import tiny_run
+from tests.image_files import encoded
 from vfnet_tf.config import Config
 from vfnet_tf.data.images.inspect import inspect_image
 from vfnet_tf.data.images.reasons import Reason
@@ -16,12 +16,6 @@ from vfnet_tf.inference.predictor import Predictor
 PICTURE = Image.fromarray(tiny_run.picture(3, 60, 80))
 
 
-def encoded(file_format, image=PICTURE, **options):
-    stream = io.BytesIO()
-    image.save(stream, file_format, **options)
-    return stream.getvalue()
-
-
 def box_file(brand, *others):
     """The first box of a file of the ISO family."""
     content = b"ftyp" + brand + bytes(4) + b"".join(others)
@@ -29,31 +23,35 @@ def box_file(brand, *others):
 
 
 def with_frame(marker=0xC0, bits=8):
-    contents = bytearray(encoded("JPEG"))
+    contents = bytearray(encoded(PICTURE, "JPEG"))
     start = contents.index(b"\xff\xc0")
     contents[start + 1], contents[start + 4] = marker, bits
     return bytes(contents)
 
 
 def mode(name, file_format="TIFF", **options):
-    return lambda: encoded(file_format, PICTURE.convert(name), **options)
+    return lambda: encoded(PICTURE.convert(name), file_format, **options)
 
 
 def signed():
     """A TIFF of signed 8-bit numbers: tag 339 says 2 in place of 1."""
-    contents = encoded("TIFF", PICTURE.convert("L"), tiffinfo={339: 1})
+    contents = encoded(PICTURE.convert("L"), "TIFF", tiffinfo={339: 1})
     entry = struct.pack("<HHI", 339, 3, 1)
     return contents.replace(entry + b"\1\0", entry + b"\2\0")
 
 
 def without_palette():
-    contents = encoded("PNG", PICTURE.convert("P"))
+    contents = encoded(PICTURE.convert("P"), "PNG")
     start = contents.index(b"PLTE") - 4
     length = int.from_bytes(contents[start : start + 4], "big")
     return contents[:start] + contents[start + 12 + length :]
 
 
-JPEG, PNG, WEBP = encoded("JPEG"), encoded("PNG"), encoded("WEBP")
+JPEG, PNG, WEBP = (
+    encoded(PICTURE, "JPEG"),
+    encoded(PICTURE, "PNG"),
+    encoded(PICTURE, "WEBP"),
+)
 REFUSED = {
     "heic": (box_file(b"heic", b"mif1"), "unsupported_format", "is HEIC, must be"),
     "heif": (box_file(b"mif1", b"mif1", b"heic"), "unsupported_format", "is HEIC"),
@@ -85,7 +83,7 @@ REFUSED = {
     "png without end": (PNG[:-12], "truncated_image", "its end chunk is missing"),
     "png without palette": (without_palette, "corrupt_image", "has no palette"),
     "cut webp": (WEBP[:-40], "truncated_image", "bytes of"),
-    "cut bmp": (encoded("BMP")[:-400], "truncated_image", "truncated"),
+    "cut bmp": (encoded(PICTURE, "BMP")[:-400], "truncated_image", "truncated"),
 }
 
 

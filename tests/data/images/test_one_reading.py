@@ -1,6 +1,5 @@
 """The same file gives the same pixels, size and boxes wherever it is read."""
 
-import io
 import json
 import struct
 import zlib
@@ -11,6 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tests import tiny_run
+from tests.image_files import encoded, exif, png_chunk
 from vfnet_tf.config import Config
 from vfnet_tf.data.formats.conversion import convert_dataset
 from vfnet_tf.data.formats.readers import find_splits
@@ -55,18 +55,6 @@ TWELVE = GREY.astype("uint16") << 4 | NOISE >> 4
 BLACK_AND_WHITE = np.where(GREY > 150, 255, 0).astype("uint8")
 
 
-def exif(orientation):
-    block = Image.Exif()
-    block[0x0112] = orientation
-    return block.tobytes()
-
-
-def encoded(image, file_format, **options):
-    stream = io.BytesIO()
-    image.save(stream, file_format, **options)
-    return stream.getvalue()
-
-
 def pil(file_format, mode=None, **options):
     """Maker of files by PIL, with EXIF."""
 
@@ -93,13 +81,6 @@ def without_adobe(stored, orientation):
     return contents[:start] + contents[start + 2 + length :]
 
 
-def chunk(name, content):
-    checksum = zlib.crc32(name + content)
-    return (
-        struct.pack(">I4s", len(content), name) + content + struct.pack(">I", checksum)
-    )
-
-
 WHOLE = ((0, 1, 0, 1),)
 # First column, step, first row, step of each pass.
 PASSES = ((0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4), (0, 2, 2, 4))
@@ -117,12 +98,12 @@ def png(kind, depth, *, passes=WHOLE, exif_behind=False, extra=b"", behind=b""):
             rows += [bytes(1) + row.tobytes() for row in samples[y::y_step, x::x_step]]
         is_interlaced = len(passes) > 1
         header = struct.pack(">2I5B", width, height, depth, kind, 0, 0, is_interlaced)
-        turned = chunk(b"eXIf", exif(orientation)[6:])
+        turned = png_chunk(b"eXIf", exif(orientation).tobytes()[6:])
         pixels = zlib.compress(b"".join(rows))
         half = len(pixels) // 2
-        chunks = [chunk(b"IDAT", pixels[:half]), chunk(b"IDAT", pixels[half:])]
+        chunks = [png_chunk(b"IDAT", pixels[:half]), png_chunk(b"IDAT", pixels[half:])]
         chunks.insert(2 if exif_behind else 0, turned)
-        parts = [chunk(b"IHDR", header), extra, *chunks, chunk(b"IEND", b"")]
+        parts = [png_chunk(b"IHDR", header), extra, *chunks, png_chunk(b"IEND", b"")]
         return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + behind
 
     return make
@@ -186,8 +167,8 @@ def frames(file_format, **options):
     return make
 
 
-PALETTE = chunk(b"PLTE", np.arange(256, dtype="uint8").repeat(3).tobytes())
-HALF_CLEAR = chunk(b"tRNS", bytes(range(256)))
+PALETTE = png_chunk(b"PLTE", np.arange(256, dtype="uint8").repeat(3).tobytes())
+HALF_CLEAR = png_chunk(b"tRNS", bytes(range(256)))
 DEEP_COLOUR = COLOUR.astype("uint16") << 8 | NOISE[..., None]
 
 #: name -> (suffix, upright picture, maker of the file, upright 8-bit picture expected)

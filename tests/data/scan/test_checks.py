@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests import planted_defects
+from tests.image_files import exif
 from tests.layouts import CSV, LABEL, XML, YOLO, coco_json, write_layout
 from tests.planted_defects import encoded
 from vfnet_tf.data.formats import coco as coco_reader
@@ -124,9 +125,10 @@ def fresh(writer, seed, height=60, width=80, **changes):
     return path
 
 
-def scanned(image_size=(100, 300), **writers):
+def scanned(image_size=(100, 300), progress=checks._NoProgress, **writers):
     splits = {name: (w.save(), w.directory) for name, w in writers.items()}
-    return scan_splits(splits, image_size=image_size, use_tensorflow=False)
+    options = {"image_size": image_size, "progress": progress}
+    return scan_splits(splits, use_tensorflow=False, **options)
 
 
 def fill(writer, count=10):
@@ -231,9 +233,7 @@ def test_two_boxes_on_one_object(coco, val, second, expected):
 def test_exif_that_the_annotated_size_ignores_is_a_conflict(coco, val):
     fill(coco)
     path = fresh(coco, 3, 60, 80)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    path.write_bytes(encoded(3, 60, 80, exif=exif))
+    path.write_bytes(encoded(3, 60, 80, exif=exif(6)))
     (finding,) = scanned(train=coco, val=val).findings
     assert finding.kind == "size_conflict"
     assert "(EXIF orientation 6 applied)" in finding.text
@@ -258,10 +258,8 @@ def copies(coco, val, change, seed=7):
 
 def turned(image):
     """The same picture, stored lying on its side as telephones do."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
     lying = image.transpose(Image.Transpose.ROTATE_90)
-    return encoded(0, image=lying, exif=exif)
+    return encoded(0, image=lying, exif=exif(6))
 
 
 @pytest.mark.parametrize(
@@ -355,34 +353,15 @@ def test_lookalikes_are_found_across_the_blocks_of_the_search():
     assert group_lookalikes(thumbs[:0], np.ones(0)) == []
 
 
-def test_one_file_in_two_splits_is_looked_at_once_and_leaks(coco, val):
+def test_one_file_in_two_splits_is_looked_at_once_and_leaks(coco, val, progress):
     fill(coco)
     path = fresh(coco, 60)
     coco.box([5, 5, 20, 20], image_id=2)
     entry = {"id": 9, "file_name": str(path), "height": 60, "width": 80}
     val.content["images"].append(entry)
     val.box([5, 5, 20, 20], image_id=9)
-    totals, added = [], []
-
-    class Count:
-        def __init__(self, total):
-            totals.append(total)
-
-        def add(self):
-            added.append(1)
-
-        def close(self):
-            totals.append("closed")
-
-    splits = {
-        "train": (coco.save(), coco.directory),
-        "val": (val.save(), val.directory),
-    }
-    result = scan_splits(
-        splits, image_size=(100, 300), use_tensorflow=False, progress=Count
-    )
-    assert kinds_of(result) == ["leakage"]
-    assert totals == [2, "closed", 1, "closed"] and len(added) == 3
+    assert kinds_of(scanned(train=coco, val=val, progress=progress)) == ["leakage"]
+    assert progress.told == [2, 1, 1, "closed", 1, 1, "closed"]
 
 
 def test_without_boxes_or_splits_there_is_nothing_to_train_on(coco, val):
@@ -469,26 +448,20 @@ def test_settings_that_are_none_are_refused(arguments, message):
         scan_splits({}, **arguments)
 
 
-def test_an_interrupt_does_not_go_through_all_files_first(coco, val):
+def test_an_interrupt_does_not_go_through_all_files_first(coco, progress):
     for seed in range(30):
         fresh(coco, seed)
     looked = []
 
-    class Stop:
-        def __init__(self, total):
-            pass
-
+    class Stop(progress):
         def add(self):
             raise KeyboardInterrupt
 
-        def close(self):
-            looked.append("closed")
-
-    files = checks._ImageChecker(1, lambda path: looked.append(path), Stop)
+    files = checks._ImageChecker(1, looked.append, Stop)
     paths = [str(path) for path in sorted(coco.directory.glob("*.jpg"))]
     with pytest.raises(KeyboardInterrupt):
         files.inspect(paths)
-    assert looked[-1] == "closed" and len(looked) < 30
+    assert progress.told == [30, "closed"] and len(looked) < 30
 
 
 # What is in the folder -> kinds of its errors, parts of their texts, usable images.
