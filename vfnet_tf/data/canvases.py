@@ -2,12 +2,12 @@
 
 import numpy as np
 
-# P5 has stride 32; the official code pads to it as well (fact S32).
+# P5 has stride 32; the official code pads to it too (docs/parity.md, S32).
 CANVAS_MULTIPLE = 32
 
 
 def keep_ratio_sizes(sizes, short, long):
-    """Sizes after `transforms.resize_keep_ratio`, in numpy (fact S30).
+    """Sizes after `transforms.resize_keep_ratio`, in numpy (docs/parity.md, S30).
 
     Args:
         sizes: `[N, 2]`, (height, width) in pixels.
@@ -30,7 +30,7 @@ def resized_sizes(sizes, image_size, keep_ratio):
 
 
 def check_image_size(image_size, keep_ratio):
-    """Returns `image_size` as two ints, or says what is wrong with it."""
+    """Returns `image_size` as two ints; raises `ValueError` if it is wrong."""
     pair = tuple(image_size) if np.ndim(image_size) == 1 else ()
     is_right = len(pair) == 2 and all(int(v) == v and v >= 1 for v in pair)
     if not is_right or (keep_ratio and pair[0] > pair[1]):
@@ -43,7 +43,7 @@ def check_image_size(image_size, keep_ratio):
 
 
 def check_scale_range(scale_range, keep_ratio):
-    """Returns the range as ((short, long), (short, long)), or says what is wrong."""
+    """Returns the range as two pairs (short, long); raises `ValueError` if it is wrong."""
     if not keep_ratio:
         raise ValueError(
             "`scale_range` needs `keep_ratio=True`. "
@@ -59,7 +59,7 @@ def check_scale_range(scale_range, keep_ratio):
 
 
 def is_landscape(sizes):
-    """Whether w / h > 1, as the official code groups images (fact S33)."""
+    """Whether w / h > 1; the official code groups images so (docs/parity.md, S33)."""
     sizes = np.asarray(sizes)
     return sizes[:, 1] > sizes[:, 0]
 
@@ -67,10 +67,10 @@ def is_landscape(sizes):
 def choose_canvas_shapes(sizes, image_size, max_shapes=4, keep_ratio=True):
     """Chooses a few padded shapes that together waste little area on `sizes`.
 
-    Starting from every shape that occurs (rounded up to multiples of 32), the two of
-    one orientation whose common hull adds the least padding are merged until at most
-    `max_shapes` are left. Few shapes keep a compiled graph from being traced, and
-    memory from being laid out, anew for every image size.
+    It starts from every shape that occurs, rounded up to multiples of 32. Then the two
+    shapes of one orientation whose common hull adds the least padding become one, until
+    at most `max_shapes` are left. A graph is traced and memory is allocated for each
+    shape, so that few shapes are fast.
 
     Args:
         sizes: sequence of (height, width) of the original images, pixels.
@@ -119,9 +119,9 @@ def assign_canvases(dataset, resized, canvas_shapes):
     canvases = np.asarray(canvas_shapes, "int64").reshape(-1, 2)
     area = canvases.prod(axis=1).astype("float64")
     fits = np.all(resized[:, None] <= canvases, axis=-1)
-    is_homeless = ~fits.any(axis=1)
-    if is_homeless.any():
-        index = int(np.flatnonzero(is_homeless)[0])
+    too_large = np.flatnonzero(~fits.any(axis=1))
+    if len(too_large):
+        index = int(too_large[0])
         raise ValueError(
             f"Every resized image must fit into one of `canvas_shapes`; "
             f"{dataset[index].path!r} is {resized[index].tolist()} (height, width). "

@@ -5,6 +5,7 @@ skipped and listed.
 """
 
 import collections
+import copy
 import dataclasses
 import typing
 
@@ -13,7 +14,7 @@ import numpy as np
 from vfnet_tf.data.images.reasons import Reason
 from vfnet_tf.data.text import printable
 
-# The official training set leaves out smaller images and smaller boxes (fact S33).
+# Official training leaves out smaller images and smaller boxes (docs/parity.md, S33).
 MIN_IMAGE_SIDE = 32
 MIN_BOX_SIDE = 1.0
 BAD_BOX = "box is not four finite numbers"
@@ -28,11 +29,11 @@ CLIPPED = "box reaches outside the image"
 BAD_FLAG = "flag is neither true nor false"
 OTHER_CLASS = "class is not among those asked for"
 SKIPPED_IMAGE = "image was skipped"
-# These follow from rules or wishes; the others are mistakes, which `strict` refuses.
+# Boxes that are dropped by rule or by request; `strict` refuses all others.
 _NO_MISTAKE = frozenset({TINY, OTHER_CLASS, SKIPPED_IMAGE})
 MAX_LISTED = 20
 _MAX_EXAMPLES = 3
-# Of the many records without crowd regions, or without boxes.
+# Shared by the many records without crowd regions or without boxes.
 NO_BOXES = np.zeros((0, 4), "float32")
 NO_LABELS = np.zeros(0, "int32")
 NO_IDS = np.zeros(0, "int64")
@@ -126,7 +127,7 @@ class ReadReport:
         keep_empty: bool, whether those were kept.
         num_small_images: int, images dropped for a side below 32 pixels.
         bad_images: list of `BadImage` that were skipped.
-        problems: list of `Problem`, all that was dropped or clipped but boxes of classes
+        problems: list of `Problem`: what was dropped or clipped, except boxes of classes
             that were not asked for and boxes on bad images.
     """
 
@@ -146,12 +147,12 @@ class ReadReport:
     problems: list = dataclasses.field(default_factory=list)
 
     def drop(self, reason, example, path="", box=None):
-        """Counts one dropped box; `example` names it, the others are a `Problem`'s."""
+        """Counts one dropped box; for `example`, `path` and `box` see `Problem`."""
         self.dropped[reason] += 1
         self._note(reason, reason, example, path, box)
 
     def clip(self, example, path="", box=None):
-        """Counts one box cut at the border; arguments as of `drop`."""
+        """Counts one box cut at the border; for the arguments see `drop`."""
         self.num_clipped += 1
         self._note("clipped", CLIPPED, example, path, box)
 
@@ -160,18 +161,19 @@ class ReadReport:
         examples = self.examples.setdefault(key, [])
         if len(examples) < _MAX_EXAMPLES:
             examples.append(example)
-        # These two can be most of a large file.
+        # Of these two a large file can have a great many.
         if reason not in (OTHER_CLASS, SKIPPED_IMAGE):
             self.problems.append(Problem(reason, example, path, box))
 
     @property
     def mistakes(self):
         """Texts on what `strict` refuses, in the order of the file."""
-        return [
-            f"{problem.text}: {problem.reason}"
-            for problem in self.problems
-            if problem.reason not in _NO_MISTAKE
-        ]
+        found = (p for p in self.problems if p.reason not in _NO_MISTAKE)
+        return [f"{problem.text}: {problem.reason}" for problem in found]
+
+    def _shown(self, key, count):
+        more = "; ..." if count > _MAX_EXAMPLES else ""
+        return "; ".join(self.examples.get(key, ())) + more
 
     def summary(self):
         """Returns a text of several lines, without a trailing newline."""
@@ -185,15 +187,10 @@ class ReadReport:
             listed = ", ".join(map(repr, names))
             lines.append(f"  classes that look alike, are they one? {listed}")
         for reason, count in sorted(self.dropped.items()):
-            shown = "; ".join(self.examples.get(reason, ()))
-            more = "; ..." if count > _MAX_EXAMPLES else ""
-            lines.append(f"  {count} dropped, {reason}: {shown}{more}")
+            lines.append(f"  {count} dropped, {reason}: {self._shown(reason, count)}")
         if self.num_clipped:
-            shown = "; ".join(self.examples.get("clipped", ()))
-            more = "; ..." if self.num_clipped > _MAX_EXAMPLES else ""
-            lines.append(
-                f"  {self.num_clipped} boxes clipped to their image: {shown}{more}"
-            )
+            shown = self._shown("clipped", self.num_clipped)
+            lines.append(f"  {self.num_clipped} boxes clipped to their image: {shown}")
         if self.num_small_images:
             lines.append(
                 f"  {self.num_small_images} images dropped, a side is below "
@@ -209,14 +206,14 @@ class ReadReport:
 
 
 class DetectionDataset:
-    """Images with boxes, whatever the format that they were read from.
+    """Images with boxes, read from a dataset of any format.
 
     Args:
         records: sequence of `ImageRecord`.
         class_names: K strings, index = label.
-        category_ids: K ints, index = label: the ids in the annotation file, which
-            results that are sent to an evaluation must carry.
-        annotation_file: str, evaluation reads the ground truth (and crowds) there.
+        category_ids: K ints, index = label: the ids in the annotation file, and so in
+            results that are sent to an evaluation.
+        annotation_file: str, where evaluation reads the ground truth and the crowds.
         image_dir: str, the folder that file names are relative to.
         report: `ReadReport`.
     """
@@ -266,14 +263,9 @@ class DetectionDataset:
                 f"`count` must be between 1 and {len(self.records)}. "
                 f"Received: count={count}"
             )
-        return DetectionDataset(
-            self.records[:count],
-            self.class_names,
-            self.category_ids,
-            self.annotation_file,
-            self.image_dir,
-            self.report,
-        )
+        part = copy.copy(self)
+        part.records = self.records[:count]
+        return part
 
     def summary(self):
         """Returns a text that says what the dataset holds and what was dropped."""

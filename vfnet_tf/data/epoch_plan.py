@@ -1,7 +1,7 @@
-"""Which images make a batch, in which order, cropped and scaled how, on which canvas.
+"""Plans the batches of an epoch: images, order, crops, sizes and canvases.
 
-A plan is made with numpy and depends on the seed and the epoch only: a resumed run sees
-what the uninterrupted one would have seen.
+A plan is made with numpy and depends on the seed and the epoch only: a resumed run has
+the same batches as a run without interruption.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ CROP = 8
 
 
 class EpochOrder(keras.callbacks.Callback):
-    """Which epoch the next iteration over a training pipeline plays.
+    """The epoch that the next iteration over a training pipeline plays.
 
-    Each iteration moves on by one. Given to `fit(callbacks=[...])` it follows Keras's
-    own count, so that `initial_epoch` replays the right order after a resume, and an
-    iterator that was opened and thrown away in between shifts nothing.
+    Each iteration adds one. Given to `fit(callbacks=[...])` it follows Keras's count: so
+    `initial_epoch` plays the right order after a resume, and an iterator that was opened
+    without use in between changes nothing.
 
-    A run that was stopped within an epoch goes on with the rest of it:
+    A run that was stopped within an epoch continues with the rest of it:
 
         batches.epoch_order.resume(epoch, step)
         model.fit(batches.take(len(batches) - step), initial_epoch=epoch, ...)
@@ -62,7 +62,7 @@ class EpochOrder(keras.callbacks.Callback):
         self._table.insert(keys, tf.constant([epoch, step], tf.int64))
 
     def resume(self, epoch, step):
-        """Lets `fit` begin that epoch behind its first `step` batches, once."""
+        """Makes `fit` skip the first `step` batches of that epoch, once."""
         self._place = (int(epoch), int(step))
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -70,11 +70,7 @@ class EpochOrder(keras.callbacks.Callback):
         self._set(int(epoch), place[1] if place and place[0] == epoch else 0)
 
     def take(self):
-        """Returns the epoch and its first batch to play now, and moves on; in a graph too.
-
-        Returns:
-            Two int64 `[]`.
-        """
+        """Returns epoch and first batch, two int64 `[]`, and moves on; in a graph too."""
         keys = tf.constant([0, 1], tf.int64)
         epoch, step = tf.unstack(self._table.lookup(keys), num=2)
         following = tf.stack([epoch + 1, tf.constant(0, tf.int64)])
@@ -126,7 +122,8 @@ class Planner:
         return self._draw_groups(np.random.default_rng(0))[0]
 
     def _moves_up(self, group):
-        # Evaluation keeps to the smallest canvas: padding has an influence (fact S32).
+        # In evaluation each image has its smallest canvas, as padding changes what norms
+        # and convolutions give (docs/parity.md, S32).
         return self.training and group.larger is not None
 
     def _count_batches(self):
@@ -147,7 +144,7 @@ class Planner:
         num_missing = self.batch_size - len(rest)
         if not self.training:
             return np.resize(rest, num_missing)
-        # As the official sampler, but without a second copy in the batch if possible.
+        # Like the official sampler, but without an image twice in a batch if possible.
         others = np.setdiff1d(group.fitting, rest)
         others = others if len(others) >= num_missing else group.fitting
         if not self.shuffle:
@@ -155,7 +152,7 @@ class Planner:
         return rng.choice(others, num_missing, replace=len(others) < num_missing)
 
     def _draw_groups(self, rng):
-        """The groups of one epoch, and what `_rows` needs to know of them."""
+        """The groups of one epoch, and their draws for `_rows`."""
         return self.groups, None
 
     def plan(self, epoch):
@@ -204,20 +201,19 @@ class Planner:
 class RandomSizePlanner(Planner):
     """Groups the images of each epoch by the canvases that their drawn sizes need.
 
-    Images of like size share a batch, as images of like shape do without a range: the
-    official code pads every batch to its largest image, which for many images in a step
-    is nearly always as large as can be.
+    So images of like size share a batch. The official code pads every batch to its
+    largest image; with many images in a step that is nearly always the largest size.
 
     Args:
         random_sizes: `RandomSizes`.
         canvases: dict of its `choose_canvases`.
-        others: as of `Planner`, from `batch_size`.
+        others: see `Planner`, from `batch_size`.
     """
 
     def __init__(self, random_sizes, canvases, *others):
         self.random_sizes = random_sizes
         self.canvases = canvases
-        # A group's records are places of the epoch here, until `_rows`.
+        # The records of a group are places of the epoch until `_rows` looks them up.
         super().__init__([], [], *others)
 
     def _draw_groups(self, rng):
@@ -272,7 +268,7 @@ def make_groups(dataset, scales, is_multi_scale, canvas_shapes, max_shapes, keep
     """Divides the images into groups whose members may share a batch.
 
     Returns:
-        (list of `Group`, those that move up before their targets; all canvas shapes).
+        (list of `Group`, each before its `larger` one; list of all canvas shapes).
     """
     landscape = is_landscape(dataset.sizes)
     indices = np.arange(len(dataset))
@@ -303,7 +299,7 @@ def make_groups(dataset, scales, is_multi_scale, canvas_shapes, max_shapes, keep
             "`canvas_shapes` must be (height, width) in multiples of "
             f"{CANVAS_MULTIPLE}. Received: canvas_shapes={canvas_shapes}"
         )
-    # By area, so that a canvas comes before those that hold it.
+    # Sorted by area, a canvas comes before those that hold it.
     shapes = sorted(set(shapes), key=lambda shape: (shape[0] * shape[1], shape))
     resized = resized_sizes(dataset.sizes, scales[0], keep_ratio)
     canvas = assign_canvases(dataset, resized, shapes)

@@ -1,23 +1,13 @@
-"""Files and folders as people hand them on: hidden files, links, pipes, odd names."""
+"""Lists and finds files: hidden ones, links, pipes and composed names are known."""
 
 import contextlib
 import os
 import stat
 import unicodedata
 
-# What systems and archives leave beside the data, in lower case.
-_OF_SYSTEMS = frozenset(
-    {
-        "__macosx",
-        "thumbs.db",
-        "ehthumbs.db",
-        "desktop.ini",
-        "icon\r",
-        "@eadir",
-        "$recycle.bin",
-        "system volume information",
-    }
-)
+# Files that systems and archives leave beside the data, in lower case.
+_OF_SYSTEMS = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+_OF_SYSTEMS |= {"@eadir", "$recycle.bin", "system volume information"}
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -29,18 +19,16 @@ _SAMPLE = 100
 
 
 def is_hidden(name):
-    """Whether a file or folder is none of the user's, by its name without a folder.
+    """Whether the name of a file or folder, without a folder, is that of no user data.
 
-    Dot files (macOS leaves `._a.jpg` on foreign disks and in archives), `__MACOSX`,
-    `Thumbs.db` and their like.
+    These are dot files (macOS leaves `._a.jpg` on foreign disks and in archives),
+    `__MACOSX`, `Thumbs.db` and the like.
     """
     return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
 def regular_file_error(path):
-    """Why a path is no file that can be opened; to be asked before any is.
-
-    Opening a pipe waits for a writer, for ever where there is none.
+    """Why a path is no regular file. Ask before opening: a pipe waits for a writer.
 
     Returns:
         str, such as "does not exist" or "is no regular file, but a pipe"; empty for a
@@ -93,7 +81,7 @@ def list_folders(folder):
 
 def _listed(folder, is_wanted):
     names = []
-    # No more can be said of a loop of links, or of a folder of somebody else's.
+    # A loop of links, or a folder without permission, has no entries.
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
@@ -105,20 +93,20 @@ def _listed(folder, is_wanted):
 def list_tree(folder, passed_over=None, is_deep=True):
     """All files in a folder and in the folders in it, without hidden ones.
 
-    Links to folders are followed, but none to a folder that `folder` lies in, and each
-    folder is read once, under its own name if it has one here: no loop is endless.
+    Links to folders are followed, except to a folder that `folder` lies in. Each folder is
+    read once, so that loops of links end, and under its own name rather than a link's.
 
     Args:
         folder: str or path.
-        passed_over: list that `(path, reason)` are appended to, of what is left out
-            and of what is no regular file; None makes an unreadable folder an error.
+        passed_over: list to which `(path, reason)` is appended for all that is left out
+            or no regular file; None makes an unreadable folder an error.
         is_deep: bool, whether to look into the folders in it.
 
     Returns:
-        list of str, sorted; with pipes and links to nothing, which opening must expect.
+        list of str, sorted; pipes and dead links are among them.
 
     Raises:
-        OSError: naming a folder that cannot be read, without `passed_over`.
+        OSError: for a folder that cannot be read, without `passed_over`.
     """
     files, links, seen = [], [], set()
     folders = [os.fspath(folder)]
@@ -159,16 +147,16 @@ def list_tree(folder, passed_over=None, is_deep=True):
 
 
 def find_file(folder, name):
-    """The path of a named file, however its name is composed on disk.
+    """The path of a named file, whether its name on disk is in NFC or NFD.
 
-    macOS writes `u` and two dots where other systems write `ü`: NFD and NFC.
+    macOS writes `u` and two dots (NFD) where other systems write `ü` (NFC).
 
     Args:
         folder: str or path.
-        name: str, relative to it; folders in it may be composed otherwise, too.
+        name: str, relative to it; the folders in it are found in either form too.
 
     Returns:
-        str; that of the name as it is, where there is no such file in any form.
+        str; where there is no such file in either form, the path with the name as it is.
     """
     path = os.path.join(folder, name)
     if name.isascii() or os.path.lexists(path):
@@ -196,7 +184,7 @@ def best_folder(folders, names):
         One of `folders`, the first of equals; None if no file is in any of them.
     """
     best = None
-    # Where most are there, some tell as much as all.
+    # A sample decides if most of its files are found.
     for part in (names[:: max(1, len(names) // _SAMPLE)], names):
         most, best = 0, None
         for folder in folders:

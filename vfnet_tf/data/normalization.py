@@ -102,7 +102,7 @@ class Normalization:
 
 
 TORCHVISION = Normalization()
-"""ImageNet statistics of torchvision's and the official VFNet weights (fact S32)."""
+"""ImageNet statistics of torchvision's and the official weights (docs/parity.md, S32)."""
 
 RGB_255_TORCH = Normalization(
     mean=tuple(255 * value for value in (0.485, 0.456, 0.406)),

@@ -1,6 +1,6 @@
-"""Pixels to network inputs in numpy, for where TensorFlow is not.
+"""Pixels to network inputs in numpy, for use without TensorFlow.
 
-Each function does what its namesake in `data.transforms` does, to the last bit where
+Each function gives the same as its namesake in `data.transforms`, to the last bit where
 the processor rounds products and sums one by one, as numpy does.
 """
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from vfnet_tf.data.canvases import CANVAS_MULTIPLE, keep_ratio_sizes
 
-# Also found here, where it was first.
+# Kept importable from here.
 from vfnet_tf.data.images.numpy_decode import load_image as load_image
 
 

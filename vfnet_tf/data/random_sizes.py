@@ -1,7 +1,7 @@
-"""Which crop and which scale each image of an epoch gets, drawn with numpy beforehand.
+"""Draws the crop and the scale of each image of an epoch, with numpy, beforehand.
 
-What an image will measure is known before it is decoded, so that it can be put on one of
-a few canvases, and a crop that would lose all boxes can be given to another image.
+So the size of an image is known before it is decoded, which puts it on one of a few
+canvases, and another image can replace one whose crop would lose all boxes.
 """
 
 import dataclasses
@@ -10,23 +10,21 @@ import numpy as np
 
 from vfnet_tf.data.canvases import CANVAS_MULTIPLE, keep_ratio_sizes
 
-# Sides of a crop as a fraction of the image's, at least (fact S31).
+# The least side of a crop as a fraction of the image's (docs/parity.md, S31).
 MIN_CROP_FRACTION = 0.75
-
-# Another image is drawn so often in place of one whose boxes are all cropped away.
+# Draws of another image for one whose boxes are all cropped away.
 MAX_REPLACEMENTS = 10
-
-# Sizes drawn to choose canvases by, at least.
+# The least number of sizes that are drawn to choose canvases.
 _NUM_SAMPLES = 4096
 
 
 def choose_nested_canvases(sizes, bound, max_shapes):
     """Chooses canvases, each within the next, that waste the least area on `sizes`.
 
-    An image goes on the smallest that holds it. As they are nested, what is left of one
-    can always move to the next, and the number of full batches depends on the number of
-    images alone. The optimum over all chains of multiples of 32 is found by dynamic
-    programming.
+    An image goes on the smallest that holds it. As they are nested, images that fill no
+    batch on one canvas can always move to the next, and the number of full batches
+    depends on the number of images alone. Dynamic programming finds the best of all
+    chains of multiples of 32.
 
     Args:
         sizes: int `[N, 2]`, (height, width) that images are expected to have.
@@ -84,13 +82,14 @@ class ImageDraws:
 
 
 class RandomSizes:
-    """Draws crops and scales for the images of a dataset (facts S30 and S31).
+    """Draws crops and scales for the images of a dataset.
 
     A crop has a height and a width of 0.75 to 1 times the image's, drawn independently,
     and lies anywhere in it. Where it would leave none of an image's boxes, another image
     of the same orientation takes the place, with draws of its own. The caps of the short
     and the long side are whole numbers drawn independently for each image; should the
-    first be the larger one, they change places, as in the official code.
+    first be the larger one, they change places. The official code does all of that but
+    tries other images without end (docs/parity.md, S30 and S31).
 
     Args:
         sizes: int `[N, 2]`, (height, width) of the images.
@@ -130,7 +129,7 @@ class RandomSizes:
             least = (self.sizes * MIN_CROP_FRACTION + 0.5).astype("int64")
             least_heights, least_widths = np.maximum(least, 1).T
         scales = np.tile(self.high, (len(self.sizes), 1))
-        # A side is the longer, the longer it was and the shorter the other one.
+        # After the resize a side is longest where it was long and the other one short.
         tall = self._resized(np.stack([heights, least_widths], axis=-1), scales)
         wide = self._resized(np.stack([least_heights, widths], axis=-1), scales)
         return np.stack([tall[:, 0], wide[:, 1]], axis=-1)
@@ -153,7 +152,7 @@ class RandomSizes:
                     records[places] = rng.choice(others, len(places))
             crops[lost] = self._draw_crops(rng, records[lost])
             lost = lost[self._loses_all_boxes(records[lost], crops[lost])]
-        # The official code tries on for ever; a whole image ends it.
+        # The last resort is a whole image.
         crops[lost, :2], crops[lost, 2:] = 0, self.sizes[records[lost]]
         scales = rng.integers(self.low, self.high + 1, size=(len(records), 2))
         if self.keep_ratio:
@@ -186,7 +185,7 @@ class RandomSizes:
         return (counts > 0) & (kept == 0)
 
     def choose_canvases(self, max_shapes):
-        """Nested canvases for each orientation: dict side -> int `[n, 2]`.
+        """Nested canvases for each orientation: dict is landscape -> int `[n, 2]`.
 
         They depend on the dataset and the range alone. With `max_shapes` 1 both
         orientations share one.
@@ -201,7 +200,7 @@ class RandomSizes:
         members = {side: rows for side, rows in self._same_side.items() if len(rows)}
         if max_shapes < len(members):
             members = {None: np.arange(len(self.sizes))}
-        # The commoner orientation first: it gets what cannot be shared equally.
+        # The more frequent orientation gets the odd canvas.
         order = sorted(members, key=lambda side: -len(members[side]))
         canvases = {}
         for number, side in enumerate(order):

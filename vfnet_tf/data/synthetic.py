@@ -18,11 +18,11 @@ from PIL import Image
 
 from vfnet_tf.files import cache_directory, filling_folder
 
-# Raised whenever the same arguments give other bytes, so that no stale copy is used.
+# A new number when the same arguments give other bytes: old copies are not used then.
 VERSION = 1
 CLASS_NAMES = ("disc", "square", "triangle", "star")
-#: kind -> the (shape, texture) of each class; textures are named for the shape that has
-#: them in the first kind, where colour tells the class too.
+#: kind -> the (shape, texture) of each class. A texture has the name of its shape in the
+#: first kind, whose classes differ in colour too.
 KINDS = {
     "shapes": tuple((shape, shape) for shape in CLASS_NAMES),
     "look_alikes": tuple(
@@ -56,10 +56,7 @@ def class_names(kind="shapes"):
 def _signed_distance(name, u, v):
     """Distance to the outline of a shape of circumradius 1, negative inside.
 
-    Args:
-        name: one of `CLASS_NAMES`.
-        u: float array, horizontal coordinate from the centre.
-        v: float array, vertical coordinate, downwards.
+    `u` and `v` are float arrays, right and down from the centre.
     """
     if name == "disc":
         return np.hypot(u, v) - 1.0
@@ -76,14 +73,13 @@ def _signed_distance(name, u, v):
     radius = np.hypot(u, v)
     inner = 0.5
     edge = np.array([inner * math.cos(sector) - 1.0, inner * math.sin(sector)])
-    normal = np.array([edge[1], -edge[0]]) / np.hypot(*edge)
-    return (radius * np.cos(angle) - 1.0) * normal[0] + radius * np.sin(angle) * normal[
-        1
-    ]
+    normal_x, normal_y = np.array([edge[1], -edge[0]]) / np.hypot(*edge)
+    along, across = radius * np.cos(angle) - 1.0, radius * np.sin(angle)
+    return along * normal_x + across * normal_y
 
 
 def _texture(name, u, v, phase):
-    """Brightness in [0, 1] of the texture that is named for a shape."""
+    """Brightness in [0, 1] of the texture with the name of a shape."""
     if name == "disc":  # Rings around the centre.
         return 0.5 + 0.5 * np.cos(9.0 * np.hypot(u, v) + phase)
     if name == "square":  # A checkerboard.
@@ -95,11 +91,7 @@ def _texture(name, u, v, phase):
 
 
 def _patch(center, reach, image_size):
-    """Pixel rectangle around a centre and the coordinates relative to it.
-
-    Returns:
-        (slices, dx, dy), or None where nothing of it lies in the image.
-    """
+    """(slices, dx, dy) of the pixels around a centre; None if none lies in the image."""
     height, width = image_size
     x1, x2 = max(0, int(center[0] - reach)), min(width, int(center[0] + reach) + 1)
     y1, y2 = max(0, int(center[1] - reach)), min(height, int(center[1] + reach) + 1)
@@ -128,9 +120,8 @@ def _background(rng, image_size):
     height, width = image_size
     y, x = np.mgrid[0:height, 0:width]
     direction = rng.uniform(0, 2 * math.pi)
-    slope = (x / width - 0.5) * math.cos(direction) + (y / height - 0.5) * math.sin(
-        direction
-    )
+    cos, sin = math.cos(direction), math.sin(direction)
+    slope = (x / width - 0.5) * cos + (y / height - 0.5) * sin
     coarse = rng.normal(0, 18, (8, 10)).astype("float32")
     slow = np.asarray(Image.fromarray(coarse).resize((width, height), Image.BICUBIC))
     image = _greyish(rng) + (slope * rng.uniform(0, 80) + slow)[..., None]
@@ -141,13 +132,9 @@ def _background(rng, image_size):
         is_line = rng.random() < 0.5
         breadth = rng.uniform(0.8, 2.5) if is_line else length * rng.uniform(0.4, 1)
         softness = 1.0 if is_line else rng.uniform(1, 8)
-        angle, color, strength = (
-            rng.uniform(0, math.pi),
-            _greyish(rng),
-            rng.uniform(0.3, 0.8),
-        )
-        patch = _patch(center, length + softness, image_size)
-        where, dx, dy = patch
+        angle, color = rng.uniform(0, math.pi), _greyish(rng)
+        strength = rng.uniform(0.3, 0.8)
+        where, dx, dy = _patch(center, length + softness, image_size)
         u, v = _rotate(dx, dy, angle)
         if is_line:
             distance = np.maximum(np.abs(u) - length, np.abs(v) - breadth)
@@ -173,17 +160,10 @@ def _draw_side(rng, image_size):
 
 
 def _place(rng, kind, image_size, owner, areas):
-    """Tries one object.
+    """Draws one object: (label, where, alpha, color `[h, w, 3]`, mask), None if unfit.
 
-    Args:
-        rng: numpy generator.
-        kind: key of `KINDS`.
-        image_size: (height, width).
-        owner: int `[H, W]`, the object on top at each pixel, -1 for none.
-        areas: list of the pixel counts of the objects so far.
-
-    Returns:
-        (label, where, alpha, color `[h, w, 3]`, mask), or None if it does not fit.
+    `owner` is int `[H, W]`, the object on top at each pixel, -1 for none; `areas` are the
+    pixel counts of the objects so far.
     """
     height, width = image_size
     label = int(rng.integers(len(KINDS[kind])))
@@ -270,9 +250,8 @@ def _write_split(root, split, number, count, image_size, seed, kind):
         pixels, objects = draw_scene(rng, image_size, kind)
         name = f"{index + 1:06d}.jpg"
         Image.fromarray(pixels).save(root / split / name, quality=92)
-        images.append(
-            {"id": index + 1, "file_name": name, "height": height, "width": width}
-        )
+        size = {"height": height, "width": width}
+        images.append({"id": index + 1, "file_name": name, **size})
         for label, box, area in objects:
             annotations.append(
                 {

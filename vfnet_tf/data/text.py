@@ -1,7 +1,7 @@
-"""How text files of datasets are read.
+"""Reads text files of datasets.
 
-UTF-8 with or without a byte order mark, and UTF-16 or UTF-32 with one; lines end by LF,
-CRLF or CR. Bytes that are no UTF-8 spoil the entry that they stand in, not the file.
+They are UTF-8 with or without a byte order mark, or UTF-16 or UTF-32 with one; lines end
+with LF, CRLF or CR. Bytes that are no UTF-8 spoil one entry and not the file.
 """
 
 import codecs
@@ -14,7 +14,7 @@ from vfnet_tf.data.folders import regular_file_error
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    # Before UTF-16, whose mark is the beginning of this one.
+    # Before UTF-16: its mark is the beginning of this one.
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -31,7 +31,7 @@ def has_mark(data):
 def decode_text(data):
     """Bytes of a text file as str, without the byte order mark.
 
-    Bytes that are no UTF-8 become lone surrogates, as in Python's own file names: see
+    Bytes that are no UTF-8 become lone surrogates, as in Python's file names; see
     `is_valid` and `printable`.
 
     Raises:
@@ -43,7 +43,7 @@ def decode_text(data):
             data, encoding = data[len(mark) :], name
             break
     else:
-        # Some programs leave out the mark; no text of ours has a zero byte.
+        # Some programs leave out the mark; texts of datasets have no zero byte.
         if len(data) > 1 and 0 in data[:2]:
             encoding = "utf-16-le" if data[0] else "utf-16-be"
     errors = "surrogateescape" if encoding == "utf-8" else "strict"
@@ -54,11 +54,11 @@ def decode_text(data):
 
 
 def read_text(path, max_bytes=None):
-    """The text of a file, or its beginning, as of `decode_text`.
+    """The text of a file, or of its first `max_bytes`; see `decode_text`.
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is no regular file, and as of `decode_text`.
+        ValueError: if it is no regular file, or broken UTF-16 or UTF-32.
     """
     problem = regular_file_error(path)
     if problem:
@@ -77,10 +77,10 @@ def split_lines(text):
 
 
 def read_lines(path):
-    """`split_lines` of `read_text`, without blanks around lines and without empty ones.
+    """Lines of a text file that are not empty, without blanks around them.
 
     Raises:
-        ValueError: for a picture, an archive or the like too; as of `read_text`.
+        ValueError: for what `read_text` refuses, and for a picture, an archive or the like.
     """
     text = read_text(path)
     if "\0" in text:
@@ -92,8 +92,8 @@ def read_json(path):
     """The content of a json file.
 
     Raises:
-        ValueError: if it does not exist or is no json, with the reason; the caller says
-            which file that is.
+        ValueError: if it does not exist or is no json; the caller adds the name of the
+            file.
     """
     if not os.path.isfile(path):
         raise ValueError("must exist")
@@ -109,11 +109,7 @@ def read_json(path):
 
 
 def read_json_file(path):
-    """`read_json` for a file of the user, whose name is part of the message.
-
-    Raises:
-        ValueError: as of `read_json`.
-    """
+    """`read_json` with the name of the file in the message of its `ValueError`."""
     try:
         return read_json(path)
     except ValueError as error:
@@ -121,7 +117,7 @@ def read_json_file(path):
 
 
 def _object(pairs):
-    """A dict of key and value pairs; json itself would take the last of two unsaid."""
+    """A dict of pairs; of one key with two values json would silently take the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         for key, value in pairs:
@@ -131,7 +127,7 @@ def _object(pairs):
 
 
 def is_valid(text):
-    """Whether a text can be written as UTF-8; not so what `decode_text` could not read."""
+    """Whether a text can be written as UTF-8: `decode_text` could read all of its bytes."""
     try:
         text.encode()
     except UnicodeEncodeError:

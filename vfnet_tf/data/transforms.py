@@ -1,8 +1,8 @@
 """Transforming one example, in TensorFlow; `images.decode` makes it.
 
 A transform is a function `(example, rng) -> example`; `rng` is an int32 `[2]` seed for
-`tf.random.stateless_*`, so that an image seen at the same place of the same epoch is
-transformed in the same way whatever the threads do. Those without chance ignore it.
+`tf.random.stateless_*`. So the same place of the same epoch gives the same transform,
+independent of threads. Transforms that draw nothing ignore it.
 
 An example passes through in this order; keys beyond those of `data.example` are added:
 
@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from vfnet_tf.data.canvases import CANVAS_MULTIPLE
 
-# Also found here, where they were first.
+# Kept importable from here.
 from vfnet_tf.data.images.decode import decode_image as decode_image
 from vfnet_tf.data.images.decode import load_image as load_image
 
@@ -43,7 +43,7 @@ CUT_OUT_SIZES = (
 
 
 def keep_ratio_size(size, short, long):
-    """The size of an image after `resize_keep_ratio` (fact S30).
+    """The size of an image after `resize_keep_ratio` (docs/parity.md, S30).
 
     Args:
         size: int `[2]` tensor, array or pair: (height, width).
@@ -79,14 +79,14 @@ def _resize(example, size):
                 tf.cast(image, "float32"), size, "bilinear", antialias=False
             ),
         )
-        # Rounded to 8 bits before normalisation, as OpenCV returns it.
+        # Rounded to 8 bits before the normalisation, as OpenCV does.
         return tf.cast(tf.round(pixels), "uint8")
 
     is_same = tf.reduce_all(size == old_size)
     resized = tf.cond(is_same, lambda: image, interpolate)
     scale = tf.cast(size / old_size, "float32")
-    # Of (height, width) that of x, y, x, y. TensorFlow's optimiser complains of an
-    # INVALID_ARGUMENT at [::-1] of a constant size and leaves the graph as it is.
+    # (height, width) to the order of (x1, y1, x2, y2). At [::-1] of a constant size
+    # TensorFlow's optimiser reports INVALID_ARGUMENT and optimises nothing.
     limit, factors = (tf.gather(pair, [1, 0, 1, 0]) for pair in (size, scale))
     # Rounding may put an edge beyond the border by a few millionths.
     boxes = tf.minimum(example["boxes"] * factors, tf.cast(limit, "float32"))
@@ -98,7 +98,7 @@ def resize_keep_ratio(short, long):
 
     The factor is `min(long / longer side, short / shorter side)`, sizes are
     `int(x * factor + 0.5)`, interpolation is bilinear with half-pixel centres and no
-    antialiasing (fact S30).
+    antialiasing (docs/parity.md, S30).
 
     Args:
         short: int or int tensor `[]`, pixels.
@@ -154,10 +154,10 @@ def padded_size(size):
 
 
 def crop(top, left, height, width):
-    """Makes the transform that keeps a rectangle of an image (fact S31).
+    """Makes the transform that keeps a rectangle of an image (docs/parity.md, S31).
 
-    Boxes are clipped to it; those without area in it are removed. Which rectangle, and
-    what becomes of an image that would lose all its boxes, `data.random_sizes` decides.
+    Boxes are clipped to it; those without area in it are removed. `data.random_sizes`
+    draws the rectangle and replaces images that would lose all boxes.
 
     Args:
         top, left: int or int tensor `[]`, pixels, the corner of the rectangle.
@@ -181,11 +181,11 @@ def crop(top, left, height, width):
 
 
 def cut_out(num_holes=(5, 10), sizes=CUT_OUT_SIZES, probability=0.5):
-    """Makes the transform that blackens small rectangles with a probability (fact S31).
+    """Makes the transform that blackens small rectangles with a probability.
 
-    A hole's top left corner is a pixel of the image; what lies beyond the right and the
-    bottom edge is cut off. Boxes stay as they are. It comes before `normalize`: a hole
-    is black, unlike padding, which has the mean colour.
+    The top left corner of a hole is a pixel of the image; the hole ends at the right and
+    the bottom edge. Boxes stay as they are. It comes before `normalize`: a hole is black,
+    unlike padding, which has the mean colour (docs/parity.md, S31).
 
     Args:
         num_holes: (fewest, most), both possible.
@@ -209,7 +209,7 @@ def cut_out(num_holes=(5, 10), sizes=CUT_OUT_SIZES, probability=0.5):
             count = fewest + draw(1, [], most - fewest + 1)
             top, left = draw(2, [most], height), draw(3, [most], width)
             size = tf.gather(tf.constant(sizes), draw(4, [most], len(sizes)))
-            # All pixels of the largest hole, of which those outside a hole are dropped.
+            # All pixels of the largest hole; those outside a smaller one are dropped.
             y, x = tf.range(highest), tf.range(widest)
             is_in_y = (y < size[:, 1:]) & (y < height - top[:, None])
             is_in_x = (x < size[:, :1]) & (x < width - left[:, None])
@@ -269,7 +269,7 @@ def normalize(normalization):
 def pad_to(height, width):
     """Makes the transform that pads right and bottom with zeros and adds `image_size`.
 
-    It comes after `normalize`, so that the padding has the mean colour (fact S32).
+    It comes after `normalize`: the padding has the mean colour (docs/parity.md, S32).
 
     Args:
         height: int or int tensor `[]`, pixels, at least the image's.
@@ -294,8 +294,8 @@ def training_transforms(data):
 def compose(transforms):
     """Makes one transform of a list, applied in its order.
 
-    The last one draws by the seed itself, those before it by seeds derived from it: what
-    is put in front of a list leaves the draws of the others as they were.
+    The last one draws with the seed itself, those before it with seeds derived from it. So
+    a transform that is put in front of a list does not change the draws of the others.
     """
 
     def transform(example, rng):

@@ -1,4 +1,4 @@
-"""Files beside those of a dataset that look like data, and are not read."""
+"""Finds files that look like data of a dataset and are not read."""
 
 import collections
 import functools
@@ -15,23 +15,23 @@ _OTHER_IMAGES = """
     .cr3 .nef .arw .orf .rw2 .dcm .nii .npy
 """
 OTHER_IMAGE_SUFFIXES = frozenset(_OTHER_IMAGES.split())
-# Text files that lie among labels and are none.
+# Beginnings of names of text files that lie among labels and are no labels.
 _NO_LABELS = ("classes", "labels", "names", "readme", "license", "notes", "predefined")
 
 
 def find_unread_files(images, *, folder=None, label_suffix="", labels=()):
-    """Finds what may have been forgotten, misnamed, or is no data at all.
+    """Finds files that may have been forgotten or misnamed, or that are no data.
 
     Args:
-        images: list of str, all images that the annotations list, there or not.
-        folder: str, the folder of the dataset, searched with all in it; None searches
-            the folders of images and labels only, not what is in them.
+        images: list of str, all images that the annotations list, existing or not.
+        folder: str, the folder of the dataset, searched with all folders in it; None
+            searches the folders of images and labels only, without folders in them.
         label_suffix: str, such as `".txt"`; empty to look for no labels.
-        labels: set of str, the label files of the images, there or not.
+        labels: set of str, the label files of the images, existing or not.
 
     Returns:
-        dict from a kind of `scan.KINDS` to a list of (path, reason), sorted by path;
-        the reason is empty where the kind says it all.
+        dict from a key of `scan.kinds.KINDS` to a list of (path, reason), sorted by path;
+        the reason is empty where the kind is reason enough.
     """
     real_folder = functools.cache(os.path.realpath)
 
@@ -48,7 +48,7 @@ def find_unread_files(images, *, folder=None, label_suffix="", labels=()):
             return False
         if suffix == ".xml":
             return True
-        # A text file may be anything.
+        # Not every text file is a label file.
         parts = os.path.dirname(path).lower().split(os.sep)
         return (
             ("labels" in parts or os.path.dirname(identity(path)) in label_folders)

@@ -1,7 +1,7 @@
-"""How numbers, flags, ids and sizes of annotations are read: one rule for all formats.
+"""Reads numbers, flags, ids and sizes of annotations, with one rule for all formats.
 
-A value may come as json, yaml, XML text, a CSV cell or numpy has it: `1`, `1.0`, `"1.0"`
-and `" 1 "` are one number. What is none is said by the caller, with file and place.
+A value may come from json, yaml, XML, a CSV cell or numpy: `1`, `1.0`, `"1.0"` and `" 1 "`
+are one number. The caller reports wrong values, with file and place.
 """
 
 import numbers
@@ -9,7 +9,7 @@ from math import isfinite
 
 import numpy as np
 
-#: Texts that say that there is no value; pandas and spreadsheets write them.
+#: Texts for a missing value; pandas and spreadsheets write them.
 _BLANK_TEXTS = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>"})
 _FLAG_TEXTS = {
     **dict.fromkeys(("true", "yes", "t", "y"), True),
@@ -19,11 +19,11 @@ _PLAIN = (float, int)  # quicker to tell than `numbers.Real`
 #: Names of the flags that keep an object out of training and make evaluation ignore it.
 #: `truncated` and `occluded` objects are objects.
 CROWD_FLAGS = ("iscrowd", "is_crowd", "crowd", "difficult", "is_difficult", "ignore")
-_CROWD_FLAGS = frozenset(CROWD_FLAGS)  # the order is for what is written
+_CROWD_FLAGS = frozenset(CROWD_FLAGS)  # quick to look up
 
 
 def is_blank(value):
-    """Whether a value says nothing: None, NaN, or a text such as `""` and `"nan"`."""
+    """Whether a value is missing: None, NaN, or a text such as `""` and `"nan"`."""
     if isinstance(value, str):
         return value.strip().lower() in _BLANK_TEXTS
     if value is None or type(value) in _PLAIN:
@@ -34,12 +34,12 @@ def is_blank(value):
 def read_number(value):
     """A value as a float, None if it is no finite number.
 
-    Texts count as Python writes numbers, in ASCII and without underscores. True and
-    False are no numbers.
+    A text must be a number in Python's notation, in ASCII and without underscores. True
+    and False are no numbers.
     """
     kind = type(value)
     if kind is str:
-        # float() would take 1_000 and the digits of other scripts.
+        # float() would accept 1_000 and the digits of other scripts.
         if "_" in value or not value.isascii():
             return None
     elif kind not in _PLAIN and (kind is bool or not isinstance(value, numbers.Real)):
@@ -106,14 +106,14 @@ def read_size(height, width):
     """The size that an annotation states for its image.
 
     Args:
-        height, width: values in pixels. Blank or zero, both of them, is no statement:
+        height, width: values in pixels. If both are blank or zero, no size is stated:
             many converters write zeros.
 
     Returns:
         (height, width), ints >= 1; None where none is stated.
 
     Raises:
-        ValueError: for a size that is none.
+        ValueError: for sides that are no positive integers.
     """
     sides = [0 if is_blank(v) else read_integer(v) for v in (height, width)]
     if sides == [0, 0]:

@@ -8,7 +8,7 @@ from vfnet_tf.data.canvases import check_image_size
 from vfnet_tf.data.images import decode
 from vfnet_tf.data.normalization import TORCHVISION
 
-#: (short, long) sides of the official test-time augmentation, in pixels (fact S29).
+#: (short, long) sides of the official test-time augmentation, pixels (docs/parity.md, S29).
 OFFICIAL_SIZES = ((800, 1200), (900, 1300), (1000, 1500), (1200, 1600))
 
 
@@ -28,11 +28,10 @@ def make_views(image, image_sizes, *, normalization=TORCHVISION, keep_ratio=True
         `[2]`, see `data.example`; `flipped` bool `[]`.
 
     Raises:
-        ValueError: for no sizes, or one that is not right.
+        ValueError: for no sizes, or a wrong one.
     """
     views = []
-    for first, second in _checked(image_sizes, keep_ratio):
-        size = (first, second)
+    for size in _checked(image_sizes, keep_ratio):
         example = transforms.network_input(size, keep_ratio, normalization)(image)
         canvas = transforms.padded_size(tf.shape(example["image"])[:2])
         pad = transforms.pad_to(*tf.unstack(canvas))
@@ -40,14 +39,9 @@ def make_views(image, image_sizes, *, normalization=TORCHVISION, keep_ratio=True
             upright = example["image"]
             pixels = tf.reverse(upright, axis=[1]) if flipped else upright
             padded = pad({**example, "image": pixels})
-            views.append(
-                {
-                    "images": padded["image"],
-                    "image_size": padded["image_size"],
-                    "scale": padded["scale"],
-                    "flipped": tf.constant(flipped),
-                }
-            )
+            view = {name: padded[name] for name in ("image_size", "scale")}
+            view |= {"images": padded["image"], "flipped": tf.constant(flipped)}
+            views.append(view)
     return views
 
 
@@ -66,7 +60,7 @@ def build_views(
         `tf.data.Dataset` of (image_id int64 `[]`, tuple of the views) in the order of
         the dataset.
     """
-    # Here and not in the graph, for a message without its stack.
+    # Outside the graph, whose stack would hide the message.
     image_sizes = _checked(image_sizes, keep_ratio)
     records = list(dataset)
     has_pil = any(record.needs_pil for record in records)

@@ -1,1 +1,1 @@
-"""Image files: which are read, how they are decoded, and what is wrong with them."""
+"""Image files: the formats that are read, decoding, and checks for damage."""

@@ -1,6 +1,6 @@
-"""Image files from outside: what they are, their segments and chunks, their EXIF.
+"""Containers of images: formats of files, segments, chunks and EXIF.
 
-Nothing is decoded here. `data` is the whole file, as bytes or as a `FileView`.
+No pixels are decoded here. `data` is the whole file, as bytes or as a `FileView`.
 `images.decode` reads the orientation by the same rules in TensorFlow;
 `tests/data/images/test_decode.py` compares the two.
 """
@@ -45,7 +45,7 @@ _STARTS = (
     (b"Pf", "PFM"),
     (b"PF", "PFM"),
 )
-# ISO base media files: the brand says what is in them.
+# ISO base media files: the brand is the format of the content.
 _BRANDS = {
     b"avif": "AVIF",
     b"avis": "AVIF",
@@ -55,25 +55,24 @@ _BRANDS = {
 _GENERAL_BRANDS = (b"mif1", b"msf1")
 _TEXTS = ((b"<svg", "SVG"), (b"<!doctype html", "a web page"), (b"<html", "a web page"))
 
-#: Segments of a JPEG and chunks of a PNG that EXIF is looked for in. Every one costs time
-#: in the graph, and a sender has twelve bytes to write for each.
+#: Segments of a JPEG and chunks of a PNG that are searched for EXIF. Each costs time in
+#: the graph, and a sender writes twelve bytes for it.
 MAX_SEGMENTS = 256
 MAX_CHUNKS = 8192
-#: Bytes of an EXIF block that are looked at: a segment of a JPEG holds no more.
+#: Bytes of an EXIF block that are read: a segment of a JPEG holds no more.
 MAX_EXIF = 65536
 
 _ORIENTATION = 0x0112
-# Bytes that a `FileView` reads at once: all that is before the pixels, mostly.
+# Bytes that a `FileView` reads at once: mostly all that stands before the pixels.
 _HEAD = 8192
 _EXIF_START = b"Exif\0"
 _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
 
 
 class FileView:
-    """A file as if it were bytes; only what is looked at is read.
+    """A file as if it were bytes; slices are read on demand.
 
-    A map of the file would end the process where a disk fails or the file is cut
-    meanwhile.
+    A memory map would end the process when a disk fails or the file is cut.
 
     Args:
         file: open binary file, whose position is left as it is.
@@ -102,7 +101,7 @@ class FileView:
 
 
 def format_of(data):
-    """What a file is by its first bytes.
+    """The format of a file by its first bytes.
 
     Returns:
         str: `JPEG`, `PNG`, `BMP`, `TIFF`, `WEBP`, or the name of a format that is not
@@ -113,7 +112,7 @@ def format_of(data):
         return {b"WEBP": WEBP, b"AVI ": "a video (AVI)"}.get(start[8:12])
     if start[4:8] == b"ftyp":
         brands = [start[8:12]]
-        if brands[0] in _GENERAL_BRANDS:  # Others that it is compatible with say more.
+        if brands[0] in _GENERAL_BRANDS:  # The brands it is compatible with tell more.
             size = int.from_bytes(start[:4], "big")
             brands += [start[i : i + 4] for i in range(16, min(size, 256), 4)]
         names = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
@@ -132,7 +131,7 @@ def format_of(data):
 def jpeg_segments(data):
     """Yields `(marker, start, end)` of the contents of a JPEG's segments.
 
-    It ends behind the first start of a scan, or where no segment is.
+    It ends behind the first start of a scan, or where no segment follows.
     """
     position = 2
     while True:
@@ -168,13 +167,13 @@ def exif_orientation(data):
 
     Only EXIF counts, as in browsers: no XMP, and no EXIF in a text of a PNG. In a JPEG it
     stands in one of the first 256 segments, in a PNG in one of the first 8192 chunks,
-    before or behind the pixels. A TIFF file says it in a tag, which PIL applies.
+    before or behind the pixels. A TIFF file has a tag for it, which PIL applies.
 
     Args:
         data: the file.
 
     Returns:
-        int in 1..8; 1 (upright) for other formats, without EXIF or if it is damaged.
+        int in 1..8; 1 (upright) for other formats and without good EXIF.
     """
     return block_orientation(_exif_block(data))
 
@@ -205,13 +204,13 @@ def _webp_chunks(data):
 
 
 def block_orientation(block):
-    """The orientation that an EXIF block says, with the name `Exif` before it or without.
+    """The orientation in an EXIF block, with the name `Exif` before it or without.
 
     Args:
         block: bytes, a TIFF header and its first directory.
 
     Returns:
-        int in 1..8; 1 for a block that is damaged or does not say it.
+        int in 1..8; 1 for a block that is damaged or has none.
     """
     if block[:5] == _EXIF_START:
         block = block[6:]
@@ -220,9 +219,8 @@ def block_orientation(block):
         return 1
 
     def number(position, size):
-        return int.from_bytes(
-            block[position : position + size].ljust(size, b"\0"), order
-        )
+        part = block[position : position + size].ljust(size, b"\0")
+        return int.from_bytes(part, order)
 
     directory = number(4, 4)
     for index in range(number(directory, 2)):
@@ -230,7 +228,7 @@ def block_orientation(block):
         if entry + 12 > len(block):
             return 1
         if number(entry, 2) == _ORIENTATION:
-            # A short by the standard, and a long by some writers.
+            # The standard has a short number, some writers a long one.
             size = {3: 2, 4: 4}.get(number(entry + 2, 2))
             value = number(entry + 8, size) if size else 1
             return value if 1 <= value <= 8 else 1

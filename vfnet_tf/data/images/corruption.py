@@ -1,9 +1,8 @@
-"""Finds damage inside image files that decoders forgive, with a warning or without.
+"""Finds damage inside image files that decoders accept, with or without a warning.
 
-A decoder fills what is missing in a JPEG with grey and skips what is too much, and its
-warnings reach nobody. Both show when the file is decoded again with other bytes in the
-right places: bytes behind the coded data of a good file change no pixel, and other last
-bytes of the coded data do.
+Where coded data of a JPEG are missing a decoder fills in grey; where there are too many it
+skips some. Decoding the file again with other bytes shows both: in a good file, other
+bytes behind the coded data change no pixel, and other last bytes of the data change some.
 """
 
 import dataclasses
@@ -14,17 +13,17 @@ import zlib
 import numpy as np
 from PIL import Image, ImageChops
 
-# Bytes exchanged at the end of the coded data: fewer than that too much are harmless,
-# and their change might not be seen.
+# Bytes exchanged at the end of the coded data. Fewer bytes too many do no harm, and their
+# change might not show.
 _TAIL = 16
-# The table of codes of so few bytes may know no others.
+# The table of codes for so few bytes may have no other codes.
 _SHORT = 4 * _TAIL
-# A white border hides changes to the brighter. Each try has other bytes.
+# A white border hides changes that make it brighter: each try has other bytes.
 _TRIES = 8
 _FILLER = 64
-# Zeros that are no picture, see `_has_hole`: a block has 63 coefficients of 3 bits.
+# So many zeros are no picture: a block has 63 coefficients of 3 bits.
 _HOLE = bytes(48)
-# Steps of a coefficient that show behind rounding and leave something to see.
+# Steps of a coefficient that rounding does not hide and that keep some contrast.
 _COARSE_STEPS = (8, 64)
 
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
@@ -35,7 +34,7 @@ _SEQUENTIAL, _PROGRESSIVE, _ARITHMETIC = {0xC0, 0xC1}, {0xC2}, {0xC9, 0xCA}
 # Tables, comments and applications' segments may stand between scans.
 _BETWEEN = {_DHT, 0xCC, _DQT, 0xDC, _DRI, 0xFE, *range(0xE0, 0xF0), _SOS, _EOI}
 
-# Chunks without which a picture is another one.
+# Chunks whose content changes the picture.
 _CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"})
 # Passes of an interlaced PNG: first column, step, first row, step.
 _INTERLACED = (
@@ -49,13 +48,13 @@ _INTERLACED = (
 )
 _INFLATED_BYTES = 1 << 20
 
-# Tags of TIFF, and how they say "deflated".
+# Tags of TIFF, and the values of the first that mean "deflated".
 _COMPRESSION, _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 259, 273, 279, 324, 325
 _DEFLATED = (8, 32946)
 
 
 def png_damage(data, chunks):
-    """What is wrong with the checksums of a PNG.
+    """Finds a wrong checksum in a PNG.
 
     Args:
         data: the file, bytes or `containers.FileView`.
@@ -74,10 +73,10 @@ def png_damage(data, chunks):
 
 
 def png_pixel_damage(data, chunks):
-    """What is wrong with the compressed pixels of a PNG with good checksums.
+    """Finds missing pixels in a PNG with good checksums.
 
     Args:
-        data, chunks: as of `png_damage`.
+        data, chunks: see `png_damage`.
 
     Returns:
         str to stand behind the name of the file; None for a good one.
@@ -106,7 +105,7 @@ def png_pixel_damage(data, chunks):
 
 
 def _inflate(rest):
-    """Yields what a zlib stream holds, in parts: a few bytes may hold gigabytes."""
+    """Yields the content of a zlib stream in parts: a few bytes may hold gigabytes."""
     stream = zlib.decompressobj()
     while True:
         part = stream.decompress(rest, _INFLATED_BYTES)
@@ -117,7 +116,7 @@ def _inflate(rest):
 
 
 def tiff_damage(data, tags):
-    """What is wrong with the deflated pixels of a TIFF; PIL's decoder may not notice.
+    """Finds damage in the deflated pixels of a TIFF, which PIL's decoder may not notice.
 
     Args:
         data: the file, bytes or `containers.FileView`.
@@ -141,9 +140,9 @@ def tiff_damage(data, tags):
 
 
 def jpeg_damage(data, image):
-    """What is wrong inside a JPEG that decodes; twice the time of decoding it.
+    """Finds damage inside a JPEG that decodes, in twice the time of the decoding.
 
-    Damage that leaves the rest of the coded data in step is not found.
+    Damage after which the coded data go on in the right place is not found.
 
     Args:
         data: bytes, the file.
@@ -159,7 +158,7 @@ def jpeg_damage(data, image):
 
 @dataclasses.dataclass
 class _Scan:
-    """Coded data of a JPEG: places of all, and of what is between restart markers."""
+    """Places of coded data in a JPEG, and of the intervals between restart markers."""
 
     start: int
     end: int
@@ -172,7 +171,7 @@ class _Scan:
 
 
 class _Parts:
-    """Where the parts of a JPEG's first image lie."""
+    """Places of the parts of a JPEG's first image."""
 
     def __init__(self):
         self.scans = []
@@ -182,7 +181,7 @@ class _Parts:
         self.has_zero_code = False
 
     def read(self, data):
-        """Goes through the file; returns what is wrong with its markers, or None."""
+        """Reads the markers; returns what is wrong with them, or None."""
         position, restarts = 2, 0
         while True:
             match = _MARKER.match(data, position)
@@ -225,7 +224,7 @@ class _Parts:
             position += 1 + 64 * size
 
     def _read_codes(self, data, position, end):
-        """Whether only zeros as codes mean coefficients and never the end of a block."""
+        """Notes whether a code of zeros is a coefficient, and not the end of a block."""
         while position < end:
             kind, counts = data[position], data[position + 1 : position + 17]
             first_symbol = data[position + 17 : position + 18]
@@ -246,7 +245,7 @@ def _split_at_restarts(data, scan):
 
 
 def _damage_of_scans(data, parts, image):
-    # Arithmetic coding ends as it likes, and few decoders read it.
+    # The end of arithmetic coding is not fixed, and few decoders read it.
     if parts.frame in _ARITHMETIC:
         return None
     if parts.frame in _SEQUENTIAL and parts.has_zero_code:
@@ -268,8 +267,8 @@ def _damage_of_scans(data, parts, image):
     if not _is_same(_decoded(b"".join(filled)), image):
         return "its coded data end before the picture does"
     for scan in parts.scans:
-        # With restart markers each interval ends on its own, see below, and the mean of a
-        # white block hides a bit more.
+        # With restart markers each interval has its end, see below. A refined mean of a
+        # white block hides a change.
         if len(scan.intervals) > 1 or scan.is_dc_refinement or scan.is_short():
             continue
         tail = _tail_of(data, scan.end)
@@ -290,14 +289,14 @@ def _damage_of_scans(data, parts, image):
 
 
 def _tail_of(data, end):
-    """Where the last bytes of coded data begin."""
+    """Place of the last bytes of coded data."""
     tail = end - _TAIL
     # A stuffed zero belongs to the byte before it.
     return tail - (data[tail - 1 : tail + 1] == b"\xff\0")
 
 
 def _damage_of_intervals(data, parts, image, noise):
-    """The same for the intervals between restart markers, by the part each codes."""
+    """Finds intervals between restart markers with too much data, by their pixels."""
     (scan,) = parts.scans
     intervals = scan.intervals
     if len(intervals) == 1:
@@ -312,7 +311,7 @@ def _damage_of_intervals(data, parts, image, noise):
         intervals = intervals[:-1]
     if len(firsts) != len(intervals):
         return f"{len(intervals)} parts between restart markers, not {len(firsts)}"
-    # One row of units may change the colours at the border of the next.
+    # A row of units may change colours at the border of the next one.
     for parity in (0, 1):
         unseen = {
             number
@@ -333,13 +332,8 @@ def _damage_of_intervals(data, parts, image, noise):
                 break
             change = np.asarray(ImageChops.difference(image, other)) > 0
             change = change.reshape(*change.shape[:2], -1).any(axis=-1)
-            change = np.pad(
-                change,
-                (
-                    (0, rows * side_y - image.height),
-                    (0, columns * side_x - image.width),
-                ),
-            )
+            padding = rows * side_y - image.height, columns * side_x - image.width
+            change = np.pad(change, [(0, count) for count in padding])
             units = change.reshape(rows, side_y, columns, side_x).any(axis=(1, 3))
             is_seen = np.logical_or.reduceat(units.ravel(), firsts)
             unseen = {number for number in unseen if not is_seen[number]}
@@ -354,7 +348,7 @@ def _versions(data, parts, image):
     """Yields `(data, function that decodes it, its image)`: the file, and made from it.
 
     The last bits of a progressive scan may change a coefficient by a step that rounding
-    hides, or a colour on black or white. Coarser steps and unmixed colours show it.
+    hides, or a colour on black or white. Coarser steps, and YCbCr planes, show it.
     """
     yield data, _decoded, image
     if parts.frame in _PROGRESSIVE:
@@ -366,7 +360,7 @@ def _versions(data, parts, image):
 
 
 def _decoded(data, mode=None):
-    """What PIL makes of a JPEG, None if it cannot."""
+    """The PIL image of a JPEG, None if it cannot be decoded."""
     try:
         image = Image.open(io.BytesIO(data), formats=("JPEG",))
         if mode is not None:
@@ -378,7 +372,7 @@ def _decoded(data, mode=None):
 
 
 def _is_same(image, other):
-    """Whether two images, one of them perhaps None, have the same pixels."""
+    """Whether two images have the same pixels; None has none."""
     if image is None or other is None or image.size != other.size:
         return False
     return ImageChops.difference(image, other).getbbox() is None

@@ -33,8 +33,8 @@ def decode_image(contents):
 
 def _decode_pixels(contents):
     """JPEG or PNG bytes to uint8 `[h, w, 3]` as stored, orientation not applied."""
-    # The default, a faster DCT, is off by up to 4 of 255 from libjpeg, PIL and OpenCV.
-    # The op also decodes PNG: one kernel behind two names.
+    # The default is a faster DCT, up to 4 of 255 away from libjpeg, PIL and OpenCV. The
+    # operation decodes PNG too: one kernel has two names.
     image = tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
     return tf.ensure_shape(image, [None, None, 3])
 
@@ -189,7 +189,7 @@ def orient(image, orientation):
     Returns:
         `[h, w, C]`, or `[w, h, C]` for 5..8.
     """
-    # A Python int compared with a list below would always be False.
+    # The comparison of a Python int with a list, below, would always be False.
     orientation = tf.convert_to_tensor(orientation)
 
     def turn():
@@ -207,17 +207,17 @@ def orient(image, orientation):
 
 
 def _load_with_pil(path):
-    """Path as bytes to uint8 `[h, w, 3]`, upright; for what TensorFlow cannot read."""
+    """Reads a file that TensorFlow cannot: path as bytes to uint8 `[h, w, 3]`, upright."""
     return numpy_decode.load_image(os.fsdecode(np.asarray(path).item()))
 
 
 def load_image(path, orientation=1, needs_pil=False):
-    """Reads an image file whose head `images.inspect.inspect_image` has read before.
+    """Reads an image file; `images.inspect.inspect_image` gives the other arguments.
 
     Args:
         path: string `[]`.
         orientation: int `[]` in 1..8, EXIF.
-        needs_pil: bool `[]`, take the slow way through Python.
+        needs_pil: bool `[]`, decode with PIL, which is slower.
 
     Returns:
         uint8 `[h, w, 3]`, RGB, upright.

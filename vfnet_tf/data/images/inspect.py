@@ -1,4 +1,4 @@
-"""Looks at image files: format, size, orientation, and what keeps them from being used."""
+"""Inspects image files: format, size, orientation, and why a file cannot be used."""
 
 import concurrent.futures
 import contextlib
@@ -15,20 +15,15 @@ from vfnet_tf.data.images import containers, corruption, numpy_decode
 from vfnet_tf.data.images.reasons import ImageError, Reason
 from vfnet_tf.files import cache_directory, write_file
 
-# A few kilobytes can claim gigabytes of pixels: the header decides before decoding.
+# A few kilobytes can claim gigabytes of pixels: the header is checked before decoding.
 MAX_PIXELS = 2**27
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
-_TENSORFLOW_FORMATS = frozenset({containers.JPEG, containers.PNG})
-_FORMATS = (
-    containers.JPEG,
-    containers.PNG,
-    containers.BMP,
-    containers.TIFF,
-    containers.WEBP,
-)
-# What to do with what is no picture.
+_TENSORFLOW_FORMATS = (containers.JPEG, containers.PNG)
+_OTHER_FORMATS = (containers.BMP, containers.TIFF, containers.WEBP)
+_FORMATS = (*_TENSORFLOW_FORMATS, *_OTHER_FORMATS)
+# Remedies for files that are no picture.
 _ADVICE = {
     "a web page": "download the image itself",
     "a pointer of Git LFS": "fetch the file by `git lfs pull`",
@@ -46,7 +41,7 @@ _OTHER_FRAMES = frozenset(range(0xC3, 0xD0)) - _FRAMES - {0xC4, 0xC8, 0xCC}
 
 @dataclasses.dataclass(frozen=True)
 class ImageHeader:
-    """What the head of an image file says, and whether the file can be decoded.
+    """Size and orientation of an image file, and whether it can be decoded.
 
     Attributes:
         height: int, pixels, upright.
@@ -72,10 +67,10 @@ def inspect_image(path, full=True, look=None, find_damage=False):
         path: str, the file.
         full: bool, decode all pixels; if False only the head and the end are read
             (about 15 times faster) and pixels only where the end is missing.
-        look: function of the open PIL image, as `numpy_decode.to_rgb` takes it, and of
-            the orientation that its pixels are still to be turned by: sees what was
-            decoded. What it raises counts as a file that cannot be decoded.
-        find_damage: bool, look also for damage that decoders forgive; `full` only.
+        look: function that is called with the open PIL image, see `numpy_decode.to_rgb`,
+            and the orientation by which its pixels are still to be turned. If it raises,
+            the file counts as one that cannot be decoded.
+        find_damage: bool, also find damage that decoders accept; `full` only.
 
     Returns:
         `ImageHeader`; never raises for a bad file, the reason is in `error`.
@@ -87,7 +82,7 @@ def inspect_image(path, full=True, look=None, find_damage=False):
     except FileNotFoundError:
         return ImageHeader(error=regular_file_error(path), code=Reason.MISSING)
     except Exception as error:  # PIL's decoders raise whatever they meet.
-        # PIL says this by its text alone.
+        # PIL has no exception of its own for that, only a text.
         is_cut = isinstance(error, OSError) and "truncated" in str(error).lower()
         code = Reason.TRUNCATED if is_cut else Reason.UNDECODABLE
         return ImageHeader(error=f"cannot be decoded: {error}", code=code)
@@ -95,7 +90,7 @@ def inspect_image(path, full=True, look=None, find_damage=False):
 
 def _inspect(path, full, look, find_damage):
     status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):  # A pipe would be waited for.
+    if not stat.S_ISREG(status.st_mode):  # Opening a pipe would wait for a writer.
         raise ImageError(Reason.UNDECODABLE, regular_file_error(path))
     if status.st_size == 0:
         raise ImageError(Reason.UNDECODABLE, "is empty")
@@ -131,7 +126,7 @@ def _inspect(path, full, look, find_damage):
 
 
 def _check_format(image_format, data):
-    """Refuses by name what is not read."""
+    """Refuses formats that are not read, by their names."""
     if image_format is None:
         raise ImageError(Reason.UNDECODABLE, "is not an image")
     what = image_format
@@ -157,7 +152,7 @@ def _tiff_orientation(image):
 def _check_end(image_format, data):
     """Refuses a PNG or WebP file that is cut, and a PNG without its palette."""
     if image_format == containers.PNG:
-        # PIL forgives a missing end or palette, TensorFlow's decoder does not.
+        # PIL accepts a missing end or palette, TensorFlow's decoder does not.
         names = {name for name, _, _ in containers.png_chunks(data)}
         if b"IEND" not in names:
             text = "is truncated (its end chunk is missing)"
@@ -172,7 +167,7 @@ def _check_end(image_format, data):
 
 
 def _decode(image, image_format, data, full, find_damage):
-    """Decodes what must be, and refuses what is corrupt."""
+    """Decodes the pixels if the arguments ask for it, and refuses a corrupt file."""
     is_jpeg, is_png = image_format == containers.JPEG, image_format == containers.PNG
     damage = None
     if full and is_png:
@@ -180,8 +175,8 @@ def _decode(image, image_format, data, full, find_damage):
     if find_damage and image_format == containers.TIFF:
         damage = corruption.tiff_damage(data, image.tag_v2)
     if damage is None:
-        # Some cameras write notes behind the end of a JPEG, and some write no end:
-        # decoders can do without, if all pixels are there.
+        # Some cameras write notes behind the end of a JPEG, and some write no end marker.
+        # Such files are good if all pixels are there, which decoding shows.
         end = data[-65536:].rstrip(b"\0\r\n") if is_jpeg else b""
         is_cut = is_jpeg and not end.endswith(b"\xff\xd9")
         if full or is_cut or image_format not in _TENSORFLOW_FORMATS:
@@ -204,15 +199,13 @@ def inspect_images(paths, image_dir, full):
     cache_file = cache_directory() / "image_checks" / f"v2-{key}.json"
     known = {}
     if full:
-        try:
+        with contextlib.suppress(OSError, ValueError):
             known = json.loads(cache_file.read_text())
-        except (OSError, ValueError):
-            known = {}
     headers, todo, stamps = {}, [], {}
     for path in dict.fromkeys(paths):
         try:
             status = os.stat(path)
-        except (OSError, ValueError):  # the latter for a zero byte in the name
+        except (OSError, ValueError):  # ValueError: a zero byte in the name
             todo.append(path)
             continue
         stamps[path] = [status.st_size, status.st_mtime_ns]
@@ -231,11 +224,6 @@ def inspect_images(paths, image_dir, full):
                 header = headers[path]
                 if not header.error and path in stamps:
                     known[path] = [*stamps[path], *dataclasses.astuple(header)[:4]]
-            _write_cache(cache_file, json.dumps(known))
+            with contextlib.suppress(OSError):  # It works without a cache too.
+                write_file(cache_file, json.dumps(known))
     return headers
-
-
-def _write_cache(path, text):
-    """A cache that cannot be written to is no error."""
-    with contextlib.suppress(OSError):
-        write_file(path, text)

@@ -1,6 +1,6 @@
-"""Image files and PIL images to pixels in PIL and numpy.
+"""Image files and PIL images to pixels, with PIL and numpy.
 
-`images.decode` does the same in TensorFlow for JPEG and PNG, to the last bit. The rules:
+`images.decode` gives the same pixels in TensorFlow for JPEG and PNG. The rules:
 
 - 8-bit RGB comes out; alpha is dropped, not blended; ICC profiles and gamma are ignored.
 - Of 16 bits the high byte is kept, of a TIFF of 12 bits the upper 8.
@@ -58,7 +58,7 @@ def check_kind(image):
 
 
 def _tags(image):
-    # Only of a file as it was opened: what is made of it keeps no tags.
+    # Only a file as it was opened has tags, no image that was made from it.
     return getattr(image, "tag_v2", {})
 
 
@@ -82,11 +82,11 @@ def to_rgb(image):
         tags = _tags(image)
         bits = int(np.ravel(tags.get(_BITS, 16))[0])
         values = np.asarray(image)
-        if tags.get(_PHOTOMETRIC) == 0:  # 0 is white, which PIL heeds up to 8 bits
+        if tags.get(_PHOTOMETRIC) == 0:  # 0 is white; PIL inverts up to 8 bits only
             values = np.invert(values) & (2**bits - 1)
         image = Image.fromarray((values >> (bits - 8)).astype("uint8"))
     elif image.mode == "CMYK" and image.format in ("JPEG", "MPO"):
-        if "adobe" not in image.info:  # PIL takes all of them for Adobe's
+        if "adobe" not in image.info:  # PIL inverts all of them, Adobe's or not
             image = ImageChops.invert(image)
     elif image.mode in _CONVERTED:
         image = image.convert(_CONVERTED[image.mode])
@@ -94,11 +94,11 @@ def to_rgb(image):
 
 
 def load(image):
-    """Decodes a PIL image; a TIFF file is turned by its tag and by nothing else."""
+    """Decodes a PIL image; only its tag turns a TIFF file."""
     name = getattr(image, "filename", None)
     if _tags(image):
-        image.info.pop("xmp", None)  # PIL would turn by this, too
-        image.filename = ""  # it would map the file as if it were stored upright
+        image.info.pop("xmp", None)  # PIL would turn by this too
+        image.filename = ""  # by its name PIL would map the file without turning it
     try:
         image.load()
     finally:
@@ -134,7 +134,7 @@ def load_image(path):
         uint8 `[h, w, 3]`, RGB, upright.
 
     Raises:
-        ImageError: for pixels of a kind that is refused. What else PIL raises is left.
+        ImageError: for pixels of a kind that is refused. Errors of PIL are raised too.
     """
     with open(path, "rb") as file:
         orientation = containers.exif_orientation(containers.FileView(file))
@@ -144,20 +144,20 @@ def load_image(path):
 
 
 def pixels_of(image):
-    """The pixels of a PIL image as those of the file that it came from.
+    """The pixels of a PIL image, equal to those of the file that it came from.
 
     Args:
-        image: `PIL.Image.Image`, of a file or made by a program; its EXIF block counts.
+        image: `PIL.Image.Image` of a file or a program; its EXIF block is applied.
 
     Returns:
         uint8 `[h, w, 3]`, RGB, upright.
 
     Raises:
         ImageError: for pixels of a kind that is refused.
-        OSError: for a damaged file, of which PIL reads the pixels only now.
+        OSError: for a damaged file: PIL reads the pixels only now.
     """
     rgb = to_rgb(image)
-    # A PNG may say it behind the pixels.
+    # Read after the pixels: in a PNG the block may stand behind them.
     block = image.info.get("exif", b"")
     return np.ascontiguousarray(
         turn(np.asarray(rgb), containers.block_orientation(block))

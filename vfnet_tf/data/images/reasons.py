@@ -1,4 +1,4 @@
-"""Why an image cannot be used, as a code that travels with the message."""
+"""Reasons why an image cannot be used, as codes beside the messages."""
 
 import enum
 

@@ -7,13 +7,14 @@ import numpy as np
 
 from vfnet_tf.data.scan.kinds import KINDS, LEVELS
 
-#: Of the json; a new one when a key goes or changes its meaning, not when one is added.
+#: Version of the json: a new one when a key is removed or changes its meaning, not when
+#: one is added.
 JSON_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image that a finding is about, and the boxes in question.
+    """An image of a finding, and the boxes that it is about.
 
     Attributes:
         path: str.
@@ -53,7 +54,7 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SplitStatistics:
-    """What a split holds, without what had to be left out.
+    """Numbers on the usable images and boxes of a split.
 
     Attributes:
         annotation_file, image_dir: str.
@@ -88,7 +89,7 @@ class SplitStatistics:
         return len(self.box_sizes)
 
     def to_json(self):
-        """The numbers as a dict of what json knows."""
+        """The numbers as a dict of JSON types."""
         return {
             "annotation_file": self.annotation_file,
             "image_dir": self.image_dir,
@@ -145,12 +146,12 @@ class ScanResult:
         return sum(finding.level == level for finding in self.findings)
 
     def is_safe(self, strict=False):
-        """Whether to train on it: no error, and if `strict` no warning either."""
+        """Whether there is no error, and if `strict` no warning either."""
         levels = LEVELS[: 1 + strict]
         return not any(self.num_findings(level) for level in levels)
 
     def verdict(self, strict=False):
-        """A line that says whether it is safe, and the number of findings."""
+        """A line with the result of `is_safe` and the number of findings."""
         counts = {level: self.num_findings(level) for level in LEVELS}
         listed = ", ".join(
             f"{count} {level}{'' if count == 1 else 's'}"
@@ -160,7 +161,7 @@ class ScanResult:
         return f"{word} to train on{' (--strict)' if strict else ''}: {listed}"
 
     def to_json(self):
-        """All of it as a dict of what json knows; docs/scan.md describes the keys."""
+        """The result as a dict of JSON types; docs/scan.md describes the keys."""
         return {
             "version": JSON_VERSION,
             "image_size": list(self.image_size),
