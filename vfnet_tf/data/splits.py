@@ -56,7 +56,11 @@ def _raise(error):
 
 
 class FoundSplits(dict):
-    """The splits that were found in a dataset: split -> what its reader says.
+    """The splits that were found in a dataset.
+
+    A value is `(annotation file, image folder)`, both str, or a function that returns it.
+    In other formats than COCO's that function writes the file, a COCO json, into the
+    cache.
 
     Args:
         parts: dict; the splits come in the order of `SPLITS`.

@@ -26,9 +26,8 @@ _DECIMALS = 3
 def _write_coco(out, split, images, class_names, category_ids):
     content = CocoContent(class_names, category_ids)
     for image in images:
-        content.add_image(
-            image.name, image_id=image.image_id, size=(image.height, image.width)
-        )
+        size = (image.height, image.width)
+        content.add_image(image.name, image_id=image.image_id, size=size)
         for (x1, y1, x2, y2), label, is_crowd in image.objects():
             bbox = [round(value, _DECIMALS) for value in (x1, y1, x2 - x1, y2 - y1)]
             area = round(bbox[2] * bbox[3], _DECIMALS)
@@ -38,8 +37,8 @@ def _write_coco(out, split, images, class_names, category_ids):
     content.write(out / "annotations" / f"instances_{split}.json")
 
 
-#: format -> (folder of the images of a split, function that writes the labels, message on
-#: the number that the function returns)
+#: format -> (folder of the images of a split, writer as in `labelled_image`, message on the
+#: number that it returns); COCO's writer takes category ids too and returns None
 _WRITERS = {
     "coco": ("{split}", _write_coco, None),
     "voc": ("JPEGImages", write_voc, "{} boxes moved by rounding to whole pixels"),

@@ -54,8 +54,7 @@ def find_csv_splits(path):
             that is named for each split, or with one in each folder that is.
 
     Returns:
-        `FoundSplits`: split -> function that returns (annotation file, image folder),
-        both str; the file, a COCO json, is written into the cache by the call.
+        `FoundSplits`.
 
     Raises:
         ValueError: if there is no such file, or it is not one of the format.
@@ -115,14 +114,7 @@ def find_csv_splits(path):
 def write_csv(out, split, images, class_names):
     """Appends one split to `annotations.csv`, boxes to a thousandth of a pixel.
 
-    Args:
-        out: `Path`, the folder that has `images/`.
-        split: str.
-        images: list of `LabelledImage` with distinct names over all splits.
-        class_names: sequence of str, index = label.
-
-    Returns:
-        int, 0: nothing is left out.
+    For the arguments see `labelled_image`. Returns 0: the format has all.
     """
     path = out / "annotations.csv"
     is_new = not path.exists()

@@ -1,4 +1,14 @@
-"""An image with its boxes, the input of all writers of formats."""
+"""An image with its boxes, the input of all writers of formats.
+
+A writer writes the labels of one split. Its arguments:
+
+- `out`: `Path`, the new folder, which has the images already.
+- `split`: str.
+- `images`: list of `LabelledImage`, whose stems are distinct over all splits.
+- `class_names`: sequence of str, index = label.
+
+It returns an int, the number of objects that it changed or left out.
+"""
 
 import dataclasses
 

@@ -40,9 +40,7 @@ def find_tfds_splits(name, progress=None):
             `add(count)` and `close()`, which counts images that are written.
 
     Returns:
-        `FoundSplits`: split -> function that returns (annotation file, image folder),
-        both str; the call writes the images and the file, a COCO json, into the cache
-        unless an earlier one has.
+        `FoundSplits`; its functions write the images too, unless the cache has them.
 
     Raises:
         ValueError: if the dataset is not prepared, or has no such boxes and labels.

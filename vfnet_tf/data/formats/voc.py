@@ -61,8 +61,7 @@ def find_voc_splits(directory):
         directory: str or path.
 
     Returns:
-        `FoundSplits`: split -> function that returns (annotation file, image folder),
-        both str; the file, a COCO json, is written into the cache by the call.
+        `FoundSplits`.
 
     Raises:
         ValueError: if there is no such folder, or no xml file in it.
@@ -104,15 +103,8 @@ def find_voc_splits(directory):
 def write_voc(out, split, images, class_names):
     """Writes the labels of one split; boxes are rounded to whole pixels.
 
-    Args:
-        out: `Path`, the folder that has `JPEGImages/`.
-        split: str.
-        images: list of `LabelledImage` with distinct stems over all splits.
-        class_names: sequence of str, index = label.
-
-    Returns:
-        int, boxes that rounding has moved, each corner by half a pixel at most (a box
-        thinner than a pixel is widened to one).
+    For the arguments see `labelled_image`. Returns the number of boxes that rounding has
+    moved, each corner by half a pixel at most; a box thinner than a pixel becomes one wide.
     """
     lists = out / "ImageSets" / "Main"
     for folder in (lists, out / "Annotations"):

@@ -69,8 +69,7 @@ def find_yolo_splits(path):
         path: str or path of the yaml, or of a folder that holds one.
 
     Returns:
-        `FoundSplits`: split -> function that returns (annotation file, image folder),
-        both str; the file, a COCO json, is written into the cache by the call.
+        `FoundSplits`.
 
     Raises:
         ValueError: if there is no yaml, or it does not describe a dataset.
@@ -126,14 +125,8 @@ def find_yolo_splits(path):
 def write_yolo(out, split, images, class_names):
     """Writes the labels of one split and describes it in `data.yaml`.
 
-    Args:
-        out: `Path`, the folder that has `images/SPLIT/`.
-        split: str.
-        images: list of `LabelledImage` with distinct stems.
-        class_names: sequence of str, index = class id.
-
-    Returns:
-        int, crowd regions that were left out, as the format cannot mark them.
+    For the arguments see `labelled_image`. Returns the number of crowd regions, which are
+    left out: the format cannot mark them.
     """
     folder = out / "labels" / split
     folder.mkdir(parents=True)

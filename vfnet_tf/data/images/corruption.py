@@ -3,6 +3,9 @@
 Where coded data of a JPEG are missing a decoder fills in grey; where there are too many it
 skips some. Decoding the file again with other bytes shows both: in a good file, other
 bytes behind the coded data change no pixel, and other last bytes of the data change some.
+
+Functions take `data`, the whole file as bytes or as a `containers.FileView`. They return a
+text that stands behind the name of the file in messages, or None if they find nothing.
 """
 
 import dataclasses
@@ -54,15 +57,7 @@ _DEFLATED = (8, 32946)
 
 
 def png_damage(data, chunks):
-    """Finds a wrong checksum in a PNG.
-
-    Args:
-        data: the file, bytes or `containers.FileView`.
-        chunks: of `containers.png_chunks`.
-
-    Returns:
-        str to stand behind the name of the file; None for a good one.
-    """
+    """Finds a wrong checksum in a PNG; `chunks` are those of `containers.png_chunks`."""
     for name, start, end in chunks:
         if name in _CRITICAL:
             stated = int.from_bytes(data[end : end + 4], "big")
@@ -73,14 +68,7 @@ def png_damage(data, chunks):
 
 
 def png_pixel_damage(data, chunks):
-    """Finds missing pixels in a PNG with good checksums.
-
-    Args:
-        data, chunks: see `png_damage`.
-
-    Returns:
-        str to stand behind the name of the file; None for a good one.
-    """
+    """Finds missing pixels in a PNG with good checksums; see `png_damage`."""
     chunks = list(chunks)
     start = chunks[0][1]
     width = int.from_bytes(data[start : start + 4], "big")
@@ -116,15 +104,9 @@ def _inflate(rest):
 
 
 def tiff_damage(data, tags):
-    """Finds damage in the deflated pixels of a TIFF, which PIL's decoder may not notice.
+    """Finds damage in deflated pixels of a TIFF, which PIL's decoder may not notice.
 
-    Args:
-        data: the file, bytes or `containers.FileView`.
-        tags: dict of its tags.
-
-    Returns:
-        str to stand behind the name of the file; None for a good one, or one that is
-        not deflated.
+    `tags` is the dict of its tags. Other compressions are not checked.
     """
     if tags.get(_COMPRESSION) not in _DEFLATED:
         return None
@@ -145,11 +127,8 @@ def jpeg_damage(data, image):
     Damage after which the coded data go on in the right place is not found.
 
     Args:
-        data: bytes, the file.
-        image: `PIL.Image.Image`, decoded from it.
-
-    Returns:
-        str to stand behind the name of the file; None if nothing was found.
+        data: bytes.
+        image: `PIL.Image.Image`, decoded from them.
     """
     parts = _Parts()
     problem = parts.read(data) or _damage_of_scans(data, parts, image)
