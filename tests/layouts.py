@@ -4,6 +4,9 @@ import json
 
 from PIL import Image
 
+from vfnet_tf.data.formats.coco import read_coco
+from vfnet_tf.data.formats.readers import find_splits
+
 YOLO = "names: [cat]\n"
 CSV = "image,x1,y1,x2,y2,label\n"
 LABEL = "0 0.25 0.6 0.3 0.4\n"
@@ -13,20 +16,24 @@ XML = (
 )
 
 
+def read(path, split="train", **options):
+    """Reads one split of a dataset of any format."""
+    return read_coco(*find_splits(path)[split], **options)
+
+
 def coco_json(*names):
     """A json of one box in each image."""
-    images = [
-        {"id": number, "file_name": name, "height": 50, "width": 100}
-        for number, name in enumerate(names)
-    ]
-    boxes = [
-        {"id": n, "image_id": n, "category_id": 1, "bbox": [10, 20, 30, 20]}
-        for n in range(len(names))
-    ]
-    categories = [{"id": 1, "name": "cat"}]
-    return json.dumps(
-        {"images": images, "annotations": boxes, "categories": categories}
-    )
+    content = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    for number, name in enumerate(names):
+        image = {"id": number, "file_name": name, "height": 50, "width": 100}
+        content["images"].append(image)
+        box = {"id": number, "image_id": number, "category_id": 1}
+        content["annotations"].append({**box, "bbox": [10, 20, 30, 20]})
+    return json.dumps(content)
 
 
 def plain(names):

@@ -88,12 +88,9 @@ def test_the_same_arguments_give_the_same_bytes(made, tmp_path):
     again = make_synthetic_dataset(tmp_path / "again", num_train=20, num_val=5)
     assert contents(again) == contents(made)
     other = make_synthetic_dataset(tmp_path / "other", num_train=2, num_val=1, seed=1)
-    assert contents(other)["train/000001.jpg"] != contents(made)["train/000001.jpg"]
-
-
-def test_training_and_validation_images_differ(made):
-    files = contents(made)
-    assert files["train/000001.jpg"] != files["val/000001.jpg"]
+    files, first = contents(made), contents(other)["train/000001.jpg"]
+    # Another seed gives other images, and so does another split.
+    assert len({first, files["train/000001.jpg"], files["val/000001.jpg"]}) == 3
 
 
 def test_the_default_folder_is_in_the_cache_and_made_once(own_cache, monkeypatch):
@@ -160,16 +157,17 @@ def test_the_colour_of_look_alikes_says_nothing():
     assert share_of_red("look_alikes") < 0.6
 
 
-def test_an_unknown_kind_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="'look_alikes'.*Received: kind=animals"):
-        make_synthetic_dataset(tmp_path / "set", kind="animals")
-
-
 @pytest.mark.parametrize(
-    "arguments", [{"num_train": 0}, {"num_val": 0}, {"image_size": (256, 63)}]
+    ("arguments", "message"),
+    [
+        ({"num_train": 0}, "`num_train` must be >= "),
+        ({"num_val": 0}, "`num_val` must be >= "),
+        ({"image_size": (256, 63)}, "`image_size` must be >= "),
+        ({"kind": "animals"}, "'look_alikes'.*Received: kind=animals"),
+    ],
 )
-def test_arguments_out_of_range_are_refused(tmp_path, arguments):
-    with pytest.raises(ValueError, match=f"`{next(iter(arguments))}` must be >= "):
+def test_arguments_out_of_range_are_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
         make_synthetic_dataset(tmp_path / "set", **arguments)
 
 

@@ -28,43 +28,23 @@ TABLE = [
     (-1, -1.0, -1, -1, None),
     (0.5, 0.5, None, None, None),
     ("10.5", 10.5, None, None, None),
-    # Blanks say nothing, and a flag that is not set is False.
-    ("", None, None, None, False),
-    ("  ", None, None, None, False),
-    (None, None, None, None, False),
-    (NAN, None, None, None, False),
-    ("nan", None, None, None, False),
-    ("NULL", None, None, None, False),
-    ("<NA>", None, None, None, False),
-    # Truth values are no numbers.
-    (True, None, None, None, True),
-    (False, None, None, None, False),
-    ("True", None, None, None, True),
-    ("false", None, None, None, False),
-    ("no", None, None, None, False),
-    ("Y", None, None, None, True),
     # As numpy and pandas have them.
     (np.int64(3), 3.0, 3, 3, None),
     (np.float32(1), 1.0, 1, 1, True),
-    (np.bool_(True), None, None, None, True),
-    (np.float64("nan"), None, None, None, False),
-    # None of these is a number, whatever float() says.
-    ("1_0", None, None, None, None),
-    ("\u0661", None, None, None, None),
-    ("10,5", None, None, None, None),
-    ("0x10", None, None, None, None),
-    ("10 px", None, None, None, None),
-    ("inf", None, None, None, None),
-    (float("inf"), None, None, None, None),
-    ("maybe", None, None, None, None),
-    ([1], None, None, None, None),
-    ({}, None, None, None, None),
-    (1j, None, None, None, None),
-    (10**400, None, None, None, None),
     (2**63, float(2**63), None, None, None),
     (2**63 - 1, float(2**63), 2**63 - 1, 2**63 - 1, None),
     (1e300, 1e300, None, None, None),
 ]
+# No numbers, by the flag that they are: blanks are False, as a flag that is not set.
+NO_NUMBERS = {
+    False: ["", "  ", None, NAN, np.float64("nan"), "nan", "NULL", "<NA>"],
+    True: [True, "True", "Y", np.bool_(True)],
+    None: ["1_0", "\u0661", "10,5", "0x10", "10 px", "inf", float("inf"), "maybe"],
+}
+NO_NUMBERS[False] += [False, "false", "no"]
+NO_NUMBERS[None] += [[1], {}, 1j, 10**400]
+for flag, values in NO_NUMBERS.items():
+    TABLE += [(value, None, None, None, flag) for value in values]
 
 
 @pytest.mark.parametrize(

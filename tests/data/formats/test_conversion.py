@@ -199,39 +199,13 @@ def test_a_conversion_that_fails_leaves_nothing(source, tmp_path, monkeypatch):
     assert set(tmp_path.iterdir()) == present
 
 
-NAMES = [
-    "cat",
-    "Cat",  # beside cat: told, and kept apart
-    "traffic light",
-    "a,b",
-    'say "no"',
-    "it's",
-    "back\\slash",
-    "<b> & ]]>",
-    "no",
-    "1.5",
-    "nan",
-    "None",
-    "# cat",
-    "- cat: dog",
-    "k\u00e4fer",
-    "\u732b",
-    "\U0001f408",
-    "a\u2028b",
-    "\u200b.",
-]
+# Cat stands beside cat: that is told, and they are kept apart.
+NAMES = ["cat", "Cat", "traffic light", "a,b", 'say "no"', "it's", "back\\slash", "no"]
+NAMES += ["<b> & ]]>", "1.5", "nan", "None", "# cat", "- cat: dog", "k\u00e4fer"]
+NAMES += ["\u732b", "\U0001f408", "a\u2028b", "\u200b."]
 # Only json, and yaml in quotes, have these.
-ODD_NAMES = [
-    " dog",
-    "dog ",
-    "two\nlines",
-    "a\rb",
-    "tab\tin",
-    "\x00",
-    "\x7f",
-    "a\x85b",
-    "\ufeffcat",
-]
+ODD_NAMES = [" dog", "dog ", "two\nlines", "a\rb", "tab\tin", "\x00", "\x7f", "a\x85b"]
+ODD_NAMES.append("\ufeffcat")
 
 
 def name_classes(coco, names):
@@ -268,17 +242,8 @@ def test_classes_that_would_not_come_back_are_refused(coco, tmp_path, target, na
     assert not (tmp_path / "out").exists()
 
 
-FILES = [
-    "a.jpg",
-    "a b.jpg",
-    "a,b.jpg",
-    'say "no".jpg',
-    "<&>.jpg",
-    "k\u00e4fer.jpg",
-    "a.b.c.jpg",
-    "a..jpg",
-    "#1.JPG",
-]
+FILES = ["a.jpg", "a b.jpg", "a,b.jpg", 'say "no".jpg', "<&>.jpg", "k\u00e4fer.jpg"]
+FILES += ["a.b.c.jpg", "a..jpg", "#1.JPG"]
 # The formats that cannot have it as it is.
 ODD_FILES = {
     "two\nlines.jpg": {"voc"},

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.layouts import read
 from vfnet_tf.data.formats.coco import read_coco
 from vfnet_tf.data.formats.readers import find_splits
 
@@ -22,10 +23,6 @@ def root(tmp_path):
 def write(root, text, name="boxes.csv", encoding="utf-8"):
     (root / name).write_text(text, encoding=encoding)
     return root / name
-
-
-def read(path, split="train", **options):
-    return read_coco(*find_splits(path)[split], **options)
 
 
 def test_a_line_is_an_object_and_splits_are_a_column(root):

@@ -1,39 +1,9 @@
-import json
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.layouts import CSV, XML, YOLO, coco_json, plain, write_layout
 from vfnet_tf.data.formats.coco import find_coco_splits, read_coco
 from vfnet_tf.data.formats.readers import find_format, find_splits
-
-
-@pytest.fixture
-def root(tmp_path):
-    """A folder with two images and a file of each format, for one box."""
-    root = tmp_path / "set"
-    root.mkdir()
-    for name in "ab":
-        Image.fromarray(np.zeros((50, 100, 3), "uint8")).save(root / f"{name}.png")
-    content = {
-        "images": [{"id": 4, "file_name": "a.png", "height": 50, "width": 100}],
-        "annotations": [
-            {"id": 1, "image_id": 4, "category_id": 3, "bbox": [10, 20, 30, 20]}
-        ],
-        "categories": [{"id": 3, "name": "cat"}],
-    }
-    (root / "instances_train2017.json").write_text(json.dumps(content))
-    (root / "data.yaml").write_text("names: [cat]\ntrain: train.txt\n")
-    (root / "train.txt").write_text("a.png\n")
-    (root / "a.txt").write_text("0 0.25 0.6 0.3 0.4\n")
-    (root / "a.xml").write_text(
-        "<annotation><object><name>cat</name><bndbox><xmin>11</xmin><ymin>21</ymin>"
-        "<xmax>40</xmax><ymax>40</ymax></bndbox></object></annotation>"
-    )
-    (root / "boxes.csv").write_text("a.png,10,20,40,40,cat\n")
-    return root
-
 
 FILES = {
     "coco": "instances_train2017.json",
@@ -41,6 +11,18 @@ FILES = {
     "voc": "a.xml",
     "csv": "boxes.csv",
 }
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder with two images and a file of each format, for one box."""
+    files = plain("a.png b.png a.txt a.xml") | {
+        FILES["coco"]: coco_json("a.png"),
+        FILES["yolo"]: YOLO + "train: train.txt\n",
+        "train.txt": "a.png\n",
+        FILES["csv"]: "a.png,10,20,40,40,cat\n",
+    }
+    return write_layout(tmp_path / "set", files)
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.layouts import read
 from vfnet_tf.data.formats import voc
 from vfnet_tf.data.formats.coco import read_coco
 from vfnet_tf.data.formats.readers import find_splits
@@ -27,6 +28,10 @@ def write_xml(path, *things, size=(48, 64)):
     path.write_text(f"<annotation>{head}{''.join(things)}</annotation>")
 
 
+def annotate(root, *things):
+    write_xml(root / "Annotations" / "a.xml", *things)
+
+
 @pytest.fixture
 def devkit(tmp_path):
     """`a` trains, `b` validates; `c` is in no list."""
@@ -43,13 +48,9 @@ def devkit(tmp_path):
     return root
 
 
-def read(root, split="train", **options):
-    return read_coco(*find_splits(root)[split], **options)
-
-
 def test_pixels_count_from_one_and_the_last_is_inside(devkit):
-    write_xml(
-        devkit / "Annotations" / "a.xml",
+    annotate(
+        devkit,
         thing("dog", 1, 1, 64, 48),
         thing("cat", 11, 6, 30, 25),
         thing("cat", 5.5, 2, 5.5, 3),
@@ -80,11 +81,7 @@ def test_trainval_is_for_training_where_there_is_no_train(devkit):
 
 def test_classes_txt_gives_the_order_and_other_names_are_dropped(devkit):
     (devkit / "classes.txt").write_text("zebra\ndog\n")
-    write_xml(
-        devkit / "Annotations" / "a.xml",
-        thing("dog", 1, 1, 9, 9),
-        thing("cow", 1, 1, 9, 9),
-    )
+    annotate(devkit, thing("dog", 1, 1, 9, 9), thing("cow", 1, 1, 9, 9))
     dataset = read(devkit)
     assert dataset.class_names == ("zebra", "dog")
     assert dataset[0].labels.tolist() == [1]
@@ -95,11 +92,7 @@ def test_classes_txt_gives_the_order_and_other_names_are_dropped(devkit):
 
 
 def test_difficult_objects_are_crowd_regions(devkit):
-    write_xml(
-        devkit / "Annotations" / "a.xml",
-        thing("dog", 1, 1, 9, 9),
-        thing("dog", 11, 6, 30, 25, difficult=1),
-    )
+    annotate(devkit, thing("dog", 1, 1, 9, 9), thing("dog", 11, 6, 30, 25, difficult=1))
     (record,) = dataset = read(devkit)
     assert record.boxes.tolist() == [[0, 0, 9, 9]] and record.num_crowd == 1
     evaluator = CocoEvaluator(dataset)
@@ -114,8 +107,8 @@ def test_difficult_objects_are_crowd_regions(devkit):
 
 
 def test_mistakes_are_dropped_and_named_by_file_and_object(devkit):
-    write_xml(
-        devkit / "Annotations" / "a.xml",
+    annotate(
+        devkit,
         thing("dog", 1, 1, 9, 9),
         thing("dog", 30, 6, 11, 25),
         thing("dog", "x", 6, 11, 25),

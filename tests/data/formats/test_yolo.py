@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from tests.image_files import exif
-from vfnet_tf.data.formats.coco import read_coco
+from tests.layouts import read
 from vfnet_tf.data.formats.readers import find_splits
 
 yaml = pytest.importorskip("yaml", reason="needs PyYAML, the extra yolo")
@@ -30,10 +30,6 @@ def root(tmp_path):
 def describe(root, text="", names="names: [cat, dog]", train="train: images/train"):
     (root / "data.yaml").write_text(f"{names}\n{train}\nval: images/val\n{text}")
     return root / "data.yaml"
-
-
-def read(path, split="train", **options):
-    return read_coco(*find_splits(path)[split], **options)
 
 
 def test_boxes_are_parts_of_the_image(root):

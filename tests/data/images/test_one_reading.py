@@ -116,18 +116,8 @@ def tiff(bits, photometric=1, order="<", pack=None):
         height, width = stored.shape[:2]
         data = stored.astype(order + "u2").tobytes() if pack is None else pack(stored)
         channels = stored.shape[2] if stored.ndim == 3 else 1
-        tags = {
-            256: width,
-            257: height,
-            258: bits,
-            259: 1,
-            262: photometric,
-            273: 8,
-            274: orientation,
-            277: channels,
-            278: height,
-            279: len(data),
-        }
+        tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8}
+        tags |= {274: orientation, 277: channels, 278: height, 279: len(data)}
         places = b""
         if channels > 1:  # three numbers have no room in the entry
             places = struct.pack(f"{order}3H", *[bits] * channels)
