@@ -3,7 +3,6 @@ import pytest
 import tensorflow as tf
 
 from vfnet_tf.data import transforms
-from vfnet_tf.data.normalization import Normalization
 
 RNG = tf.constant([1, 2])
 
@@ -190,34 +189,6 @@ def test_a_flip_depends_on_the_seed_alone():
     again = [float(flip(example, seed)["boxes"][0, 0]) for seed in seeds]
     assert first == again
     assert 10 < sum(x == 1 for x in first) < 30
-
-
-def test_padding_is_zero_after_normalisation():
-    pipeline = transforms.compose(
-        [
-            transforms.normalize(Normalization((10, 10, 10), (2, 2, 2))),
-            transforms.pad_to(32, 64),
-        ]
-    )
-    example = make_example(np.full((20, 30, 3), 14, "uint8"))
-    out = pipeline(example, RNG)
-    assert out["image"].shape == (32, 64, 3)
-    np.testing.assert_array_equal(out["image_size"], [20.0, 30.0])
-    np.testing.assert_array_equal(out["image"][:20, :30], np.full((20, 30, 3), 2.0))
-    assert float(tf.reduce_sum(out["image"])) == 2.0 * 20 * 30 * 3
-
-
-def test_an_image_without_boxes_passes_through_all():
-    pipeline = transforms.compose(
-        [
-            transforms.resize_keep_ratio(32, 64),
-            transforms.flip_horizontal(1.0),
-            transforms.normalize(Normalization()),
-            transforms.pad_to(64, 64),
-        ]
-    )
-    out = tf.function(pipeline)(make_example(make_pixels(), []), RNG)
-    assert out["boxes"].shape == (0, 4)
 
 
 def test_what_is_put_in_front_leaves_the_draws_of_the_others():

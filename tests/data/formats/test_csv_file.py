@@ -3,6 +3,8 @@ import pytest
 from PIL import Image
 
 from tests.layouts import read
+from vfnet_tf.data import dataset as datasets
+from vfnet_tf.data.formats import csv_file
 from vfnet_tf.data.formats.coco import read_coco
 from vfnet_tf.data.formats.readers import find_splits
 
@@ -57,20 +59,6 @@ def test_other_headers_and_none_at_all(root, text):
     assert dataset.class_names == ("dog",)
 
 
-def test_stated_sizes_are_checked(root):
-    text = "image,width,height,label,x1,y1,x2,y2\na.png,48,64,dog,1,2,30,40\n"
-    with pytest.raises(ValueError, match="its annotation says 64 and 48"):
-        read(write(root, text))
-
-
-def test_crowd_regions_stay_out_of_training(root):
-    write(
-        root, HEAD[:-1] + ",crowd\ntrain,a.png,1,2,9,9,d,1\ntrain,a.png,1,2,5,5,d,0\n"
-    )
-    (record,) = read(root)
-    assert record.boxes.tolist() == [[1, 2, 5, 5]] and record.num_crowd == 1
-
-
 def test_classes_txt_gives_the_order(root):
     (root / "classes.txt").write_text("dog\ncat\n")
     write(root, HEAD + "train,a.png,1,2,9,9,cat\ntrain,a.png,1,2,9,9,cow\n")
@@ -89,14 +77,12 @@ def test_bad_lines_are_dropped_and_named(root):
     dataset = read(root)
     assert dataset[0].boxes.tolist() == [[1, 2, 9, 9], [50, 2, 64, 9]]
     assert dict(dataset.report.examples) == {
-        "annotation is repeated": ["boxes.csv line 3"],
-        "box has a width or height <= 0": [
-            "boxes.csv line 4 in a.png ([9.0, 2.0, -8.0, 7.0])"
-        ],
-        "box is not four finite numbers": ["boxes.csv line 5 (1, , 9, 9)"],
+        datasets.DUPLICATE: ["boxes.csv line 3"],
+        datasets.BAD_SIZE: ["boxes.csv line 4 in a.png ([9.0, 2.0, -8.0, 7.0])"],
+        datasets.BAD_BOX: ["boxes.csv line 5 (1, , 9, 9)"],
         "line has not 7 columns": ["boxes.csv line 6"],
         "line names no image": ["boxes.csv line 7"],
-        "line has no label": ["boxes.csv line 9 (1, 2, 9, 9)"],
+        csv_file.NO_LABEL: ["boxes.csv line 9 (1, 2, 9, 9)"],
         "clipped": ["boxes.csv line 10 in a.png ([50.0, 2.0, 30.0, 7.0])"],
     }
 
@@ -152,7 +138,7 @@ def test_nan_says_nothing_unless_classes_txt_has_a_class_of_that_name(root):
     assert [len(record.boxes) for record in dataset] == [1, 0, 0]
     assert dataset.class_names == ("cat",)
     assert dict(dataset.report.examples) == {
-        "line has no label": ["boxes.csv line 4 (1, 2, 9, 9)"]
+        csv_file.NO_LABEL: ["boxes.csv line 4 (1, 2, 9, 9)"]
     }
     (root / "classes.txt").write_text("cat\nnan\n")
     dataset = read(root, training=False)

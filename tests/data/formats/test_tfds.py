@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.image_files import encoded
+from vfnet_tf.data import dataset as datasets
 from vfnet_tf.data.formats.coco import read_coco
 from vfnet_tf.data.formats.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from vfnet_tf.data.formats.readers import find_splits
@@ -146,10 +147,8 @@ def test_odd_labels_and_flags_are_dropped_and_named():
     (record,) = dataset = read_coco(*find_splits("tfds:odd")["train"])
     assert record.labels.tolist() == [1] and record.crowd_labels.tolist() == [1, 0]
     assert dict(dataset.report.examples) == {
-        "category is not in the file": ["example 1 object 5 (label -1)"],
-        "flag is neither true nor false": [
-            "example 1 object 4 in 00000001.jpg (difficult=2)"
-        ],
+        datasets.UNKNOWN_CATEGORY: ["example 1 object 5 (label -1)"],
+        datasets.BAD_FLAG: ["example 1 object 4 in 00000001.jpg (difficult=2)"],
     }
 
 

@@ -6,6 +6,8 @@ from PIL import Image
 
 from tests.image_files import exif
 from tests.layouts import read
+from vfnet_tf.data import dataset as datasets
+from vfnet_tf.data.formats import yolo as yolo_reader
 from vfnet_tf.data.formats.readers import find_splits
 
 yaml = pytest.importorskip("yaml", reason="needs PyYAML, the extra yolo")
@@ -62,7 +64,7 @@ def test_names_may_be_a_dict_with_gaps(root):
     dataset = read(root)
     assert dataset.class_names == ("dog", "9") and dataset.category_ids == (1, 7)
     assert dataset[0].labels.tolist() == [0]
-    assert dict(dataset.report.dropped) == {"category is not in the file": 1}
+    assert dict(dataset.report.dropped) == {datasets.UNKNOWN_CATEGORY: 1}
 
 
 def test_polygons_become_the_box_around(root):
@@ -88,21 +90,15 @@ def test_bad_lines_are_dropped_and_named(root):
     assert dataset.num_boxes == 1
     place = "labels/train/a.txt line"
     assert dict(dataset.report.examples) == {
-        "category is not in the file": [f"{place} 2 (2 0.5 0.5 0.2 0.4)"],
-        "line is neither `class cx cy width height` nor a polygon": [
-            f"{place} 3 (0 0.5 0.5 0.2)"
-        ],
-        "line has a word that is no finite number": [
+        datasets.UNKNOWN_CATEGORY: [f"{place} 2 (2 0.5 0.5 0.2 0.4)"],
+        yolo_reader.NO_BOX: [f"{place} 3 (0 0.5 0.5 0.2)"],
+        yolo_reader.NO_NUMBER: [
             f"{place} 5 (cat 0.5 0.5 0.2 0.4)",
             f"{place} 6 (0 nan 0.5 0.2 0.4)",
         ],
-        "annotation is repeated": [f"{place} 7"],
-        "box has a width or height <= 0": [
-            f"{place} 8 in a.jpg ([50.0, 15.0, 0.0, 20.0])"
-        ],
-        "box lies outside the image": [
-            f"{place} 9 in a.jpg ([4000.0, 750.0, 2000.0, 1000.0])"
-        ],
+        datasets.DUPLICATE: [f"{place} 7"],
+        datasets.BAD_SIZE: [f"{place} 8 in a.jpg ([50.0, 15.0, 0.0, 20.0])"],
+        datasets.OUTSIDE: [f"{place} 9 in a.jpg ([4000.0, 750.0, 2000.0, 1000.0])"],
     }
     with pytest.raises(ValueError, match="7 bad annotations"):
         read(root, strict=True)
