@@ -24,22 +24,9 @@ from vfnet_tf.data.canvases import CANVAS_MULTIPLE
 from vfnet_tf.data.images.decode import decode_image as decode_image
 from vfnet_tf.data.images.decode import load_image as load_image
 
+_HOLES = "4x4 4x8 8x4 8x8 16x8 8x16 16x16 16x32 32x16 32x32 32x48 48x32 48x48"
 #: (width, height) in pixels of the holes that VFNet-X's official config draws from.
-CUT_OUT_SIZES = (
-    (4, 4),
-    (4, 8),
-    (8, 4),
-    (8, 8),
-    (16, 8),
-    (8, 16),
-    (16, 16),
-    (16, 32),
-    (32, 16),
-    (32, 32),
-    (32, 48),
-    (48, 32),
-    (48, 48),
-)
+CUT_OUT_SIZES = tuple(tuple(map(int, size.split("x"))) for size in _HOLES.split())
 
 
 def keep_ratio_size(size, short, long):

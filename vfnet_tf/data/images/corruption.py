@@ -40,15 +40,8 @@ _BETWEEN = {_DHT, 0xCC, _DQT, 0xDC, _DRI, 0xFE, *range(0xE0, 0xF0), _SOS, _EOI}
 # Chunks whose content changes the picture.
 _CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"})
 # Passes of an interlaced PNG: first column, step, first row, step.
-_INTERLACED = (
-    (0, 8, 0, 8),
-    (4, 8, 0, 8),
-    (0, 4, 4, 8),
-    (2, 4, 0, 4),
-    (0, 2, 2, 4),
-    (1, 2, 0, 2),
-    (0, 1, 1, 2),
-)
+_INTERLACED = ((0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4), (0, 2, 2, 4))
+_INTERLACED += ((1, 2, 0, 2), (0, 1, 1, 2))
 _INFLATED_BYTES = 1 << 20
 
 # Tags of TIFF, and the values of the first that mean "deflated".
