@@ -52,13 +52,8 @@ class OneImage:
         content = {
             "images": [{"id": 1, "file_name": image, **dict(sides)}],
             "annotations": [
-                {
-                    "id": number,
-                    "image_id": 1,
-                    "category_id": names.index(name) + 1,
-                    "bbox": self._xywh(corners),
-                    **flags,
-                }
+                {"id": number, "image_id": 1, "category_id": names.index(name) + 1}
+                | {"bbox": self._xywh(corners), **flags}
                 for number, (corners, name, flags) in enumerate(self.entries, 1)
             ],
             "categories": [{"id": i, "name": n} for i, n in enumerate(names, 1)],
@@ -129,18 +124,12 @@ FLAGS = [
 ]
 
 
+NAMES = {"coco": ("iscrowd", "ignore", "difficult"), "voc": ("difficult", "ignore")}
+NAMES["csv"] = ("crowd", "iscrowd", "difficult")
+
+
 @pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("coco", "iscrowd"),
-        ("coco", "ignore"),
-        ("coco", "difficult"),
-        ("voc", "difficult"),
-        ("voc", "ignore"),
-        ("csv", "crowd"),
-        ("csv", "iscrowd"),
-        ("csv", "difficult"),
-    ],
+    ("kind", "name"), [(kind, name) for kind, names in NAMES.items() for name in names]
 )
 @pytest.mark.parametrize(("value", "text", "is_crowd"), FLAGS, ids=repr)
 def test_a_flag_means_the_same_in_training_evaluation_scan_and_conversion(
@@ -228,22 +217,14 @@ def test_lines_of_a_csv_that_state_two_sizes_spoil_their_image(tmp_path):
         data.read()
 
 
+GOOD_NUMBERS = ("30", "30.0", " 3e1 ")
+NO_NUMBERS = ("nan", "inf", "", "3_0", "30px", "30,5")
+
+
 @pytest.mark.parametrize("kind", ["coco", "voc", "csv"])
-@pytest.mark.parametrize(
-    ("last", "is_good"),
-    [
-        ("30", True),
-        ("30.0", True),
-        (" 3e1 ", True),
-        ("nan", False),
-        ("inf", False),
-        ("", False),
-        ("3_0", False),
-        ("30px", False),
-        ("30,5", False),
-    ],
-)
-def test_a_coordinate_is_a_number_in_all_formats(tmp_path, kind, last, is_good):
+@pytest.mark.parametrize("last", GOOD_NUMBERS + NO_NUMBERS)
+def test_a_coordinate_is_a_number_in_all_formats(tmp_path, kind, last):
+    is_good = last in GOOD_NUMBERS
     if kind == "csv" and "," in last:
         last = f'"{last}"'
     data = OneImage(tmp_path / "set", kind)

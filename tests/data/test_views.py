@@ -85,6 +85,6 @@ def test_sizes_that_make_no_sense_are_refused_at_once(sizes, message):
         make_views(tf.zeros((8, 8, 3), "uint8"), sizes)
 
 
-def test_the_official_sizes_are_those_of_fact_s29():
+def test_the_official_sizes_are_those_of_the_official_config():
     long_first = [(1200, 800), (1300, 900), (1500, 1000), (1600, 1200)]
     assert [(long, short) for short, long in OFFICIAL_SIZES] == long_first

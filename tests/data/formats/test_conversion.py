@@ -22,11 +22,8 @@ ROUNDING = {"voc": 0.5, "yolo": 1e-4, "csv": 6e-4, "coco": 1.1e-3}
 @pytest.fixture
 def source(coco):
     """Two splits in one folder, `star` without an object, and ids that are not 1, 2."""
-    coco.content["categories"] = [
-        {"id": 9, "name": "cell"},
-        {"id": 4, "name": "star"},
-        {"id": 7, "name": "a & b <c>"},
-    ]
+    names = {9: "cell", 4: "star", 7: "a & b <c>"}
+    coco.content["categories"] = [{"id": i, "name": name} for i, name in names.items()]
     for _ in range(3):
         coco.image()
     coco.box([1.25, 2.5, 20.125, 30.333])

@@ -78,20 +78,12 @@ def prepared(tmp_path_factory):
         "iscrowd": tfds.features.Text(),
         "label": tfds.features.ClassLabel(names=["cat", "dog"]),
     }
-    rows = [
-        {"bbox": BOX, "difficult": flag, "iscrowd": text, "label": label}
-        for flag, text, label in [
-            (0, "false", 1),
-            (0, "true", 1),
-            (1, "0", 0),
-            (2, "0", 0),
-            (0, "0", -1),
-        ]
-    ]
+    values = [(0, "false", 1), (0, "true", 1), (1, "0", 0), (2, "0", 0), (0, "0", -1)]
+    names = ("difficult", "iscrowd", "label")
+    rows = [{"bbox": BOX, **dict(zip(names, row, strict=True))} for row in values]
     prepare(root, "odd", odd, {"train": [{"image": jpeg(3), "objects": rows}]})
-    prepare(
-        root, "unnamed", {"bbox": box}, {"train": [{"image": jpeg(1), "objects": []}]}
-    )
+    empty = {"train": [{"image": jpeg(1), "objects": []}]}
+    prepare(root, "unnamed", {"bbox": box}, empty)
     return root
 
 
