@@ -297,7 +297,7 @@ def find_coco_splits(directory):
 
     Raises:
         ValueError: if the directory does not exist, holds no annotation file, holds
-            two for one split, or the images of one are nowhere.
+            two for one split, or no folder has the images of one.
     """
     return {split: part() for split, part in coco_parts(directory).items()}
 

@@ -27,10 +27,10 @@ class Kind:
     """A kind of finding.
 
     Attributes:
-        level: one of `LEVELS`. An error stops the training or makes its metrics worth
-            nothing; a warning costs labels or accuracy; a note is good to know.
-        title: str, what it is.
-        advice: str, what follows from it and what to do.
+        level: one of `LEVELS`. An error stops the training or makes its metrics
+            worthless; a warning costs labels or accuracy; a note is for information.
+        title: str, what was found.
+        advice: str, its consequence and the remedy.
     """
 
     level: str
@@ -58,8 +58,8 @@ truncated_image, error: image file ends too early
 undecodable_image, error: image file cannot be decoded
     Training stops; --skip-bad-images goes on without it.
 corrupt_image, error: image file is damaged inside
-    Decoders fill or skip what is wrong without a word: part of the picture is grey or
-    displaced. Copy it again, or take it out.
+    Decoders fill or skip the damage silently: part of the picture is grey or displaced.
+    Copy it again, or take it out.
 tensorflow_cannot_decode, error: TensorFlow cannot decode the image
     Training would stop in the middle of an epoch. Save the image anew.
 unsupported_format, error: image format is not supported
