@@ -145,8 +145,7 @@ def test_drop_remainder_repeats_nothing(dataset):
 
 def test_images_left_over_move_to_a_larger_canvas(coco):
     for width in (64, 64, 64, 128, 128):
-        coco.image(64, width + (width == 64))
-        coco.box([1, 2, 10, 20], image_id=len(coco.content["images"]))
+        coco.image(64, width + (width == 64), box=[1, 2, 10, 20])
     dataset = coco.read()
     options = {"image_size": (64, 128), "canvas_shapes": [(64, 96), (64, 128)]}
     for epoch in epochs(build(dataset, **options), 20):
@@ -322,9 +321,8 @@ def test_scales_are_drawn_by_batch(dataset):
 @pytest.fixture
 def landscapes(coco):
     """Twelve landscape images of one size with a box each."""
-    for index in range(12):
-        coco.image(48, 64)
-        coco.box([8, 8, 40, 24], image_id=index + 1)
+    for _ in range(12):
+        coco.image(48, 64, box=[8, 8, 40, 24])
     return coco.read()
 
 

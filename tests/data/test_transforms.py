@@ -7,10 +7,8 @@ from vfnet_tf.data import transforms
 RNG = tf.constant([1, 2])
 
 
-def make_pixels(height=20, width=30, channels=3, dtype="uint8"):
-    limit = np.iinfo(dtype).max + 1
-    shape = (height, width, channels) if channels > 1 else (height, width)
-    return np.random.default_rng(0).integers(0, limit, shape).astype(dtype)
+def make_pixels(height=20, width=30):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), "uint8")
 
 
 def make_example(image, boxes=((1, 2, 11, 12),)):

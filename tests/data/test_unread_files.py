@@ -12,19 +12,10 @@ def names(root, **arguments):
 
 
 def test_text_files_count_as_labels_only_where_labels_are(tmp_path):
-    files = {
-        "images/a.jpg": "x",
-        "labels/a.txt": "x",
-        "labels/b.txt": "x",
-        "labels/classes.txt": "x",
-        "labels/train.txt": "x",
-        "labels/readme.txt": "x",
-        "flat/c.jpg": "x",
-        "flat/d.txt": "x",
-        "docs/e.txt": "x",
-        "docs/f.xml": "x",
-    }
-    root = write_layout(tmp_path, files)
+    names_of_labels = ("a", "b", "classes", "train", "readme")
+    files = ["images/a.jpg", *(f"labels/{name}.txt" for name in names_of_labels)]
+    files += ["flat/c.jpg", "flat/d.txt", "docs/e.txt", "docs/f.xml"]
+    root = write_layout(tmp_path, dict.fromkeys(files, "x"))
     images = [str(root / "images/a.jpg"), str(root / "flat/c.jpg")]
     labels = {str(root / "labels/a.txt"), str(root / "flat/c.txt")}
     deep = {"images": images, "folder": str(root)}

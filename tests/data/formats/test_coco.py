@@ -39,6 +39,7 @@ def test_class_names_fix_the_labels_and_drop_the_others(coco):
     assert dataset.class_names == ("c", "a") and dataset.category_ids == (2, 0)
     np.testing.assert_array_equal(dataset[0].labels, [1, 0])
     assert dataset.report.dropped == {datasets.OTHER_CLASS: 1}
+    assert dataset.report.problems == []
 
 
 def test_a_class_that_the_file_lacks_is_an_error_with_both_lists(coco):
@@ -61,11 +62,11 @@ def test_crowds_are_set_aside_and_counted(coco):
 @pytest.mark.parametrize(
     "bbox, changes, reason",
     [
-        ([1, 2, float("nan"), 20], {}, datasets.BAD_BOX),
-        ([1, 2, float("inf"), 20], {}, datasets.BAD_BOX),
+        *(
+            ([1, 2, side, 20], {}, datasets.BAD_BOX)
+            for side in (float("nan"), float("inf"), "20 px", 10**400)
+        ),
         ([1, 2, 10], {}, datasets.BAD_BOX),
-        ([1, 2, 10, "20 px"], {}, datasets.BAD_BOX),
-        ([1, 2, 10, 10**400], {}, datasets.BAD_BOX),
         (None, {}, datasets.BAD_BOX),
         ([1, 2, -10, 20], {}, datasets.BAD_SIZE),
         ([1, 2, 10, 0], {}, datasets.BAD_SIZE),
@@ -75,17 +76,17 @@ def test_crowds_are_set_aside_and_counted(coco):
         ([-10, 2, 10, 20], {}, datasets.OUTSIDE),
         ([1, 500, 10, 20], {}, datasets.OUTSIDE),
         ([1e300, 1, 1e300, 20], {}, datasets.OUTSIDE),
-        ([1, 2, 10, 20], {"category_id": 8}, datasets.UNKNOWN_CATEGORY),
-        ([1, 2, 10, 20], {"category_id": None}, datasets.UNKNOWN_CATEGORY),
-        ([1, 2, 10, 20], {"category_id": [7]}, datasets.UNKNOWN_CATEGORY),
-        ([1, 2, 10, 20], {"category_id": "7"}, datasets.UNKNOWN_CATEGORY),
-        ([1, 2, 10, 20], {"category_id": 7.5}, datasets.UNKNOWN_CATEGORY),
-        ([1, 2, 10, 20], {"image_id": "1"}, datasets.UNKNOWN_IMAGE),
+        *(
+            ([1, 2, 10, 20], {"category_id": number}, datasets.UNKNOWN_CATEGORY)
+            for number in (8, None, [7], "7", 7.5)
+        ),
+        *(
+            ([1, 2, 10, 20], {"image_id": number}, datasets.UNKNOWN_IMAGE)
+            for number in ("1", 99, {})
+        ),
         ("[1, 2, 10, 20]", {}, datasets.BAD_BOX),
         ([1, 2, 10, 0], {"iscrowd": 1}, datasets.BAD_SIZE),
         ([1, 2, 10, 20], {"area": "large"}, datasets.BAD_AREA),
-        ([1, 2, 10, 20], {"image_id": 99}, datasets.UNKNOWN_IMAGE),
-        ([1, 2, 10, 20], {"image_id": {}}, datasets.UNKNOWN_IMAGE),
         ([5, 5, 5, 5], {"id": 1}, datasets.DUPLICATE),
     ],
 )
@@ -120,20 +121,12 @@ def test_numbers_are_read_whatever_a_json_has_them_like(coco):
 
 
 def test_classes_that_look_alike_are_told(coco):
-    names = [
-        "cat",
-        "cat ",
-        "CAT",
-        "dog",
-        "traffic light",
-        "traffic  light",
-        "k\u00f6ter",
-    ]
+    names = ["cat", "cat ", "CAT", "dog", "a light", "a  light", "k\u00f6ter"]
     coco.content["categories"] = [{"id": i, "name": n} for i, n in enumerate(names)]
     coco.image()
     coco.box([1, 2, 10, 20], category_id=1)
     report = coco.read().report
-    expected = [("cat", "cat ", "CAT"), ("traffic light", "traffic  light")]
+    expected = [("cat", "cat ", "CAT"), ("a light", "a  light")]
     assert report.similar_classes == expected
     assert "look alike, are they one? 'cat', 'cat ', 'CAT'" in report.summary()
 
@@ -185,8 +178,7 @@ def test_annotations_without_ids_are_read(coco):
 
 def test_images_without_objects_are_dropped_or_kept_as_asked(coco):
     coco.image()
-    coco.image()
-    coco.box([1, 2, 10, 20], image_id=2)
+    coco.image(box=[1, 2, 10, 20])
     dropped = coco.read()
     assert [record.image_id for record in dropped] == [2]
     assert "1 images without objects dropped" in dropped.summary()
@@ -198,10 +190,8 @@ def test_images_without_objects_are_dropped_or_kept_as_asked(coco):
 
 
 def test_small_images_are_left_out_of_training_only(coco):
-    coco.image(31, 64)
-    coco.image(32, 32)
-    coco.box([1, 2, 10, 20])
-    coco.box([1, 2, 10, 20], image_id=2)
+    coco.image(31, 64, box=[1, 2, 10, 20])
+    coco.image(32, 32, box=[1, 2, 10, 20])
     dataset = coco.read()
     assert [record.image_id for record in dataset] == [2]
     assert dataset.report.num_small_images == 1
@@ -252,6 +242,7 @@ def test_a_bad_image_stops_the_reading_or_is_skipped_and_listed(
     assert dataset.report.bad_images[0][0] == "1.jpg"
     assert "1 bad images skipped:\n    1.jpg" in dataset.summary()
     assert dataset.report.dropped == {datasets.SKIPPED_IMAGE: 1}
+    assert dataset.report.problems == []
 
 
 @pytest.mark.parametrize(
@@ -260,16 +251,13 @@ def test_a_bad_image_stops_the_reading_or_is_skipped_and_listed(
         ({"id": 1}, "has id 1, as 0.jpg has"),
         ({"id": "a"}, "must have an integer id >= 0, has 'a'"),
         ({"id": "2"}, "must have an integer id >= 0, has '2'"),
-        ({"id": 2.5}, "must have an integer id"),
-        ({"id": True}, "must have an integer id"),
-        ({"id": [2]}, "must have an integer id"),
-        ({"id": 2**63}, "must have an integer id"),
-        ({"id": float("nan")}, "must have an integer id"),
+        *(
+            ({"id": number}, "must have an integer id")
+            for number in (2.5, True, [2], 2**63, float("nan"), -1)
+        ),
         ({"file_name": "1.jpg\0"}, "another name, as this one has a zero byte"),
         ({"file_name": "1.jpg\ud83d"}, "another name, as this one is not valid UTF-8"),
-        ({"id": -1}, "must have an integer id >= 0"),
         ({"height": 0}, "size of positive integers"),
-        ({"height": float("nan")}, "size of positive integers"),
         ({"width": None}, "size of positive integers"),
     ],
 )
@@ -285,9 +273,8 @@ def test_a_bad_image_entry_stops_the_reading(coco, changes, reason):
 
 
 def test_all_bad_images_are_counted_and_twenty_are_named(coco):
-    for index in range(23):
-        os.remove(coco.image())
-        coco.box([1, 2, 10, 20], image_id=index + 1)
+    for _ in range(23):
+        os.remove(coco.image(box=[1, 2, 10, 20]))
     with pytest.raises(ValueError, match="23 bad of 23") as error:
         coco.read()
     message = str(error.value)
@@ -392,9 +379,8 @@ def test_a_file_without_annotations_serves_evaluation_only(coco):
 
 
 def test_a_subset_takes_the_first(coco):
-    for index in range(3):
-        coco.image()
-        coco.box([1, 2, 10, 20], image_id=index + 1)
+    for _ in range(3):
+        coco.image(box=[1, 2, 10, 20])
     dataset = coco.read()
     assert [record.image_id for record in dataset.subset(2)] == [1, 2]
     assert dataset.subset(2).category_ids == dataset.category_ids
@@ -492,18 +478,6 @@ def test_the_report_keeps_all_problems_with_image_and_box(coco):
     assert report.problems[5].box == (-5, 40, 15, 60)
     assert report.problems[6].box is None
     assert report.problems[7].path == "" and report.problems[7].box is None
-
-
-def test_boxes_of_other_classes_and_on_skipped_images_are_counted_only(coco):
-    coco.content["categories"].append({"id": 8, "name": "other"})
-    coco.image()
-    coco.image().unlink()
-    coco.box([1, 2, 10, 20])
-    coco.box([1, 2, 10, 20], category_id=8)
-    coco.box([1, 2, 10, 20], image_id=2)
-    report = coco.read(class_names=["cell"], skip_bad_images=True).report
-    assert report.dropped == {datasets.OTHER_CLASS: 1, datasets.SKIPPED_IMAGE: 1}
-    assert report.problems == []
 
 
 def test_a_function_can_take_the_place_of_the_check_of_images(coco, own_cache):

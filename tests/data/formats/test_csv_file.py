@@ -5,7 +5,6 @@ from PIL import Image
 from tests.layouts import read
 from vfnet_tf.data import dataset as datasets
 from vfnet_tf.data.formats import csv_file
-from vfnet_tf.data.formats.coco import read_coco
 from vfnet_tf.data.formats.readers import find_splits
 
 HEAD = "split,image,x1,y1,x2,y2,label\n"
@@ -85,17 +84,6 @@ def test_bad_lines_are_dropped_and_named(root):
         csv_file.NO_LABEL: ["boxes.csv line 9 (1, 2, 9, 9)"],
         "clipped": ["boxes.csv line 10 in a.png ([50.0, 2.0, 30.0, 7.0])"],
     }
-
-
-def test_a_file_for_each_split(root):
-    (root / "train.csv").write_text("images/a.png,1,2,30,40,dog\n")
-    (root / "valid").mkdir()
-    (root / "images" / "b.png").rename(root / "valid" / "b.png")
-    (root / "valid" / "_annotations.csv").write_text("b.png,1,2,30,40,cat\n")
-    splits = find_splits(root)
-    assert list(splits) == ["train", "val"]
-    val = read_coco(*splits["val"], training=False)
-    assert val[0].path.endswith("valid/b.png") and val.class_names == ("cat", "dog")
 
 
 @pytest.mark.parametrize(

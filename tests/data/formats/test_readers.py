@@ -168,6 +168,11 @@ LAYOUTS = {
         {"train": ["a.png"], "val": ["b.png"], "test": ["c.png"]},
         ["val2"],
     ),
+    "voc, beside the images": (
+        {"a.xml": XML, "a.PNG": None, "b.xml": XML, "b.png": None},
+        {"train": ["a.PNG", "b.png"]},
+        [],
+    ),
     "yolo, Roboflow without its test": (
         plain(
             "train/images/a.png train/labels/a.txt valid/images/b.png "

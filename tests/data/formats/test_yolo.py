@@ -74,17 +74,9 @@ def test_polygons_become_the_box_around(root):
 
 
 def test_bad_lines_are_dropped_and_named(root):
-    lines = [
-        "0 0.5 0.5 0.2 0.4",
-        "2 0.5 0.5 0.2 0.4",
-        "0 0.5 0.5 0.2",
-        "",
-        "cat 0.5 0.5 0.2 0.4",
-        "0 nan 0.5 0.2 0.4",
-        "0 0.5 0.5 0.2 0.4",
-        "1.0 0.5 0.5 0 0.4",
-        "0 50 25 20 20",
-    ]
+    lines = ["0 0.5 0.5 0.2 0.4", "2 0.5 0.5 0.2 0.4", "0 0.5 0.5 0.2", ""]
+    lines += ["cat 0.5 0.5 0.2 0.4", "0 nan 0.5 0.2 0.4", "0 0.5 0.5 0.2 0.4"]
+    lines += ["1.0 0.5 0.5 0 0.4", "0 50 25 20 20"]
     (root / "labels/train/a.txt").write_text("\n".join(lines))
     dataset = read(root)
     assert dataset.num_boxes == 1
@@ -193,10 +185,10 @@ BOX = [[40, 15, 60, 35]]  # of 0.5 0.5 0.2 0.4
         (None, "0.5 0.5 0.2 0.4 0.45 0.4 0.55 0.4", "box with keypoints"),
         (None, "0.5 0.5 0.9 0.8 0.45 0.4 1 0.3 0.3 0", "box with keypoints"),
         (None, "0.5 0.5 0.2 0.4 0.45 0.4 2 0 0 0", "box with keypoints"),
-        # Confidence, track id, angle.
-        (None, "0.5 0.5 0.2 0.4 0.9", "a confidence, track id or angle"),
-        (None, "0.5 0.5 0.2 0.4 17", "a confidence, track id or angle"),
-        (None, "0.5 0.5 0.2 0.4 -0.3", "a confidence, track id or angle"),
+        *(
+            (None, f"0.5 0.5 0.2 0.4 {number}", "a confidence, track id or angle")
+            for number in (0.9, 17, -0.3)
+        ),
         (None, "0.5 0.5 0.2 0.4 0.9 17", "no polygon in parts of the image"),
         (None, "0.5 0.5 0.2 0.4 0.45 1", "triangle, or a box with confidence"),
         (None, "0.5 0.5 0.2 0.4 1 0.45", "triangle, or a box with confidence"),
@@ -230,10 +222,10 @@ def test_a_line_is_the_right_box_or_dropped_and_named(root, shape, numbers, expe
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kpt_shape: 17\n", "`kpt_shape` must be"),
-        ("kpt_shape: [17]\n", "`kpt_shape` must be"),
-        ("kpt_shape: [17, 4]\n", "`kpt_shape` must be"),
-        ("kpt_shape: [a, 2]\n", "`kpt_shape` must be"),
+        *(
+            (f"kpt_shape: {shape}\n", "`kpt_shape` must be")
+            for shape in ("17", "[17]", "[17, 4]", "[a, 2]")
+        ),
         ("nc: two\n", "nc='two', 2 names"),
         ("nc: true\n", "nc=True, 2 names"),
         ("train: images/val\n", "the key 'train' comes twice"),
