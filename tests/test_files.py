@@ -1,0 +1,45 @@
+import pytest
+
+from vfnet_tf.files import filling_folder
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_folder_appears_with_all_that_was_written(tmp_path, is_there):
+    folder = tmp_path / "deep" / "set"
+    if is_there:
+        folder.mkdir(parents=True)
+    with filling_folder(folder) as aside:
+        (aside / "a.txt").write_text("a")
+        assert not (folder / "a.txt").exists()
+    assert names(tmp_path) == ["deep", "deep/set", "deep/set/a.txt"]
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_after_an_error_there_is_no_folder(tmp_path):
+    with pytest.raises(KeyboardInterrupt), filling_folder(tmp_path / "set") as aside:
+        (aside / "a.txt").write_text("a")
+        raise KeyboardInterrupt
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("is_same", [False, True])
+def test_a_folder_that_another_process_filled_meanwhile_stays(tmp_path, is_same):
+    folder = tmp_path / "set"
+
+    def fill():
+        with filling_folder(folder, lambda: is_same) as aside:
+            (aside / "a.txt").write_text("mine")
+            folder.mkdir()
+            (folder / "a.txt").write_text("theirs")
+
+    if is_same:
+        fill()
+    else:
+        with pytest.raises(OSError, match="not empty"):
+            fill()
+    assert names(tmp_path) == ["set", "set/a.txt"]
+    assert (folder / "a.txt").read_text() == "theirs"
