@@ -589,6 +589,32 @@ def _columns(rows):
     return tuple(np.asarray(values, dtype) for values, dtype in columns)
 
 
+def _make_records(good, objects, crowds, training, report):
+    """`ImageRecord`s of good images; `report` counts those that are left out."""
+    records = []
+    for image_id, (path, header) in good.items():
+        if training and min(header.height, header.width) < MIN_IMAGE_SIDE:
+            report.num_small_images += 1
+            continue
+        rows = objects.get(image_id, [])
+        if not rows:
+            report.num_without_objects += 1
+            if not report.keep_empty:
+                continue
+        record = ImageRecord(
+            image_id,
+            path,
+            header.height,
+            header.width,
+            *_columns(rows),
+            *_columns(crowds.get(image_id, ()))[:2],
+            orientation=header.orientation,
+            needs_pil=header.needs_pil,
+        )
+        records.append(record)
+    return records
+
+
 def read_coco(
     annotation_file,
     image_dir=None,
@@ -692,34 +718,7 @@ def read_coco(
             f"Received: {len(mistakes)} bad annotations:" + listed(mistakes)
         )
     report.num_crowd = sum(map(len, crowds.values()))
-
-    records = []
-    for image_id, (path, header) in good.items():
-        if training and min(header.height, header.width) < MIN_IMAGE_SIDE:
-            report.num_small_images += 1
-            continue
-        rows = objects.get(image_id, [])
-        if not rows:
-            report.num_without_objects += 1
-            if not keep_empty:
-                continue
-        boxes, row_labels, annotation_ids = _columns(rows)
-        crowd_boxes, crowd_labels, _ = _columns(crowds.get(image_id, ()))
-        records.append(
-            ImageRecord(
-                image_id=image_id,
-                path=path,
-                height=header.height,
-                width=header.width,
-                boxes=boxes,
-                labels=row_labels,
-                annotation_ids=annotation_ids,
-                crowd_boxes=crowd_boxes,
-                crowd_labels=crowd_labels,
-                orientation=header.orientation,
-                needs_pil=header.needs_pil,
-            )
-        )
+    records = _make_records(good, objects, crowds, training, report)
     num_boxes = sum(len(record.boxes) for record in records)
     if not allow_empty and (not records or (training and not num_boxes)):
         raise ValueError(
