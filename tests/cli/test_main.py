@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import os
 import pathlib
@@ -14,13 +15,18 @@ from vfnet_tf.cli import __main__ as cli
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    epochs: int | None = None
+
+
 @pytest.fixture
 def command(monkeypatch):
-    """Puts a function in the place of the command `train`."""
+    """Puts a function of `Options` in the place of the command `train`."""
 
-    def install(main):
+    def install(run):
         module = types.ModuleType("vfnet_tf.cli.train")
-        module.main = main
+        module.OPTIONS, module.run = Options, run
         monkeypatch.setitem(sys.modules, "vfnet_tf.cli.train", module)
 
     return install
@@ -46,15 +52,17 @@ def test_the_version_is_the_packages(capsys):
     assert capsys.readouterr().out == f"vfnet_tf {vfnet_tf.__version__}\n"
 
 
-def test_a_command_gets_its_arguments_its_name_and_returns_its_status(command):
+def test_a_command_gets_its_options_its_name_and_returns_its_status(command):
     seen = []
-    command(lambda arguments: seen.append((arguments, sys.argv[0])) or 7)
+    command(lambda options: seen.append((options, sys.argv[0])) or 7)
     program = sys.argv[0]
     assert cli.main(["train", "--epochs", "3"]) == 7
-    assert seen == [(["--epochs", "3"], "vfnet train")]
+    [(options, name)] = seen
+    assert isinstance(options, Options) and name == "vfnet train"
+    assert (options.epochs, options.debug) == (3, False)
     assert sys.argv[0] == program
-    # `main` of a command may return nothing.
-    command(lambda arguments: None)
+    # `run` of a command may return nothing.
+    command(lambda options: None)
     assert cli.main(["train"]) == 0
 
 
@@ -67,7 +75,7 @@ def test_a_command_gets_its_arguments_its_name_and_returns_its_status(command):
     ],
 )
 def test_a_mistake_of_the_user_is_one_message_and_status_2(command, capsys, error):
-    def fail(arguments):
+    def fail(options):
         raise error
 
     command(fail)
@@ -79,25 +87,22 @@ def test_a_mistake_of_the_user_is_one_message_and_status_2(command, capsys, erro
 
 
 def test_an_error_of_the_program_is_not_hidden(command):
-    def fail(arguments):
-        raise ZeroDivisionError
-
-    command(fail)
+    command(lambda options: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["train"])
 
 
 def test_an_interrupt_ends_without_a_trace(command, capsys):
-    def fail(arguments):
+    def interrupt(options):
         raise KeyboardInterrupt
 
-    command(fail)
+    command(interrupt)
     assert cli.main(["train"]) == 130
     assert capsys.readouterr().err == "error: interrupted\n"
 
 
 def test_warnings_are_one_line(command, capsys):
-    command(lambda arguments: warnings.warn("two classes are empty", stacklevel=1))
+    command(lambda options: warnings.warn("two classes are empty", stacklevel=1))
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         cli.main(["train"])
@@ -150,6 +155,7 @@ def test_every_command_has_a_script_that_passes_its_status_on():
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
-def test_every_command_has_a_main(name):
+def test_every_command_has_options_and_a_function_to_run(name):
     module = importlib.import_module(cli.COMMANDS[name][0])
-    assert callable(module.main) and callable(module.run)
+    assert callable(module.run)
+    assert hasattr(module, "OPTIONS") or callable(module.main)

@@ -3,23 +3,22 @@
 `python -m vfnet_tf.cli COMMAND ...` and `scripts/COMMAND.py ...` are the same.
 """
 
+import dataclasses
 import importlib
 import sys
 import traceback
 import warnings
+from typing import Annotated
 
 import vfnet_tf
 
-#: command -> (module of `main(arguments)`, what it does)
+#: command -> (module of `OPTIONS` and `run(options)`, what it does)
 COMMANDS = {
     "scan": ("vfnet_tf.cli.scan", "check a dataset: is it safe to train on?"),
     "train": ("vfnet_tf.cli.train", "train a detector, leave a run directory"),
     "study": ("vfnet_tf.cli.study", "train the rows of one of the paper's tables"),
     "swa": ("vfnet_tf.cli.swa", "average the weights of a run, or train on for it"),
-    "evaluate": (
-        "vfnet_tf.cli.evaluate",
-        "COCO metrics of a detector or of results",
-    ),
+    "evaluate": ("vfnet_tf.cli.evaluate", "COCO metrics of a detector or of results"),
     "compare": ("vfnet_tf.cli.compare", "settings, metrics and curves of several runs"),
     "oracle": ("vfnet_tf.cli.oracle", "what limits a detector: Table 1 of the paper"),
     "predict": ("vfnet_tf.cli.predict", "detect objects in files, folders and URLs"),
@@ -41,8 +40,8 @@ COMMANDS = {
     ),
 }
 
-#: What a user can cause. ImportError: an extra that is not installed;
-#: FloatingPointError: a training that diverged.
+#: Errors that a user can cause. ImportError: an extra is not installed;
+#: FloatingPointError: a training diverged.
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 
 
@@ -98,23 +97,22 @@ def run_command(name, arguments=None, prog=None):
         prog: str, the name in the help text; None keeps `sys.argv[0]`.
 
     Returns:
-        The exit status, as of `main`.
+        The exit status, see `main`.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     program = sys.argv[0]
     if hasattr(sys.stdout, "reconfigure"):
-        # A file name that is no valid UTF-8 must not stop what is said about it.
+        # A file name that the terminal's encoding lacks must not stop a message.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if prog is not None:
             sys.argv[0] = prog
-        # A name may have what the terminal has not.
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="backslashreplace")
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             module = importlib.import_module(COMMANDS[name][0])
-            return module.main(arguments) or 0
+            if not hasattr(module, "OPTIONS"):
+                return module.main(arguments) or 0
+            return module.run(_parse(module.OPTIONS, arguments)) or 0
     except USER_ERRORS as error:
         if "--debug" in arguments:
             traceback.print_exc()
@@ -127,8 +125,25 @@ def run_command(name, arguments=None, prog=None):
         sys.argv[0] = program
 
 
+def _parse(options, arguments):
+    """Fills the dataclass `options`, with a field `debug`, from a list of str."""
+    import tyro
+
+    if "debug" not in {field.name for field in dataclasses.fields(options)}:
+        debug = Annotated[bool, tyro.conf.arg(help="show the stack trace of an error")]
+        field = dataclasses.field(default=False, kw_only=True)
+        options = dataclasses.make_dataclass(
+            options.__name__,
+            [("debug", debug, field)],
+            bases=(options,),
+            namespace={"__doc__": options.__doc__},
+            frozen=True,
+        )
+    return tyro.cli(options, args=arguments)
+
+
 def _show_warning(message, category, filename, lineno, file=None, line=None):
-    """One line without the place in the code, for those who only use the command."""
+    """Prints one line without the place in the code."""
     print(f"warning: {message}", file=file or sys.stderr)
 
 

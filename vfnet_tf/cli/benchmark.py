@@ -28,8 +28,9 @@ class BenchmarkOptions:
     """timed runs of each figure"""
     json: pathlib.Path | None = None
     """also write the figures to this file"""
-    debug: bool = False
-    """show the stack trace of an error"""
+
+
+OPTIONS = BenchmarkOptions
 
 
 def run(options):
@@ -42,8 +43,3 @@ def run(options):
     if options.json is not None:
         write_file(options.json, json.dumps(rows, indent=2) + "\n")
     return 0
-
-
-def main(arguments=None):
-    """Entry point of `scripts/benchmark.py` and `vfnet benchmark`."""
-    return run(tyro.cli(BenchmarkOptions, args=arguments))

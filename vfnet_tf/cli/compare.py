@@ -27,8 +27,9 @@ class CompareOptions:
     tell the IoU, from each run's evaluation_SPLIT/detections.json"""
     split: Literal["train", "val", "test"] = "val"
     """which evaluations --data is for"""
-    debug: bool = False
-    """show the stack trace of an error"""
+
+
+OPTIONS = CompareOptions
 
 
 def run(options):
@@ -44,8 +45,3 @@ def run(options):
     if options.out is not None:
         print(f"page       {write_comparison(options.out, runs, tables)}")
     return 0
-
-
-def main(arguments=None):
-    """Entry point of `scripts/compare.py` and `vfnet compare`."""
-    return run(tyro.cli(CompareOptions, args=arguments))

@@ -31,8 +31,9 @@ class ConvertOptions:
     """write a file with the official names, not a run directory"""
     overwrite: bool = False
     """replace what --out names if it is there already"""
-    debug: bool = False
-    """show the stack trace of an error"""
+
+
+OPTIONS = ConvertOptions
 
 
 def run(options):
@@ -118,12 +119,3 @@ def _report(weights, config, detector):
     names = ", ".join(config.class_names[:10]) or "not named"
     more = ", ..." if len(config.class_names) > 10 else ""
     print(f"classes    {detector.num_classes}: {names}{more}")
-
-
-def main(arguments=None):
-    """Entry point of `scripts/convert.py` and `vfnet convert`."""
-    return run(tyro.cli(ConvertOptions, args=arguments))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -29,8 +29,9 @@ class ConvertDataOptions:
     """copy the images, or make symbolic links to them"""
     skip_bad_images: bool = False
     """go on without unreadable images, and list them, instead of stopping"""
-    debug: bool = False
-    """show the stack trace of an error"""
+
+
+OPTIONS = ConvertDataOptions
 
 
 def run(options):
@@ -60,12 +61,3 @@ def run(options):
     for split, fault in conversion.faults.items():
         print(f"error: the split {split} was left out: {fault}", file=sys.stderr)
     return 1 if conversion.faults else 0
-
-
-def main(arguments=None):
-    """Entry point of `scripts/convert_data.py` and `vfnet convert-data`."""
-    return run(tyro.cli(ConvertDataOptions, args=arguments))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

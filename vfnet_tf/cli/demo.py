@@ -40,8 +40,9 @@ class DemoOptions:
     page asks for no password"""
     port: int = 7860
     """port of the page; 0 takes a free one"""
-    debug: bool = False
-    """show the stack trace of an error"""
+
+
+OPTIONS = DemoOptions
 
 
 def run(options):
@@ -304,12 +305,3 @@ def make_server(detector, host, listening):
     port = listening.getsockname()[1]
     app = make_app(detector, host)
     return make(host, port, app, threaded=True, fd=listening.fileno())
-
-
-def main(arguments=None):
-    """Entry point of `vfnet demo`; returns the exit status."""
-    return run(tyro.cli(DemoOptions, args=arguments))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

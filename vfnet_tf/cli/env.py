@@ -13,8 +13,6 @@ import socket
 import subprocess
 import sys
 
-import tyro
-
 import vfnet_tf
 
 #: Instruction sets that decide how fast a network runs, or whether TensorFlow starts.
@@ -49,8 +47,8 @@ class EnvOptions:
     Names of people and computers and the paths of folders are left out.
     """
 
-    debug: bool = False
-    """show the stack trace of an error"""
+
+OPTIONS = EnvOptions
 
 
 def run(options):
@@ -289,8 +287,3 @@ def devices(name, module):
     if is_accelerator and len(models) == len(listed):
         return [f"{d} ({model})" for d, model in zip(listed, models, strict=True)]
     return listed
-
-
-def main(arguments=None):
-    """Entry point of `scripts/env.py` and `vfnet env`."""
-    return run(tyro.cli(EnvOptions, args=arguments))

@@ -79,8 +79,9 @@ class ExportOptions:
     existing: bool = False
     """write nothing: check that the SavedModel in --out was made of these weights and
     this config, then --verify it; its own precision and settings hold"""
-    debug: bool = False
-    """show the stack trace of an error"""
+
+
+OPTIONS = ExportOptions
 
 
 def run(options):
@@ -300,12 +301,3 @@ def usage(directory):
         f"        curl -d @- http://localhost:8501/v1/models/{base.name}:predict",
     ]
     return "\n".join(lines)
-
-
-def main(arguments=None):
-    """Entry point of `vfnet export`; returns the exit status."""
-    return run(tyro.cli(ExportOptions, args=arguments))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

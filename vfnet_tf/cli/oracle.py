@@ -42,8 +42,9 @@ class OracleOptions:
     backend: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"
     """of the metrics; the second is quicker on thousands of images and needs the extra
     fast-eval"""
-    debug: bool = False
-    """show the stack trace of an error"""
+
+
+OPTIONS = OracleOptions
 
 
 def run(options):
@@ -156,10 +157,3 @@ def _without_nan(values):
     if isinstance(values, dict):
         return {name: _without_nan(value) for name, value in values.items()}
     return None if values != values else values
-
-
-def main(arguments=None):
-    """Entry point of `scripts/oracle.py` and `vfnet oracle`."""
-    import tyro
-
-    return run(tyro.cli(OracleOptions, args=arguments))

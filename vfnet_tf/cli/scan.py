@@ -41,8 +41,9 @@ class ScanOptions:
     quicker"""
     threads: int | None = None
     """images looked at at a time, as many as there are cores by default"""
-    debug: bool = False
-    """show the stack trace of an error"""
+
+
+OPTIONS = ScanOptions
 
 
 def run(options):
@@ -149,12 +150,3 @@ def _describe(name, split, image_size):
         )
         lines.append(f"{'':<11}{text}")
     return lines
-
-
-def main(arguments=None):
-    """Entry point of `scripts/scan.py` and `vfnet scan`."""
-    return run(tyro.cli(ScanOptions, args=arguments))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

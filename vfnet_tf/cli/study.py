@@ -34,6 +34,9 @@ class StudyOptions(TrainingOptions):
     there"""
 
 
+OPTIONS = StudyOptions
+
+
 def run(options):
     """Runs a study as `options` say; returns the exit status."""
     choose_onednn()
@@ -66,12 +69,3 @@ def run(options):
     )
     study.run()
     return 0
-
-
-def main(arguments=None):
-    """Entry point of `scripts/study.py` and `vfnet study`."""
-    return run(tyro.cli(StudyOptions, args=arguments))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -46,8 +46,9 @@ class SwaOptions:
     """go on without unreadable images, and list them, instead of stopping"""
     jit_compile: bool = False
     """compile the step with XLA"""
-    debug: bool = False
-    """show the stack trace of an error"""
+
+
+OPTIONS = SwaOptions
 
 
 def run(options):
@@ -211,12 +212,3 @@ def _compare(path, metrics):
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))["AP"]
     print(text if before is None else f"{text}, {before:.3f} before")
-
-
-def main(arguments=None):
-    """Entry point of `scripts/swa.py` and `vfnet swa`."""
-    return run(tyro.cli(SwaOptions, args=arguments))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
