@@ -1,13 +1,8 @@
 import pytest
 
-from tests.training.test_callbacks import (
-    CocoEvaluation,
-    RecordingEvaluator,
-    batch_of,
-    fit,
-    make_model,
-)
+from tests.training.tiny_training import RecordingEvaluator, batch_of, fit, make_model
 from vfnet_tf.training.callbacks import ResumableCheckpoint
+from vfnet_tf.training.coco_evaluation import CocoEvaluation
 from vfnet_tf.training.early_stopping import StopWithoutImprovement
 
 

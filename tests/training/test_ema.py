@@ -2,12 +2,18 @@ import keras
 import numpy as np
 import pytest
 
-from tests.training.test_callbacks import (
+from tests.contracts import assert_same_bits
+from tests.training.tiny_training import (
     STEPS,
+    Ends,
     RecordingEvaluator,
+    Steps,
+    X,
+    Y,
     batch_of,
     fit,
     make_model,
+    state_of,
 )
 from vfnet_tf.training.callbacks import ResumableCheckpoint
 from vfnet_tf.training.coco_evaluation import CocoEvaluation
@@ -19,17 +25,6 @@ pytestmark = pytest.mark.backend
 
 def averaging():
     return SGD(0.1, use_ema=True, ema_momentum=0.5)
-
-
-class Steps(keras.callbacks.Callback):
-    """The weights after each step."""
-
-    def __init__(self):
-        super().__init__()
-        self.weights = []
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.weights.append(self.model.get_weights())
 
 
 class SeenWeights(RecordingEvaluator):
@@ -53,9 +48,9 @@ def average_of(steps):
     return average
 
 
-def assert_all(check, found, expected, **tolerance):
+def assert_close(found, expected, rtol=1e-6):
     for ours, theirs in zip(found, expected, strict=True):
-        check(ours, theirs, **tolerance)
+        np.testing.assert_allclose(ours, theirs, rtol=rtol)
 
 
 def test_evaluation_and_the_best_weights_are_averaged_and_training_is_not(tmp_path):
@@ -67,19 +62,18 @@ def test_evaluation_and_the_best_weights_are_averaged_and_training_is_not(tmp_pa
     evaluation = CocoEvaluation([batch_of([1])], evaluator, weights=ema_weights)
     checkpoint = ResumableCheckpoint(tmp_path, weights=ema_weights)
     fit(model, own_steps, evaluation, checkpoint, epochs=2)
-    for found, expected in zip(own_steps.weights, steps.weights, strict=True):
-        assert_all(np.testing.assert_array_equal, found, expected)
+    assert_same_bits(own_steps.weights, steps.weights)
     for epoch, seen in enumerate(evaluator.weights):
         expected = average_of(steps.weights[: (epoch + 1) * STEPS])
-        assert_all(np.testing.assert_allclose, seen, expected, rtol=1e-6)
+        assert_close(seen, expected)
     assert np.abs(seen[0] - steps.weights[-1][0]).max() > 1e-3
 
     best = make_model(averaging())
     checkpoint.restore_best(best)
-    assert_all(np.testing.assert_array_equal, best.get_weights(), seen)
+    assert_same_bits(best.get_weights(), seen)
     last = make_model(averaging())
     checkpoint.restore(last)
-    assert_all(np.testing.assert_array_equal, last.get_weights(), steps.weights[-1])
+    assert_same_bits(last.get_weights(), steps.weights[-1])
 
 
 def test_a_run_that_was_stopped_goes_on_with_both_weights_bit_by_bit(tmp_path):
@@ -98,9 +92,8 @@ def test_a_run_that_was_stopped_goes_on_with_both_weights_bit_by_bit(tmp_path):
     for folder in ("whole", "stopped"):
         model = make_model(averaging())
         assert chain(folder).restore(model) == (3, 0)
-        values = [*model.weights, *model.optimizer.variables]
-        states.append([keras.ops.convert_to_numpy(value) for value in values])
-    assert_all(np.testing.assert_array_equal, *states)
+        states.append(state_of(model))
+    assert_same_bits(*states)
 
 
 def test_before_the_first_step_there_is_no_average():
@@ -108,7 +101,7 @@ def test_before_the_first_step_there_is_no_average():
     model.optimizer.build(model.trainable_variables)
     before = model.get_weights()
     with ema_weights(model):
-        assert_all(np.testing.assert_array_equal, model.get_weights(), before)
+        assert_same_bits(model.get_weights(), before)
 
 
 def test_an_optimizer_without_an_average_is_refused():
@@ -120,8 +113,19 @@ def test_an_optimizer_without_an_average_is_refused():
 def test_two_replicas_keep_the_average_of_one_device(two_devices):
     import tensorflow as tf
 
-    from tests.training.test_callbacks import X, Y
     from vfnet_tf.training.strategies import make_strategy
+
+    class Seen(Ends):
+        """At the end of an epoch the raw, the averaged, and again the raw weights."""
+
+        def on_epoch_end(self, epoch, logs=None):
+            super().on_epoch_end(epoch, logs)
+            with ema_weights(self.model):
+                super().on_epoch_end(epoch, logs)
+            super().on_epoch_end(epoch, logs)
+            raw, averaged, again = self.weights[-3:]
+            assert_same_bits(again, raw)
+            assert np.abs(raw[0] - averaged[0]).max() > 1e-4
 
     found = []
     for strategy in (
@@ -137,20 +141,4 @@ def test_two_replicas_keep_the_average_of_one_device(two_devices):
         model.fit(batches, epochs=2, verbose=0, callbacks=[seen])
         found.append(seen.weights)
     for own, other in zip(*found, strict=True):
-        assert_all(np.testing.assert_allclose, own, other, rtol=1e-5)
-
-
-class Seen(keras.callbacks.Callback):
-    """At each end of an epoch the raw, the averaged, and again the raw weights."""
-
-    def __init__(self):
-        super().__init__()
-        self.weights = []
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.weights.append(self.model.get_weights())
-        with ema_weights(self.model):
-            self.weights.append(self.model.get_weights())
-        self.weights.append(self.model.get_weights())
-        np.testing.assert_array_equal(self.weights[-1][0], self.weights[-3][0])
-        assert np.abs(self.weights[-1][0] - self.weights[-2][0]).max() > 1e-4
+        assert_close(own, other, rtol=1e-5)

@@ -6,16 +6,13 @@ import pytest
 from keras import ops
 
 from tests.conftest import build_two_levels
-from tests.contracts import to_numpy
+from tests.contracts import assert_same_bits, on_tensorflow, to_numpy
 from tests.golden import make_weights
-from tests.training.test_callbacks import X, fit, make_model
+from tests.training.tiny_training import X, fit, make_model
 from vfnet_tf.detectors import VFNet
 from vfnet_tf.training.nonfinite import NonFiniteAlarm
 from vfnet_tf.training.optimizers import SGD, AdamW
 
-on_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="it looks in TensorFlow's graph"
-)
 NUM_BATCHES = 4
 
 
@@ -114,11 +111,8 @@ def test_a_step_that_is_left_out_changes_nothing(tmp_path, capsys, optimizer):
     # At the end: the steps of AdamW before it are the same.
     history = train(skipping, batches_of(bad=[3]), alarm).history
     plain = train(without, batches_of().take(3)).history
-    for ours, theirs in zip(skipping.weights, without.weights, strict=True):
-        np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
-    slots = [model.optimizer.variables[2:] for model in (skipping, without)]
-    for ours, theirs in zip(*slots, strict=True):
-        np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
+    assert_same_bits(skipping.weights, without.weights)
+    assert_same_bits(skipping.optimizer.variables[2:], without.optimizer.variables[2:])
     assert int(skipping.optimizer.iterations.numpy()) == 4
     for name, (value,) in plain.items():
         assert history[name][0] == pytest.approx(value, rel=1e-6), name
@@ -159,8 +153,7 @@ def test_finite_losses_pass_and_leave_no_file(tmp_path):
     train(watched, batches_of(), NonFiniteAlarm(tmp_path / "a.json"))
     train(plain, batches_of())
     assert not (tmp_path / "a.json").exists()
-    for ours, theirs in zip(watched.weights, plain.weights, strict=True):
-        np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
+    assert_same_bits(watched.weights, plain.weights)
 
 
 @pytest.mark.backend

@@ -5,7 +5,14 @@ import threading
 import keras
 import pytest
 
-from tests.training.test_callbacks import STEPS, assert_same_state, fit, make_model
+from tests.training.tiny_training import (
+    STEPS,
+    X,
+    Y,
+    assert_same_state,
+    fit,
+    make_model,
+)
 from vfnet_tf.training.callbacks import ResumableCheckpoint
 from vfnet_tf.training.preemption import PreemptedError, SaveOnSignal
 from vfnet_tf.training.run_state import read_state
@@ -33,8 +40,6 @@ class Terminate(keras.callbacks.Callback):
 
 @pytest.mark.parametrize("place", [(1, 0), (1, None), (0, STEPS - 1)])
 def test_sigterm_saves_at_the_next_step_and_nothing_is_lost(tmp_path, place):
-    from tests.training.test_callbacks import X, Y
-
     whole = make_model()
     fit(whole)
     checkpoint = ResumableCheckpoint(tmp_path, "loss", "min")

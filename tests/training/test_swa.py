@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 from keras import ops
 
+from tests.contracts import assert_same_bits
+from tests.training.tiny_training import Ends, X, fit
 from vfnet_tf.training.callbacks import ResumableCheckpoint
 from vfnet_tf.training.optimizers import SGD
 from vfnet_tf.training.run_state import read_state
@@ -14,9 +16,6 @@ from vfnet_tf.training.swa import (
 
 pytestmark = pytest.mark.backend
 
-X = np.random.default_rng(0).normal(size=(12, 2)).astype("float32")
-Y = X @ np.array([[2.0], [-1.0]], "float32")
-
 
 def make_model(*layers):
     keras.utils.set_random_seed(0)
@@ -26,55 +25,13 @@ def make_model(*layers):
     return model
 
 
-def fit(model, *callbacks, epochs=3, start=0):
-    model.fit(
-        X,
-        Y,
-        batch_size=4,
-        shuffle=False,
-        epochs=epochs,
-        initial_epoch=start,
-        verbose=0,
-        callbacks=list(callbacks),
-    )
-
-
-class Ends(keras.callbacks.Callback):
-    """The weights and the logs at the end of each epoch."""
-
-    def __init__(self):
-        super().__init__()
-        self.weights, self.logs = [], []
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.weights.append(self.model.get_weights())
-        self.logs.append(dict(logs))
-
-
-class Kill(keras.callbacks.Callback):
-    """Leaves `fit` by an exception at the end of an epoch, as a kill would."""
-
-    def __init__(self, epoch):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_end(self, epoch, logs=None):
-        if epoch == self.epoch:
-            raise KeyboardInterrupt
-
-
-def assert_equal(found, expected):
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
 def test_the_file_has_the_mean_and_training_goes_on_from_the_raw_weights(tmp_path):
     plain, ends = make_model(), Ends()
-    fit(plain, ends)
+    fit(plain, ends, epochs=3)
     model, own_ends = make_model(), Ends()
     path = tmp_path / "run" / "swa.weights.h5"
-    fit(model, StochasticWeightAveraging(path), own_ends)
-    assert_equal(model.get_weights(), plain.get_weights())
+    fit(model, StochasticWeightAveraging(path), own_ends, epochs=3)
+    assert_same_bits(model.get_weights(), plain.get_weights())
     assert [logs["averaged_epochs"] for logs in own_ends.logs] == [1, 2, 3]
 
     model.load_weights(path, objects_to_skip=[model.optimizer])
@@ -90,14 +47,14 @@ def test_callbacks_that_are_given_the_average_see_it(tmp_path):
     settings = {"monitor": "averaged_epochs", "weights": swa.averaged}
     checkpoint, ends = ResumableCheckpoint(tmp_path, **settings), Ends()
     model = make_model()
-    fit(model, swa, checkpoint, ends)
+    fit(model, swa, checkpoint, ends, epochs=3)
     checkpoint.restore_best(model)
     for found, *values in zip(model.get_weights(), *ends.weights, strict=True):
         np.testing.assert_allclose(found, np.mean(values, axis=0), rtol=1e-6)
     # The last state is that of training.
     again = make_model()
     assert ResumableCheckpoint(tmp_path).restore(again) == (3, 0)
-    assert_equal(again.get_weights(), ends.weights[-1])
+    assert_same_bits(again.get_weights(), ends.weights[-1])
 
 
 @pytest.mark.parametrize("kill", ["before the state", "after the state"])
@@ -113,7 +70,7 @@ def test_a_killed_run_goes_on_to_the_same_mean_bit_by_bit(tmp_path, kill):
         model = make_model()
         start, _ = ResumableCheckpoint(tmp_path / "killed").restore(model)
         with pytest.raises(KeyboardInterrupt):
-            fit(model, *chain("killed", Kill(epoch)), epochs=4, start=start)
+            fit(model, *chain("killed", Ends(kill=epoch)), epochs=4, start=start)
     model = make_model()
     start, _ = ResumableCheckpoint(tmp_path / "killed").restore(model)
     assert start == (2 if kill == "before the state" else 3)
@@ -126,7 +83,7 @@ def test_a_killed_run_goes_on_to_the_same_mean_bit_by_bit(tmp_path, kill):
         model.load_weights(path, objects_to_skip=[model.optimizer])
         means.append(model.get_weights())
         assert read_state(path) == {"epoch": 4, "averaged_epochs": 4}
-    assert_equal(*means)
+    assert_same_bits(*means)
 
 
 def test_going_on_without_the_mean_is_refused(tmp_path):
@@ -142,7 +99,7 @@ def test_statistics_of_batch_norms_become_those_of_the_averaged_weights(tmp_path
     batches = [X[:4], X[4:8], X[8:]]
     path = tmp_path / "swa.weights.h5"
     ends = Ends()
-    fit(model_with_norm(), StochasticWeightAveraging(path, batches), ends)
+    fit(model_with_norm(), StochasticWeightAveraging(path, batches), ends, epochs=3)
 
     model = model_with_norm()
     model.load_weights(path, objects_to_skip=[model.optimizer])
@@ -176,11 +133,13 @@ def test_only_so_many_batches_are_run_and_frozen_norms_none():
 def test_batch_norms_that_train_need_batches(tmp_path):
     model = make_model(keras.layers.BatchNormalization())
     path = tmp_path / "swa.weights.h5"
-    with pytest.raises(ValueError, match="batches=None for 1 such layers"):
-        fit(model, StochasticWeightAveraging(path))
     model.save_weights(path)
-    with pytest.raises(ValueError, match="batches=None for 1 such layers"):
-        average_checkpoints(model, [path])
+    for average in (
+        lambda: fit(model, StochasticWeightAveraging(path)),
+        lambda: average_checkpoints(model, [path]),
+    ):
+        with pytest.raises(ValueError, match="batches=None for 1 such layers"):
+            average()
 
 
 def test_saved_files_are_averaged_each_counted_the_same(tmp_path):
@@ -190,7 +149,7 @@ def test_saved_files_are_averaged_each_counted_the_same(tmp_path):
         paths.append(tmp_path / f"epoch-{value:g}.weights.h5")
         model.save_weights(paths[-1])
     average_checkpoints(model, paths)
-    assert_equal(model.get_weights(), [np.full((2, 1), 3.0), np.full(1, -3.0)])
+    assert_same_bits(model.get_weights(), [np.full((2, 1), 3.0), np.full(1, -3.0)])
 
 
 def test_files_that_cannot_be_averaged_are_named(tmp_path):

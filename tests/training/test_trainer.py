@@ -1,13 +1,12 @@
-import csv
 import json
 
-import h5py
 import keras
 import numpy as np
 import pytest
 
-from tests.contracts import with_policy
+from tests.contracts import assert_same_bits, with_policy
 from tests.tiny_run import LineDetector
+from tests.training.tiny_training import Ends, arrays_of
 from vfnet_tf import builder
 from vfnet_tf.config import (
     BackboneConfig,
@@ -62,30 +61,21 @@ def finished(datasets, tmp_path_factory):
 
 def test_a_run_leaves_all_its_files(finished):
     trainer, metrics = finished
-    names = {path.name for path in trainer.run_dir.iterdir()}
-    assert names >= {
-        "config.json",
-        "best.weights.h5",
-        "last.weights.h5",
-        "history.csv",
-        "history.png",
-        "metrics.json",
-        "samples.png",
-    }
+    names = "config.json best.weights.h5 last.weights.h5 history.csv history.png "
+    names += "metrics.json samples.png"
+    assert {path.name for path in trainer.run_dir.iterdir()} >= set(names.split())
     saved = json.loads((trainer.run_dir / "metrics.json").read_text())
     assert saved["AP"] == pytest.approx(metrics["AP"])
 
 
 def test_the_history_has_loss_parts_and_ap(finished):
     trainer, _ = finished
-    with (trainer.run_dir / "history.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_history(trainer.run_dir / "history.csv")
     assert len(rows) == 2
-    for name in ("loss", "class_loss", "box_loss", "refined_box_loss", "val_AP"):
-        assert np.isfinite([float(row[name]) for row in rows]).all()
     parts = ("class_loss", "box_loss", "refined_box_loss")
-    total = sum(float(rows[0][name]) for name in parts)
-    assert float(rows[0]["loss"]) == pytest.approx(total, rel=1e-5)
+    for name in ("loss", *parts, "val_AP"):
+        assert np.isfinite([row[name] for row in rows]).all()
+    assert rows[0]["loss"] == pytest.approx(sum(rows[0][n] for n in parts), rel=1e-5)
 
 
 def test_the_config_knows_the_classes_of_the_data(finished, datasets):
@@ -100,8 +90,7 @@ def test_the_run_directory_rebuilds_the_detector(finished):
     trainer, _ = finished
     best = trainer.run_dir / "best.weights.h5"
     rebuilt = builder.build_detector(trainer.run_dir, weights=best)
-    for ours, theirs in zip(rebuilt.weights, trainer.detector.weights, strict=True):
-        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    assert_same_bits(rebuilt.weights, trainer.detector.weights)
 
 
 def test_a_finished_run_is_not_trained_again(finished, datasets, capsys):
@@ -121,9 +110,8 @@ def test_a_function_may_load_the_initial_weights_of_a_new_run(
     loaded, weights = [], finished[0].detector.get_weights()
     trainer = Trainer(CONFIG, *datasets, tmp_path / "new", initial_weights=load)
     assert loaded == [trainer.detector]
-    for found, given in zip(trainer.detector.get_weights(), weights, strict=True):
-        np.testing.assert_array_equal(found, given)
-    # A run that is gone on with has weights of its own.
+    assert_same_bits(trainer.detector.get_weights(), weights)
+    # A run that goes on keeps its own weights.
     Trainer(CONFIG, *datasets, finished[0].run_dir, initial_weights=load)
     assert len(loaded) == 1
 
@@ -150,18 +138,12 @@ def test_an_unknown_optimizer_is_refused(datasets, tmp_path):
         Trainer(wrong, *datasets, tmp_path / "run", make_strategy("mirrored"))
 
 
-def test_scales_are_drawn_in_training_only(monkeypatch):
-    from vfnet_tf.training import trainer
-
-    settings = []
-    monkeypatch.setattr(
-        trainer, "build_pipeline", lambda dataset, **given: settings.append(given)
-    )
-    several = override(Config(), data__scales=((32, 64), (64, 96)))
-    for config, training in ((several, True), (several, False), (Config(), True)):
-        trainer.Trainer._pipeline(None, config, None, training)
-    found = [given["scales"] for given in settings]
-    assert found == [[(32, 64), (64, 96)], None, None]
+def test_scales_are_drawn_in_training_only(datasets):
+    scales = ((32, 64), (64, 96))
+    config = override(CONFIG, data__scales=scales, data__cache_decoded=False)
+    for is_training, expected in ((True, [*scales]), (False, [(64, 96)])):
+        batches = Trainer._pipeline(None, config, datasets[0], is_training)
+        assert batches.canvas_shapes == expected
 
 
 def test_a_run_crops_cuts_out_and_draws_from_a_range(datasets, tmp_path):
@@ -232,38 +214,23 @@ def test_without_validation_there_are_weights_but_no_metrics(quick):
     assert not (trainer.run_dir / "metrics.json").exists()
 
 
-class Ends(keras.callbacks.Callback):
-    """The weights at the end of each epoch; stops as a kill would at `kill`."""
+def check_kill(quick, **changes):
+    """A run killed after its second epoch goes on to the bits of a whole one.
 
-    def __init__(self, kill=None):
-        super().__init__()
-        self.weights, self.kill = [], kill
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.weights.append(self.model.get_weights())
-        if epoch == self.kill:
-            raise KeyboardInterrupt
-
-
-def all_arrays(path):
-    """Every dataset of an HDF5 file, by name."""
-    found = {}
-    with h5py.File(path) as file:
-        file.visititems(
-            lambda name, item: (
-                found.update({name: item[()]}) if hasattr(item, "dtype") else None
-            )
-        )
-    return found
-
-
-def assert_same_state(first, second):
-    """Both runs have the same weights and the same optimizer, bit by bit."""
+    Returns:
+        The `Trainer` of the whole run.
+    """
+    whole, killed = quick("whole", **changes), quick("killed", **changes)
+    whole.fit(verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        killed.fit(verbose=0, callbacks=[Ends(kill=1)])
+    again = quick("killed", **changes)
+    again.fit(verbose=0)
     for name in ("last.weights.h5", "best.weights.h5"):
-        ours, theirs = all_arrays(first / name), all_arrays(second / name)
-        assert list(ours) == list(theirs)
-        for key, value in ours.items():
-            np.testing.assert_array_equal(value, theirs[key], err_msg=f"{name} {key}")
+        found, expected = (arrays_of(run.run_dir / name)[0] for run in (again, whole))
+        assert_same_bits(found, expected)
+    assert_same_bits(again.detector.get_weights(), whole.detector.get_weights())
+    return whole
 
 
 SWA = {"schedule": "cosine_cycles", "swa": True, "epochs": 3, "warmup_steps": 0}
@@ -279,9 +246,8 @@ def test_an_swa_phase_ends_with_the_mean_of_its_epochs_as_the_best(quick):
     assert isinstance(schedule, CosineCycles)
     assert (schedule.base_lr, schedule.cycle_steps) == (0.0025, 2)
     trainer.fit(verbose=0, callbacks=[ends])
-    for found, *values in zip(
-        trainer.detector.get_weights(), *ends.weights, strict=True
-    ):
+    means = trainer.detector.get_weights()
+    for found, *values in zip(means, *ends.weights, strict=True):
         assert np.ptp(values, axis=0).max() > 1e-4
         np.testing.assert_allclose(found, np.mean(values, axis=0), rtol=1e-6)
     rows = read_history(trainer.run_dir / "history.csv")
@@ -293,17 +259,7 @@ def test_an_swa_phase_ends_with_the_mean_of_its_epochs_as_the_best(quick):
 
 @pytest.mark.parametrize("changes", [SWA, {"ema_momentum": 0.5, "epochs": 3}], ids=str)
 def test_a_killed_run_keeps_its_average_bit_by_bit(quick, changes):
-    whole = quick("whole", **changes)
-    whole.fit(verbose=0)
-    with pytest.raises(KeyboardInterrupt):
-        quick("killed", **changes).fit(verbose=0, callbacks=[Ends(kill=1)])
-    killed = quick("killed", **changes)
-    killed.fit(verbose=0)
-    assert_same_state(whole.run_dir, killed.run_dir)
-    for ours, theirs in zip(
-        whole.detector.get_weights(), killed.detector.get_weights(), strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
+    check_kill(quick, **changes)
 
 
 def test_the_best_weights_of_a_run_with_a_moving_average_are_averaged(quick):
@@ -312,11 +268,11 @@ def test_the_best_weights_of_a_run_with_a_moving_average_are_averaged(quick):
     trainer, own_ends = quick(val=False, epochs=1, ema_momentum=0.5), Ends()
     assert "weights averaged with momentum 0.5" in trainer.describe()
     trainer.fit(verbose=0, callbacks=[own_ends])
-    # After two steps (w1 + w2) / 2, and w2 is what training goes on from.
-    for own, other in zip(own_ends.weights[0], ends.weights[0], strict=True):
-        np.testing.assert_array_equal(own, other)
+    # After two steps (w1 + w2) / 2; training goes on from w2.
+    assert_same_bits(own_ends.weights, ends.weights)
     best, last = (
-        all_arrays(trainer.run_dir / f"{name}.weights.h5") for name in ("best", "last")
+        arrays_of(trainer.run_dir / f"{name}.weights.h5")[0]
+        for name in ("best", "last")
     )
     key = next(key for key in best if key.endswith("vars/0"))
     assert np.abs(best[key] - last[key]).max() > 1e-5
@@ -356,26 +312,15 @@ def test_a_run_stopped_between_two_updates_goes_on_bit_by_bit(quick):
     # Four batches an epoch and three to an update: some are waiting at each end.
     changes = {"batch_size": 2, "accumulate_steps": 3, "epochs": 3}
     changes.update(val=False, strategy="one_device", ema_momentum=0.5)
-    quick("whole", **changes).fit(verbose=0)
-    with pytest.raises(KeyboardInterrupt):
-        quick("killed", **changes).fit(verbose=0, callbacks=[Ends(kill=1)])
-    killed = quick("killed", **changes)
-    killed.fit(verbose=0)
-    assert_same_state(killed.run_dir.parent / "whole", killed.run_dir)
+    check_kill(quick, **changes)
 
 
 def test_half_precision_scales_the_loss_and_a_stopped_run_goes_on(quick):
-    changes = {"precision": "mixed_float16", "epochs": 3, "ema_momentum": 0.5}
-    changes["val"] = False
-    whole = quick("whole", **changes)
-    assert isinstance(whole.detector.optimizer, keras.optimizers.LossScaleOptimizer)
-    whole.fit(verbose=0)
-    with pytest.raises(KeyboardInterrupt):
-        quick("killed", **changes).fit(verbose=0, callbacks=[Ends(kill=1)])
-    killed = quick("killed", **changes)
-    killed.fit(verbose=0)
-    assert_same_state(whole.run_dir, killed.run_dir)
+    whole = check_kill(
+        quick, precision="mixed_float16", epochs=3, ema_momentum=0.5, val=False
+    )
     optimizer = whole.detector.optimizer
+    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     rows = read_history(whole.run_dir / "history.csv")
     # The gradients of some steps overflow until the scale has come down: they are no
     # updates, and neither the history nor the schedule counts them.
