@@ -4,13 +4,14 @@ import keras
 import numpy as np
 import pytest
 
+from tests.contracts import on_tensorflow
 from vfnet_tf.training.data_wait import DataWait
 
 pytestmark = pytest.mark.backend
 
 
 class Shares(keras.callbacks.Callback):
-    """What the progress line is given: the logs of each batch, after `DataWait`."""
+    """Keeps `data_wait` of each batch's logs, which the progress line shows."""
 
     async_safe = True
 
@@ -58,35 +59,26 @@ def fit(data_seconds, step_seconds, epochs=1, prints=True):
     model(np.ones((2, 1), "float32"))
     model.batches.clear()
     wait, shares = DataWait(prints), Shares()
-    history = model.fit(
-        SlowBatches(data_seconds),
-        epochs=epochs,
-        shuffle=False,
-        callbacks=[wait, shares],
-        verbose=0,
+    batches = SlowBatches(data_seconds)
+    model.fit(
+        batches, epochs=epochs, shuffle=False, callbacks=[wait, shares], verbose=0
     )
-    return model, wait, shares.seen, history.history
-
-
-on_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow",
-    reason="steps on other backends are traced, and only TensorFlow groups them",
-)
+    return model, wait, shares.seen
 
 
 @on_tensorflow
 def test_slow_data_and_slow_steps_are_told_apart():
-    _, waiting, seen, _ = fit(data_seconds=0.3, step_seconds=0.0)
+    _, waiting, seen = fit(data_seconds=0.3, step_seconds=0.0)
     assert len(seen) == 10
     assert 0.7 < waiting.share <= 1.0
     assert seen[-1] > 0.7
-    _, working, _, _ = fit(data_seconds=0.0, step_seconds=0.3)
+    _, working, _ = fit(data_seconds=0.0, step_seconds=0.3)
     assert working.share < 0.2
 
 
 @on_tensorflow
 def test_every_batch_is_trained_on_once_and_in_order():
-    model, _, _, _ = fit(data_seconds=0.0, step_seconds=0.0, epochs=2)
+    model, _, _ = fit(data_seconds=0.0, step_seconds=0.0, epochs=2)
     # Keras builds the model on the first batch before the first step.
     batches = model.batches[-20:]
     assert batches == [*map(float, range(10))] * 2
@@ -111,15 +103,11 @@ def test_the_training_is_the_same_with_and_without_it():
     assert timed_history["loss"] == history["loss"]
     assert len(shares.seen) == 8
     assert all(0 <= share <= 1 for share in shares.seen)
+    # The next training has the model's own function back.
+    assert type(timed.train_function) is type(plain.train_function)
     # A second training on the same model begins anew.
     timed.fit(np.ones((4, 1)), np.ones((4, 1)), verbose=0, callbacks=[DataWait()])
     timed.fit(np.ones((4, 1)), np.ones((4, 1)), verbose=0)
-
-
-def test_the_next_fit_has_the_models_own_function_back():
-    model, _ = graph_weights([DataWait()])
-    plain, _ = graph_weights([])
-    assert type(model.train_function) is type(plain.train_function)
 
 
 @on_tensorflow

@@ -14,17 +14,12 @@ LAUNCH = pathlib.Path(__file__).parents[2] / "scripts" / "launch"
 HOSTS = ("gpu1:12345", "gpu2:12345")
 
 
-def recorded(directory):
-    """What the stand-in for `vfnet` was called with: (TF_CONFIG, arguments) each."""
-    return sorted(
-        (path.read_text().splitlines() for path in directory.glob("call*")),
-        key=str,
-    )
-
-
 @pytest.fixture
 def commands(tmp_path):
-    """A PATH with a `vfnet` that writes down its call, and stand-ins for clusters."""
+    """Runs a file of scripts/launch with stand-ins for `vfnet`, ssh and Slurm.
+
+    It returns TF_CONFIG and the arguments of each call of `vfnet`.
+    """
     if shutil.which("bash") is None:
         pytest.skip("needs bash")
     programs = {
@@ -48,7 +43,8 @@ def commands(tmp_path):
             check=True,
             timeout=30,
         )
-        return recorded(tmp_path)
+        calls = [path.read_text().splitlines() for path in tmp_path.glob("call*")]
+        return sorted(calls, key=str)
 
     return run
 

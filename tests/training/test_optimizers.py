@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from tests.contracts import assert_same_bits, to_numpy
 from vfnet_tf.training.optimizers import SGD, AdamW, clip_by_global_norm, is_bias
 from vfnet_tf.training.schedules import WarmupStepSchedule
 
@@ -52,10 +53,10 @@ def test_two_steps_by_hand():
     optimizer = SGD(0.1, momentum=0.5, weight_decay=0.2)
     # g = 1 + .2 * 1 = 1.2 = v;  w = 1 - .1 * 1.2 = .88
     optimizer.apply([ops.convert_to_tensor([1.0])], [kernel])
-    np.testing.assert_allclose(ops.convert_to_numpy(kernel), [0.88], rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(kernel), [0.88], rtol=1e-6)
     # g = 2 + .2 * .88 = 2.176;  v = .6 + 2.176 = 2.776;  w = .88 - .2776
     optimizer.apply([ops.convert_to_tensor([2.0])])
-    np.testing.assert_allclose(ops.convert_to_numpy(kernel), [0.6024], rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(kernel), [0.6024], rtol=1e-6)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -78,7 +79,7 @@ def test_follows_torch_across_changes_of_the_learning_rate(momentum, nesterov):
             own_rate = 2 * rate if path == "conv/bias" else rate
             weights[path] = torch[path].step(value, gradient, own_rate)
     for variable, expected in zip(variables, weights.values(), strict=True):
-        found = ops.convert_to_numpy(variable)
+        found = to_numpy(variable)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -86,10 +87,10 @@ def test_rate_zero_stops_at_once_although_momentum_goes_on():
     kernel = make_variable([1.0], "conv/kernel")
     optimizer = SGD(1.0, momentum=0.9, weight_decay=0.0)
     optimizer.apply([ops.ones(1)], [kernel])
-    before = ops.convert_to_numpy(kernel).copy()
+    before = to_numpy(kernel).copy()
     optimizer.learning_rate = 0.0
     optimizer.apply([ops.ones(1)], [kernel])
-    np.testing.assert_array_equal(ops.convert_to_numpy(kernel), before)
+    np.testing.assert_array_equal(to_numpy(kernel), before)
 
 
 @pytest.mark.parametrize(
@@ -148,21 +149,14 @@ def test_multipliers_equal_the_official_record(config, lr_multiplier, decay_mult
         assert list(optimizer.multipliers(make_variable([0.0], path))) == expected, name
 
 
-def test_excluded_variables_do_not_decay():
+@pytest.mark.parametrize(("weight_decay", "expected"), [(0.5, 0.5), (None, 1.0)])
+def test_variables_decay_unless_excluded(weight_decay, expected):
     kernel = make_variable([1.0], "conv/kernel")
     scale = make_variable([1.0], "conv/scale")
-    optimizer = SGD(1.0, momentum=0.0, weight_decay=0.5)
+    optimizer = SGD(1.0, momentum=0.0, weight_decay=weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["scale"])
     optimizer.apply([ops.zeros(1), ops.zeros(1)], [kernel, scale])
-    np.testing.assert_allclose(ops.convert_to_numpy(kernel), [0.5])
-    np.testing.assert_allclose(ops.convert_to_numpy(scale), [1.0])
-
-
-def test_weight_decay_none_is_zero():
-    kernel = make_variable([1.0], "conv/kernel")
-    optimizer = SGD(1.0, weight_decay=None)
-    optimizer.apply([ops.zeros(1)], [kernel])
-    np.testing.assert_allclose(ops.convert_to_numpy(kernel), [1.0])
+    np.testing.assert_allclose(to_numpy([kernel, scale]), [[expected], [1.0]])
 
 
 def test_config_round_trip_keeps_every_argument():
@@ -198,20 +192,12 @@ def test_works_in_fit_and_saves_its_velocity(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert isinstance(loaded.optimizer, SGD)
-    pairs = zip(model.optimizer.variables, loaded.optimizer.variables, strict=True)
-    for ours, theirs in pairs:
-        ours, theirs = ops.convert_to_numpy(ours), ops.convert_to_numpy(theirs)
-        np.testing.assert_array_equal(ours, theirs)
+    assert_same_bits(loaded.optimizer.variables, model.optimizer.variables)
 
 
 @pytest.mark.parametrize(
     "argument",
-    [
-        "weight_decay",
-        "bias_lr_multiplier",
-        "bias_decay_multiplier",
-        "summed_clipnorm",
-    ],
+    ["weight_decay", "bias_lr_multiplier", "bias_decay_multiplier", "summed_clipnorm"],
 )
 def test_negative_arguments_are_refused(argument):
     with pytest.raises(ValueError, match=f"Received: {argument}=-1"):
@@ -260,19 +246,23 @@ def test_gradients_are_scaled_together_by_hand():
         ops.convert_to_tensor([[12.0]]),
     ]
     first, none, second = clip_by_global_norm(gradients, 6.5)
-    np.testing.assert_allclose(ops.convert_to_numpy(first), [1.5, 2.0], rtol=1e-6)
-    np.testing.assert_allclose(ops.convert_to_numpy(second), [[6.0]], rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(first), [1.5, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(second), [[6.0]], rtol=1e-6)
     assert none is None
     first, _, second = clip_by_global_norm(gradients, 14.0)
-    np.testing.assert_array_equal(ops.convert_to_numpy(first), [3.0, 4.0])
-    np.testing.assert_array_equal(ops.convert_to_numpy(second), [[12.0]])
+    np.testing.assert_array_equal(to_numpy(first), [3.0, 4.0])
+    np.testing.assert_array_equal(to_numpy(second), [[12.0]])
 
 
 def test_the_decay_is_added_to_the_clipped_gradient():
     kernel = make_variable([4.0], "conv/kernel")
     optimizer = SGD(1.0, momentum=0.0, weight_decay=0.5, summed_clipnorm=1.0)
     optimizer.apply([ops.full((1,), 10.0)], [kernel])
-    np.testing.assert_allclose(ops.convert_to_numpy(kernel), [4.0 - 1.0 - 0.5 * 4.0])
+    np.testing.assert_allclose(to_numpy(kernel), [4.0 - 1.0 - 0.5 * 4.0])
+
+
+def two_variables():
+    return [make_variable([1.0, -1.0], "a/kernel"), make_variable([2.0], "a/bias")]
 
 
 def uneven_gradients(replica):
@@ -291,11 +281,8 @@ def test_two_replicas_clip_the_sum_as_one_device_does(kind, two_devices):
 
     from vfnet_tf.training.strategies import check_settings, make_strategy
 
-    def variables():
-        return [make_variable([1.0, -1.0], "a/kernel"), make_variable([2.0], "a/bias")]
-
     def one_device(clip):
-        single = variables()
+        single = two_variables()
         optimizer = kind(0.1, weight_decay=0.01, summed_clipnorm=clip)
         for ours, theirs in zip(uneven_gradients(0), uneven_gradients(1), strict=True):
             pairs = zip(ours, theirs, strict=True)
@@ -304,7 +291,7 @@ def test_two_replicas_clip_the_sum_as_one_device_does(kind, two_devices):
 
     strategy = make_strategy("mirrored", two_devices)
     with strategy.scope():
-        mirrored = variables()
+        mirrored = two_variables()
         optimizer = kind(0.1, weight_decay=0.01, summed_clipnorm=1.0)
         optimizer.build(mirrored)
     check_settings(strategy, optimizer=optimizer)
@@ -338,20 +325,16 @@ def test_accumulated_batches_step_as_one_of_their_mean(kind):
         settings.update(use_ema=True, ema_momentum=0.5)
         return kind(schedule, **settings, **more)
 
-    def start():
-        return [make_variable([1.0, -1.0], "a/kernel"), make_variable([2.0], "a/bias")]
-
     rng = np.random.default_rng(0)
     batches = rng.normal(0, 3, (5, 3, 2)).astype("float32")
-    single, one = start(), make()
-    several, accumulating = start(), make(gradient_accumulation_steps=3)
+    single, one = two_variables(), make()
+    several, accumulating = two_variables(), make(gradient_accumulation_steps=3)
     for batch in batches:
         for gradient in batch:
-            pair = [
-                ops.convert_to_tensor(gradient),
-                ops.convert_to_tensor(gradient[:1]),
-            ]
-            accumulating.apply(pair, several)
+            accumulating.apply(
+                [ops.convert_to_tensor(gradient), ops.convert_to_tensor(gradient[:1])],
+                several,
+            )
         mean = batch.mean(axis=0)
         one.apply(
             [ops.convert_to_tensor(mean), ops.convert_to_tensor(mean[:1])], single
@@ -364,8 +347,8 @@ def test_accumulated_batches_step_as_one_of_their_mean(kind):
         for expected, found in averages:
             expected, found = map(ops.convert_to_numpy, (expected, found))
             np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
-    assert int(ops.convert_to_numpy(accumulating.iterations)) == 5
-    rates = [float(ops.convert_to_numpy(o.learning_rate)) for o in (one, accumulating)]
+    assert int(to_numpy(accumulating.iterations)) == 5
+    rates = [float(to_numpy(o.learning_rate)) for o in (one, accumulating)]
     np.testing.assert_allclose(rates, 0.01, rtol=1e-6)
 
 
@@ -377,8 +360,7 @@ def test_adamw_without_clipping_is_that_of_keras():
     for gradient in ([3.0, -1.0], [0.5, 2.0]):
         first.apply([ops.convert_to_tensor(gradient)], [ours])
         second.apply([ops.convert_to_tensor(gradient)], [theirs])
-    ours, theirs = ops.convert_to_numpy(ours), ops.convert_to_numpy(theirs)
-    np.testing.assert_array_equal(ours, theirs)
+    assert_same_bits(ours, theirs)
     saved = keras.saving.serialize_keras_object(AdamW(0.1, summed_clipnorm=3.0))
     loaded = keras.saving.deserialize_keras_object(saved)
     assert isinstance(loaded, AdamW) and loaded.summed_clipnorm == 3.0
