@@ -1,7 +1,6 @@
-"""What happens around the steps of `fit`: evaluation, history, checkpoints, alarms.
+"""The history file and the checkpoints of a training.
 
-Their order in `callbacks=[...]` matters, since each reads what the earlier ones have
-put into `logs`:
+The order of callbacks matters, since each reads the `logs` of those before it:
 
     NonFiniteAlarm, EpochOrder, StepLog, CocoEvaluation, HistoryCsv,
     ResumableCheckpoint, Keras's own
@@ -41,9 +40,9 @@ class HistoryCsv(keras.callbacks.Callback):
 
     Columns: `epoch` (finished epochs, from 1), `step` (optimizer steps so far),
     `seconds` (of the epoch, evaluation included), `learning_rate` (of its last step),
-    then the `logs`. The file is replaced as a whole each time, so a kill leaves
-    the old or the new one; lines of epochs that are run again are dropped, and a new
-    column is `nan` in older lines.
+    then the `logs`. Each epoch replaces the file as a whole, so a kill leaves the old or
+    the new one. An epoch that runs again loses its old line. A new column is `nan` in
+    older lines.
 
     Args:
         path: of the CSV file; missing folders are made.
@@ -93,7 +92,7 @@ def read_history(path):
         list of dicts, one a line; `epoch` and `step` are ints, the others floats.
 
     Raises:
-        ValueError: the file is no such table; names it and the line.
+        ValueError: a column is missing or not numeric; names file and line.
     """
     rows = []
     with open(path, newline="", encoding="utf-8") as file:
@@ -113,12 +112,12 @@ def read_history(path):
 def learning_rate_of_step(optimizer, step):
     """The learning rate of one step.
 
-    `optimizer.learning_rate` is that of the step to come: after the last
-    step before a drop it is the lower one already.
+    `optimizer.learning_rate` belongs to the next step: just before a drop it is already
+    the lower one.
 
     Args:
         optimizer: `keras.optimizers.Optimizer`.
-        step: int >= 0. Matters only with a `LearningRateSchedule`.
+        step: int >= 0; without a `LearningRateSchedule` it has no effect.
 
     Returns:
         float.
@@ -133,42 +132,40 @@ def learning_rate_of_step(optimizer, step):
 
 
 class ResumableCheckpoint(keras.callbacks.Callback):
-    """Keeps the last states and the best weights, and brings the last one back.
+    """Saves the last states and the best weights, and restores the last state.
 
-    `last.weights.h5` holds weights, optimizer and place in the run in one file: at the
-    end of an epoch, or with `save_every_steps` at a step within it, with the means of the
-    metrics so far. `last-1.weights.h5`, ... are the states before it.
-    `best.weights.h5` holds the weights of the best epoch alone. All appear whole or not
-    at all: a kill at any moment leaves the older files. Nothing is saved once the loss is
-    not finite.
+    `last.weights.h5` holds weights, optimizer and place in the run at the end of an
+    epoch. With `save_every_steps` it is also written within the epoch, with the means of
+    the metrics so far. `last-1.weights.h5`, ... are the states before it.
+    `best.weights.h5` holds the weights of the best epoch alone. Each file appears whole
+    or not at all: a kill at any moment leaves the older files. Nothing is saved once the
+    loss is not finite.
 
         checkpoint = ResumableCheckpoint(run_dir)
         epoch, step = checkpoint.restore(model)     # (0, 0) in a new run
         model.fit(batches, initial_epoch=epoch, callbacks=[..., checkpoint])
 
-    With the default `save_every_steps=None` step is always 0: an epoch that was cut
-    short starts again from the state before it. Otherwise the caller first trains
-    the rest of the epoch, all batches but the first `step`, up to `epochs=epoch + 1`,
-    then goes on.
+    With `save_every_steps=None` step is always 0: an epoch that was cut short starts
+    again. Otherwise the caller first trains on the rest of the epoch, all batches but the
+    first `step`, up to `epochs=epoch + 1`.
 
     Args:
         run_dir: folder of the files; made if missing.
-        monitor: key of `logs`, "best" is by it. NaN or no such key: no new best.
+        monitor: key of the value in `logs` that decides which epoch is best. An epoch
+            without it, or with NaN, is never the best.
         mode: `"max"` or `"min"`.
         save_every_steps: int > 0 or None.
-        keep: int > 0, states to keep; one that cannot be read gives way to the one
-            before it.
-        weights: as of `CocoEvaluation`, for the best weights; the last are the model's
-            own.
-        writes: bool; False for a worker that is not the chief, which keeps count only.
-        keep_epochs: int >= 0, weights at the end of so many last epochs to keep, too, in
+        keep: int > 0, states to keep. If one cannot be read, the one before it is taken.
+        weights: context manager of the best weights, see `CocoEvaluation`; the last
+            state always has the model's own.
+        writes: bool; False for a worker that is not the chief, which only counts.
+        keep_epochs: int >= 0, the number of last epochs whose weights are kept as
             `epoch-001.weights.h5`, ...
 
     Raises:
         ValueError: an unknown `mode`, a `save_every_steps` or `keep` below 1,
             a `keep_epochs` below 0.
-        OSError: in `fit`, when a state cannot be saved; says where and that the one
-            before is whole.
+        OSError: in `fit`, a state cannot be saved; names the folder and the state before.
     """
 
     def __init__(
@@ -220,23 +217,23 @@ class ResumableCheckpoint(keras.callbacks.Callback):
 
     @property
     def state_paths(self):
-        """Where states may lie, the last one first."""
+        """Paths of all states that may exist, the last one first."""
         older = [self.run_dir / f"last-{n}.weights.h5" for n in range(1, self.keep)]
         return [self.last_path, *older]
 
     def restore(self, model):
-        """Loads the last state that is whole, if there is one. Call it before `fit`.
+        """Loads the last readable state, if there is one. Call it before `fit`.
 
         Args:
-            model: built and compiled; as it was when the state was saved.
+            model: built and compiled as it was when the state was saved.
 
         Returns:
-            `(epoch, step)`: the finished epochs, and the batches of the next one that
-            the state has already learned from. `(0, 0)` without a state.
+            `(epoch, step)`: the finished epochs, and the finished batches of the next
+            one. `(0, 0)` without a state.
 
         Raises:
-            ValueError: the model is not compiled or built, no file can be read, or it
-                does not belong to this model or optimizer.
+            ValueError: the model is not compiled or built, no file can be read, or the
+                state belongs to another model or optimizer.
         """
         paths = [path for path in self.state_paths if path.exists()]
         if not paths:
@@ -268,13 +265,13 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         return self._resumed
 
     def restore_best(self, model):
-        """Loads the best weights; an optimizer keeps its own state.
+        """Loads the best weights; the optimizer keeps its state.
 
         Args:
             model: built; compiled or not.
 
         Returns:
-            `(epoch, value)`: the finished epochs then, and what was monitored.
+            `(epoch, value)`: the epoch, from 1, and its monitored value.
 
         Raises:
             ValueError: there is no such file, or it does not fit the model.
@@ -302,8 +299,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             assign_metrics(self.model, self._resumed_metrics)
         self._resumed, self._resumed_metrics = (0, 0), {}
 
-    # At the begin of a batch, where Keras hands over no logs: at its end it would wait
-    # for them at every step.
+    # At the end of a batch Keras would wait for the logs of every step.
     def on_train_batch_begin(self, batch, logs=None):
         previous, self._step = self._step, self._offset + batch
         every = self.save_every_steps
@@ -311,12 +307,12 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             self.save_now()
 
     def save_now(self):
-        """Saves the state between two steps; for callbacks, in `on_train_batch_begin`.
+        """Saves the state between two steps; callbacks call it in `on_train_batch_begin`.
 
-        Several workers do so together: they read the means of the metrics from all.
+        All workers must call it together, since each reads the metrics of all.
 
         Returns:
-            `(epoch, step)` as of `restore`, what has been learned from.
+            `(epoch, step)`, see `restore`.
         """
         sync_state(self.model)
         metrics = read_metrics(self.model)

@@ -9,7 +9,7 @@ from keras import ops
 
 from vfnet_tf.detectors import execution
 
-# What `detect` reads of a batch.
+# The arguments of `detect`.
 _DETECT_INPUTS = ("images", "image_size", "scale")
 
 
@@ -17,27 +17,26 @@ class CocoEvaluation(keras.callbacks.Callback):
     """Detects on a validation set at the end of an epoch; puts the AP into `logs`.
 
     `logs` then hold `val_AP`, `val_AP50`, ... for every callback after this one. An
-    epoch that is not evaluated has NaN there, so that the keys are always the same.
-    With several replicas, those of JAX too, each detects on its share of a batch; with
-    several processes each then has the detections of all, and comes to the same metrics.
+    epoch without an evaluation has NaN there, so that the keys are always the same.
+    Each replica detects on its share of a batch. Each of several processes then gets the
+    detections of all and computes the same metrics.
 
     Args:
         batches: iterable of batch dicts with `images [B, H, W, 3]`, `image_size
             [B, 2]`, `scale [B, 2]` and `image_id [B]`; with several replicas
-            a `tf.data.Dataset`, with several processes one of the shares of this one,
+            a `tf.data.Dataset`, with several processes the shares of this one,
             see `strategies.shares_of`.
         evaluator: object with `reset()`, `update(image_ids, detections)` and
             `evaluate() -> {metric: float}`, such as a `CocoEvaluator`.
-        every: int > 0, evaluates every so many epochs, and after the last.
-        metrics: the names of those of the evaluator's metrics that go to `logs`.
-        last_epoch: epochs of the whole run, where `fit` is called for a part of it.
+        every: int > 0, epochs between two evaluations; the last epoch always has one.
+        metrics: names of the evaluator's metrics that go to `logs`.
+        last_epoch: epochs of the whole run, if `fit` runs only a part of it.
         stop: `SaveOnSignal`, which is asked between two batches, or None.
-        weights: function that is given the model and returns a context manager, inside
-            of which it has the weights to evaluate at the end of an epoch, such as
-            `ema_weights`. None takes those that it has.
+        weights: function from the model to a context manager inside which the model has
+            the weights to evaluate, such as `ema_weights`. None takes its own weights.
 
     Attributes:
-        last_metrics: the evaluator's whole answer, None before the first.
+        last_metrics: dict of the last `evaluator.evaluate()`; None before the first.
 
     Raises:
         ValueError: `every` is not positive.
@@ -98,7 +97,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         return self.last_metrics
 
     def _detections(self):
-        """Yields (image_ids, detections) of numpy arrays, one or all replicas' each."""
+        """Yields (image_ids, detections) as numpy arrays."""
 
         def detect(batch):
             return self.model.detect(**{name: batch[name] for name in _DETECT_INPUTS})
@@ -130,14 +129,13 @@ class CocoEvaluation(keras.callbacks.Callback):
         if self._traces is None:
             self._traces = execution.Traces(self.model)
         if self._traces.is_stale("detect"):
-            # One graph for each shape of a batch; kept over the epochs, unless a
-            # setting is changed between them.
+            # One graph for each shape of a batch, kept over the epochs.
             if replicas == 1:
                 self._detect = tf.function(detect, autograph=False)
             elif is_cluster:
 
                 def detect_share(batch, is_told):
-                    # One row of its own for each replica, as of the others.
+                    # One row for each replica, to be gathered like the others.
                     told = tf.fill([1], is_told)
                     return batch["image_id"], detect(batch), told
 
@@ -178,7 +176,7 @@ class CocoEvaluation(keras.callbacks.Callback):
 
 
 def _inputs_of(batch):
-    """What `detect` reads of a batch, so that padded boxes cause no retracing."""
+    """Leaves out the boxes, whose shapes would cause retracing."""
     return {name: batch[name] for name in (*_DETECT_INPUTS, "image_id")}
 
 

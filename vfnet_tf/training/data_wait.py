@@ -1,37 +1,34 @@
-"""How long the training waits for its data."""
+"""The share of time that a training waits for its data."""
 
 import time
 
 import keras
 
-# Of a share that would tell the user to do something; below it nothing is said.
+# The message needs a larger share of an epoch than this, and more seconds.
 _LIMIT = 0.05
-# Seconds of an epoch; a shorter one says little.
 _LEAST_WAIT = 3.0
 
 
 class DataWait(keras.callbacks.Callback):
-    """Shows in the progress line which share of an epoch went by waiting for data.
+    """Shows in the progress line which share of an epoch was spent waiting for data.
 
     Keras fetches a batch within the function of a step, where the wait cannot be told
-    from the computation. Here it is fetched just before that function, by the same
-    thread and at the same time, and handed in. The value stands as `data_wait`, 0 to 1,
-    in the logs of a batch and so in the progress line; it is the time of a machine, and
-    does not go into `history.csv`. On a GPU, which works behind the host, it is an upper
-    bound of the time that the device is idle.
+    from the computation. This callback fetches it just before, in the same thread. The
+    logs of a batch hold the share as `data_wait`, from 0 to 1. On a GPU, which works
+    behind the host, it is an upper bound of the device's idle time.
 
-    The first step, which traces the graph, does not count. Not measured if
-    `steps_per_execution` is above 1, and with PyTorch, where Keras fetches by itself.
+    The first step, which traces the graph, does not count. Nothing is measured if
+    `steps_per_execution` is above 1, or with PyTorch, where Keras fetches by itself.
 
     Args:
-        prints: bool, whether to say at the end of an epoch that more than 5 % of it were
-            waited; False for a worker that is not the chief.
+        prints: bool, whether to print a message after an epoch with a share above 5 %;
+            False for a worker that is not the chief.
 
     Attributes:
-        share: of the present epoch, or of the last one.
+        share: float, of the present epoch or the last one.
     """
 
-    # Nothing here reads what a step has computed: Keras need not wait for it.
+    # No result of a step is read here, so Keras need not wait for it.
     async_safe = True
 
     def __init__(self, prints=True):
@@ -46,7 +43,7 @@ class DataWait(keras.callbacks.Callback):
         if self.model.steps_per_execution > 1 or keras.backend.backend() == "torch":
             return
         function = self.model.train_function
-        if isinstance(function, _FetchingStep):  # of a training that an error ended
+        if isinstance(function, _FetchingStep):  # left by a training that failed
             function = function.function
         self.model.train_function = _FetchingStep(function, self)
 
@@ -73,12 +70,12 @@ class DataWait(keras.callbacks.Callback):
             )
 
     def step_begins(self, waited):
-        """Counts the seconds that the step which begins now has waited for its batch."""
+        """Adds the seconds that a step has waited for its batch."""
         self._waited += waited
         self._update()
 
     def step_returned(self):
-        """Starts the count anew after the first step, which traced the graph."""
+        """Resets the time after the first step, which traced the graph."""
         if self._is_first:
             self._is_first = False
             self._begin, self._waited = time.perf_counter(), 0.0
@@ -89,21 +86,16 @@ class DataWait(keras.callbacks.Callback):
 
 
 class _FetchingStep:
-    """A model's `train_function` that fetches the batch before it calls it.
-
-    Args:
-        function: called with an iterator last, and on JAX with the state before it.
-        wait: the `DataWait` to tell.
-    """
+    """A `train_function` of a model that fetches the batch and then calls `function`."""
 
     def __init__(self, function, wait):
         self.function = function
         self._wait = wait
 
     def __call__(self, *arguments):
-        *state, iterator = arguments
+        *state, iterator = arguments  # JAX has a state
         begin = time.perf_counter()
-        # Its StopIteration is the sign of the end that Keras waits for.
+        # Its StopIteration tells Keras that the epoch ends.
         data = next(iterator)
         self._wait.step_begins(time.perf_counter() - begin)
         outputs = self.function(*state, iter([data]))

@@ -4,8 +4,8 @@ import keras
 class StopWithoutImprovement(keras.callbacks.Callback):
     """Ends `fit` when the best epoch lies too many epochs back.
 
-    Unlike `keras.callbacks.EarlyStopping` it outlives a resume: which epoch was the best
-    is in the state that the checkpoint keeps. It comes after the checkpoint.
+    Unlike `keras.callbacks.EarlyStopping` it survives a resume, since the checkpoint
+    keeps the best epoch. It must come after the checkpoint.
 
     Args:
         checkpoint: `ResumableCheckpoint`, which monitors e.g. `val_AP`.

@@ -9,9 +9,9 @@ import keras
 def ema_weights(model):
     """Inside, the model has the averaged weights; afterwards its own, bit by bit.
 
-    `keras.callbacks.SwapEMAWeights` exchanges them by adding and subtracting, which
-    rounds (TensorFlow): each evaluation would change the training a little. What is no
-    trainable variable, such as the statistics of batch norms, stays as it is.
+    `keras.callbacks.SwapEMAWeights` adds and subtracts on TensorFlow, which rounds: each
+    evaluation would change the training a little. Variables that are not trainable, such
+    as the statistics of batch norms, stay.
 
     Args:
         model: compiled with an optimizer that has `use_ema=True`.
@@ -41,8 +41,8 @@ def _exchange(optimizer):
     for variable, average in zip(optimizer._trainable_variables, averages, strict=True):
         if average is not None:
             if keras.backend.backend() == "jax":
-                # As it lies on the devices: what comes from the host is compared over
-                # all processes, and one of them may be alone here.
+                # JAX compares arrays from the host over all processes, and only one
+                # process may be here. Arrays on the devices are not compared.
                 value, mean = variable.value, average.value
             else:
                 value, mean = keras.ops.convert_to_numpy(variable).copy(), average

@@ -1,8 +1,7 @@
-"""`fit` over several processes, and what else they must do together.
+"""`fit` over several processes, and their collective operations.
 
-Keras 3.15's `fit` ends in an error under `MultiWorkerMirroredStrategy`: it averages the
-logs of a step, which are scalars, over an axis. With JAX it works as it is. All
-collectives here are TensorFlow's and JAX's own.
+Keras 3.15's `fit` fails under `MultiWorkerMirroredStrategy`: it averages the logs of a
+step, which are scalars, over an axis. With JAX it works.
 """
 
 import contextlib
@@ -14,10 +13,10 @@ import tensorflow as tf
 from vfnet_tf.training import strategies
 from vfnet_tf.training.preemption import SaveOnSignal
 
-# The key of what a `SaveOnSignal` has been told, on its way through the logs of a step.
+# The logs of a step carry `SaveOnSignal.is_told` of all workers under this key.
 _TOLD = "_told"
 
-# What collectives end in once a process is gone, by where it was noticed.
+# Errors of TensorFlow's collectives after a process has ended.
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -25,29 +24,29 @@ _LOST = (
     tf.errors.DeadlineExceededError,
 )
 
-# What JAX's errors of collectives name: those of CPUs and of GPUs, and what both rest on.
+# Names in the errors of JAX's collectives: on CPUs, on GPUs, and on both.
 _JAX_COLLECTIVES = ("Gloo", "NCCL", "coordination service")
 
 
 class WorkerLostError(ConnectionError):
-    """Another process of the training is gone, so that this one cannot go on."""
+    """Another process of the training has ended, so this one cannot go on."""
 
 
 def fit(model, batches, epochs=1, initial_epoch=0, callbacks=None, verbose="auto"):
     """`keras.Model.fit` for a model of a `MultiWorkerMirroredStrategy`.
 
-    Every worker calls it with the same arguments but its own batches. `logs` are those
-    of the whole batch and the same on every worker, so that callbacks that stop the
-    training or change its learning rate decide the same everywhere.
+    Every worker calls it with its own batches and otherwise the same arguments. `logs`
+    are those of the whole batch on every worker, so that callbacks decide the same
+    everywhere.
 
     Args:
         model: `keras.Model`, built and compiled in the strategy's scope; its metrics
-            are means. Its own `train_step` is what runs.
+            must be means.
         batches: `tf.data.Dataset` of known cardinality: for each step one batch for
             each replica of this worker, see `strategies.shares_of`.
         epochs, initial_epoch: as in `keras.Model.fit`.
-        callbacks: list of Keras callbacks. A `SaveOnSignal` among them hears before each
-            step whether any worker had been told to stop when the last one began.
+        callbacks: list of Keras callbacks. A `SaveOnSignal` among them learns before each
+            step whether any worker was told to stop before the last one.
         verbose: as in `keras.Model.fit`; workers but the chief are silent.
 
     Returns:
@@ -91,7 +90,7 @@ def fit(model, batches, epochs=1, initial_epoch=0, callbacks=None, verbose="auto
             stop.hear(told)
         return logs
 
-    # As in Keras's `fit`, where callbacks find what runs a step.
+    # Callbacks look for it there, see `DataWait`.
     model.train_function = train_function
     model.stop_training = False
     logs = {}
@@ -107,7 +106,7 @@ def fit(model, batches, epochs=1, initial_epoch=0, callbacks=None, verbose="auto
                 callbacks.on_train_batch_end(step, logs)
                 if model.stop_training:
                     break
-            # Callbacks add to it, as CocoEvaluation does.
+            # Callbacks such as CocoEvaluation add to it.
             logs = {name: float(value) for name, value in logs.items()}
             callbacks.on_epoch_end(epoch, logs)
             if model.stop_training:
@@ -119,14 +118,11 @@ def fit(model, batches, epochs=1, initial_epoch=0, callbacks=None, verbose="auto
 
 
 def _train_step_of_all(model):
-    """A function from the shares of a batch to the logs of the whole batch.
-
-    Its second argument, a scalar of this worker, is averaged with them.
-    """
+    """A function of the shares of a batch and `is_told`; returns their means over all."""
     strategy = model.distribute_strategy
 
     def train_share(batch, is_told):
-        # A tensor for each replica: the same one on all would not be summed.
+        # One tensor for all replicas would not be summed.
         return {**model.train_step(batch), _TOLD: tf.identity(is_told)}
 
     def train_step(batch, is_told):
@@ -142,11 +138,11 @@ def _train_step_of_all(model):
 
 
 def spread(strategy, batch):
-    """Sends the rows of a batch to the devices of JAX, each its share.
+    """Spreads the rows of a batch over the devices of JAX.
 
     Args:
         strategy: `keras.distribution.DataParallel`.
-        batch: dict of arrays `[b, ...]`, what this process brings; b is a multiple of
+        batch: dict of arrays `[b, ...]`, the share of this process; b is a multiple of
             its devices.
 
     Returns:
@@ -166,9 +162,9 @@ def gather(strategy, values):
     """Joins the shares of all replicas of all processes, in order of the replicas.
 
     Args:
-        strategy: as of `strategies.make_strategy`.
+        strategy: see `strategies.make_strategy`.
         values: nested per-replica values `[b, ...]`, of the same shape on all replicas;
-            with JAX what `spread` gave or what came of it, or numpy arrays of each
+            with JAX arrays computed from those of `spread`, or numpy arrays of each
             process.
 
     Returns:
@@ -184,7 +180,7 @@ def gather(strategy, values):
     def join(value):
         if value.dtype != "int64":
             return multihost_utils.process_allgather(value, tiled=True)
-        # JAX would make int32 of it, and image ids can be larger.
+        # JAX would cast it to int32, and image ids can be larger.
         halves = np.ascontiguousarray(value)[..., None].view("int32")
         joined = multihost_utils.process_allgather(halves, tiled=True)
         return np.ascontiguousarray(joined).view("int64")[..., 0]
@@ -193,14 +189,14 @@ def gather(strategy, values):
 
 
 def check_same_everywhere(strategy, **numbers):
-    """Raises unless all processes hold the same numbers; none goes on before all came.
+    """Waits for all processes and compares their numbers.
 
     Args:
-        strategy: as of `strategies.make_strategy`.
-        **numbers: int, by the name that the message gives them.
+        strategy: see `strategies.make_strategy`.
+        **numbers: ints; the message names them by keyword.
 
     Raises:
-        ValueError: they differ; lists them by worker.
+        ValueError: the numbers differ; lists them by worker.
         WorkerLostError: another worker is gone.
     """
     if len(strategies.cluster_of(strategy).addresses) == 1:
@@ -216,7 +212,7 @@ def check_same_everywhere(strategy, **numbers):
 
 
 def _gather_number(strategy, number):
-    """The ints that all processes bring, a list in their order."""
+    """The ints of all processes as a list, in their order."""
     own = np.array([number], "int64")
     if isinstance(strategy, keras.distribution.DataParallel):
         return gather(strategy, own).tolist()
@@ -234,7 +230,7 @@ def explaining_lost_workers():
         yield
     except _LOST as error:
         raise _lost(f"TensorFlow says: {error.message}") from error
-    # JAX gives them no class of their own.
+    # JAX has no class of its own for them.
     except (RuntimeError, ValueError) as error:
         if not any(name in str(error) for name in _JAX_COLLECTIVES):
             raise

@@ -1,4 +1,4 @@
-"""Losses that are not finite: where, on which images, and whether training goes on."""
+"""Finds losses that are not finite, and stops the training or leaves out the step."""
 
 import json
 import math
@@ -14,17 +14,17 @@ ACTIONS = ("stop", "skip")
 
 
 class NonFiniteAlarm(keras.callbacks.Callback):
-    """Stops at a loss that is not finite, or leaves out its step, and writes down why.
+    """Stops at a loss that is not finite, or leaves out its step, and records it.
 
-    The loss of all replicas is looked at in the graph of the step; the host reads what
-    was found once in `every` steps and at the end of an epoch, so that it does not wait
-    at each. Steps that are left out change no weight; they count in the schedule.
+    The graph of a step checks the loss of all replicas. The host reads the result once
+    in `every` steps and at the end of an epoch, so that it does not wait at each step.
+    Steps that are left out change no weight, but count in the schedule.
 
-    What was found goes to a json file, a list of dicts with `epoch` and `step` (from 1),
-    `image_ids` of the global batch, the loss `parts` as text and the `learning_rate`.
+    The json file is a list of dicts with `epoch` and `step` (from 1), `image_ids` of the
+    global batch, the loss `parts` as text and the `learning_rate`.
 
-    It works with a `DenseDetector` on TensorFlow; elsewhere the epoch's mean loss is
-    looked at. Put it first.
+    Steps are checked with a `DenseDetector` on TensorFlow, elsewhere only the mean loss
+    of an epoch. Put it first.
 
     Args:
         path: of the json file.
@@ -71,13 +71,13 @@ class NonFiniteAlarm(keras.callbacks.Callback):
         self._names = tuple(model.loss_names)
         settings = {
             "trainable": False,
-            # The same on all replicas: what is looked at is the sum over them.
+            # The same on all replicas, since the sum over them is checked.
             "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
         }
         with scope_of(model):
             self._is_good = tf.Variable(True, **settings)
             self._step = tf.Variable(0, dtype="int64", **settings)
-            # The last step that was not, and how many there were.
+            # The first step without a finite loss, and the number of them.
             self._bad_step = tf.Variable(-1, dtype="int64", **settings)
             self._num_bad = tf.Variable(0, dtype="int64", **settings)
             self._parts = tf.Variable([0.0] * len(self._names), **settings)
@@ -93,7 +93,7 @@ class NonFiniteAlarm(keras.callbacks.Callback):
             optimizer.update_when = self._is_good
 
     def _watch(self, losses):
-        """In the graph of a step: whether the loss of all replicas is finite."""
+        """Returns, in the graph of a step, whether the loss of all replicas is finite."""
         import tensorflow as tf
 
         parts = tf.stack([losses[name] for name in self._names])
@@ -114,7 +114,7 @@ class NonFiniteAlarm(keras.callbacks.Callback):
             self._num_bad.assign(0)
 
     def begin_at(self, step):
-        """Says that the next epoch begins behind its first `step` batches."""
+        """Tells that the next epoch leaves out its first `step` batches."""
         self._offset = step
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -125,7 +125,7 @@ class NonFiniteAlarm(keras.callbacks.Callback):
         if self._is_watching:
             self._look()
             self._offset = 0
-            # Taken before the mean was mended.
+            # Keras read the logs before `_mend_mean_loss`.
             if logs and not math.isfinite(logs["loss"]):
                 logs["loss"] = sum(float(logs[name]) for name in self._names)
         elif not keras.ops.isfinite((logs or {}).get("loss", 0.0)):
@@ -139,11 +139,10 @@ class NonFiniteAlarm(keras.callbacks.Callback):
         if not number:
             return
         sync_state(self.model)
-        step = self._offset + int(self._bad_step.numpy())
+        bad_step = int(self._bad_step.numpy())
+        step = self._offset + bad_step
         optimizer = self.model.optimizer
-        made = (
-            steps_of(optimizer) - int(self._step.numpy()) + int(self._bad_step.numpy())
-        )
+        made = steps_of(optimizer) - int(self._step.numpy()) + bad_step
         image_ids = [] if self.image_ids is None else self.image_ids(self._epoch, step)
         values = dict(zip(self._names, self._parts.numpy().tolist(), strict=True))
         entry = {
@@ -187,7 +186,7 @@ class NonFiniteAlarm(keras.callbacks.Callback):
         self.path.write_text(text, encoding="utf-8")
 
     def _mend_mean_loss(self):
-        """Makes Keras's mean loss that of the steps which counted."""
+        """Sets Keras's mean loss to that of the steps with a finite loss."""
         metrics = {metric.name: metric for metric in self.model.metrics}
         mean = sum(float(metrics[name].result()) for name in self._names)
         total, count = metrics["loss"].variables

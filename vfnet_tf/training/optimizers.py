@@ -1,4 +1,4 @@
-"""Stochastic gradient descent with PyTorch's arithmetic, AdamW, and what both share."""
+"""Stochastic gradient descent with PyTorch's arithmetic, and AdamW."""
 
 import contextlib
 
@@ -7,16 +7,15 @@ from keras import ops
 
 
 class _Updates:
-    """Before an optimizer of Keras: clipping over replicas, and a count of updates.
+    """A mixin for optimizers of Keras: clipping over replicas, and a count of updates.
 
-    Keras clips each replica's gradient before the sum over replicas, `summed_clipnorm`
-    the sum: any number of replicas take the same step. With
-    `gradient_accumulation_steps` Keras's schedules and moving average count batches
-    (3.15); here they count updates.
+    Keras clips each replica's gradient, `summed_clipnorm` their sum, so that any number
+    of replicas take the same step. With `gradient_accumulation_steps` Keras 3.15's
+    schedules and moving average count batches; here they count updates.
 
     Attributes:
-        update_when: TensorFlow variable, bool: a step while it is False changes no
-            weight and no slot, but counts. None, the default, means always.
+        update_when: TensorFlow variable, bool: while it is False a step changes no
+            weight and no slot, but counts. None always updates.
     """
 
     update_when = None
@@ -37,7 +36,7 @@ class _Updates:
         return self._clip_sum(grads)
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
-        # Of the TensorFlow backend alone, just before the update.
+        # Only the TensorFlow backend calls it, just before the update.
         grads_and_vars = super()._all_reduce_sum_gradients(grads_and_vars)
         if not grads_and_vars:
             return grads_and_vars
@@ -45,7 +44,7 @@ class _Updates:
         return list(zip(self._clip_sum(gradients), variables, strict=True))
 
     def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
-        # Of the TensorFlow backend alone.
+        # Only the TensorFlow backend calls it.
         if self.update_when is None:
             return super()._distributed_tf_update_step(
                 distribution, grads_and_vars, learning_rate
@@ -57,7 +56,7 @@ class _Updates:
                 self.update_step(gradient, variable, learning_rate)
                 return True
 
-            # One condition each: the gradient of all variables at once would be kept.
+            # One condition for all variables would keep all gradients in memory.
             tf.cond(self.update_when, step, lambda: False)
 
         for gradient, variable in grads_and_vars:
@@ -108,7 +107,7 @@ class AdamW(_Updates, keras.optimizers.AdamW):
 
     Args:
         *args, **kwargs: of `keras.optimizers.AdamW`.
-        summed_clipnorm: as of `SGD`.
+        summed_clipnorm: see `SGD`.
 
     Raises:
         ValueError: `summed_clipnorm` is not positive.
@@ -123,16 +122,13 @@ class SGD(_Updates, keras.optimizers.SGD):
         v = momentum * v + g                        (v = 0 before step 1)
         w = w - learning_rate * v                   (Nesterov: g + momentum * v)
 
-    Keras differs twice: its `weight_decay` shrinks the weight beside the
-    gradient, so that momentum never sees it, and its velocity holds the
-    learning rate, so that a drop of the rate is felt only after
-    `1 / (1 - momentum)` steps. The published results need the above.
+    Keras differs twice. Its `weight_decay` shrinks the weight beside the gradient, so
+    momentum never sees it. Its velocity includes the learning rate, so a drop of the rate
+    takes full effect only after `1 / (1 - momentum)` steps.
 
-    A *bias* is a variable whose last path component is `bias`: that of
-    a convolution or dense layer. Normalisation layers call theirs `beta`, and
-    anything under a layer called `conv_offset` (the offsets of a deformable
-    convolution) is no bias here either; both keep multipliers of 1
-    (official configs: `paramwise_cfg`; `sched/*.optim.json`).
+    A bias of a convolution or dense layer has twice the learning rate and no weight
+    decay. Shifts of norms (`beta`) and biases that predict offsets of a deformable
+    convolution (any path with `conv_offset`) are no exceptions: docs/parity.md, S34.
 
     Args:
         learning_rate: float, a `LearningRateSchedule` or a callable.
@@ -142,11 +138,10 @@ class SGD(_Updates, keras.optimizers.SGD):
             `exclude_from_weight_decay` have none.
         bias_lr_multiplier: float >= 0, times the learning rate of biases.
         bias_decay_multiplier: float >= 0, times the weight decay of biases.
-        **kwargs: of `keras.optimizers.Optimizer`. `clipnorm` and
-            `global_clipnorm` see each replica's gradient alone, before the
-            sum over replicas. And `summed_clipnorm`, float > 0 or None: the largest
-            L2 norm of the gradient of all variables together, summed over replicas,
-            before weight decay; a longer one is scaled down to it.
+        **kwargs: of `keras.optimizers.Optimizer`, whose `clipnorm` and `global_clipnorm`
+            clip each replica's gradient alone; and `summed_clipnorm`, float > 0 or None:
+            the largest L2 norm of the gradient of all variables together, summed over
+            replicas, before weight decay. A longer gradient is scaled down to it.
 
     Raises:
         ValueError: a decay or a multiplier is negative, or `summed_clipnorm` is not
@@ -172,33 +167,22 @@ class SGD(_Updates, keras.optimizers.SGD):
             name=name,
             **kwargs,
         )
-        if weight_decay is not None and weight_decay < 0:
-            raise ValueError(
-                f"`weight_decay` must be >= 0. Received: weight_decay={weight_decay}"
-            )
-        if bias_lr_multiplier < 0:
-            raise ValueError(
-                "`bias_lr_multiplier` must be >= 0. "
-                f"Received: bias_lr_multiplier={bias_lr_multiplier}"
-            )
-        if bias_decay_multiplier < 0:
-            raise ValueError(
-                "`bias_decay_multiplier` must be >= 0. "
-                f"Received: bias_decay_multiplier={bias_decay_multiplier}"
-            )
+        for argument, value in (
+            ("weight_decay", weight_decay),
+            ("bias_lr_multiplier", bias_lr_multiplier),
+            ("bias_decay_multiplier", bias_decay_multiplier),
+        ):
+            if value is not None and value < 0:
+                raise ValueError(
+                    f"`{argument}` must be >= 0. Received: {argument}={value}"
+                )
         self.bias_lr_multiplier = bias_lr_multiplier
         self.bias_decay_multiplier = bias_decay_multiplier
 
     def multipliers(self, variable):
-        """Factors of one variable.
+        """`(lr_multiplier, decay_multiplier)` of a `keras.Variable`, two floats.
 
-        Args:
-            variable: a `keras.Variable` (only its path and identity count).
-
-        Returns:
-            `(lr_multiplier, decay_multiplier)`, two floats: the variable learns
-            at `learning_rate * lr_multiplier` and decays by
-            `weight_decay * decay_multiplier`.
+        They are factors of `learning_rate` and `weight_decay`.
         """
         lr_multiplier, decay_multiplier = 1.0, 1.0
         if is_bias(variable.path):
@@ -215,9 +199,10 @@ class SGD(_Updates, keras.optimizers.SGD):
 
     def _update(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        # TensorFlow hands over the raw tf.Variable, which has lost its path.
-        multipliers = self.multipliers(self._trainable_variables[index])
-        lr_multiplier, decay_multiplier = multipliers
+        # TensorFlow gives a tf.Variable, which has no path.
+        lr_multiplier, decay_multiplier = self.multipliers(
+            self._trainable_variables[index]
+        )
         dtype = variable.dtype
         learning_rate = ops.cast(learning_rate, dtype) * lr_multiplier
         gradient = ops.cast(gradient, dtype)
@@ -236,7 +221,7 @@ class SGD(_Updates, keras.optimizers.SGD):
         self.assign_sub(variable, learning_rate * gradient)
 
     def _apply_weight_decay(self, variables):
-        """Nothing: `update_step` decays. Keras would decay once more."""
+        """Does nothing, since `update_step` decays."""
 
     def get_config(self):
         own = {
@@ -285,10 +270,10 @@ def is_bias(path):
 
 
 def _after(tensor):
-    """What is computed inside waits for `tensor` in a TensorFlow graph.
+    """Operations inside wait for `tensor` in a TensorFlow graph.
 
-    Decay and momentum depend on no gradient: a graph would compute them for all
-    variables at its start and keep them, two more copies of the model, to its end.
+    Decay and momentum depend on no gradient. A graph would compute them for all variables
+    at its start and keep two more copies of the model.
     """
     if keras.backend.backend() != "tensorflow":
         return contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""What a stopped training needs to go on: weights, optimizer, metrics, place."""
+"""The state of a stopped training: weights, optimizer, metrics and place in the run."""
 
 import contextlib
 import json
@@ -17,10 +17,10 @@ STATE_ATTRIBUTE = "vfnet_tf_training_state"
 
 @contextlib.contextmanager
 def without_distribution():
-    """For what one process of JAX does alone.
+    """Lets one process of JAX save alone.
 
-    Keras 3.15 makes an optimizer to see which attributes of the model's are its own; its
-    variable, on all devices, would be compared over all processes.
+    To save, Keras 3.15 makes an optimizer, whose variable would be compared over all
+    processes.
     """
     before = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
@@ -31,7 +31,7 @@ def without_distribution():
 
 
 def save_without_optimizer(model, path, state):
-    """Writes a model's weights alone; the file appears whole or not at all.
+    """Writes a model's weights; the file appears whole or not at all.
 
     Args:
         model: built; compiled or not.
@@ -52,15 +52,15 @@ def save_without_optimizer(model, path, state):
 
 
 def read_state(path):
-    """The place in the run at which a checkpoint was saved.
+    """Reads the place in the run at which a checkpoint was saved.
 
     Args:
         path: of a file of `ResumableCheckpoint`.
 
     Returns:
-        dict: `epoch` (finished epochs), `step` (batches of the next one), `iterations`
-        (optimizer steps), `optimizer` (class name), `monitor`, `best` (its best value
-        or None) and `best_epoch`.
+        dict: `epoch` (finished epochs), `step` (finished batches of the next one),
+        `iterations` (optimizer steps), `optimizer` (class name), `monitor`, `best` (its
+        best value or None) and `best_epoch`.
 
     Raises:
         ValueError: the file cannot be read, or has no such record.
@@ -95,7 +95,7 @@ def read_first(paths):
 
 
 def sync_state(model):
-    """Brings the values of a training in progress into the model's variables (JAX)."""
+    """With JAX, copies the values of a running `fit` to the model's variables."""
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
 
@@ -110,7 +110,7 @@ def read_metrics(model):
 
 
 def assign_metrics(model, values):
-    """Gives the metrics of a model what `read_metrics` read."""
+    """Restores the values of `read_metrics`."""
     for metric in model.metrics:
         found = values.get(metric.name, [])
         for variable, value in zip(metric.variables, found, strict=False):
@@ -118,13 +118,13 @@ def assign_metrics(model, values):
 
 
 def scope_of(model):
-    """Where variables of a model are made: its `tf.distribute` strategy, if any."""
+    """The scope of a model's `tf.distribute` strategy, if it has one."""
     strategy = getattr(model, "distribute_strategy", None)
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
 def steps_of(optimizer):
-    """The steps that an optimizer has made, an int."""
+    """The number of steps of an optimizer, int."""
     return int(ops.convert_to_numpy(optimizer.iterations))
 
 

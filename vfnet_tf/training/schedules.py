@@ -14,9 +14,8 @@ class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
         n(t)    = number of boundaries <= t
         w(t)    = warmup_ratio + (1 - warmup_ratio) * min(t / warmup_steps, 1)
 
-    The two are multiplied: a drop inside the warm-up counts (a small dataset
-    whose epochs are short). Source: the official configs, `lr_config`; the
-    rate of step 0 is exactly `base_lr * warmup_ratio`.
+    A drop inside the warm-up counts too, since a small dataset has short epochs. The
+    official schedules: docs/parity.md, S35.
 
     Args:
         base_lr: float > 0, the rate after the warm-up.
@@ -42,24 +41,14 @@ class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
     ):
         super().__init__()
         boundaries = [int(boundary) for boundary in boundaries]
-        if base_lr <= 0:
-            raise ValueError(f"`base_lr` must be > 0. Received: base_lr={base_lr}")
-        if warmup_steps < 0:
-            raise ValueError(
-                f"`warmup_steps` must be >= 0. Received: warmup_steps={warmup_steps}"
-            )
-        if not 0 < warmup_ratio <= 1:
-            raise ValueError(
-                "`warmup_ratio` must be in (0, 1]. "
-                f"Received: warmup_ratio={warmup_ratio}"
-            )
-        if boundaries != sorted(boundaries) or min(boundaries, default=0) < 0:
-            raise ValueError(
-                "`boundaries` must be steps >= 0 in order. "
-                f"Received: boundaries={boundaries}"
-            )
-        if not 0 < factor <= 1:
-            raise ValueError(f"`factor` must be in (0, 1]. Received: factor={factor}")
+        _check("base_lr", base_lr, base_lr > 0, "> 0")
+        _check("warmup_steps", warmup_steps, warmup_steps >= 0, ">= 0")
+        _check("warmup_ratio", warmup_ratio, 0 < warmup_ratio <= 1, "in (0, 1]")
+        is_ordered = (
+            boundaries == sorted(boundaries) and min(boundaries, default=0) >= 0
+        )
+        _check("boundaries", boundaries, is_ordered, "steps >= 0 in order")
+        _check("factor", factor, 0 < factor <= 1, "in (0, 1]")
         self.base_lr = base_lr
         self.warmup_steps = warmup_steps
         self.warmup_ratio = warmup_ratio
@@ -78,10 +67,16 @@ class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
         """
         # float32 counts steps exactly up to 2**24.
         step = ops.cast(step, "float32")
-        rate = self.base_lr * warmup_factor(step, self.warmup_steps, self.warmup_ratio)
+        rate = self.base_lr * self._warmup_factor(step)
         for boundary in self.boundaries:
             rate = ops.where(step >= boundary, rate * self.factor, rate)
         return rate
+
+    def _warmup_factor(self, step):
+        if self.warmup_steps == 0:
+            return ops.ones_like(step)
+        progress = ops.minimum(step / self.warmup_steps, 1.0)
+        return self.warmup_ratio + (1.0 - self.warmup_ratio) * progress
 
     def get_config(self):
         return {
@@ -96,21 +91,20 @@ class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable("vfnet_tf")
 class CosineCycles(keras.optimizers.schedules.LearningRateSchedule):
-    """Half a cosine from the full rate down, again and again: that of weight averaging.
+    """Repeated halves of a cosine from the full rate down, for weight averaging.
 
         rate(t) = end + (base_lr - end) * (1 + cos(pi * u)) / 2
         end     = base_lr * final_ratio
         u       = t / cycle_steps, less its whole part
 
-    There is no way up and no warm-up: each cycle begins at `base_lr` at once, and its
-    last step comes close to `end`. Source: the official SWA phase, a cycle an epoch,
-    over the iterations (fact S36).
+    There is no warm-up. In the official phase of weight averaging each epoch is one
+    cycle: docs/parity.md, S36.
 
     Args:
         base_lr: float > 0, the rate of the first step of a cycle.
-        cycle_steps: number >= 1. With a fraction, as of an epoch whose batches are
+        cycle_steps: number >= 1. If it is no whole number, since gradients of batches are
             accumulated, cycle e begins at the first step from `e * cycle_steps`.
-        final_ratio: float in [0, 1], of the rate that a cycle falls towards.
+        final_ratio: float in [0, 1], `end / base_lr`.
         name: str.
 
     Raises:
@@ -119,16 +113,9 @@ class CosineCycles(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, base_lr, cycle_steps, final_ratio=0.01, name="CosineCycles"):
         super().__init__()
-        if base_lr <= 0:
-            raise ValueError(f"`base_lr` must be > 0. Received: base_lr={base_lr}")
-        if cycle_steps < 1:
-            raise ValueError(
-                f"`cycle_steps` must be >= 1. Received: cycle_steps={cycle_steps}"
-            )
-        if not 0 <= final_ratio <= 1:
-            raise ValueError(
-                f"`final_ratio` must be in [0, 1]. Received: final_ratio={final_ratio}"
-            )
+        _check("base_lr", base_lr, base_lr > 0, "> 0")
+        _check("cycle_steps", cycle_steps, cycle_steps >= 1, ">= 1")
+        _check("final_ratio", final_ratio, 0 <= final_ratio <= 1, "in [0, 1]")
         self.base_lr = base_lr
         self.cycle_steps = cycle_steps
         self.final_ratio = final_ratio
@@ -158,28 +145,16 @@ class CosineCycles(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def warmup_factor(step, warmup_steps, warmup_ratio):
-    """From `warmup_ratio` at step 0 in a line to 1 at `warmup_steps`.
-
-    Args:
-        step: float32, any shape, >= 0.
-        warmup_steps: int >= 0; 0 gives 1 everywhere.
-        warmup_ratio: float, the factor of step 0.
-
-    Returns:
-        float32 of the same shape as `step`.
-    """
-    if warmup_steps == 0:
-        return ops.ones_like(step)
-    progress = ops.minimum(step / warmup_steps, 1.0)
-    return warmup_ratio + (1.0 - warmup_ratio) * progress
+def _check(name, value, is_good, rule):
+    if not is_good:
+        raise ValueError(f"`{name}` must be {rule}. Received: {name}={value}")
 
 
 def scale_learning_rate(base_lr=0.01, base_batch=16, *, batch):
-    """The linear rule: a rate proportional to the images per step.
+    """A learning rate proportional to the images per step.
 
     Args:
-        base_lr: float, the rate known to work for `base_batch` images.
+        base_lr: float, the rate for `base_batch` images.
         base_batch: int > 0.
         batch: int > 0, images per step over all replicas.
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import keras
 
-from vfnet_tf.training.callbacks import replacing
+from vfnet_tf.files import replacing
 from vfnet_tf.training.run_state import read_metrics, steps_of, sync_state
 
 
@@ -11,15 +11,15 @@ class StepLog(keras.callbacks.Callback):
     """Writes the mean of every training metric over each `every` steps to a csv file.
 
     Keras's own logs are means since the start of the epoch, which hide the course of a
-    warm-up; these are not. The host waits for the device once in `every` steps, and at
-    the end of an epoch.
+    warm-up. The host waits for the device once in `every` steps and at the end of an
+    epoch.
 
     Args:
-        path: of the file; rows of a resumed run follow the old ones, those of steps that
-            are run again are dropped.
-        every: int > 0, batches per row. The column `step` counts the optimizer's updates:
-            fewer where gradients of several batches are accumulated.
-        writes: bool; False for a worker that is not the chief. All must read together.
+        path: of the file. A resumed run appends to it; a step that runs again loses its
+            old row.
+        every: int > 0, batches per row. The column `step` counts the optimizer's updates,
+            fewer than batches if gradients are accumulated.
+        writes: bool; False for a worker that is not the chief, which still must read.
 
     Raises:
         ValueError: `every` is not positive.
@@ -50,10 +50,10 @@ class StepLog(keras.callbacks.Callback):
             ):
                 csv.writer(file).writerows([header, *kept])
 
-    # Keras hands over no logs here, and so does not wait for them.
+    # At the end of a batch Keras would wait for the logs of every step.
     def on_train_batch_begin(self, batch, logs=None):
         if batch == 0:
-            # Not empty in an epoch that goes on.
+            # Not empty in a resumed epoch.
             self._before = read_metrics(self.model)
             return
         self._count += 1
@@ -78,7 +78,7 @@ class StepLog(keras.callbacks.Callback):
         self._before = now
 
     def _write(self):
-        # Mean's variables are the sum and the weight of what it was given.
+        # The variables of `keras.metrics.Mean` are the sum and the weight.
         row = {
             name: sums[0] / sums[1]
             for name, sums in self._sums.items()

@@ -1,7 +1,7 @@
-"""Where a model trains: one device, or a mirror of it on each, on one or more hosts.
+"""Strategies: training on one device, on several, and on several hosts.
 
-Replicas are copies of the model, each with its share of the batch; workers are processes
-with one or more replicas each. The first worker is the chief, which writes the files.
+A replica is a copy of the model, with its share of the batch. A worker is a process with
+one or more replicas. The first worker is the chief, which writes the files.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _TF_CONFIG_EXAMPLE = (
     '"task": {"type": "worker", "index": 0}}'
 )
 
-# What `keras.distribution.initialize` reads.
+# Environment variables that `keras.distribution.initialize` reads.
 _PROCESSES = "KERAS_DISTRIBUTION_"
 _PROCESS_VARIABLES = ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
 
@@ -28,24 +28,23 @@ def make_strategy(name="mirrored", devices=None):
     """Builds a strategy; build and compile the model inside its `scope()`.
 
     Args:
-        name: `"one_device"`, the first device; `"mirrored"`, a copy of the model on
-            every device, each with its share of the batch; `"multi_worker"`, the same
-            over the processes that the environment variable `TF_CONFIG` lists, before
-            any other operation of TensorFlow; `"data_parallel"`, with the JAX backend,
-            all devices that JAX sees: those of this process, or of all processes where
-            the variables of `read_processes` are set, before any computation of JAX.
-        devices: TensorFlow device names such as `["GPU:0", "GPU:1"]`, of `"one_device"`
+        name: `"one_device"`, the first device; `"mirrored"`, a replica on every device;
+            `"multi_worker"`, replicas in all processes that the environment variable
+            `TF_CONFIG` lists; `"data_parallel"`, with the JAX backend, all devices of
+            this process, or of all processes if the variables of `read_processes` are
+            set. The last two must be made before any computation.
+        devices: TensorFlow device names such as `["GPU:0", "GPU:1"]`, for `"one_device"`
             and `"mirrored"` only; the default is all GPUs that TensorFlow sees, or else
             the CPU.
 
     Returns:
-        `tf.distribute.Strategy`, for the same devices the same mirrored one; or
+        `tf.distribute.Strategy`, one object for each set of mirrored devices, or
         `keras.distribution.DataParallel`.
 
     Raises:
-        ValueError: an unknown name, one that the Keras backend does not have, no
-            device, a device that does not exist, or twice the same; a `TF_CONFIG` that
-            is missing, it or what `read_processes` reads is malformed.
+        ValueError: the name is unknown or not one of the Keras backend; a device does
+            not exist or comes twice, or there is none; `TF_CONFIG` is missing or, like
+            the variables of `read_processes`, malformed.
     """
     if name not in STRATEGIES:
         raise ValueError(f"`name` must be one of {STRATEGIES}. Received: name={name}")
@@ -107,16 +106,14 @@ def split_cpu(number):
 
 @functools.lru_cache
 def _mirrored_strategy(devices):
-    # TF 2.21 numbers the all-reduces of every MirroredStrategy from the same start, so
-    # a second one on the same devices meets the first one's ("Shape mismatch in the
-    # collective instance"). One process, one strategy for each set of devices.
+    # TF 2.21 numbers the all-reduces of every MirroredStrategy from the same start. A
+    # second strategy on the same devices would fail with "Shape mismatch in the
+    # collective instance".
     return tf.distribute.MirroredStrategy([f"/device:{name}" for name in devices])
 
 
 def _multi_worker_strategy():
-    read_cluster()  # TensorFlow would read a malformed one as a cluster of one.
-    # Workers that stop sending heartbeats for 10 s, TensorFlow's default, are taken for
-    # dead, and the collectives of the others end in an error.
+    read_cluster()  # TensorFlow takes a malformed one for a cluster of one.
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
@@ -125,7 +122,7 @@ def _data_parallel():
     # The pipeline is TensorFlow's; the memory of the GPUs is for JAX.
     tf.config.set_visible_devices([], "GPU")
     if configured_cluster("data_parallel") is not None:
-        # Once, and before JAX looks for devices: it would see this process's only.
+        # Once, and before JAX looks for devices: it would see only those of this process.
         keras.distribution.initialize()
     # Each process builds its own share of a batch.
     return keras.distribution.DataParallel(auto_shard_dataset=False)
@@ -133,11 +130,11 @@ def _data_parallel():
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Who trains together, and which of them this process is.
+    """The processes that train together.
 
     Attributes:
         addresses: tuple of `"host:port"`, the chief's first; one without a cluster.
-        index: int, which of them this process is.
+        index: int, the place of this process among them.
     """
 
     addresses: tuple[str, ...] = ("localhost",)
@@ -164,8 +161,8 @@ def read_cluster(text=None):
         A `Cluster`.
 
     Raises:
-        ValueError: it is missing, no JSON, lists other tasks than a chief and workers,
-            an address twice or without a port, or does not say which task this is.
+        ValueError: it is missing or no JSON, lists other tasks than a chief and workers,
+            an address twice or without a port, or does not name the task of this process.
     """
     text = os.environ.get("TF_CONFIG") if text is None else text
     rule = (
@@ -203,16 +200,16 @@ def read_cluster(text=None):
 def read_processes():
     """Reads the variables by which the processes of JAX find each other.
 
-    They are those of `keras.distribution.initialize`, by their whole names
-    `KERAS_DISTRIBUTION_JOB_ADDRESSES` (that of process 0, `host:port`, or those of all
-    with commas between), `..._NUM_PROCESSES` and `..._PROCESS_ID` (from 0).
+    `keras.distribution.initialize` reads them too: `KERAS_DISTRIBUTION_JOB_ADDRESSES`
+    (`host:port` of process 0, or of all with commas between), `..._NUM_PROCESSES` and
+    `..._PROCESS_ID` (from 0).
 
     Returns:
         A `Cluster`.
 
     Raises:
-        ValueError: one is missing, no number or out of range, or an address has no port,
-            or their number is another one.
+        ValueError: one is missing, no number or out of range, an address has no port, or
+            there are fewer or more addresses than processes.
     """
     found = {name: os.environ.get(_PROCESSES + name) for name in _PROCESS_VARIABLES}
     try:
@@ -240,16 +237,16 @@ def read_processes():
 
 
 def configured_cluster(name):
-    """What the environment says of the processes of a strategy that is not made yet.
+    """Reads the processes of a strategy that is not made yet from the environment.
 
     Args:
-        name: as of `make_strategy`.
+        name: see `make_strategy`.
 
     Returns:
         A `Cluster`, or None for a strategy of one process.
 
     Raises:
-        ValueError: as of `read_cluster` and `read_processes`.
+        ValueError: see `read_cluster` and `read_processes`.
     """
     if name == "multi_worker":
         return read_cluster()
@@ -258,7 +255,7 @@ def configured_cluster(name):
 
 
 def cluster_of(strategy):
-    """The processes of a strategy, a `Cluster`; one without other processes."""
+    """The processes of a strategy, a `Cluster`."""
     if isinstance(strategy, keras.distribution.DataParallel):
         count = strategy.num_processes
         names = tuple(f"process {number}" for number in range(count))
@@ -269,17 +266,17 @@ def cluster_of(strategy):
 
 
 def num_replicas(strategy):
-    """Replicas over all processes, int."""
+    """The number of replicas in all processes."""
     if isinstance(strategy, keras.distribution.DataParallel):
         return strategy.num_model_replicas
     return strategy.num_replicas_in_sync
 
 
 def shares_of(strategy):
-    """How the batches of a process are cut: `replicas` and `num_replicas` as a dict.
+    """A dict of `replicas`, those of this process, and `num_replicas`, all of them.
 
-    Keras itself cuts the batch of one process; what several processes feed is cut by
-    `data.pipeline.build_pipeline`, which takes the dict.
+    They are arguments of `data.pipeline.build_pipeline`, which cuts the batches of several
+    processes. Keras cuts the batch of one process, which counts as one replica.
     """
     cluster = cluster_of(strategy)
     if len(cluster.addresses) == 1:
@@ -294,10 +291,10 @@ def shares_of(strategy):
 
 
 def describe(strategy, batch_size=None):
-    """Says in one line what a strategy trains on.
+    """Describes a strategy in one line.
 
     Args:
-        strategy: as of `make_strategy`.
+        strategy: see `make_strategy`.
         batch_size: int, images per step over all replicas, or None.
 
     Returns:
@@ -326,13 +323,12 @@ def check_settings(
     optimizer=None,
     accumulate_steps=1,
 ):
-    """Refuses what would fail, or train otherwise than asked, on several replicas.
+    """Refuses settings that would fail or train otherwise than asked.
 
-    With one replica everything is accepted, `MirroredStrategy` or not, but for
-    `accumulate_steps`.
+    With one replica only `accumulate_steps` can be refused.
 
     Args:
-        strategy: as of `make_strategy`.
+        strategy: see `make_strategy`.
         batch_size: int, images per step over all replicas, or None.
         jit_compile: bool or `"auto"`, as in `compile`.
         steps_per_execution: int, as in `compile`.
@@ -341,7 +337,7 @@ def check_settings(
         accumulate_steps: int, batches per update.
 
     Raises:
-        ValueError: a combination that does not work; says what to do instead.
+        ValueError: a combination does not work; names a remedy.
     """
     replicas = num_replicas(strategy)
     if batch_size is not None and (batch_size < 1 or batch_size % replicas):
@@ -349,8 +345,7 @@ def check_settings(
             f"The batch must be a positive multiple of the {replicas} replicas, that "
             f"each may have the same share. Received: batch_size={batch_size}"
         )
-    # Keras 3.15 accumulates in a condition, where no strategy may join its replicas:
-    # RuntimeError at the first step, with one replica too.
+    # Keras 3.15 accumulates in a condition, where no strategy may join its replicas.
     if accumulate_steps > 1 and not isinstance(
         strategy, tf.distribute.OneDeviceStrategy
     ):
@@ -360,9 +355,9 @@ def check_settings(
             f"{type(strategy).__name__}"
         )
     if replicas == 1 or isinstance(strategy, keras.distribution.DataParallel):
-        # JAX compiles one program for the whole batch: nothing is per replica.
+        # JAX compiles one program for the whole batch.
         return
-    # TF 2.21, Keras 3.15: both end in InvalidArgumentError at the first step.
+    # With TF 2.21 and Keras 3.15 the next two fail at the first step.
     if jit_compile is True:
         raise ValueError(
             "XLA does not compile a step that spans replicas: leave `jit_compile` "

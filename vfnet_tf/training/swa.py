@@ -9,7 +9,7 @@ import keras
 
 from vfnet_tf.training.run_state import read_state, save_without_optimizer
 
-#: Batches that the statistics of trainable batch norms are taken over again from.
+#: Batches from which the statistics of trainable batch norms are recomputed.
 NORM_BATCHES = 100
 
 
@@ -19,7 +19,7 @@ class StochasticWeightAveraging(keras.callbacks.Callback):
         mean = w_1;  mean = mean + (w_n - mean) / n
 
     in float32, of the trainable variables. Put it before the callbacks that evaluate
-    and save, and give them `averaged`:
+    and save, and pass them `averaged`:
 
         swa = StochasticWeightAveraging(run_dir / "swa.weights.h5", batches)
         model.fit(..., callbacks=[
@@ -28,17 +28,17 @@ class StochasticWeightAveraging(keras.callbacks.Callback):
             ResumableCheckpoint(..., weights=swa.averaged),
         ])
 
-    The file holds the averaged weights after each epoch, and the one before it is kept
-    until the run ends (`swa-previous.weights.h5`): a run that is resumed from epoch e
-    finds the mean of e epochs, wherever it was killed. Training itself goes on from the
-    weights that are not averaged.
+    Each epoch writes the averaged weights to the file. The file before it is kept until
+    the run ends (`swa-previous.weights.h5`), so a run killed at any moment finds the mean
+    of its finished epochs. Training goes on from the weights that are not averaged.
 
-    Batch norms that train have statistics which belong to no average of weights: theirs
-    are taken over again after each epoch, from `norm_batches` batches. Frozen ones, as
-    of every published model, need nothing.
+    Statistics of trainable batch norms do not fit averaged weights, so they are
+    recomputed after each epoch from `norm_batches` batches. Published models have only
+    frozen ones.
 
     Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
-    Generalization", 2018, Algorithm 1; the official phase (fact S36).
+    Generalization", 2018, Algorithm 1. The official phase averages the ends of its epochs
+    likewise: docs/parity.md, S36.
 
     Args:
         path: of the `.weights.h5`; missing folders are made.
@@ -50,8 +50,9 @@ class StochasticWeightAveraging(keras.callbacks.Callback):
         count: epochs in the mean. In `logs` and so in the history: `averaged_epochs`.
 
     Raises:
-        ValueError: a wrong ending or `norm_batches`; in `fit`: batch norms train and
-            there are no `batches`, or no file has the mean at which to go on.
+        ValueError: `path` has another ending or `norm_batches` is below 1; in `fit`,
+            batch norms train and there are no `batches`, or no file has the mean of the
+            epoch to resume from.
     """
 
     def __init__(self, path, batches=None, norm_batches=NORM_BATCHES):
@@ -140,17 +141,17 @@ class StochasticWeightAveraging(keras.callbacks.Callback):
 
 
 def average_checkpoints(model, paths, batches=None, norm_batches=NORM_BATCHES):
-    """Gives a model the mean of the weights in several files, each counted the same.
+    """Sets a model's weights to the mean of those in several files.
 
     Args:
         model: built; its weights are replaced.
-        paths: of `.weights.h5` files of this model, one at least. What is no trainable
-            variable is taken from the last.
+        paths: of `.weights.h5` files of this model, one at least. Variables that are not
+            trainable are taken from the last.
         batches: iterable of training batches, for batch norms that train.
         norm_batches: int > 0.
 
     Raises:
-        ValueError: no file, one that does not fit, or batch norms train and there are
+        ValueError: there is no file, one does not fit, or batch norms train and there are
             no `batches`.
     """
     paths = [Path(path) for path in paths]
@@ -186,18 +187,18 @@ def trainable_batch_norms(model):
 
 
 def recompute_batch_norms(model, batches, count=NORM_BATCHES):
-    """Takes the statistics of trainable batch norms over again, with the present weights.
+    """Recomputes the statistics of trainable batch norms with the present weights.
 
-    Each moving statistic becomes the mean of that of `count` batches, seen in training
-    mode. Nothing else changes, and without such layers nothing is run.
+    Each moving statistic becomes its mean over `count` batches, run in training mode.
+    Without such layers nothing is run.
 
     Args:
         model: a `keras.Model`.
-        batches: iterable of what the model is called with, or of tuples `(x, ...)`.
+        batches: iterable of inputs of the model, or of tuples `(inputs, ...)`.
         count: int > 0, batches at most.
 
     Returns:
-        int, the batches that were run.
+        int, the number of batches that were run.
     """
     norms = trainable_batch_norms(model)
     if not norms:
@@ -232,7 +233,7 @@ def _values_of(model):
 
 
 def _add_to_mean(mean, values, count, model):
-    """Changes `mean` in place: trainable ones are averaged, others are the newest."""
+    """Updates `mean` in place; variables that are not trainable take the new values."""
     trainable = {id(variable) for variable in model.trainable_weights}
     for index, variable in enumerate(model.weights):
         if id(variable) in trainable:

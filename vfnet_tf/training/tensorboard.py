@@ -9,17 +9,17 @@ from PIL import Image
 class TensorBoardLog(keras.callbacks.Callback):
     """Writes the logs of each epoch, the learning rate and pictures for TensorBoard.
 
-    Keras's own callback makes the host wait for the device at every step; this one waits
-    at the end of an epoch.
+    The host waits for the device only at the end of an epoch, unlike with Keras's own
+    callback.
 
     Args:
         folder: of the event files.
-        draw: function that draws detections and returns the path of a PNG, or None; it
-            is called after epochs that were evaluated.
-        learning_rate: function from the steps made to the rate, or None.
+        draw: function that draws detections and returns the path of a PNG, or None. It
+            is called after each epoch with an evaluation.
+        learning_rate: function without arguments that returns the rate, or None.
 
     Raises:
-        ImportError: the extra `tensorboard` is not installed; says how to.
+        ImportError: the extra `tensorboard` is not installed; names the command.
     """
 
     def __init__(self, folder, draw=None, learning_rate=None):
@@ -45,7 +45,7 @@ class TensorBoardLog(keras.callbacks.Callback):
         is_evaluated = math.isfinite(logs.get("val_AP", math.nan))
         with self._writer.as_default(step=epoch + 1):
             for name, value in logs.items():
-                # Epochs without evaluation have no AP: a gap, not a point.
+                # The AP of an epoch without evaluation is NaN.
                 if math.isfinite(value):
                     tf.summary.scalar(name, float(value))
             if is_evaluated and self.draw is not None:
