@@ -1,5 +1,4 @@
 import os
 
-# Before anything imports TensorFlow, whose start-up notes would bury a command's own
-# lines. Its errors still show, and a value set outside wins.
+# Must come before the import of TensorFlow. Hides its start-up notes, not its errors.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -1,4 +1,4 @@
-"""`vfnet COMMAND ...`: the commands in one, each imported when it is called.
+"""`vfnet COMMAND ...`: the console command; imports the module of COMMAND alone.
 
 `python -m vfnet_tf.cli COMMAND ...` and `scripts/COMMAND.py ...` are the same.
 """
@@ -89,7 +89,7 @@ def main(arguments=None):
 
 
 def run_command(name, arguments=None, prog=None):
-    """Runs one command; mistakes of the user become one message without a trace.
+    """Runs one command; an error of the user is one message without a stack trace.
 
     Args:
         name: key of `COMMANDS`.

@@ -1,4 +1,4 @@
-"""`vfnet benchmark EXPORT`: how long an exported detector takes on this machine."""
+"""`vfnet benchmark EXPORT`: latency and memory of an exported detector."""
 
 import dataclasses
 import json

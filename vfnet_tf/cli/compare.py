@@ -1,4 +1,4 @@
-"""`vfnet compare RUN_A RUN_B ...`: what differs between runs, and what came of it."""
+"""`vfnet compare RUN_A RUN_B ...`: settings, metrics and curves of several runs."""
 
 import dataclasses
 import pathlib
@@ -33,7 +33,7 @@ OPTIONS = CompareOptions
 
 
 def run(options):
-    """Compares as `options` say; returns the exit status."""
+    """Prints and writes the comparison; returns the exit status."""
     if len(options.runs) < 2:
         raise ValueError(
             "Two run directories or more must be given. Received: "

@@ -37,7 +37,7 @@ OPTIONS = ConvertOptions
 
 
 def run(options):
-    """Converts as `options` say; returns the exit status."""
+    """Converts in the direction of `options`; returns the exit status."""
     if options.to_pytorch:
         _to_pytorch(options)
     else:
@@ -47,12 +47,8 @@ def run(options):
 
 def _to_run_directory(options):
     from vfnet_tf.config import save_config
-    from vfnet_tf.inference.load import (
-        load_checkpoint,
-    )
-    from vfnet_tf.presets import (
-        OFFICIAL_SUFFIXES,
-    )
+    from vfnet_tf.inference.load import load_checkpoint
+    from vfnet_tf.presets import OFFICIAL_SUFFIXES
 
     if options.source.suffix not in OFFICIAL_SUFFIXES or not options.source.is_file():
         raise ValueError(
@@ -60,7 +56,7 @@ def _to_run_directory(options):
             f"directory is converted with --to-pytorch. Received: {options.source}"
         )
     files = [options.out / name for name in ("config.json", "best.weights.h5")]
-    # A run that could be gone on with would mix two trainings.
+    # A training state would belong to another training.
     files.append(options.out / "last.weights.h5")
     _check_target(files, options)
     if options.out.exists() and not options.out.is_dir():
@@ -77,12 +73,8 @@ def _to_run_directory(options):
 
 def _to_pytorch(options):
     from vfnet_tf.checkpoints.pytorch import to_pytorch_state_dict, write_checkpoint
-    from vfnet_tf.inference.load import (
-        load_checkpoint,
-    )
-    from vfnet_tf.presets import (
-        OFFICIAL_SUFFIXES,
-    )
+    from vfnet_tf.inference.load import load_checkpoint
+    from vfnet_tf.presets import OFFICIAL_SUFFIXES
 
     if options.out.suffix not in OFFICIAL_SUFFIXES:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""`vfnet convert-data`: labelled images from one format to another."""
+"""`vfnet convert-data`: converts a dataset to another format."""
 
 import dataclasses
 import pathlib
@@ -35,7 +35,7 @@ OPTIONS = ConvertDataOptions
 
 
 def run(options):
-    """Converts as `options` say; returns the exit status."""
+    """Converts all splits; returns the exit status."""
     from vfnet_tf.data.formats.conversion import convert_dataset
     from vfnet_tf.data.formats.readers import find_splits
     from vfnet_tf.progress import Progress

@@ -1,8 +1,6 @@
-"""`vfnet demo`: a local page that shows what an exported detector finds in an image.
+"""`vfnet demo`: a local page that shows the detections of an exported detector.
 
-Flask serves one page of its own; gradio was tried and left: it brings some thirty
-packages, holds Pillow below the release used here, and asks its maker's servers for
-fonts and statistics unless told not to. This page loads nothing from elsewhere.
+Flask serves it, and it loads nothing from elsewhere.
 """
 
 import dataclasses
@@ -15,11 +13,11 @@ from typing import Annotated
 
 import tyro
 
-#: Bytes of an uploaded image at most; a photograph has a quarter of it.
+#: Largest size of an uploaded image in bytes.
 MAX_UPLOAD = 64 * 2**20
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PAGE = pathlib.Path(__file__).parent / "demo_page"
-# Nothing from another host, nothing inline; images are shown from the browser's memory.
+# No content from another host and none inline; images come from the browser's memory.
 _POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'"
 
 
@@ -48,7 +46,7 @@ OPTIONS = DemoOptions
 def run(options):
     """Serves the page until interrupted; returns the exit status."""
     import_flask()
-    # Before seconds of loading.
+    # A taken port is told before the detector is loaded.
     with listen(options.host, options.port) as listening:
         directory = find_model(options.run_dir)
         print(f"model      {directory}", flush=True)
@@ -72,11 +70,7 @@ def run(options):
 
 
 def import_flask():
-    """The module flask.
-
-    Raises:
-        ImportError: the extra `demo` is not installed; says how to.
-    """
+    """Returns the module flask; an ImportError names the extra `demo`."""
     try:
         import flask
     except ImportError as error:
@@ -87,11 +81,7 @@ def import_flask():
 
 
 def listen(host, port):
-    """A listening socket.
-
-    Raises:
-        ValueError: if the address is taken or not this computer's.
-    """
+    """A listening socket; ValueError if the address is taken or not of this computer."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
@@ -103,16 +93,16 @@ def listen(host, port):
 
 
 def find_model(run_dir):
-    """The SavedModel of a run, exported if there is none.
+    """Exports the SavedModel of a run if there is none.
 
     Args:
         run_dir: run directory, or the directory of a SavedModel.
 
     Returns:
-        Its directory, a `pathlib.Path`.
+        Directory of the SavedModel, a `pathlib.Path`.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: it is neither.
     """
     run_dir = pathlib.Path(run_dir)
     if (run_dir / "saved_model.pb").is_file():
@@ -142,13 +132,13 @@ def find_model(run_dir):
 
 
 class ServedDetector:
-    """An exported detector for one image after the other, and what a page must know.
+    """An exported detector that detects in one image at a time and describes itself.
 
     Args:
-        directory: of the SavedModel. It is loaded, and run once.
+        directory: of the SavedModel, which is loaded and run once.
 
     Raises:
-        ValueError: if its boxes are not in pixels.
+        ValueError: its boxes are not in pixels.
     """
 
     def __init__(self, directory):
@@ -164,7 +154,7 @@ class ServedDetector:
                 f"Received: {directory} with {self.metadata['box_format']}"
             )
         self._tf = tf
-        # That its gradients were left out on purpose is no news to the user.
+        # Hides the warning that the model has no gradients.
         absl = logging.getLogger("absl")
         level = absl.level
         absl.setLevel(logging.ERROR)
@@ -209,7 +199,7 @@ class ServedDetector:
             `seconds`.
 
         Raises:
-            ValueError: if the model refuses the image.
+            ValueError: the model refuses the image.
         """
         image_bytes = self._tf.constant([contents])
         with self._lock:
@@ -245,7 +235,7 @@ class ServedDetector:
 
 
 def _refusal(message):
-    """What a person can do about a message of the graph."""
+    """An error message of the graph for the user."""
     detail = message.strip().splitlines()[0][:200]
     return f"The model takes whole JPEG and PNG images only. It said: {detail}"
 
@@ -255,9 +245,9 @@ def make_app(detector, host):
 
     Args:
         detector: has `describe()` and `detect(contents)`.
-        host: str, where it will listen. On this computer's own address requests that
-            name another host are refused: a page elsewhere could have its name point
-            here, and read the answers.
+        host: str, the address of the server. On an address of this computer it refuses
+            requests that name another host: a foreign page whose name points here could
+            read the answers.
     """
     flask = import_flask()
     app = flask.Flask("vfnet_demo", static_folder=_PAGE, static_url_path="")
@@ -275,7 +265,7 @@ def make_app(detector, host):
 
     @app.post("/detect")
     def detect():
-        # A type that no foreign page may send without asking the browser first.
+        # Browsers let a foreign page send this type only after a preflight request.
         if flask.request.mimetype != "application/octet-stream":
             return {"error": "The body must be application/octet-stream"}, 415
         try:

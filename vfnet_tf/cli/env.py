@@ -1,4 +1,4 @@
-"""`vfnet env`: what a report of a fault must say about the machine it happened on."""
+"""`vfnet env`: versions, processor and devices for the report of a fault."""
 
 import dataclasses
 import getpass
@@ -15,7 +15,7 @@ import sys
 
 import vfnet_tf
 
-#: Instruction sets that decide how fast a network runs, or whether TensorFlow starts.
+#: Instruction sets that decide the speed, or whether TensorFlow starts at all.
 INSTRUCTIONS = re.compile(
     r"avx\w*|amx_\w+|fma|f16c|sse4_2|asimd(?:hp|dp)?|sve\w*|i8mm|bf16"
 )
@@ -25,7 +25,7 @@ VARIABLES = re.compile(
     r"(TF|KERAS|JAX|XLA|ONEDNN|DNNL|OMP)_\w+|CUDA_VISIBLE_DEVICES|MALLOC_ARENA_MAX"
 )
 
-#: Terraform's variables begin with TF_ too, and any name may announce a secret.
+#: Variables not to show: those of Terraform, and all that may hold a secret.
 SECRET = re.compile(r"TF_VAR_|TF_TOKEN_|TOKEN|SECRET|PASSWORD|KEY", re.IGNORECASE)
 
 #: Values that cannot hold a path, an address or an account.
@@ -36,7 +36,7 @@ HIDDEN = "(not shown: may name a person, a computer or a folder)"
 #: Extras for those who work on the package itself.
 DEVELOPERS_EXTRAS = {"dev", "release", "test"}
 
-#: Seconds for the import of the backend; a cold disk takes most of a minute.
+#: Seconds allowed for the import of the backend.
 TIME_LIMIT = 180
 
 
@@ -59,12 +59,13 @@ def run(options):
 
 
 def describe():
-    """Yields (name, value) of each fact, both str; the backend is asked last."""
+    """Yields (name, value) of each fact, both str; the slow backend comes last."""
     yield "vfnet_tf", vfnet_tf.__version__
-    yield (
-        "Python",
-        f"{platform.python_version()}, {platform.python_implementation()}",
+    version, implementation = (
+        platform.python_version(),
+        platform.python_implementation(),
     )
+    yield "Python", f"{version}, {implementation}"
     yield "system", system()
     yield from processor().items()
     yield "memory", memory()
@@ -75,7 +76,7 @@ def describe():
 
 def system():
     """Name and version of the operating system, for example `Linux 6.1, Debian 12`."""
-    # Whoever builds a kernel may name it.
+    # The name of a kernel of one's own may hold a person's name.
     release = without_names(platform.release())
     parts = [f"{platform.system()} {release}", platform.machine()]
     if sys.platform == "linux":
@@ -122,10 +123,9 @@ def read_cpuinfo(path):
     for line in text.splitlines():
         name, _, value = line.partition(":")
         fields.setdefault(name.strip(), value.strip())
-    # On ARM processors the flags are called features, and a model is often not named.
-    return fields.get("model name", ""), fields.get("flags") or fields.get(
-        "Features", ""
-    )
+    # Processors of ARM have "Features" and often no model name.
+    flags = fields.get("flags") or fields.get("Features", "")
+    return fields.get("model name", ""), flags
 
 
 def _sysctl(key):
@@ -153,7 +153,7 @@ def memory():
 
 
 def packages():
-    """Yields the versions of what is required, and of each extra, and what is absent."""
+    """Yields the versions of requirements and extras, and the extras that are absent."""
     try:
         requirements = importlib.metadata.requires("vfnet_tf") or []
     except importlib.metadata.PackageNotFoundError:
@@ -181,7 +181,7 @@ def packages():
 
 
 def installed_version(name):
-    """Version of an installed distribution as str; None when it is not installed."""
+    """Version of a distribution as str; None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -189,10 +189,7 @@ def installed_version(name):
 
 
 def variables():
-    """The variables that are set and change what the backend does, as `NAME=value`.
-
-    A value that may name a person, a computer or a folder is left out.
-    """
+    """The variables that change the backend, as `NAME=value`; private values are hidden."""
     found = []
     for name, value in sorted(os.environ.items()):
         if VARIABLES.fullmatch(name) and not SECRET.search(name):
@@ -216,16 +213,13 @@ def without_names(text):
 
 
 def backend():
-    """Yields name, version and devices of the backend, asked in a process of its own.
+    """Yields name, version and devices of the backend.
 
-    A backend that does not fit the processor kills its process, and one that is absent
-    raises an error: both are what a report must say.
+    Another process imports it, since a backend that does not fit the processor kills its
+    process.
     """
-    command = [
-        sys.executable,
-        "-c",
-        "from vfnet_tf.cli import env; env.print_backend()",
-    ]
+    code = "from vfnet_tf.cli import env; env.print_backend()"
+    command = [sys.executable, "-c", code]
     try:
         answer = subprocess.run(
             command, capture_output=True, text=True, timeout=TIME_LIMIT
@@ -242,7 +236,7 @@ def backend():
         error = (answer.stderr.strip().splitlines() or ["no message"])[-1]
         yield "backend", f"not usable: {without_names(error)}"
         return
-    # A library may write lines of its own before ours.
+    # A library may write lines before it.
     found = json.loads(lines[-1])
     yield "backend", f"{found['name']} {found['version']}"
     yield "devices", ", ".join(found["devices"])
@@ -260,7 +254,7 @@ def print_backend():
 
 
 def devices(name, module):
-    """Devices that Keras computes on, with the models of GPUs where they are known.
+    """Devices that Keras computes on, with the models of GPUs if known.
 
     Args:
         name: str, the backend.

@@ -1,8 +1,8 @@
-"""Options that the commands share which run a detector over a dataset."""
+"""Checks of options for commands that run a detector over a dataset."""
 
 
 def check_data(options):
-    """Refuses a `limit` below 1 and `data` that is not there, before anything is loaded."""
+    """Refuses a `limit` below 1 and `data` that does not exist."""
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit must be >= 1. Received: --limit {options.limit}")
     if options.data is not None:
@@ -12,7 +12,7 @@ def check_data(options):
 
 
 def check_model_options(options):
-    """Refuses options that a `model`, a file of one size, cannot follow."""
+    """Refuses options that a `--model` file, which has one size, does not support."""
     names = ("tta", "tta_sizes", "image_size", "config", "max_canvas_shapes")
     unused = [name for name in names if getattr(options, name, None)]
     if options.batch_size != 1:

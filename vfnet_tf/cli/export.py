@@ -1,4 +1,4 @@
-"""`vfnet export`: a trained detector as a SavedModel, an ONNX or a LiteRT file."""
+"""`vfnet export`: writes a detector as a SavedModel, an ONNX or a LiteRT file."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-# A SavedModel always has the NMS in its graph, a LiteRT file never.
+# option -> the one format that has it
 _FORMAT_OF = {
     "nms": "onnx",
     "quantize": "litert",
@@ -85,7 +85,7 @@ OPTIONS = ExportOptions
 
 
 def run(options):
-    """Exports as `options` say; returns the exit status."""
+    """Exports to the format of `options`; returns the exit status."""
     _check_format(options)
     missing = [str(path) for path in options.verify if not path.is_file()]
     if missing:
@@ -121,7 +121,7 @@ def run(options):
 
     if options.existing:
         return _check_existing(out, options)
-    # Before minutes of work. The GPU is left to others: `--verify` runs on the CPU.
+    # Mistakes are told before minutes of work. `--verify` needs no GPU.
     layout = (options.model_name, options.model_version, options.max_batch_size)
     if options.serving is None:
         saved_model.check_target(out, options.overwrite)
@@ -186,7 +186,7 @@ def _check_format(options):
 
 
 def _check_existing(out, options):
-    """Compares a SavedModel with the run that it should be of; writes nothing."""
+    """Checks that a SavedModel was made of the run; writes nothing."""
     from vfnet_tf.export.saved_model import exporter as saved_model
     from vfnet_tf.export.saved_model import verification
 
@@ -201,7 +201,7 @@ def _check_existing(out, options):
 
 
 def _verify(out, detector, paths):
-    """Compares detections; a difference is an error."""
+    """Compares the detections of the SavedModel and the detector."""
     from vfnet_tf.export.saved_model import verification
 
     report = verification.verify_saved_model(out, detector, paths)
@@ -214,7 +214,7 @@ def _verify(out, detector, paths):
 
 
 def _load(options):
-    """`load_checkpoint` under the precision asked for, which is then set back."""
+    """`load_checkpoint` in the precision of the options."""
     import keras
 
     from vfnet_tf.inference.load import load_checkpoint
@@ -228,7 +228,7 @@ def _load(options):
 
 
 def _export_litert(options):
-    """`run` for `--format litert`."""
+    """Runs `--format litert`."""
     from vfnet_tf.export.litert import exporter as litert
 
     if options.precision != "float32":
@@ -278,9 +278,9 @@ def _export_litert(options):
 
 
 def usage(directory):
-    """How to call the SavedModel from Python and through TensorFlow Serving: text."""
+    """Text with the calls of the SavedModel from Python and through TensorFlow Serving."""
     directory = pathlib.Path(directory).resolve()
-    # Serving looks for numbered versions in a folder with the model's name.
+    # Serving expects numbered versions in a folder with the model's name.
     base = directory.parent if directory.name.isdigit() else directory
     lines = [
         "From Python, with TensorFlow alone:",

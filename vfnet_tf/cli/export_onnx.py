@@ -1,10 +1,10 @@
-"""`vfnet export --format onnx`: a trained detector as an ONNX file."""
+"""`vfnet export --format onnx`: writes a detector as an ONNX file."""
 
 import time
 
 
 def run(options):
-    """Exports as `ExportOptions` say; returns the exit status."""
+    """Exports by `ExportOptions`; returns the exit status."""
     from vfnet_tf.export.onnx import model as onnx_model
     from vfnet_tf.export.onnx import verification as onnx_verification
     from vfnet_tf.inference.load import load_checkpoint
@@ -52,13 +52,11 @@ def run(options):
 
 
 def usage(path):
-    """How to run the file: text."""
-    return "\n".join(
-        [
-            "Without TensorFlow (pip install 'vfnet_tf[onnx]'):",
-            f"    vfnet predict street.jpg --model {path}",
-            "or from Python:",
-            "    from vfnet_tf.inference.onnx import OnnxPredictor",
-            f'    print(OnnxPredictor("{path}")("street.jpg").boxes)',
-        ]
+    """Text with the calls of the file."""
+    return (
+        "Without TensorFlow (pip install 'vfnet_tf[onnx]'):\n"
+        f"    vfnet predict street.jpg --model {path}\n"
+        "or from Python:\n"
+        "    from vfnet_tf.inference.onnx import OnnxPredictor\n"
+        f'    print(OnnxPredictor("{path}")("street.jpg").boxes)'
     )

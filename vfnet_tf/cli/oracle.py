@@ -1,4 +1,4 @@
-"""`vfnet oracle`: what limits a detector, Table 1 of the paper for any checkpoint."""
+"""`vfnet oracle`: the oracle study of the paper (Table 1) for any checkpoint."""
 
 import dataclasses
 import json
@@ -48,7 +48,7 @@ OPTIONS = OracleOptions
 
 
 def run(options):
-    """Measures as `options` say; returns the exit status."""
+    """Measures all columns and prints the table; returns the exit status."""
     from vfnet_tf.cli.evaluation_options import check_data
 
     check_data(options)
@@ -111,9 +111,9 @@ def measure_dataset(
     """The oracle study of a detector over all images of a dataset, with progress.
 
     Args:
-        detector, dataset, config, batch_size, max_canvas_shapes: as of
+        detector, dataset, config, batch_size, max_canvas_shapes: see
             `inference.dataset.detect_dataset`.
-        backend: as of `CocoEvaluator`.
+        backend: see `CocoEvaluator`.
 
     Returns:
         Tuple of `OracleColumn`, and for each the dict of `CocoEvaluator.evaluate`.
@@ -134,7 +134,7 @@ def measure_dataset(
 
 
 def write_numbers(path, config, weights, dataset, columns, metrics):
-    """Writes all columns as json, AP in [0, 1], null where there was nothing to measure."""
+    """Writes all columns as json: AP in [0, 1], null where there is no object."""
     numbers = {
         "config": config.name,
         "weights": str(weights),

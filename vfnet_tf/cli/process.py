@@ -1,4 +1,4 @@
-"""Settings of a command's process, which must come before TensorFlow is imported."""
+"""Settings of a process that must come before the import of TensorFlow."""
 
 import os
 import platform
@@ -6,13 +6,12 @@ import sys
 
 
 def choose_onednn():
-    """Has TensorFlow use oneDNN, for a process that will train.
+    """Makes TensorFlow use oneDNN in a process that will train.
 
-    Where there is AVX512-VNNI, TensorFlow does so itself. With AVX2 on two cores, a step
-    of ResNet-50 on 4 images of 256x320 takes 3.75 s so in place of 6.8: Eigen's gradients
-    of convolutions are slower, and their copies of the maps cost a third of that time in
-    page faults. Inference stays without: 1x800x1344 took 7.1 s in place of 4.5.
-    `TF_ENABLE_ONEDNN_OPTS` in the environment wins.
+    With AVX512-VNNI TensorFlow does so itself. With AVX2 on two cores oneDNN takes 3.75 s
+    in place of 6.8 for a step of ResNet-50 on 4 images of 256x320, since Eigen's gradients
+    of convolutions copy the maps. Inference is slower with it: 7.1 s in place of 4.5 for
+    1x800x1344. A `TF_ENABLE_ONEDNN_OPTS` in the environment wins.
     """
     x86 = platform.machine().lower() in {"x86_64", "amd64"}
     if x86 and "tensorflow" not in sys.modules:

@@ -1,4 +1,4 @@
-"""`vfnet scan DATA`: is a dataset safe to train on, and what is wrong with it?"""
+"""`vfnet scan DATA`: checks a dataset before training."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ import textwrap
 
 import tyro
 
-#: Findings of a kind that the summary shows.
+#: Largest number of findings of a kind in the summary.
 MAX_SHOWN = 3
 
 
@@ -47,7 +47,7 @@ OPTIONS = ScanOptions
 
 
 def run(options):
-    """Scans as `options` say; returns the exit status."""
+    """Scans all splits and writes the report; returns the exit status."""
     from vfnet_tf import config as configs
     from vfnet_tf.data.formats.readers import find_format, find_splits
     from vfnet_tf.data.scan.checks import scan_splits, unreadable
@@ -62,14 +62,15 @@ def run(options):
     try:
         splits = find_splits(options.data, Progress)
     except (ValueError, OSError) as error:
-        # The command was right, the data is not; but what is not prepared is no data.
+        # The report shows data that cannot be read. A TFDS set that is not prepared is
+        # a mistake of the command.
         if kind == "tfds":
             raise
         out.mkdir(parents=True, exist_ok=True)
         result = unreadable(error, **settings)
     else:
         print(f"format     {splits.description}")
-        out.mkdir(parents=True, exist_ok=True)  # not after minutes of work
+        out.mkdir(parents=True, exist_ok=True)  # may fail: before minutes of work
         result = scan_splits(
             splits,
             **settings,
@@ -91,7 +92,7 @@ def default_out(data):
     """The folder for the report on `data`, beside the runs.
 
     Raises:
-        ValueError: if it would lie in the data, where nothing is written unasked.
+        ValueError: it would lie in the data.
     """
     from vfnet_tf.data.formats.readers import find_format
 
@@ -108,7 +109,7 @@ def default_out(data):
 
 
 def format_summary(result):
-    """What a `ScanResult` holds and what was found, a text of several lines."""
+    """Text of a `ScanResult`: statistics of the splits, and findings by kind."""
     from vfnet_tf.data.scan.kinds import KINDS
 
     lines = []
@@ -120,8 +121,8 @@ def format_summary(result):
         lines.append(f"{level:<10} {title}: {count}")
         for finding in findings[:MAX_SHOWN]:
             text = f"{finding.split}: {finding.text}"
-            # Eighty classes without boxes fill a screen; json and page have them all.
-            # Of an error the end counts: it names the file.
+            # Eighty classes without boxes would fill a screen. The end of an error names
+            # the file.
             width = 1000 if level == "error" else 200
             lines.append(f"{'':<13}{textwrap.shorten(text, width, placeholder=' ...')}")
         if len(findings) > MAX_SHOWN:

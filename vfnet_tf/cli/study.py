@@ -1,4 +1,4 @@
-"""`vfnet study TABLE`: trains the rows of one of the paper's tables and compares."""
+"""`vfnet study TABLE`: trains the rows of one of the paper's tables."""
 
 import dataclasses
 import pathlib
@@ -38,7 +38,7 @@ OPTIONS = StudyOptions
 
 
 def run(options):
-    """Runs a study as `options` say; returns the exit status."""
+    """Trains the rows and prints the table; returns the exit status."""
     choose_onednn()
     from vfnet_tf.paper.study import Study, find_rows
     from vfnet_tf.training import strategies, trainer
@@ -49,7 +49,7 @@ def run(options):
             "A study trains on one host: choose mirrored, or train its rows one by one "
             f"with `vfnet train`. Received: strategy={options.strategy}"
         )
-    find_rows(options.table, options.rows)  # a wrong name is told before data is read
+    find_rows(options.table, options.rows)  # refuses a wrong name before data is read
     out = options.out or pathlib.Path("runs") / f"study_{options.table}"
     base = resolve(options)
     strategy = strategies.make_strategy(options.strategy)

@@ -1,6 +1,7 @@
-"""`vfnet swa RUN_DIR`: one detector from the weights of many epochs."""
+"""`vfnet swa RUN_DIR`: averages the weights of many epochs."""
 
 import dataclasses
+import json
 import pathlib
 from typing import Literal
 
@@ -52,7 +53,7 @@ OPTIONS = SwaOptions
 
 
 def run(options):
-    """Averages as `options` say; returns the exit status."""
+    """Averages kept weights, or trains on for it; returns the exit status."""
     from vfnet_tf.inference.load import find_checkpoint
 
     if options.epochs is not None and (options.checkpoints or options.epochs < 1):
@@ -67,13 +68,16 @@ def run(options):
     else:
         metrics = _train_on(options, config, weights, out)
     if metrics is not None:
-        _compare(pathlib.Path(options.run_dir) / "metrics.json", metrics)
+        _print_ap(pathlib.Path(options.run_dir) / "metrics.json", metrics)
     print(f"averaged   {out}")
     return 0
 
 
 def phase(config, epochs, learning_rate=None):
-    """The config of the SWA phase after a run (fact S36).
+    """The config of the SWA phase after a run; only the schedule differs.
+
+    It starts from the best weights with a new optimizer; each epoch is one cosine from the
+    rate to a hundredth of it: docs/parity.md, S36.
 
     Args:
         config: `Config` of the run.
@@ -81,7 +85,7 @@ def phase(config, epochs, learning_rate=None):
         learning_rate: float for 16 images per step; None takes the run's.
 
     Returns:
-        `Config`; what is no part of the schedule stays.
+        `Config`.
     """
     from vfnet_tf.config import override
 
@@ -172,7 +176,7 @@ def _average(options, config, out):
 
 
 class _NormBatches:
-    """Batches of training images for batch norms, with progress; read if there are any."""
+    """Batches of training images with progress; nothing is read before the first."""
 
     def __init__(self, dataset, config):
         self.dataset, self.config = dataset, config
@@ -182,10 +186,8 @@ class _NormBatches:
         from vfnet_tf.progress import Progress
         from vfnet_tf.training.swa import NORM_BATCHES
 
-        size, shapes = (
-            self.config.training.batch_size,
-            self.config.data.max_canvas_shapes,
-        )
+        size = self.config.training.batch_size
+        shapes = self.config.data.max_canvas_shapes
         batches = read_batches(self.dataset, self.config, size, shapes)
         print("statistics of batch norms, from training images:", flush=True)
         progress = Progress(min(len(self.dataset), NORM_BATCHES * size))
@@ -203,10 +205,8 @@ def _check_classes(config, dataset):
         )
 
 
-def _compare(path, metrics):
-    """Says the AP before and after, if the run knows its own."""
-    import json
-
+def _print_ap(path, metrics):
+    """Prints the AP and, if the file of the run's metrics exists, the AP before."""
     text = f"AP         {metrics['AP']:.3f} averaged"
     before = None
     if path.is_file():

@@ -1,4 +1,4 @@
-"""Options that the commands share which train, and what follows from them."""
+"""Options of the commands that train, and the config and data of them."""
 
 import dataclasses
 from typing import Literal
@@ -81,11 +81,11 @@ class TrainingOptions:
 
 
 def resolve(options, **further):
-    """The config with the options that were given.
+    """The config, changed by the options that were given.
 
     Args:
         options: `TrainingOptions`.
-        **further: fields of `Config` as `override` takes them; None leaves one as it is.
+        **further: fields of `Config`, see `override`; None changes nothing.
     """
     from vfnet_tf import builder
     from vfnet_tf.backbones import kerashub
@@ -109,7 +109,7 @@ def resolve(options, **further):
     if options.image_size is not None:
         changes.update(data__scales=(), data__scale_range=())
     if options.epochs is not None and options.epochs != config.training.epochs:
-        # The drops keep their place in the schedule.
+        # The drops keep their relative place in the schedule.
         ratio = options.epochs / config.training.epochs
         changes["training__drop_epochs"] = tuple(
             round(epoch * ratio, 2) for epoch in config.training.drop_epochs
@@ -125,15 +125,15 @@ def resolve(options, **further):
 
 
 def read_data(options, strategy, overfit=False):
-    """The training and the validation set, described on the way.
+    """Reads the training and the validation set, and prints a summary of each.
 
     Args:
         options: `TrainingOptions`.
-        strategy: what will train; each replica needs an image.
-        overfit: whether to validate on the training images.
+        strategy: of the training; each replica needs an image.
+        overfit: bool, whether to validate on the training images.
 
     Returns:
-        Two `DetectionDataset`; None in place of the second if there is none.
+        Two `DetectionDataset`; the second is None if there is no validation split.
     """
     from vfnet_tf.data import synthetic
     from vfnet_tf.data.formats.coco import read_coco
