@@ -1,8 +1,9 @@
-"""A trained run in miniature, once for all commands."""
+"""A small trained run, made once for all commands, and the check of mistakes."""
 
 import pytest
 
 from tests import tiny_run
+from vfnet_tf.cli.__main__ import main
 from vfnet_tf.inference import load
 
 
@@ -22,7 +23,6 @@ def run_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def traced(run_dir):
     """Lets commands take a detector whose graphs exist, instead of loading one."""
-
     load_really = load.load_checkpoint
 
     def load_quickly(path, config=None):
@@ -39,3 +39,24 @@ def traced(run_dir):
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     return tiny_run.write_coco(tmp_path_factory.mktemp("cli") / "data")
+
+
+@pytest.fixture
+def mistake(request, capsys):
+    """Runs a command that must end in one message on stderr, and returns the message.
+
+    RUN and DATA among the arguments stand for the run directory and the small set.
+    """
+
+    def run(*arguments):
+        for name, fixture in (("RUN", "run_dir"), ("DATA", "data")):
+            if any(name in str(argument) for argument in arguments):
+                place = str(request.getfixturevalue(fixture))
+                arguments = [str(one).replace(name, place) for one in arguments]
+        capsys.readouterr()
+        assert main([*map(str, arguments)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and "Traceback" not in error
+        return error
+
+    return run

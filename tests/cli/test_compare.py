@@ -161,21 +161,17 @@ def test_a_page_has_the_curves_of_all_runs_in_common_axes(runs, tmp_path, browse
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["RUN"], "Two run directories or more"),
-        (["RUN", "absent"], "must hold history.csv, metrics.json or an evaluation"),
-        (["RUN", "RUN", "--data", "DATA"], "detections.json, which does not exist"),
-        (["RUN", "RUN", "--data", "DATA", "--split", "test"], "the split 'test'"),
+        (["FIRST"], "Two run directories or more"),
+        (["FIRST", "absent"], "must hold history.csv, metrics.json or an evaluation"),
+        (["FIRST", "FIRST", "--data", "DATA"], "detections.json, which does not exist"),
+        (["FIRST", "FIRST", "--data", "DATA", "--split", "test"], "the split 'test'"),
     ],
 )
-def test_mistakes_are_one_message(arguments, message, runs, data, capsys):
-    names = {"RUN": str(runs[0]), "DATA": str(data)}
-    arguments = [names.get(argument, argument) for argument in arguments]
-    assert main(["compare", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and message in error
+def test_mistakes_are_one_message(arguments, message, runs, mistake):
+    arguments = [argument.replace("FIRST", str(runs[0])) for argument in arguments]
+    assert message in mistake("compare", *arguments)
 
 
-def test_a_broken_metrics_file_is_named(runs, capsys):
+def test_a_broken_metrics_file_is_named(runs, mistake):
     (runs[0] / "metrics.json").write_text("{")
-    assert main(["compare", *map(str, runs)]) == 2
-    assert "first/metrics.json" in capsys.readouterr().err
+    assert "first/metrics.json" in mistake("compare", *runs)

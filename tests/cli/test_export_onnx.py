@@ -69,35 +69,34 @@ def test_options_reach_the_export_and_the_check_is_told(
     assert f"vfnet predict street.jpg --model {out}" in captured.out
 
 
-def test_the_file_lies_in_the_run_by_default(run_dir, traced, capsys, quick):
+def test_the_file_lies_in_the_run_by_default(run_dir, traced, capsys, quick, mistake):
     assert main(["export", str(run_dir), "--format", "onnx"]) == 0
     path = run_dir / "model.onnx"
     assert str(path) in capsys.readouterr().out
     assert quick[0]["nms_in_graph"] is False
-    # Before minutes of work.
-    assert main(["export", str(run_dir), "--format", "onnx"]) == 2
-    assert "`overwrite` must be True" in capsys.readouterr().err
+    error = mistake("export", run_dir, "--format", "onnx")
+    assert "`overwrite` must be True" in error
     path.unlink()
 
 
-def test_what_onnx_files_do_not_have_is_refused(run_dir, traced, capsys, quick):
+def test_what_onnx_files_do_not_have_is_refused(quick, mistake):
     arguments = ["--format", "onnx", "--precision", "mixed_bfloat16"]
-    assert main(["export", str(run_dir), *arguments]) == 2
-    assert "Received: --precision mixed_bfloat16" in capsys.readouterr().err
-    assert main(["export", str(run_dir), "--nms"]) == 2
-    assert "--nms is for --format onnx" in capsys.readouterr().err
+    error = mistake("export", "RUN", *arguments)
+    assert "Received: --precision mixed_bfloat16" in error
+    assert "--nms is for --format onnx" in mistake("export", "RUN", "--nms")
     assert not quick
 
 
-def test_prediction_is_by_a_checkpoint_or_a_model(tmp_path, capsys):
-    tiny_run.write_images(tmp_path / "images")
-    image = str(tmp_path / "images" / "a.jpg")
-    assert main(["predict", image]) == 2
-    assert "either --checkpoint or --model" in capsys.readouterr().err
-    both = ["--checkpoint", "run", "--model", "model.onnx"]
-    assert main(["predict", image, *both]) == 2
-    assert "either --checkpoint or --model" in capsys.readouterr().err
-    assert main(["predict", image, "--model", "no.onnx", "--tta"]) == 2
-    assert "Received: --tta" in capsys.readouterr().err
-    assert main(["predict", image, "--model", "no.onnx"]) == 2
-    assert "must be an ONNX file" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--checkpoint", "run", "--model", "a.onnx"],
+            "either --checkpoint or --model",
+        ),
+        (["--model", "no.onnx", "--tta"], "Received: --tta"),
+        (["--model", "no.onnx"], "must be an ONNX file"),
+    ],
+)
+def test_prediction_is_by_a_checkpoint_or_a_model(options, message, mistake):
+    assert message in mistake("predict", "DATA/val/a.jpg", *options)

@@ -25,22 +25,10 @@ def predicted(run_dir, traced, data, tmp_path_factory):
     images = data / "val"
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
-        status = main(
-            [
-                "predict",
-                str(images / "d.png"),
-                (images / "a.jpg").as_uri(),
-                str(images / "?.jpg"),
-                str(images / "a.jpg"),
-                "--checkpoint",
-                str(run_dir),
-                "--out",
-                str(out),
-                "--score-threshold",
-                "0.2",
-            ]
-        )
-    assert status == 0
+        sources = [images / "d.png", (images / "a.jpg").as_uri()]
+        sources += [images / "?.jpg", images / "a.jpg"]
+        options = ["--checkpoint", run_dir, "--out", out, "--score-threshold", "0.2"]
+        assert main(["predict", *map(str, (*sources, *options))]) == 0
     return text.getvalue(), out
 
 
@@ -127,13 +115,11 @@ def test_the_end_says_what_was_found_and_where_it_is(predicted):
 
 
 def test_bad_files_stop_the_command_before_the_detector_is_built(
-    tmp_path, data, capsys
+    tmp_path, data, mistake
 ):
     bad = tmp_path / "cut.png"
     bad.write_bytes((data / "val" / "d.png").read_bytes()[:2000])
-    arguments = ["predict", str(bad), str(data / "val/a.jpg"), "--checkpoint", "x"]
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
+    error = mistake("predict", bad, data / "val/a.jpg", "--checkpoint", "x")
     assert error.startswith("error: All images must be readable")
     assert "1 bad of 2 images:\n" in error and "cut.png: is truncated" in error
 
@@ -143,29 +129,17 @@ def test_bad_files_are_skipped_and_listed_on_demand(
 ):
     bad = tmp_path / "cut.jpg"
     bad.write_bytes((data / "val" / "a.jpg").read_bytes()[:900])
-    status = main(
-        [
-            "predict",
-            str(bad),
-            str(data / "val" / "a.jpg"),
-            "file:///nowhere/b.jpg",
-            "--checkpoint",
-            str(run_dir),
-            "--out",
-            str(tmp_path / "out"),
-            "--skip-bad-images",
-            "--no-pictures",
-        ]
-    )
-    assert status == 0
+    sources = [bad, data / "val" / "a.jpg", "file:///nowhere/b.jpg"]
+    options = ["--checkpoint", run_dir, "--out", tmp_path / "out"]
+    options += ["--skip-bad-images", "--no-pictures"]
+    assert main(["predict", *map(str, (*sources, *options))]) == 0
     out = capsys.readouterr().out
     assert "2 bad images skipped:\n" in out
     assert "cut.jpg: " in out and "file:///nowhere/b.jpg: " in out
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["detections.json"]
     content = json.loads((tmp_path / "out/detections.json").read_text())
-    assert [image["file_name"] for image in content["images"]] == [
-        str(data / "val" / "a.jpg")
-    ]
+    (image,) = content["images"]
+    assert image["file_name"] == str(data / "val" / "a.jpg")
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -210,13 +184,8 @@ def test_a_picture_that_cannot_be_drawn_is_named(
 ):
     out = tmp_path / "out"
     (out / "a.jpg").mkdir(parents=True)  # in the way of the picture
-    arguments = [
-        str(data / "val/a.jpg"),
-        "--checkpoint",
-        str(run_dir),
-        "--out",
-        str(out),
-    ]
+    arguments = [str(data / "val/a.jpg"), "--checkpoint", str(run_dir)]
+    arguments += ["--out", str(out)]
     assert main(["predict", *arguments, *["--skip-bad-images"] * skip]) == status
     assert "1 pictures could not be drawn:\n" in capsys.readouterr().out
     (image,) = json.loads((out / "detections.json").read_text())["images"]
@@ -225,32 +194,22 @@ def test_a_picture_that_cannot_be_drawn_is_named(
 
 def test_pictures_get_names_of_their_own():
     out = pathlib.Path("out")
-    images = [
-        "one/a.JPG",
-        "two/a.jpeg",
-        "a.bmp",
-        "https://x.org/p/my%20cat.jpg?w=3",
-        "http://x.org/",
-    ]
-    assert [str(path) for path in picture_paths(images, out).values()] == [
-        "out/a.jpg",
-        "out/a_2.jpg",
-        "out/a.png",
-        "out/my cat.jpg",
-        "out/image.png",
-    ]
+    images = ["one/a.JPG", "two/a.jpeg", "a.bmp"]
+    images += ["https://x.org/p/my%20cat.jpg?w=3", "http://x.org/"]
+    names = ["a.jpg", "a_2.jpg", "a.png", "my cat.jpg", "image.png"]
+    assert list(picture_paths(images, out).values()) == [out / name for name in names]
 
 
 def test_pictures_never_replace_the_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(ValueError, match="--out must be another folder"):
-        picture_paths(["a.jpg"], pathlib.Path("."))
-    with pytest.raises(ValueError, match="--out must be another folder"):
-        picture_paths([str(tmp_path / "a.jpg")], pathlib.Path("link"))
-    # A picture that would get the name of another input.
-    with pytest.raises(ValueError, match="--out must be another folder"):
-        picture_paths(["other/a.jpg", "a.jpg"], pathlib.Path("."))
+    for images, out in (
+        (["a.jpg"], "."),
+        ([str(tmp_path / "a.jpg")], "link"),
+        (["other/a.jpg", "a.jpg"], "."),  # the first would get the name of the second
+    ):
+        with pytest.raises(ValueError, match="--out must be another folder"):
+            picture_paths(images, pathlib.Path(out))
 
 
 def test_urls_are_not_fetched_to_be_checked(data):
@@ -267,11 +226,8 @@ def test_urls_are_not_fetched_to_be_checked(data):
         (["DATA/val", "--score-threshold", "1.5"], "--score-threshold must be in"),
     ],
 )
-def test_mistakes_are_one_message(arguments, message, data, capsys):
-    arguments = [argument.replace("DATA", str(data)) for argument in arguments]
-    assert main(["predict", *arguments, "--checkpoint", "no_run"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and message in error
+def test_mistakes_are_one_message(arguments, message, mistake):
+    assert message in mistake("predict", *arguments, "--checkpoint", "no_run")
 
 
 @pytest.fixture
@@ -316,10 +272,8 @@ def test_a_video_gives_a_video_and_its_frames_in_the_json(
 
 
 def test_a_broken_video_stops_the_command_before_the_detector_is_built(
-    tmp_path, capsys
+    tmp_path, mistake
 ):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    arguments = ["predict", str(tmp_path / "broken.mp4"), "--checkpoint", "x"]
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
+    error = mistake("predict", tmp_path / "broken.mp4", "--checkpoint", "x")
     assert "1 bad of 1 images:\n" in error and "broken.mp4: Invalid data" in error

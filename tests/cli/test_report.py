@@ -120,14 +120,9 @@ def test_eighty_classes_without_images_and_without_a_run(page, results_report):
 def almost_perfect(data, tmp_path):
     """Almost all: one object is missed, one has another's class, one lies elsewhere."""
     content = json.loads((data / "annotations" / "instances_val.json").read_text())
+    keys = ("image_id", "category_id", "bbox")
     results = [
-        {
-            "image_id": a["image_id"],
-            "category_id": a["category_id"],
-            "bbox": a["bbox"],
-            "score": 0.9,
-        }
-        for a in content["annotations"]
+        {**{key: a[key] for key in keys}, "score": 0.9} for a in content["annotations"]
     ]
     del results[3]
     results[0]["category_id"] = 5
@@ -141,9 +136,8 @@ def test_results_with_images_show_what_is_right_false_and_missed(
     data, almost_perfect, tmp_path
 ):
     report = tmp_path / "report.html"
-    assert (
-        evaluate("--results", almost_perfect, "--data", data, "--report", report) == 0
-    )
+    results = ["--results", almost_perfect, "--data", data]
+    assert evaluate(*results, "--report", report) == 0
     text = report.read_text()
     assert "<h3>Best</h3>" in text and "<h3>Worst</h3>" in text
     # The disc's box as a square overlaps the square by 65 of 85: 1.765 / 3.
@@ -158,9 +152,8 @@ def test_images_that_are_gone_are_named_and_the_others_shown(
     shutil.copytree(data, copy)
     (copy / "val" / "a.jpg").write_bytes(b"no image")
     report = tmp_path / "report.html"
-    assert (
-        evaluate("--results", almost_perfect, "--data", copy, "--report", report) == 0
-    )
+    results = ["--results", almost_perfect, "--data", copy]
+    assert evaluate(*results, "--report", report) == 0
     text = report.read_text()
     assert "1 images cannot be read, such as" in text and "a.jpg." in text
     assert text.count("quality") >= 6
@@ -177,15 +170,11 @@ def test_a_report_without_any_detection_is_written(data, tmp_path):
     ("arguments", "message"),
     [
         (["--score-threshold", "0.5"], "without --report"),
-        (["--report", "FOLDER"], "must be a file to write"),
+        (["--report", "DATA"], "must be a file to write"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_done(
-    arguments, message, tmp_path, capsys
-):
-    arguments = [str(tmp_path) if a == "FOLDER" else a for a in arguments]
-    assert evaluate("--checkpoint", "absent", *arguments) == 2
-    assert message in capsys.readouterr().err
+def test_mistakes_are_told_before_anything_is_done(arguments, message, mistake):
+    assert message in mistake("evaluate", "--checkpoint", "absent", *arguments)
 
 
 def test_a_model_file_has_a_report_too(data, tmp_path, monkeypatch):
@@ -196,6 +185,7 @@ def test_a_model_file_has_a_report_too(data, tmp_path, monkeypatch):
 
         config = tiny_run.tiny_config()
         detector = tiny_run.PlainDetector()
+        num_classes = 3
 
         def __init__(self, path, num_threads):
             pass

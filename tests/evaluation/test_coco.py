@@ -1,6 +1,5 @@
 import json
 import math
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,20 +21,8 @@ TRUTH = GOLDEN / "instances_val2014_100.json"
 RESULTS = GOLDEN / "instances_val2014_fakebbox100_results.json"
 
 # What the COCO API's own demo prints for this pair of files.
-PRINTED = {
-    "AP": "0.505",
-    "AP50": "0.697",
-    "AP75": "0.573",
-    "APs": "0.586",
-    "APm": "0.519",
-    "APl": "0.501",
-    "AR1": "0.387",
-    "AR10": "0.594",
-    "AR100": "0.595",
-    "ARs": "0.640",
-    "ARm": "0.566",
-    "ARl": "0.564",
-}
+PRINTED = "0.505 0.697 0.573 0.586 0.519 0.501 0.387 0.594 0.595 0.640 0.566 0.564"
+PRINTED = dict(zip(METRICS, PRINTED.split(), strict=True))
 
 
 def annotation(number, image_id, category_id, bbox, **more):
@@ -82,6 +69,13 @@ def cat_and_dog(tmp_path):
 
 CAT = ((10, 10, 60, 60), 0.9, 0)
 DOG = ((100, 100, 180, 180), 0.8, 1)
+
+
+def measured(truth, *images, **options):
+    """Metrics of detections in the images 1, 2, ..."""
+    evaluator = CocoEvaluator(truth, **options)
+    evaluator.update(np.arange(len(images)) + 1, detections(*images))
+    return evaluator.evaluate()
 
 
 @pytest.mark.filterwarnings("ignore:10 of 80 classes")
@@ -136,16 +130,12 @@ def test_the_fast_backend_gives_the_same_numbers():
 
 
 def test_exact_boxes_reach_one_everywhere_that_is_measured(cat_and_dog):
-    evaluator = CocoEvaluator(cat_and_dog)
-    evaluator.update([1, 2], detections([CAT], [DOG]))
-    metrics = evaluator.evaluate()
-    measured = [metrics[name] for name in ("AP", "AP50", "AR1", "APm")]
-    assert measured == pytest.approx([1.0] * 4)
+    metrics = measured(cat_and_dog, [CAT], [DOG])
+    found = [metrics[name] for name in ("AP", "AP50", "AR1", "APm")]
+    assert found == pytest.approx([1.0] * 4)
     assert math.isnan(metrics["APs"])  # 50x50 and 80x80 are both medium
-    assert metrics["per_class"] == {
-        "cat": {"AP": pytest.approx(1.0), "AP50": pytest.approx(1.0)},
-        "dog": {"AP": pytest.approx(1.0), "AP50": pytest.approx(1.0)},
-    }
+    one = {"AP": pytest.approx(1.0), "AP50": pytest.approx(1.0)}
+    assert metrics["per_class"] == {"cat": one, "dog": one}
 
 
 def test_half_of_the_objects_found_gives_51_of_101_recall_points(tmp_path):
@@ -154,65 +144,48 @@ def test_half_of_the_objects_found_gives_51_of_101_recall_points(tmp_path):
         [annotation(1, 1, 5, [0, 0, 50, 50]), annotation(2, 2, 5, [0, 0, 50, 50])],
         categories=[{"id": 5, "name": "cat"}],
     )
-    evaluator = CocoEvaluator(path)
     found, wrong = ((0, 0, 50, 50), 0.9, 0), ((100, 100, 150, 150), 0.5, 0)
-    evaluator.update([1, 2], detections([found], [wrong]))
-    metrics = evaluator.evaluate()
+    metrics = measured(path, [found], [wrong])
     # Recall levels 0, .01, .. .50 have precision 1, the 50 above have 0.
     assert metrics["AP50"] == pytest.approx(51 / 101)
     assert metrics["AR100"] == pytest.approx(0.5)
 
 
 def test_the_iou_threshold_is_respected(cat_and_dog):
-    evaluator = CocoEvaluator(cat_and_dog)
     # 30 of the cat's 50 columns: IoU 0.6, right at thresholds .50, .55 and .60.
-    evaluator.update([1, 2], detections([((10, 10, 40, 60), 0.9, 0)], [DOG]))
-    metrics = evaluator.evaluate()
+    metrics = measured(cat_and_dog, [((10, 10, 40, 60), 0.9, 0)], [DOG])
     assert metrics["per_class"]["cat"]["AP50"] == pytest.approx(1.0)
     assert metrics["per_class"]["cat"]["AP"] == pytest.approx(0.3)
     assert metrics["AP75"] == pytest.approx(0.5)
 
 
 def test_images_without_detections_count_as_missed(cat_and_dog):
-    evaluator = CocoEvaluator(cat_and_dog)
-    evaluator.update([1, 2], detections([CAT], []))
-    metrics = evaluator.evaluate()
+    metrics = measured(cat_and_dog, [CAT], [])
     assert metrics["per_class"]["dog"] == {"AP": 0.0, "AP50": 0.0}
     assert metrics["AP"] == pytest.approx(0.5)
 
 
 def test_no_detection_at_all_is_zero_and_no_crash(cat_and_dog):
-    evaluator = CocoEvaluator(cat_and_dog)
-    evaluator.update([1, 2], detections([], []))
-    metrics = evaluator.evaluate()
+    metrics = measured(cat_and_dog, [], [])
     assert metrics["AP"] == 0.0 and metrics["AR100"] == 0.0
     assert metrics_of(cat_and_dog, [])["AP"] == 0.0
 
 
 def test_images_that_never_came_are_named_by_their_number(cat_and_dog):
-    evaluator = CocoEvaluator(cat_and_dog)
-    evaluator.update([1], detections([CAT]))
     with pytest.warns(UserWarning, match="1 of 2 images .* never given"):
-        assert evaluator.evaluate()["AP"] == pytest.approx(0.5)
+        assert measured(cat_and_dog, [CAT])["AP"] == pytest.approx(0.5)
 
 
 def test_padding_rows_and_padding_images_are_skipped(cat_and_dog):
     evaluator = CocoEvaluator(cat_and_dog)
     batch = detections([CAT], [DOG], [CAT, CAT], rows=3)
     batch["scores"][:2, 1:] = 0.99  # would be false positives if they were read
+    counts = batch.pop("num_detections")  # labels alone tell the padding
     evaluator.update([1, 2, -1], batch)
     assert len(evaluator.results()) == 2
     batch["labels"][:] = 0  # num_detections alone tells the padding
     evaluator.reset()
-    evaluator.update([1, 2, -1], batch)
-    assert len(evaluator.results()) == 2
-
-
-def test_labels_alone_tell_the_padding_without_num_detections(cat_and_dog):
-    evaluator = CocoEvaluator(cat_and_dog)
-    batch = detections([CAT], [DOG], rows=5)
-    del batch["num_detections"]
-    evaluator.update([1, 2], batch)
+    evaluator.update([1, 2, -1], {**batch, "num_detections": counts})
     assert len(evaluator.results()) == 2
 
 
@@ -262,63 +235,48 @@ def test_labels_follow_the_given_order_of_categories(cat_and_dog):
 
 
 def test_objects_of_categories_that_are_not_evaluated_do_not_count(cat_and_dog):
-    evaluator = CocoEvaluator(cat_and_dog, category_ids=(5,))
-    evaluator.update([1, 2], detections([CAT], []))
-    assert evaluator.evaluate()["AP"] == pytest.approx(1.0)
+    metrics = measured(cat_and_dog, [CAT], [], category_ids=(5,))
+    assert metrics["AP"] == pytest.approx(1.0)
 
 
 def test_a_detection_inside_a_crowd_is_neither_right_nor_wrong(tmp_path):
     crowd = annotation(2, 2, 5, [0, 0, 200, 200], iscrowd=1)
     truth = [annotation(1, 1, 5, [10, 10, 50, 50]), crowd]
-    path = write_truth(tmp_path, truth, categories=[{"id": 5, "name": "cat"}])
-    evaluator = CocoEvaluator(path)
     inside = ((120, 120, 160, 160), 0.99, 0)  # higher score than the right one
-    evaluator.update([1, 2], detections([CAT], [inside, inside]))
-    assert evaluator.evaluate()["AP"] == pytest.approx(1.0)
+    found = [CAT], [inside, inside]
+    path = write_truth(tmp_path, truth)
+    assert measured(path, *found, category_ids=(5,))["AP"] == pytest.approx(1.0)
     # The same without the flag: the two boxes are false positives ahead of the cat.
     crowd["iscrowd"] = 0
-    evaluator = CocoEvaluator(write_truth(tmp_path, truth), category_ids=(5,))
-    evaluator.update([1, 2], detections([CAT], [inside, inside]))
-    assert evaluator.evaluate()["AP"] < 0.2
+    path = write_truth(tmp_path, truth)
+    assert measured(path, *found, category_ids=(5,))["AP"] < 0.2
 
 
 def test_size_classes_go_by_the_area_of_the_annotation(tmp_path):
     # A box of 50x50 = 2500 (medium) whose mask covers 900 pixels (small: < 32 * 32).
     path = write_truth(tmp_path, [annotation(1, 1, 5, [10, 10, 50, 50], area=900.0)])
-    evaluator = CocoEvaluator(path, category_ids=(5,))
-    evaluator.update([1, 2], detections([CAT], []))
-    metrics = evaluator.evaluate()
+    metrics = measured(path, [CAT], [], category_ids=(5,))
     assert metrics["ARs"] == pytest.approx(1.0) and math.isnan(metrics["ARm"])
 
 
 def test_annotation_id_zero_can_be_found(tmp_path):
     # pycocotools marks a match with the id, and reads 0 as "no match".
     path = write_truth(tmp_path, [annotation(0, 1, 5, [10, 10, 50, 50])])
-    evaluator = CocoEvaluator(path, category_ids=(5,))
-    evaluator.update([1, 2], detections([CAT], []))
-    assert evaluator.evaluate()["AP"] == pytest.approx(1.0)
+    metrics = measured(path, [CAT], [], category_ids=(5,))
+    assert metrics["AP"] == pytest.approx(1.0)
 
 
 def test_missing_area_and_iscrowd_are_filled(tmp_path):
     bare = {"id": 1, "image_id": 1, "category_id": 5, "bbox": [10, 10, 50, 50]}
-    evaluator = CocoEvaluator(write_truth(tmp_path, [bare]), category_ids=(5,))
-    evaluator.update([1, 2], detections([CAT], []))
-    assert evaluator.evaluate()["APm"] == pytest.approx(1.0)
+    metrics = measured(write_truth(tmp_path, [bare]), [CAT], [], category_ids=(5,))
+    assert metrics["APm"] == pytest.approx(1.0)
 
 
-def test_boxes_that_are_no_numbers_are_left_out_and_named(tmp_path):
-    path = write_truth(
-        tmp_path,
-        [
-            annotation(1, 1, 5, [10, 10, 50, 50]),
-            annotation(7, 1, 5, [10, float("nan"), 5, 5]),
-            annotation(8, 1, 5, [10, 10, "a", 5], area=1),
-        ],
-    )
+def test_annotations_that_are_left_out_are_counted_and_named(tmp_path):
+    bad = [annotation(number, 1, 5, [10, float("nan"), 5, 5]) for number in (7, 8)]
+    path = write_truth(tmp_path, [annotation(1, 1, 5, [10, 10, 50, 50]), *bad])
     with pytest.warns(UserWarning, match="2 annotations .* ids 7, 8"):
-        evaluator = CocoEvaluator(path, category_ids=(5,))
-    evaluator.update([1, 2], detections([CAT], []))
-    assert evaluator.evaluate()["AP"] == pytest.approx(1.0)
+        CocoEvaluator(path, category_ids=(5,))
 
 
 @pytest.mark.parametrize(
@@ -331,6 +289,8 @@ def test_boxes_that_are_no_numbers_are_left_out_and_named(tmp_path):
         ({"category_id": [5]}, "are of no category of the file"),
         ({"bbox": "[10, 10, 50, 50]"}, "have no box of four finite numbers"),
         ({"bbox": [10, 10, True, 50]}, "have no box of four finite numbers"),
+        ({"bbox": [10, 10, "a", 5]}, "have no box of four finite numbers"),
+        ({"bbox": [10, float("nan"), 5, 5]}, "have no box of four finite numbers"),
         ({"iscrowd": "some"}, "neither true nor false .iscrowd='some'"),
         ({"area": "large"}, "have an area that is no number"),
         ({"id": 1}, "are listed twice"),
@@ -342,9 +302,8 @@ def test_what_the_ground_truth_cannot_use_is_left_out_and_named(
     good = annotation(1, 1, 5, [10, 10, 50, 50])
     path = write_truth(tmp_path, [good, {**good, "id": 7, **changes}])
     with pytest.warns(UserWarning, match=f"1 annotations .* {reason}.* ids "):
-        evaluator = CocoEvaluator(path, category_ids=(5,))
-    evaluator.update([1, 2], detections([CAT], []))
-    assert evaluator.evaluate()["AP"] == pytest.approx(1.0)
+        metrics = measured(path, [CAT], [], category_ids=(5,))
+    assert metrics["AP"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
@@ -378,9 +337,7 @@ def test_values_and_text_are_read_whatever_they_are_written_like(
 def test_a_class_without_objects_is_warned_of_and_left_out_of_the_mean(tmp_path):
     path = write_truth(tmp_path, [annotation(1, 1, 5, [10, 10, 50, 50])])
     with pytest.warns(UserWarning, match="1 of 2 classes .* dog"):
-        evaluator = CocoEvaluator(path)
-    evaluator.update([1, 2], detections([CAT], [DOG]))
-    metrics = evaluator.evaluate()
+        metrics = measured(path, [CAT], [DOG])
     assert metrics["AP"] == pytest.approx(1.0)
     assert math.isnan(metrics["per_class"]["dog"]["AP"])
 
@@ -403,16 +360,14 @@ def test_a_dataset_is_evaluated_over_its_own_images_and_labels(cat_and_dog):
 
 def test_a_dataset_without_annotation_file_is_evaluated_by_its_records():
     record = SimpleNamespace(
-        image_id=4,
+        image_id=1,
         boxes=np.array([[10, 10, 60, 60]], "float32"),
         labels=np.array([0], "int32"),
     )
     dataset = SimpleNamespace(
         records=[record], category_ids=(5,), class_names=("cat",), annotation_file=None
     )
-    evaluator = CocoEvaluator(dataset)
-    evaluator.update([4], detections([CAT]))
-    metrics = evaluator.evaluate()
+    metrics = measured(dataset, [CAT])
     assert metrics["AP"] == pytest.approx(1.0)
     assert metrics["APm"] == pytest.approx(1.0)
 
@@ -438,20 +393,11 @@ def test_float16_detections_and_int64_ids_are_taken(cat_and_dog):
     json.dumps(evaluator.results())
 
 
-def test_nothing_is_printed(cat_and_dog, capsys):
-    evaluator = CocoEvaluator(cat_and_dog)
-    evaluator.update([1, 2], detections([CAT], [DOG]))
-    evaluator.evaluate()
+@pytest.mark.filterwarnings("error")
+def test_complete_data_give_no_warning_and_nothing_is_printed(cat_and_dog, capsys):
+    measured(cat_and_dog, [CAT], [DOG])
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
-
-
-def test_complete_data_gives_no_warning(cat_and_dog):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        evaluator = CocoEvaluator(cat_and_dog)
-        evaluator.update([1, 2], detections([CAT], [DOG]))
-        evaluator.evaluate()
 
 
 @pytest.mark.parametrize(
@@ -517,30 +463,21 @@ def test_a_broken_annotation_file_is_named(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("results", "message"),
     [
-        ("[[]]", "entry 0"),
-        ('{"a": 1}', "must be a list"),
-        ('[{"image_id": 1, "category_id": 5, "score": 1}]', "bbox of four"),
-        (
-            '[{"image_id": "1", "category_id": 5, "score": 1, "bbox": [0, 0, 1, 1]}]',
-            "integers image_id and category_id",
-        ),
-        (
-            '[{"image_id": 1, "category_id": [5], "score": 1, "bbox": [0, 0, 1, 1]}]',
-            "integers image_id and category_id",
-        ),
-        (
-            '[{"image_id": 1, "category_id": 5, "score": NaN, "bbox": [0, 0, 1, 1]}]',
-            "finite score",
-        ),
-        (
-            '[{"image_id": 3, "category_id": 5, "score": 1, "bbox": [0, 0, 1, 1]}]',
-            "image ids 3",
-        ),
+        ([[]], "entry 0"),
+        ({"a": 1}, "must be a list"),
+        ([{"bbox": None}], "bbox of four"),
+        ([{"image_id": "1"}], "integers image_id and category_id"),
+        ([{"category_id": [5]}], "integers image_id and category_id"),
+        ([{"score": float("nan")}], "finite score"),
+        ([{"image_id": 3}], "image ids 3"),
     ],
 )
 def test_a_broken_results_file_is_named(cat_and_dog, tmp_path, results, message):
+    good = {"image_id": 1, "category_id": 5, "score": 1, "bbox": [0, 0, 1, 1]}
+    if isinstance(results, list) and results[0]:
+        results = [{**good, **results[0]}]
     path = tmp_path / "results.json"
-    path.write_text(results)
+    path.write_text(json.dumps(results))
     with pytest.raises(ValueError, match=message) as caught:
         metrics_of(cat_and_dog, path)
     assert str(path) in str(caught.value)

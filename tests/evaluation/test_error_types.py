@@ -86,11 +86,7 @@ def cost(costs, name, kind="main"):
 
 def test_costs_of_a_localisation_error_and_a_missed_object_by_hand():
     # Two objects: a loose box with the higher score on one, nothing on the other.
-    matches = scene.match(
-        [(1, 0, BOX), (2, 0, BOX)],
-        [(1, 0, high(4), 0.9)],
-    )
-    costs = error_costs(matches)
+    costs = error_costs(scene.match([(1, 0, BOX), (2, 0, BOX)], [(1, 0, high(4), 0.9)]))
     assert costs["AP"] == 0
     # Mended: recall 1/2 at precision 1, the points 0 to 0.50.
     assert cost(costs, "localisation") == 100 * 51 / 101

@@ -56,10 +56,8 @@ def test_other_classes_and_other_images_do_not_match():
         [(1, 1, [0, 0, 10, 5], 0.9), (2, 0, [50, 50, 5, 5], 0.8)],
     )
     assert not matches.is_true.any()
-    assert matches.own_iou.tolist() == [0, 0] and matches.own_object.tolist() == [
-        -1,
-        -1,
-    ]
+    assert matches.own_iou.tolist() == [0, 0]
+    assert matches.own_object.tolist() == [-1, -1]
     assert matches.other_iou.tolist() == [0.5, 0.0]
     assert matches.other_object.tolist() == [0, -1]
     assert matches.images.tolist() == [0, 1] and matches.gt_images.tolist() == [0, 1]

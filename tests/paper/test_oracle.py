@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import tiny_model
-from tests.contracts import to_numpy
+from tests.contracts import on_tensorflow, tensors, to_numpy
 from vfnet_tf.assigners.assignment import Assignment, ground_truth, make_assignment
 from vfnet_tf.backbones import KerasBackbone
 from vfnet_tf.detectors import FCOS, VFNet
@@ -240,9 +240,7 @@ def test_a_batch_of_one_and_a_batch_of_three_give_the_same(study):
     np.testing.assert_equal(one_by_one, together)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="TensorFlow's graphs"
-)
+@on_tensorflow
 def test_batches_of_all_sizes_share_one_forward_pass_in_one_graph(study):
     for numbers in ((0, 1), (2,), (1, 2, 0)):
         study.detect(make_batch(*numbers))
@@ -305,7 +303,7 @@ def arrays():
         "scores": rng.uniform(0, 1, (2, 5, 3)).astype("float32"),
         "factors": rng.uniform(0, 1, (2, 5)).astype("float32"),
         "points": rng.uniform(5, 15, (5, 2)).astype("float32"),
-        "assignment": Assignment(*map(keras.ops.convert_to_tensor, assignment)),
+        "assignment": Assignment(*tensors(list(assignment))),
     }
 
 
@@ -326,12 +324,8 @@ def test_only_what_the_oracle_names_changes_and_only_at_the_foreground(
 ):
     inputs = dict(arrays)
     assignment = inputs["assignment"]
-    tensors = {
-        name: keras.ops.convert_to_tensor(value)
-        for name, value in inputs.items()
-        if name != "assignment"
-    }
-    found = replace_foreground(oracle, **tensors, assignment=assignment)
+    given = {n: value for n, value in inputs.items() if n != "assignment"}
+    found = replace_foreground(oracle, **tensors(given), assignment=assignment)
     is_positive = to_numpy(assignment.is_positive)
     for name, values in zip(("boxes", "scores", "factors"), found, strict=True):
         values, before = to_numpy(values), arrays[name]
@@ -345,17 +339,10 @@ def test_only_what_the_oracle_names_changes_and_only_at_the_foreground(
 def test_values_at_the_foreground_by_hand():
     # A point at (5, 10) of the box (0, 0, 20, 20): centerness sqrt(5/15 * 10/10). The
     # predicted box, a quarter of it, has an IoU of .25.
+    box = np.array([[[0, 0, 20, 20]]], "float32")
+    label, row = np.array([[1]], "int32"), np.array([[0]], "int32")
     assignment = Assignment(
-        *map(
-            keras.ops.convert_to_tensor,
-            (
-                np.array([[True]]),
-                np.array([[1]], "int32"),
-                np.array([[[0, 0, 20, 20]]], "float32"),
-                np.array([[0]], "int32"),
-                np.array([[True]]),
-            ),
-        )
+        *tensors([np.array([[True]]), label, box, row, np.array([[True]])])
     )
     given = [[[0, 0, 10, 10]]], [[[0.3, 0.4]]], [[0.6]], [[5, 10]]
     given = [keras.ops.convert_to_tensor(x, dtype="float32") for x in given]
@@ -390,23 +377,14 @@ def test_vfnet_has_the_four_columns_without_centerness(small_batch):
         VFNetHead(3, 32, 1, star=False, refine=False),
     )
     columns = columns_of(detector)
-    assert [column.oracle for column in columns] == [
-        None,
-        "gt_bbox",
-        "gt_cls",
-        "gt_cls_iou",
-    ]
+    oracles = [column.oracle for column in columns]
+    assert oracles == [None, "gt_bbox", "gt_cls", "gt_cls_iou"]
     assert not any(column.with_centerness for column in columns)
+    columns_of_batch = (small_batch[n] for n in ("image_id", "boxes", "labels"))
     records = [
-        SimpleNamespace(image_id=image_id, boxes=boxes[labels >= 0], labels=labels)
-        for image_id, boxes, labels in zip(
-            small_batch["image_id"],
-            small_batch["boxes"],
-            [np.array([0, 2]), np.array([1, -1])],
-            strict=True,
-        )
+        SimpleNamespace(image_id=number, boxes=boxes[rows >= 0], labels=rows[rows >= 0])
+        for number, boxes, rows in zip(*columns_of_batch, strict=True)
     ]
-    records[1].labels = records[1].labels[:1]
     dataset = SimpleNamespace(
         records=records,
         category_ids=(1, 2, 3),
@@ -442,16 +420,8 @@ def test_the_table_is_laid_out_as_in_the_paper():
     ]
     text = format_oracle_table(COLUMNS, metrics, "FCOS", with_paper=True)
     rows = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
-    assert [row[0] for row in rows] == [
-        "FCOS, percent",
-        "---",
-        "w/ctr",
-        *ORACLES,
-        "AP",
-        "AP50",
-        "AP75",
-        "AP of the paper (COCO val2017)",
-    ]
+    names = ["FCOS, percent", "---", "w/ctr", *ORACLES, "AP", "AP50", "AP75"]
+    assert [row[0] for row in rows] == [*names, "AP of the paper (COCO val2017)"]
     assert all(len(row) == 11 for row in rows)
     cells = {row[0]: row[1:] for row in rows}
     assert cells["w/ctr"] == ["", "✓", "✓", "✓", "", "✓", "", "✓", "", "✓"]

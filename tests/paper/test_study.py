@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.contracts import to_numpy
+from tests.contracts import assert_same_bits, to_numpy
 from vfnet_tf import builder
 from vfnet_tf.config import (
     BackboneConfig,
@@ -168,9 +168,8 @@ def test_the_rest_is_the_base_s():
     assert config.model.backbone == BASE.model.backbone
     assert config.data == BASE.data
     assert config.training.bias_lr_multiplier == 1.0
-    assert override(
-        config.training, bias_lr_multiplier=2.0, bias_decay_multiplier=0.0
-    ) == (BASE.training)
+    multipliers = {"bias_lr_multiplier": 2.0, "bias_decay_multiplier": 0.0}
+    assert override(config.training, **multipliers) == BASE.training
     adamw = override(BASE, training__optimizer="adamw")
     assert row_config(row, adamw).training == adamw.training
 
@@ -208,10 +207,8 @@ def test_variables_that_two_rows_have_in_common_start_equal(table3):
     rows = find_rows("table3", ["raw", "vfnet", "fcos_atss"])
     trainers = [table3.trainer(row) for row in rows]
     raw, vfnet, fcos = [study._variables(own.detector) for own in trainers]
-    tower, predictor = (
-        "head/box_tower/conv0/conv/kernel:3x3x32x32",
-        "head/class_predictor/conv/kernel:3x3x32x4",
-    )
+    tower = "head/box_tower/conv0/conv/kernel:3x3x32x32"
+    predictor = "head/class_predictor/conv/kernel:3x3x32x4"
     assert {tower, predictor, "fpn/output_P3/conv/kernel:3x3x32x32"} <= set(vfnet)
     assert {tower, predictor, "conv1/conv/kernel:7x7x3x64"} <= set(fcos)
     for others in (raw, vfnet):
@@ -226,22 +223,14 @@ def test_variables_that_two_rows_have_in_common_start_equal(table3):
 def test_all_rows_see_the_same_images_in_the_same_order(table3, datasets, tmp_path):
     def first_epoch(own, name):
         batches = own.trainer(find_rows("table3", [name])[0]).train_batches
-        return [
-            (batch["image_id"].numpy(), batch["images"].numpy()) for batch in batches
-        ]
-
-    def are_equal(first, second):
-        return all(
-            np.array_equal(a, b)
-            for batches in zip(first, second, strict=True)
-            for a, b in zip(*batches, strict=True)
-        )
+        return [(b["image_id"].numpy(), b["images"].numpy()) for b in batches]
 
     raw = first_epoch(table3, "raw")
-    assert are_equal(raw, first_epoch(table3, "fcos_atss"))
+    assert_same_bits(first_epoch(table3, "fcos_atss"), raw)
     seed = override(BASE, training__seed=8)
     other = Study("table3", seed, *datasets, tmp_path / "study")
-    assert not are_equal(raw, first_epoch(other, "raw"))
+    with pytest.raises(AssertionError):
+        assert_same_bits(first_epoch(other, "raw"), raw)
 
 
 def test_given_weights_are_those_of_all_rows_also_when_they_are_gone(
@@ -301,13 +290,7 @@ def test_a_study_leaves_the_rows_runs_and_the_table(finished):
     for reason in ("small-scale", "8 training", "not COCO", "epochs 2", "from scratch"):
         assert reason in last
     rows = json.loads((out / "table3.json").read_text(encoding="utf-8"))["rows"]
-    assert [row["own"] is not None for row in rows] == [
-        True,
-        False,
-        False,
-        False,
-        False,
-    ]
+    assert [row["own"] is not None for row in rows] == [True, *[False] * 4]
     assert rows[4]["paper"] == {"AP": 39.2, "AP50": 57.3, "AP75": 42.4}
 
 
@@ -338,16 +321,15 @@ def test_other_settings_in_the_same_folder_are_refused(table3, datasets):
         return Study(table, base, *data, table3.out, **settings)
 
     assert study_of().base == table3.base
-    with pytest.raises(ValueError, match="base.training.seed: 7 -> 8"):
-        study_of(base=override(BASE, training__seed=8))
-    with pytest.raises(ValueError, match="table: table3 -> table2"):
-        study_of(table="table2")
-    with pytest.raises(ValueError, match="weights: None -> imagenet"):
-        study_of(settings={"weights": "imagenet"})
-    with pytest.raises(ValueError, match="train.images: 8 -> 4"):
-        study_of(data=(datasets[0].subset(4), datasets[1]))
-    with pytest.raises(ValueError, match="evaluate_every: 1 -> 2"):
-        study_of(evaluate_every=2)
+    for message, changes in (
+        ("base.training.seed: 7 -> 8", {"base": override(BASE, training__seed=8)}),
+        ("table: table3 -> table2", {"table": "table2"}),
+        ("weights: None -> imagenet", {"settings": {"weights": "imagenet"}}),
+        ("train.images: 8 -> 4", {"data": (datasets[0].subset(4), datasets[1])}),
+        ("evaluate_every: 1 -> 2", {"evaluate_every": 2}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            study_of(**changes)
 
 
 def test_initial_weights_that_are_missing_are_told(datasets, tmp_path):
