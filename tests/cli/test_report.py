@@ -179,13 +179,13 @@ def test_mistakes_are_told_before_anything_is_done(arguments, message, mistake):
 
 def test_a_model_file_has_a_report_too(data, tmp_path, monkeypatch):
     from vfnet_tf.inference import litert
+    from vfnet_tf.inference.runtime import RuntimePredictor
 
-    class Predictor:
+    class Predictor(RuntimePredictor):
         """Finds one disc in each image."""
 
         config = tiny_run.tiny_config()
         detector = tiny_run.PlainDetector()
-        num_classes = 3
 
         def __init__(self, path, num_threads):
             pass
