@@ -1,10 +1,10 @@
-"""Is the score the IoU? The paper's IACS, compared with what it claims to be."""
+"""Calibration: how well the score of a detection, the paper's IACS, tells its IoU."""
 
 import dataclasses
 
 import numpy as np
 
-#: A detection with a lower IoU shows no object; TIDE's border of the background, too.
+#: A detection with a lower IoU shows the background, as in TIDE.
 MIN_IOU = 0.1
 
 
@@ -13,16 +13,15 @@ class Calibration:
     """Scores beside the IoU with the best ground truth of the detection's class.
 
     Attributes:
-        scores, ious: float64 `[n]`, of the detections that were counted.
-        pearson: float in [-1, 1], linear correlation; NaN where one of the two is
-            constant or there are fewer than two detections.
-        spearman: float in [-1, 1], correlation of the ranks, which is what sorting
-            before NMS and in AP depends on; NaN likewise.
+        scores, ious: float64 `[n]`, of the detections that count.
+        pearson: float in [-1, 1], linear correlation; NaN if one of the two is constant
+            or there are fewer than two detections.
+        spearman: float in [-1, 1], correlation of the ranks, which decide NMS and AP; NaN
+            likewise.
         bin_edges: float64 `[bins + 1]`, of the scores.
         counts: int `[bins]`, detections in each bin.
         mean_scores, mean_ious: float64 `[bins]`, NaN in an empty bin.
-        gap: float, mean over the detections of abs(mean IoU - mean score) of their bin: 0
-            if scores are IoUs on average.
+        gap: float, mean over the detections of abs(mean IoU - mean score) of their bin.
     """
 
     scores: np.ndarray
@@ -41,8 +40,7 @@ def calibrate(matches, min_iou=MIN_IOU, num_bins=10):
 
     Args:
         matches: `Matches`; detections in crowd regions are left out.
-        min_iou: float, detections with a lower IoU are left out; 0 takes all, also those
-            on the background, whose IoU is 0.
+        min_iou: float, detections with a lower IoU are left out; 0 keeps all.
         num_bins: int, bins of equal width over scores in [0, 1].
 
     Returns:
@@ -51,7 +49,7 @@ def calibrate(matches, min_iou=MIN_IOU, num_bins=10):
     keep = ~matches.is_ignored & (matches.own_iou >= min_iou)
     scores, ious = matches.scores[keep], matches.own_iou[keep]
     edges = np.linspace(0.0, 1.0, num_bins + 1)
-    # The last bin has its upper border too; scores of other scales go to the outermost.
+    # The last bin includes 1; scores outside [0, 1] go to the first or last bin.
     bins = np.clip(np.searchsorted(edges, scores, "right") - 1, 0, num_bins - 1)
     counts = np.bincount(bins, minlength=num_bins)
     sums = [np.bincount(bins, values, num_bins) for values in (scores, ious)]
@@ -76,7 +74,7 @@ def calibrate(matches, min_iou=MIN_IOU, num_bins=10):
 
 
 def correlation(first, second):
-    """Pearson's coefficient of two float `[n]`; NaN where it is not defined."""
+    """Pearson's coefficient of two float `[n]`; NaN if it is not defined."""
     if len(first) < 2:
         return float("nan")
     first, second = first - np.mean(first), second - np.mean(second)

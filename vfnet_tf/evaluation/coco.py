@@ -1,8 +1,8 @@
 """COCO detection metrics: streaming, keyed by image id, equal to pycocotools.
 
-The matching and the integration are pycocotools' own; this module feeds it. The ground
-truth is copied without masks, so a large annotation file costs little memory, and the
-copy is numbered from 1, since pycocotools takes a match with annotation id 0 for none.
+pycocotools does the matching and the integration. Its copy of the ground truth has no
+masks, which saves memory, and is numbered from 1, since pycocotools takes a match with
+annotation id 0 for none.
 """
 
 import contextlib
@@ -18,23 +18,8 @@ from vfnet_tf.data.text import read_json_file
 from vfnet_tf.data.values import is_blank, read_crowd, read_id, read_number
 from vfnet_tf.files import replacing
 
-METRICS = (
-    "AP",
-    "AP50",
-    "AP75",
-    "APs",
-    "APm",
-    "APl",
-    "AR1",
-    "AR10",
-    "AR100",
-    "ARs",
-    "ARm",
-    "ARl",
-)
-"""The 12 COCO metrics in the order in which pycocotools prints them."""
-
-# (is it precision, IoU threshold or None for the mean of .5:.95, area, detections)
+# (is it precision, IoU threshold or None for the mean of .5:.95, area, detections), in
+# the order in which pycocotools prints the metrics.
 _DEFINITIONS = {
     "AP": (True, None, "all", 100),
     "AP50": (True, 0.5, "all", 100),
@@ -49,22 +34,24 @@ _DEFINITIONS = {
     "ARm": (False, None, "medium", 100),
     "ARl": (False, None, "large", 100),
 }
+METRICS = tuple(_DEFINITIONS)
+"""The 12 COCO metrics in the order in which pycocotools prints them."""
 
-# A thousandth of a pixel moves no metric that is printed, and keeps the json short.
+# Keeps the json short; a thousandth of a pixel changes no printed metric.
 _BOX_DECIMALS = 3
 _MAX_LISTED = 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PrecisionCurves:
-    """Precision over recall as COCOeval accumulated it, with 100 detections an image.
+    """Precision over recall, as COCOeval accumulates it with 100 detections an image.
 
     Attributes:
         iou_thresholds: float `[T]`, 0.5 to 0.95.
         recalls: float `[R]`, 0 to 1.
         areas: A names, `"all"`, `"small"`, `"medium"`, `"large"`.
-        precision: float `[T, R, K, A]`, classes in the order of their labels; NaN where
-            there is no ground truth. Its mean over T and R is the AP of a class.
+        precision: float `[T, R, K, A]`, classes in the order of their labels; NaN
+            without ground truth. Its mean over T and R is the AP of a class.
     """
 
     iou_thresholds: np.ndarray
@@ -76,24 +63,23 @@ class PrecisionCurves:
 class CocoEvaluator:
     """Collects detections batch by batch and computes the COCO metrics.
 
-    Crowd boxes stay in the ground truth and are ignored as in pycocotools: a detection
-    inside one is neither right nor wrong.
+    A detection inside a crowd box is neither right nor wrong, as in pycocotools.
 
     Args:
         dataset: a dataset with `records` (each with `image_id`), `category_ids`,
             `class_names` and `annotation_file`, evaluated over the images of its
-            records only; or the path of a COCO annotation file, evaluated over all of
-            its images. A dataset whose `annotation_file` is None is evaluated against
-            the `boxes` and `labels` of its records.
+            records; or the path of a COCO annotation file, evaluated over all of its
+            images. If `annotation_file` is None, the ground truth is the `boxes` and
+            `labels` of the records.
         category_ids: COCO category id of each label; the default is the dataset's, or
             the file's in ascending order.
-        image_ids: the images to evaluate over, where fewer than above.
+        image_ids: the images to evaluate over, if fewer.
         backend: `"pycocotools"`, or `"faster-coco-eval"`: the same numbers, quicker on
             thousands of images; needs the extra `fast-eval`.
 
     Attributes:
-        truth: dict with `annotations`, the ground truth as it is evaluated: each with
-            `image_id`, `category_id`, `bbox` `[x, y, width, height]`, `area`, `iscrowd`.
+        truth: dict with `annotations`, the ground truth: each with `image_id`,
+            `category_id`, `bbox` `[x, y, width, height]`, `area`, `iscrowd`.
         image_ids, category_ids, class_names: tuples; the latter two by label.
         curves: `PrecisionCurves` of the latest `evaluate`, None before.
 
@@ -145,7 +131,7 @@ class CocoEvaluator:
         self.reset()
 
     def reset(self):
-        """Forgets all detections, keeps the ground truth: for the next epoch."""
+        """Removes all detections; the ground truth stays."""
         self._detections = {}
         self.num_duplicates = 0
         self.curves = None
@@ -154,17 +140,16 @@ class CocoEvaluator:
         """Adds the detections of a batch.
 
         Args:
-            image_ids: int `[B]`. Rows of -1 (the filling of a last batch) are skipped.
-                Of an image that comes again only the first detections count
-                (`num_duplicates` tells how many came again).
+            image_ids: int `[B]`. Rows of -1 are padding. Only the first detections of an
+                image count; `num_duplicates` counts the others.
             detections: dict of arrays or tensors: `boxes` float `[B, D, 4]` xyxy in
                 pixels of the ORIGINAL image, `scores` float `[B, D]`, `labels` int
                 `[B, D]` in [0, K), -1 pads, and optionally `num_detections` int `[B]`:
-                rows from there on are padding too.
+                further rows are padding too.
 
         Raises:
-            ValueError: shapes that do not agree, an image that is not evaluated, a
-                label without category, a box or score that is not finite.
+            ValueError: shapes do not agree, an image is not evaluated, a label has no
+                category, or a box or score is not finite.
         """
         image_ids = np.asarray(image_ids).reshape(-1)
         boxes = np.asarray(detections["boxes"]).astype("float32")
@@ -225,8 +210,7 @@ class CocoEvaluator:
         Returns:
             list of dicts with `image_id`, `category_id`, `bbox`, `[x, y, width,
             height]`, and `score`, boxes in original pixels to a thousandth, in the
-            order of `update`. Scores keep the precision of float32, so no tie arises
-            that was not there.
+            order of `update`. Scores keep the precision of float32.
         """
         results = []
         for image_id, (boxes, scores, labels) in self._detections.items():
@@ -238,17 +222,14 @@ class CocoEvaluator:
                         "image_id": image_id,
                         "category_id": self.category_ids[label],
                         "bbox": [round(value, _BOX_DECIMALS) for value in box],
-                        # str of a float32 is the shortest text that gives it back
+                        # str of a float32 is the shortest text of its value
                         "score": float(str(score)),
                     }
                 )
         return results
 
     def save_results(self, path):
-        """Writes `results()` as json, the file that evaluation servers take.
-
-        The file appears whole or not at all. Missing folders are made.
-        """
+        """Writes `results()` as json for evaluation servers, whole or not at all."""
         _write_json(path, self.results())
 
     def evaluate(self, results=None):
@@ -257,12 +238,12 @@ class CocoEvaluator:
         Images without detections count with their objects missed.
 
         Args:
-            results: list as of `read_results`, to evaluate in place of the detections
-                that were given to `update`.
+            results: list of `read_results`, to evaluate in place of the detections of
+                `update`.
 
         Returns:
-            dict with the 12 floats of `METRICS`, each in [0, 1], or NaN where there is
-            no ground truth to measure on (pycocotools prints -1), and `per_class`:
+            dict with the 12 floats of `METRICS`, each in [0, 1], or NaN without ground
+            truth (pycocotools prints -1), and `per_class`:
             `{class name: {"AP": float, "AP50": float}}` in the order of the labels.
         """
         if results is not None:
@@ -283,7 +264,7 @@ class CocoEvaluator:
         return self._evaluate(self.results())
 
     def _evaluate(self, results):
-        # Always a fresh index of the detections: pycocotools writes ids into them.
+        # Copies, since pycocotools writes ids into the detections.
         annotations = [
             {
                 **result,
@@ -325,7 +306,7 @@ class CocoEvaluator:
         ]
 
     def _build_index(self, content):
-        # Made empty and filled, since pycocotools reads only files when it is built.
+        # The constructor of pycocotools reads only files.
         with contextlib.redirect_stdout(io.StringIO()):
             index = self._coco_class()
             index.dataset = content
@@ -365,8 +346,8 @@ def read_results(results, evaluator):
         list of dicts. A warning names categories that the evaluator leaves out.
 
     Raises:
-        ValueError: an unreadable file, a result without one of its four keys, a result
-            for an image that is not evaluated.
+        ValueError: the file cannot be read, a result lacks one of its four keys or is
+            of an image that is not evaluated.
     """
     place = "the list of results"
     if not isinstance(results, (list, tuple)):
@@ -392,15 +373,14 @@ def read_results(results, evaluator):
 
 
 def format_table(metrics, per_class=True):
-    """Writes metrics as a text table for people.
+    """Metrics as a table of text.
 
     Args:
         metrics: the dict of `CocoEvaluator.evaluate`.
         per_class: bool, add a row for each class.
 
     Returns:
-        str of several lines with three decimals, as pycocotools prints them; `-` where
-        there was nothing to measure.
+        str of several lines with three decimals; `-` for NaN.
     """
     lines = []
     for title, names in (("precision", METRICS[:6]), ("recall", METRICS[6:])):
@@ -434,8 +414,7 @@ def xyxy_to_xywh(boxes):
         boxes: float `[..., 4]` `(x1, y1, x2, y2)`.
 
     Returns:
-        float64 `[..., 4]`; widths are taken in float64, so that they are as exact as
-        the corners.
+        float64 `[..., 4]`.
     """
     boxes = np.asarray(boxes, "float64")
     return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
@@ -463,23 +442,20 @@ def _load_backend(backend):
 
 
 def _measure(evaluation, name, column=None):
-    """Averages one metric over all classes, or takes one class; NaN if undefined.
-
-    `precision` is [IoU, recall, class, area, detections] and `recall` the same without
-    its second axis; -1 marks what has no ground truth. The order of the mean's operands
-    is pycocotools', so that even the last bit agrees.
-    """
+    """Averages one metric over all classes, or takes one class; NaN if undefined."""
     is_precision, threshold, area, num_detections = _DEFINITIONS[name]
     parameters = evaluation.params
     a = list(parameters.areaRngLbl).index(area)
     m = list(parameters.maxDets).index(num_detections)
+    # precision [IoU, recall, class, area, detections], recall without the second axis.
+    # The order of the mean's operands is that of pycocotools, for equal last bits.
     values = np.asarray(evaluation.eval["precision" if is_precision else "recall"])
     values = values[..., a, m]
     if threshold is not None:
         values = values[np.isclose(parameters.iouThrs, threshold)]
     if column is not None:
         values = values[..., column]
-    values = values[values > -1]
+    values = values[values > -1]  # -1: no ground truth
     return float(np.mean(values)) if values.size else float("nan")
 
 
@@ -496,7 +472,7 @@ def _precision_curves(evaluation, order):
 
 
 def _read_truth(path, has_bad_images=False):
-    """The content of an annotation file; bad images, if there may be some, left out."""
+    """The content of an annotation file; leaves out bad images if they are allowed."""
     content = read_json_file(path)
     keys = ("images", "annotations", "categories")
     missing = [
@@ -557,7 +533,7 @@ def _truth_of_dataset(dataset):
 
 
 def _clean_truth(truth, image_ids, path):
-    """Copies what the bbox metrics need, over the given images."""
+    """Copies the annotations of the given images without masks; warns of bad ones."""
     annotations, left_out, seen = [], {}, set()
     known_images = {image["id"] for image in truth["images"]}
     known_categories = {category["id"] for category in truth["categories"]}
@@ -587,7 +563,7 @@ def _clean_truth(truth, image_ids, path):
             left_out.setdefault(problem, []).append(name)
             continue
         seen.add(content)
-        # The area of the mask where there is one: COCO's sizes go by it.
+        # COCO's sizes are areas of masks, if there are masks.
         area = source.get("area")
         area = bbox[2] * bbox[3] if is_blank(area) else read_number(area)
         if area is None:
@@ -653,7 +629,7 @@ def _write_json(path, content, indent=None):
 
 
 def _finite_numbers(values, count):
-    """A list of `count` finite floats, None if it is none."""
+    """`values` as a list of `count` finite floats; None if they are not."""
     if not isinstance(values, (list, tuple)) or len(values) != count:
         return None
     found = list(map(read_number, values))

@@ -1,10 +1,10 @@
-"""What kinds of errors cost how much AP (TIDE: Bolya et al., ECCV 2020, Sec. 2)."""
+"""Types of errors and their cost in AP (TIDE: Bolya et al., ECCV 2020, Sec. 2)."""
 
 import numpy as np
 
 #: IoU below which a detection shows the background.
 BACKGROUND_IOU = 0.1
-#: The main errors: name -> what it is. IoUs are the largest with an object of that kind.
+#: Main errors and their meanings. IoUs are the largest with an object of that kind.
 ERROR_TYPES = {
     "classification": "right place (IoU >= 0.5), wrong class",
     "localisation": "right class, wrong place (0.1 <= IoU < 0.5)",
@@ -24,16 +24,16 @@ _RECALLS = np.linspace(0.0, 1.0, 101)
 def classify_errors(matches):
     """Gives each false positive its type.
 
-    Where several fit, the first of localisation, classification, duplicate, background,
-    both is taken, as TIDE's tool does.
+    If several fit, the first of localisation, classification, duplicate, background and
+    both is taken, as in TIDE's tool.
 
     Args:
         matches: `Matches`, whose `iou_threshold` is TIDE's foreground threshold.
 
     Returns:
-        `kinds`, a string array `[N]`, `""` for what is no error, and `is_missed`, bool
-        `[G]`: objects that were not found and that no localisation or classification
-        error points at.
+        `kinds`, a string array `[N]` with `""` for detections without error, and
+        `is_missed`, bool `[G]`: objects that neither a right detection nor a
+        localisation or classification error points at.
     """
     threshold = matches.iou_threshold
     own, other = matches.own_iou, matches.other_iou
@@ -55,13 +55,13 @@ def classify_errors(matches):
 
 
 def error_costs(matches):
-    """How much AP each type of error costs: what an oracle that mends it would bring.
+    """The cost of each type of error: the gain in AP if that type alone is corrected.
 
-    Of a type alone, each as TIDE does: a classification error gets the right class, a
-    localisation error the right box. If the object was found anyway, or another of these
-    errors with a higher score points at it, the detection is removed instead. Both,
-    duplicate and background errors are removed. Missed objects are no longer counted; a
-    class of which neither an object nor a detection is left leaves the mean.
+    As in TIDE, a classification error gets the right class and a localisation error the
+    right box. If the object is found already, or another of these errors with a higher
+    score points at it, the detection is removed instead. Both, duplicate and background
+    errors are removed. Missed objects do not count; a class without any object and
+    detection left is left out of the mean.
 
     Args:
         matches: `Matches`; AP is at its `iou_threshold`.
@@ -69,7 +69,7 @@ def error_costs(matches):
     Returns:
         dict with `"AP"`, float, and `"main"` and `"special"`: dicts from the names of
         `ERROR_TYPES` and `SPECIAL_TYPES` to `{"count": int, "cost": float}`, the gain in
-        AP, in [0, 1]. Costs do not add up: mending one error changes what another costs.
+        AP, in [0, 1]. Costs do not add up, since they depend on each other.
     """
     kinds, is_missed = classify_errors(matches)
     targets = _targets(matches, kinds)
@@ -101,13 +101,15 @@ def error_costs(matches):
             count = int(np.sum(is_missed))
             fixed = mean_ap(everything, left_out=is_missed)
         elif name in ("classification", "localisation"):
-            is_mended = is_kind & is_best
+            is_corrected = is_kind & is_best
             labels = matches.labels.copy()
-            labels[is_mended] = matches.gt_labels[targets[is_mended]]
-            fixed = mean_ap(~is_kind | is_mended, labels, matches.is_true | is_mended)
+            labels[is_corrected] = matches.gt_labels[targets[is_corrected]]
+            fixed = mean_ap(
+                ~is_kind | is_corrected, labels, matches.is_true | is_corrected
+            )
         else:
             fixed = mean_ap(~is_kind)
-        # What a rounded recall takes away is no cost.
+        # Rounding of recalls can make it slightly negative.
         costs[name] = {"count": count, "cost": max(fixed - base, 0.0)}
     is_found = matches.is_found
     special = {
@@ -128,7 +130,7 @@ def average_precision(labels, scores, is_true, num_positives):
 
     Args:
         labels: int `[n]` in [0, K).
-        scores: float `[n]`; of equal scores the first comes first.
+        scores: float `[n]`; equal scores keep their order.
         is_true: bool `[n]`.
         num_positives: int `[K]`, objects of each class.
 
@@ -152,22 +154,18 @@ def average_precision(labels, scores, is_true, num_positives):
 
 
 def _targets(matches, kinds):
-    """The object that a localisation or classification error would be mended to.
-
-    Returns:
-        int `[N]`; -1 for other kinds and where the object was found anyway.
-    """
+    """Int `[N]`: the object of a localisation or classification error, -1 if found."""
     targets = np.select(
         [kinds == "localisation", kinds == "classification"],
         [matches.own_object, matches.other_object],
-        default=-1,
+        default=-1,  # other kinds have none
     )
     is_found = np.append(matches.is_found, False)  # for -1, its last
     return np.where(is_found[targets], -1, targets)
 
 
 def _is_best_of_target(targets, matches):
-    """Bool `[N]`: the first by score of those that point at the same object."""
+    """Bool `[N]`, the highest score of all errors that point at the same object."""
     rows = np.flatnonzero(targets >= 0)
     rows = rows[np.argsort(-matches.scores[rows], kind="stable")]
     _, first = np.unique(targets[rows], return_index=True)

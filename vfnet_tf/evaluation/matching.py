@@ -1,8 +1,8 @@
-"""Detections beside the ground truth: what the analyses of a report have in common.
+"""Matching of detections with the ground truth, for all analyses of a report.
 
-Matching is COCO's at one IoU threshold, so that what a report says of a detection, right
-or wrong, is what its AP counts. Everything ends in flat arrays over all detections (N)
-and all objects (G), in the order of the image ids.
+Matching is COCO's at one IoU threshold, so a detection is right here exactly if it is
+right for the AP. The results are flat arrays over all detections (N) and all objects (G),
+in the order of the image ids.
 """
 
 import collections
@@ -18,28 +18,28 @@ MAX_DETECTIONS = 100
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Matches:
-    """All detections and all objects, and who found whom.
+    """All detections, all objects, and which detection found which object.
 
-    Crowd regions are not among the objects; a detection that only a crowd region of its
-    class explains is `ignored`, neither right nor wrong.
+    Crowd regions are no objects. A detection that matches only a crowd region of its
+    class is ignored, neither right nor wrong.
 
     Attributes:
-        iou_threshold: float, from which IoU on a detection is right.
+        iou_threshold: float, lowest IoU of a right detection.
         image_ids: int `[I]`, ascending.
         class_names: K strings by label.
         boxes: float64 `[N, 4]`, `(x, y, width, height)` in pixels of the original image;
-            of each image the best scores first.
+            of each image by falling score.
         scores: float64 `[N]`.
         labels: int `[N]` in [0, K).
         images: int `[N]`, index into `image_ids`.
-        matched: int `[N]`, index of the object that a right detection found, else -1.
+        matched: int `[N]`, index of the object of a right detection, else -1.
         matched_iou: float64 `[N]`, IoU with that object, else 0.
         is_ignored: bool `[N]`.
         own_iou, own_object: float `[N]` and int `[N]`: largest IoU with an object of the
-            detection's class, taken or not, and its index; 0 and -1 without any overlap.
+            detection's class, found or not, and its index; 0 and -1 without overlap.
         other_iou, other_object: the same over objects of other classes.
         gt_boxes, gt_labels, gt_images: as above, of the objects, `[G]`.
-        gt_areas: float `[G]`, pixels, of the mask where there is one.
+        gt_areas: float `[G]`, pixels, of the mask if there is one.
     """
 
     iou_threshold: float
@@ -92,9 +92,9 @@ def match_detections(evaluator, results, iou_threshold=0.5):
 
     Args:
         evaluator: `CocoEvaluator`.
-        results: list of dicts in COCO's results format, as of `CocoEvaluator.results`;
-            those of other images or categories are left out. Of a class in an image the
-            first 100 by score count.
+        results: list of dicts in COCO's results format, see `CocoEvaluator.results`.
+            Results of other images or categories are left out. The 100 highest scores of
+            a class in an image count.
         iou_threshold: float in (0, 1).
 
     Returns:
@@ -145,7 +145,7 @@ def pairwise_iou(boxes, gt_boxes, is_crowd=False):
     Args:
         boxes: float64 `[D, 4]`, `(x, y, width, height)`.
         gt_boxes: float64 `[M, 4]`.
-        is_crowd: bool, for crowd regions: the part of the detection that lies inside.
+        is_crowd: bool, for crowd regions: divides by the area of the detection.
 
     Returns:
         float64 `[D, M]`.
@@ -155,7 +155,7 @@ def pairwise_iou(boxes, gt_boxes, is_crowd=False):
         for b in (boxes, gt_boxes)
     ]
     inside = pairwise_intersection(*corners)
-    # Of the sides as they are given: corners would round them.
+    # Areas of the given sides, since corners would round them.
     area, gt_area = boxes[:, 2:].prod(axis=1), gt_boxes[:, 2:].prod(axis=1)
     union = area[:, None] + 0 * inside if is_crowd else area[:, None] + gt_area - inside
     return np.divide(inside, union, out=np.zeros_like(inside), where=inside > 0)
@@ -174,7 +174,7 @@ def _match_image(detections, objects, crowds, iou_threshold):
     is_free = np.ones(len(gt_labels))
     for row in np.flatnonzero(own_iou >= iou_threshold):
         values = own[row] * is_free
-        # pycocotools takes the last of equals.
+        # pycocotools takes the last of equal ones.
         best = len(values) - 1 - np.argmax(values[::-1])
         if values[best] >= iou_threshold:
             matched[row], matched_iou[row] = best, values[best]
@@ -199,7 +199,7 @@ def _match_image(detections, objects, crowds, iou_threshold):
 
 
 def _largest(iou):
-    """Largest value of each row of `[D, M]` and where it is; 0 and -1 if none is > 0."""
+    """Largest value of each row of `[D, M]` and its index; 0 and -1 if none is > 0."""
     if iou.shape[1] == 0:
         return np.zeros(len(iou)), np.full(len(iou), -1)
     column = np.argmax(iou, axis=1)

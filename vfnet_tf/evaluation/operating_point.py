@@ -1,4 +1,4 @@
-"""What a detector does at one score threshold: confusions, and images good and bad."""
+"""Measures at one score threshold: precision, confusions, and quality of images."""
 
 import dataclasses
 
@@ -6,18 +6,18 @@ import numpy as np
 
 from vfnet_tf.evaluation.matching import pairwise_iou
 
-#: Where no detection is right, so that no threshold is better than another.
+#: The threshold if no detection is right, so that all have the same F1.
 DEFAULT_THRESHOLD = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
 class OperatingPoint:
-    """Detections from one score on, of all classes together.
+    """Measures of the detections above a score, all classes together.
 
     Attributes:
         score_threshold: float.
-        precision: float, right ones among the detections; NaN without a detection.
-        recall: float, found ones among the objects; NaN without an object.
+        precision: float, share of right detections; NaN without a detection.
+        recall: float, share of found objects; NaN without an object.
         f1: float, `2 TP / (2 TP + FP + FN)`; NaN without either.
     """
 
@@ -61,11 +61,11 @@ def operating_point(matches, score_threshold=None):
 
 
 def confusion_matrix(matches, score_threshold):
-    """Counts which class was taken for which.
+    """Counts which class was detected as which.
 
-    The diagonal holds the true positives as COCO matches them. What is left then pairs
-    across classes: in the order of their scores, detections take the free object with
-    the largest IoU, if that is at least the threshold of the matching.
+    The diagonal holds the true positives, as COCO matches them. The other detections then
+    take objects of other classes: in the order of their scores, each takes the free
+    object with the largest IoU, if that is at least the threshold of the matching.
 
     Args:
         matches: `Matches`.
@@ -73,8 +73,8 @@ def confusion_matrix(matches, score_threshold):
 
     Returns:
         int64 `[K + 1, K + 1]`: rows are true classes, columns detected ones. The last
-        row, background, has the detections that no object explains, duplicates among
-        them; the last column the objects that were missed. The last corner is 0.
+        row, background, counts detections without an object, duplicates too; the last
+        column counts missed objects. The last corner is 0.
     """
     background = matches.num_classes
     shown = ~matches.is_ignored & (matches.scores >= score_threshold)
@@ -112,8 +112,8 @@ def most_confused(matrix, count):
         count: int, at most so many.
 
     Returns:
-        list of (true label, detected label, number), most frequent first; of equal
-        numbers that which is more of its class's objects.
+        list of (true label, detected label, number), most frequent first; equal numbers
+        by their share of the class's objects.
     """
     between = matrix[:-1, :-1] * (1 - np.eye(len(matrix) - 1, dtype="int64"))
     share = between / np.maximum(matrix[:-1].sum(axis=1, keepdims=True), 1)
@@ -123,11 +123,10 @@ def most_confused(matrix, count):
 
 
 def image_quality(matches, score_threshold):
-    """Says how well each image was detected.
+    """The panoptic quality of each image (Kirillov et al., CVPR 2019), for boxes.
 
-    The measure is panoptic quality (Kirillov et al., CVPR 2019) of boxes, all classes of
-    an image together: the sum of the IoUs of its true positives, divided by
-    `TP + FP / 2 + FN / 2`. It is 1 if each object has one box that fits exactly.
+    It is the sum of the IoUs of the true positives of all classes, divided by
+    `TP + FP / 2 + FN / 2`, and 1 if each object has one box that fits exactly.
 
     Args:
         matches: `Matches`.
@@ -154,15 +153,15 @@ def image_quality(matches, score_threshold):
 
 
 def rank_images(quality, count):
-    """The images to show.
+    """The best and the worst images.
 
     Args:
         quality: dict of `image_quality`.
-        count: int, so many best and so many worst at most; no image is both.
+        count: int, largest number of best and of worst images; no image is both.
 
     Returns:
-        `best` and `worst`, int arrays of indices of images, the extreme one first. Of
-        equal quality, the one with more objects and false detections comes first.
+        `best` and `worst`, int arrays of indices of images, the most extreme first. Of
+        equal ones, more objects and false detections come first.
     """
     size = quality["true"] + quality["missed"] + quality["false"]
     rated = np.flatnonzero(~np.isnan(quality["quality"]))
@@ -176,5 +175,5 @@ def rank_images(quality, count):
 
 
 def ratio(numerator, denominator):
-    """A quotient; NaN where nothing was counted."""
+    """A quotient; NaN if the denominator is 0."""
     return numerator / denominator if denominator else float("nan")

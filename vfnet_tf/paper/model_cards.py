@@ -1,4 +1,4 @@
-"""What a config describes, what it reached and how to use it, as text for people."""
+"""Model cards: text on the architecture, recipe, results and use of a config."""
 
 import ast
 import textwrap
@@ -42,15 +42,14 @@ ARCHITECTURE = (
 
 
 def model_card(config):
-    """Describes a config: architecture, recipe, published results, how to use it.
+    """Describes a config: architecture, recipe, published results and use.
 
     Args:
-        config: what `load_config` takes: a name of `list_configs`, a file, a run
-            directory, a `Config`.
+        config: a name of `list_configs`, a file, a run directory or a `Config`.
 
     Returns:
-        str of several lines, without a line end at the end. Published numbers are given
-        for the shipped configs only, not for what was changed from them.
+        str of several lines, without a final line end. Only shipped configs without
+        changes have published numbers.
 
     >>> print(model_card("vfnet_r50_fpn_1x_coco").splitlines()[0])
     vfnet_r50_fpn_1x_coco
@@ -69,17 +68,13 @@ def model_card(config):
     result = find_result(name) if is_shipped else None
     if result is not None:
         parts.append(_lines(_published(result)))
-    parts.append(
-        _lines(
-            {
-                "build": f'vfnet_tf.build_detector("{used_as}")',
-                "train": f"vfnet train --data DIR --config {used_as} --out RUN",
-                "load": f"vfnet convert FILE.pth --config {used_as} --out RUN\n"
-                'vfnet_tf.Predictor.from_checkpoint("RUN")',
-            },
-            width=None,  # to be copied
-        )
-    )
+    use = {
+        "build": f'vfnet_tf.build_detector("{used_as}")',
+        "train": f"vfnet train --data DIR --config {used_as} --out RUN",
+        "load": f"vfnet convert FILE.pth --config {used_as} --out RUN\n"
+        'vfnet_tf.Predictor.from_checkpoint("RUN")',
+    }
+    parts.append(_lines(use, width=None))  # not wrapped, to be copied
     return "\n\n".join("\n".join(part) for part in parts)
 
 
@@ -97,12 +92,12 @@ def config_table(names=None):
     ]
     for name in list_configs() if names is None else names:
         config, result = load_config(name), find_result(name)
+        backbone = config.model.backbone
         rows.append(
             (
                 name,
                 _DETECTORS[config.model.detector],
-                config.model.backbone.name
-                + "-DCN" * bool(config.model.backbone.deformable),
+                backbone.name + "-DCN" * bool(backbone.deformable),
                 str(config.training.epochs),
                 _number(PARAMETERS.get(name)),
                 _number(result and result.val),
@@ -121,7 +116,7 @@ def config_table(names=None):
 
 
 def _is_shipped(config):
-    """Whether a config is one of the library's; the classes of a run may be others."""
+    """Whether a config equals a shipped one, names of classes aside."""
     if config.name not in config_files():
         return False
     shipped = load_config(config.name)
@@ -241,7 +236,7 @@ def _published(result):
 
 
 def _lines(rows, width=76):
-    """`{"key": "text"}` as lines; what follows a text's first line stands under it."""
+    """A dict of texts as lines; further lines of a text stand below its first."""
     lines = []
     for key, text in rows.items():
         wrapped = text.splitlines()

@@ -1,7 +1,7 @@
-"""The oracle study (paper, Sec. 3 and Table 1): what limits a dense detector?
+"""The oracle study of the paper (Sec. 3 and Table 1).
 
-Some predictions of the foreground points are replaced by the truth before NMS, and the AP
-is measured again. What lifts it most is what the detector lacks.
+It replaces one prediction of the foreground points by the truth before NMS and measures
+the AP again. The prediction with the largest gain limits the detector most.
 """
 
 import copy
@@ -19,7 +19,7 @@ class OracleColumn:
     """One column of Table 1.
 
     Attributes:
-        oracle: what is replaced, one of `ORACLES`, or None for nothing.
+        oracle: one of `ORACLES`, or None to replace nothing.
         with_centerness: bool, whether centerness ranks detections beside the scores.
         paper_ap: AP in percent of FCOS+ATSS on COCO val2017 in the paper.
     """
@@ -29,7 +29,7 @@ class OracleColumn:
     paper_ap: float
 
 
-#: The rows of Table 1: what each replaces at foreground points; gt_IoU is the IoU of the
+#: Rows of Table 1 and the replacement at foreground points. gt_IoU is the IoU of the
 #: predicted box with its ground truth.
 ORACLES = {
     "gt_ctr": "centerness by its true value",
@@ -55,7 +55,7 @@ COLUMNS = (
 
 
 def columns_of(detector):
-    """The columns that exist for a detector: without centerness only those without it."""
+    """The columns for a detector; those with centerness need a detector that has it."""
     image = keras.KerasTensor((1, 64, 64, 3), "float32")
     has_centerness = "centerness_logits" in detector.compute_output_spec(image)
     return tuple(
@@ -64,23 +64,23 @@ def columns_of(detector):
 
 
 def replace_foreground(oracle, boxes, scores, factors, points, assignment):
-    """Puts the truth in the place of one prediction of the foreground points.
+    """Replaces one prediction of the foreground points by the truth.
 
-    The IoUs are those of the boxes as predicted, not clipped to the image: the target of
-    VFNet's scores.
+    IoUs are those of the predicted boxes before clipping, like the targets of VFNet's
+    scores.
 
     Args:
-        oracle: one of `ORACLES`, or None, which leaves all as it is.
-        boxes, scores, factors: as of `DenseDetector.ranking`.
+        oracle: one of `ORACLES`, or None to replace nothing.
+        boxes, scores, factors: see `DenseDetector.ranking`.
         points: float32 `[P, 2]`, `(x, y)` pixels.
         assignment: `Assignment` of these points.
 
     Returns:
-        `boxes`, `scores` and `factors`; those of other points, and of a foreground point
-        the scores of other classes, are the given ones.
+        `boxes`, `scores` and `factors`. Other points, and scores of other classes, keep
+        the given values.
 
     Raises:
-        ValueError: for another `oracle`, or one of centerness without `factors`.
+        ValueError: `oracle` is unknown, or needs `factors` and there are none.
     """
     if oracle is not None and oracle not in ORACLES:
         raise ValueError(
@@ -103,7 +103,7 @@ def replace_foreground(oracle, boxes, scores, factors, points, assignment):
         values = ops.ones_like(boxes[..., 0])
         if oracle == "gt_cls_iou":
             values = elementwise_iou(boxes, truth)
-        # Labels of -1, background, give rows without a one.
+        # The label -1, background, gives a row of zeros.
         one_hot = ops.one_hot(assignment.labels, scores.shape[-1], dtype="float32")
         scores = ops.where(one_hot > 0, values[..., None], scores)
     return boxes, scores, factors
@@ -112,13 +112,13 @@ def replace_foreground(oracle, boxes, scores, factors, points, assignment):
 class OracleStudy:
     """Measures all columns of Table 1 that exist for a detector.
 
-    A batch costs one forward pass and one NMS for each column. The thresholds and the NMS
-    are the detector's own; its score threshold is for the class scores, never for their
-    product with centerness.
+    A batch costs one forward pass, and one NMS for each column. Thresholds and NMS are
+    the detector's own. The score threshold is for the class score alone, not for its
+    product with centerness: docs/parity.md, S25.
 
     Args:
         detector: a `DenseDetector`.
-        evaluator: `CocoEvaluator` of the images to come; it is copied for each column.
+        evaluator: `CocoEvaluator`, which is copied for each column.
 
     Attributes:
         columns: tuple of `OracleColumn`, in the order of the paper.
@@ -131,7 +131,7 @@ class OracleStudy:
         self.reset()
 
     def reset(self):
-        """Forgets all detections, keeps the ground truth and the graphs."""
+        """Removes all detections; ground truth and graphs stay."""
         for evaluator in self._evaluators:
             evaluator.reset()
 
@@ -139,7 +139,7 @@ class OracleStudy:
         """Detections of each column.
 
         Args:
-            batch: dict as of `build_pipeline`: `"images"`, `"boxes"` and `"labels"`, the
+            batch: dict of `build_pipeline`: `"images"`, `"boxes"` and `"labels"`, the
                 ground truth in pixels of the network input, `"image_size"`, `"scale"`.
 
         Returns:
@@ -153,8 +153,7 @@ class OracleStudy:
         }
         sizes = tensors["image_size"], tensors.pop("scale")
         canvas_size = ops.convert_to_tensor(batch["images"].shape[1:3], dtype="int32")
-        # Two graphs, as the second is the same for all columns: traced ten times it
-        # would take half a minute.
+        # Two graphs: the second, which is slow to trace, serves all columns.
         in_graph = self._detector.in_graph
         return [
             in_graph(self._finish, canvas_size, *sizes, *predictions)
@@ -162,7 +161,7 @@ class OracleStudy:
         ]
 
     def _predict(self, images, boxes, labels, image_size):
-        """Boxes, scores and factors (none without centerness) of each column."""
+        """Boxes, scores and, with centerness, factors of each column."""
         detector = self._detector
         outputs = detector(images, training=False)
         targets = {"boxes": boxes, "labels": labels, "image_size": image_size}
@@ -177,7 +176,7 @@ class OracleStudy:
                 columns.append((boxes, scores))
                 continue
             if not column.with_centerness:
-                # Not None: the score threshold comes with the factors (fact S25).
+                # With factors the threshold is for the class score alone.
                 factors = ops.ones_like(factors)
             columns.append((boxes, scores, factors))
         return columns
@@ -215,8 +214,8 @@ def format_oracle_table(columns, metrics, title, with_paper=False):
         with_paper: bool, add the AP that the paper reports for FCOS+ATSS.
 
     Returns:
-        str of several lines; `-` where there was nothing to measure. Rows of oracles
-        that no column has are left out.
+        str of several lines, with `-` for NaN and without the rows of oracles that no
+        column has.
     """
 
     def checks(name, are_checked):

@@ -1,7 +1,7 @@
-"""What others published: the paper's tables and the official models, as plain data.
+"""Published numbers of the paper's tables and the official models.
 
-Configs state what a model is, this module what it reached elsewhere: `TABLES` are the
-ablations, which studies train again, `RESULTS` holds Table 4 and what stands in none.
+`TABLES` holds the ablations, which `vfnet study` trains; `RESULTS` holds Table 4 and the
+numbers of official models that stand in no table.
 """
 
 import dataclasses
@@ -14,9 +14,9 @@ class Row:
     """A row of a table.
 
     Attributes:
-        name: of the row's run directory and for `--rows`.
-        labels: its cells under the table's label columns.
-        config: name of the config that it comes from.
+        name: name of its run directory and for `--rows`.
+        labels: its cells in the table's label columns.
+        config: name of its config.
         paper: published AP, AP50, AP75 in percent.
         changes: fields of `ModelConfig` beyond the config's.
     """
@@ -30,10 +30,10 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of the paper, whose rows differ in one thing each.
+    """A table of the paper, whose rows differ in one setting each.
 
     Attributes:
-        title: what it compares.
+        title: str.
         columns: headings of the labels.
         rows: `Row`s in the paper's order.
     """
@@ -58,43 +58,26 @@ def _loss_rows(name, method, config, focal, quality_focal, varifocal):
 
 _VFNET = "vfnet_r50_fpn_1x_coco"
 
+
+def _setting(name, labels, paper):
+    """A row of Table 2 with a config of its own."""
+    return Row(name, labels, f"{_VFNET}_{name}", paper)
+
+
 #: The ablations; numbers are those of the paper on COCO val2017, ResNet-50, 12 epochs.
 TABLES = {
     "table2": Table(
         "Table 2: gamma, alpha and q weighting of the varifocal loss",
         ("gamma", "alpha", "q weighting"),
         (
-            Row(
-                "gamma1p0_alpha0p50",
-                ("1.0", "0.50", YES),
-                f"{_VFNET}_gamma1p0_alpha0p50",
-                (41.2, 59.2, 44.7),
-            ),
-            Row(
-                "gamma1p5_alpha0p75",
-                ("1.5", "0.75", YES),
-                f"{_VFNET}_gamma1p5_alpha0p75",
-                (41.5, 59.7, 45.1),
-            ),
+            _setting("gamma1p0_alpha0p50", ("1.0", "0.50", YES), (41.2, 59.2, 44.7)),
+            _setting("gamma1p5_alpha0p75", ("1.5", "0.75", YES), (41.5, 59.7, 45.1)),
             Row("gamma2p0_alpha0p75", ("2.0", "0.75", YES), _VFNET, (41.6, 59.5, 45.0)),
-            Row(
-                "gamma2p0_alpha0p75_unweighted",
-                ("2.0", "0.75", NO),
-                f"{_VFNET}_gamma2p0_alpha0p75_unweighted",
-                (41.2, 59.1, 44.4),
+            _setting(
+                "gamma2p0_alpha0p75_unweighted", ("2.0", "0.75", NO), (41.2, 59.1, 44.4)
             ),
-            Row(
-                "gamma2p5_alpha1p25",
-                ("2.5", "1.25", YES),
-                f"{_VFNET}_gamma2p5_alpha1p25",
-                (41.5, 59.4, 45.2),
-            ),
-            Row(
-                "gamma3p0_alpha1p00",
-                ("3.0", "1.00", YES),
-                f"{_VFNET}_gamma3p0_alpha1p00",
-                (41.3, 59.0, 44.7),
-            ),
+            _setting("gamma2p5_alpha1p25", ("2.5", "1.25", YES), (41.5, 59.4, 45.2)),
+            _setting("gamma3p0_alpha1p00", ("3.0", "1.00", YES), (41.3, 59.0, 44.7)),
         ),
     ),
     "table3": Table(
@@ -179,14 +162,13 @@ TABLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What was published of one config.
+    """Published numbers of a config.
 
     Attributes:
-        val, test_dev: AP in percent on COCO val2017 and test-dev; None where there is
-            none.
-        test_dev_large: the same of images within 1800x1200, or None.
-        source: where the numbers stand.
-        images_per_second: on a V100, as the authors measured it, or None.
+        val, test_dev: AP in percent on COCO val2017 and test-dev, or None.
+        test_dev_large: AP on test-dev with images within 1800x1200, or None.
+        source: str, table of the paper or repository.
+        images_per_second: on a V100, measured by the authors, or None.
         checkpoint: name of a published file of weights, or None.
     """
 
@@ -304,7 +286,7 @@ PARAMETERS = {
 
 
 def find_result(config_name):
-    """The `Result` of a config; None for one of which nothing was published."""
+    """The `Result` of a config; None if nothing was published."""
     if config_name in RESULTS:
         return RESULTS[config_name]
     found = [

@@ -1,9 +1,8 @@
-"""The paper's comparisons, Tables 2, 3 and 5: rows that differ in one thing each.
+"""Studies: training of the rows of Tables 2, 3 and 5 of the paper.
 
-A study trains the rows of a table one after the other from one base config. Each row
-brings what makes it; backbone, width, data, schedule and optimizer are the base's. All
-rows see the same images in the same order and start from the same weights wherever
-they have the same variables.
+The rows of a table are trained one after the other from one base config and differ in
+one setting each. All rows see the same images in the same order. Variables that several
+rows have start from the same values.
 """
 
 import gc
@@ -21,10 +20,10 @@ from vfnet_tf.files import replacing
 from vfnet_tf.paper.published import TABLES
 from vfnet_tf.training.trainer import Trainer, find_differences, without_weight_file
 
-#: Images of COCO train2017 with objects; with less of it a study is small-scale.
+#: Images of COCO train2017 with objects; a study on fewer is called small-scale.
 NUM_COCO_IMAGES = 117_266
 
-#: What makes a row, taken from its config; `head_convs` is taken as a difference.
+#: Fields of `ModelConfig` that a row takes from its config.
 ROW_FIELDS = (
     "detector",
     "star",
@@ -48,12 +47,12 @@ def row_config(row, base):
 
     Args:
         row: `Row`.
-        base: `Config` of all that the rows have in common.
+        base: `Config` of all rows.
 
     Returns:
-        `base` with the model fields `ROW_FIELDS` of the row's own config, as many
-        convolutions in the towers more or less than the base as that has against
-        VFNet, and for SGD its multipliers for biases.
+        `base` with the model fields `ROW_FIELDS` of the row's own config and, for SGD,
+        its multipliers for biases. The towers get as many more convolutions than the
+        base as the row's own config has more than VFNet.
     """
     own = configs.load_config(row.config)
     model = {name: getattr(own.model, name) for name in ROW_FIELDS} | row.changes
@@ -67,10 +66,10 @@ def row_config(row, base):
 
 
 def find_rows(table, names=()):
-    """Rows of a table by name, in the table's order; all for no names.
+    """Rows of a table by name, in the table's order; all if no name is given.
 
     Raises:
-        ValueError: for a name that the table does not have.
+        ValueError: the table has no such row.
     """
     rows = find_table(table).rows
     unknown = sorted(set(names) - {row.name for row in rows})
@@ -83,40 +82,36 @@ def find_rows(table, names=()):
 
 
 def find_table(name):
-    """The `Table` of that name.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """The `Table` of that name; ValueError if there is none."""
     if name not in TABLES:
         raise ValueError(f"`table` must be one of {sorted(TABLES)}. Received: {name}")
     return TABLES[name]
 
 
 class Study:
-    """Trains rows of a table in `out`, from the start or from where it stopped.
+    """Trains rows of a table in the folder `out`; a stopped study goes on.
 
-    `out` then holds a run directory for each row, named as the row; `study.json`, the
+    `out` gets a run directory for each row, named like the row; `study.json` with the
     settings; `initial_weights.npz`; and the table as `TABLE.md` and `TABLE.json`.
 
     Args:
         table: key of `TABLES`.
-        base: `Config` of what the rows have in common.
+        base: `Config` of all rows.
         train_dataset, val_dataset: `DetectionDataset`s.
         out: folder.
         rows: names of the rows to train; empty for all.
-        start: function of the base that returns it for the chosen initial weights, and
-            those weights as `Trainer` takes them; called for a new study only.
-        settings: dict of JSON types: what else must be the same to go on.
-        strategy, evaluate_every, jit_compile: as of `Trainer`.
+        start: function from the base to a base with initial weights and the
+            `initial_weights` of `Trainer`; called only for a new study.
+        settings: dict of JSON types; a study goes on only with the same ones.
+        strategy, evaluate_every, jit_compile: see `Trainer`.
 
     Attributes:
-        base: the base that the rows are made from, without the file of its weights.
-        is_pretrained: whether the rows start from given weights.
+        base: `Config` of all rows, without the file of its weights.
+        is_pretrained: bool, whether the rows start from given weights.
 
     Raises:
-        ValueError: for an unknown table or row, no validation images, or an `out` that
-            holds a study with other settings.
+        ValueError: the table or a row is unknown, there are no validation images, or
+            `out` holds a study with other settings.
     """
 
     def __init__(
@@ -170,7 +165,7 @@ class Study:
             verbose: as in `keras.Model.fit`.
 
         Returns:
-            dict row name -> metrics of the best weights, of all rows that are finished.
+            dict from the name of each finished row to the metrics of its best weights.
         """
         trained = False
         for number, row in enumerate(self.rows, 1):
@@ -185,8 +180,7 @@ class Study:
             print(training.describe(), flush=True)
             training.fit(verbose=verbose)
             del training
-            # Graphs and variables refer to each other. What TensorFlow keeps of a graph
-            # itself stays: about 0.2 GB a row.
+            # Graphs and variables refer to each other.
             gc.collect()
             self._show_table()
         if not trained:
@@ -195,7 +189,7 @@ class Study:
         return {name: metrics for name, metrics in found.items() if metrics is not None}
 
     def trainer(self, row):
-        """The `Trainer` of a `Row`, with the weights that all rows start from."""
+        """The `Trainer` of a `Row`, with the initial weights of the study."""
         return Trainer(
             row_config(row, self.base),
             *self.datasets,
@@ -205,10 +199,10 @@ class Study:
         )
 
     def load_initial_weights(self, detector):
-        """Gives a detector of any row the values that it starts from.
+        """Sets the variables of a row's detector to the study's initial weights.
 
         Raises:
-            ValueError: if they are not there, or not for all its variables.
+            ValueError: there is no file, or it lacks a variable.
         """
         path = self.out / "initial_weights.npz"
         if not path.is_file():
@@ -228,7 +222,7 @@ class Study:
                 variable.assign(arrays[key])
 
     def markdown(self):
-        """The paper's table beside the own numbers, and what these are worth."""
+        """Markdown of the paper's numbers beside the study's own, and `note`."""
         table = TABLES[self.table]
         heads = ["row", *table.columns, "AP", "AP50", "AP75"]
         heads += ["own AP", "own AP50", "own AP75"]
@@ -242,10 +236,8 @@ class Study:
         return "\n".join([*lines, "", self.note()])
 
     def note(self):
-        """What the own numbers are worth, in one line."""
+        """A sentence on whether the study's numbers compare with the paper's."""
         train, val = self.datasets
-        data, training = self.base.data, self.base.training
-        paper = configs.Config()
         reasons = []
         is_coco = train.class_names == COCO_CLASS_NAMES
         if not is_coco or len(train) < NUM_COCO_IMAGES:
@@ -254,31 +246,23 @@ class Study:
                 f"{train.num_classes} classes, not COCO"
                 + (" as a whole" if is_coco else "")
             )
-        for text, own, theirs in (
-            ("epochs {} instead of {}", training.epochs, paper.training.epochs),
-            (
-                "{} instead of {}",
-                self.base.model.backbone.name,
-                paper.model.backbone.name,
-            ),
+        for text, value_of in (
+            ("epochs {} instead of {}", lambda c: c.training.epochs),
+            ("{} instead of {}", lambda c: c.model.backbone.name),
             (
                 "images within {} instead of {}",
-                "x".join(map(str, data.image_size)),
-                "x".join(map(str, paper.data.image_size)),
+                lambda c: "x".join(map(str, c.data.image_size)),
             ),
-            (
-                "filters {} instead of {}",
-                self.base.model.head_filters,
-                paper.model.head_filters,
-            ),
-            ("{} instead of {}", training.optimizer, paper.training.optimizer),
-            ("batch {} instead of {}", training.batch_size, paper.training.batch_size),
+            ("filters {} instead of {}", lambda c: c.model.head_filters),
+            ("{} instead of {}", lambda c: c.training.optimizer),
+            ("batch {} instead of {}", lambda c: c.training.batch_size),
         ):
+            own, theirs = value_of(self.base), value_of(configs.Config())
             if own != theirs:
                 reasons.append(text.format(own, theirs))
         if not self.is_pretrained:
             reasons.append("from scratch")
-        seed = f"one seed ({training.seed})"
+        seed = f"one seed ({self.base.training.seed})"
         if not reasons:
             return f"Own numbers: the paper's setting, {seed}."
         return (
@@ -287,7 +271,7 @@ class Study:
         )
 
     def _metrics(self, row):
-        """The metrics of a finished row; None for one that is not."""
+        """The metrics of a row; None if it is not finished."""
         path = self.out / row.name / "metrics.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
@@ -316,13 +300,13 @@ class Study:
         print(f"\n{self.markdown()}\n\n{path}", flush=True)
 
     def _read(self):
-        """What `_begin` saved of the study that `out` holds; None for a new one."""
+        """The content of `study.json`; None for a new study."""
         path = self.out / "study.json"
         if not path.is_file():
             return None
         saved = json.loads(path.read_text(encoding="utf-8"))
-        # A field of the config that is younger than the study has its default in the old
-        # one, another setting is not compared.
+        # Settings that an older version did not save are not compared; fields of the
+        # config that it did not have get their defaults.
         old = {**self._settings, **saved["settings"]}
         old["base"] = configs.to_dict(configs.from_dict(old["base"]))
         changed = sorted(find_differences(old, self._settings))
@@ -335,13 +319,12 @@ class Study:
         return saved
 
     def _begin(self, base, weights):
-        """Draws or loads what all rows start from, and saves it with the settings.
+        """Saves the initial weights of all rows of the table, and the settings.
 
-        All rows of the table take part, whichever are trained now. Of a variable that
-        several have, the first row's values are taken.
+        A variable of several rows gets the value of the first.
 
         Returns:
-            What `study.json` then holds: a dict of JSON types.
+            The content of `study.json`, a dict of JSON types.
         """
         arrays, paths, backbone = {}, [], None
         for row in TABLES[self.table].rows:
@@ -370,19 +353,19 @@ class Study:
             f"initial    {len(arrays)} variables of {len(paths)} rows, {len(common)} of "
             f"them in every row: {path}"
         )
+        has_file = base.model.backbone.weights is not None
         content = {
             "settings": self._settings,
             "backbone": configs.to_dict(backbone),
-            "is_pretrained": weights is not None
-            or base.model.backbone.weights is not None,
+            "is_pretrained": weights is not None or has_file,
         }
-        # Last: without it the study is a new one.
+        # Written last: without it the study counts as new.
         _write_json(self.out / "study.json", content)
         return content
 
 
 def _variables(detector):
-    """A detector's variables by path below the detector, and shape."""
+    """Dict of a detector's variables by path, without the detector's name, and shape."""
     found = {}
     for variable in detector.weights:
         path = variable.path.removeprefix(f"{detector.name}/")
@@ -397,7 +380,7 @@ def _variables(detector):
 
 
 def _fingerprint(dataset):
-    """What tells one dataset from another, wherever it lies: a dict of JSON types."""
+    """A dict of JSON types that identifies a dataset by its content."""
     digest = hashlib.sha256()
     for record in dataset.records:
         digest.update(f"{record.image_id} {record.height} {record.width}".encode())

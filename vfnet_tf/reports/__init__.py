@@ -1,7 +1,4 @@
-"""Pages and figures on datasets, runs and detections.
-
-Nothing is imported before it is asked for.
-"""
+"""Pages and figures on datasets, runs and detections, imported at their first use."""
 
 import importlib
 

@@ -12,14 +12,14 @@ _TRAINING = "end of training"
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run directory tells.
+    """The content of a run directory.
 
     Attributes:
-        name: str, the directory's name, or its path where two have the same.
+        name: str, the directory's name, or its path if two have the same name.
         directory: `pathlib.Path`.
-        settings: dict from `"model.neck"` and the like to a value as json.
+        settings: dict from dotted keys such as `"model.neck"` to values as json.
         history: dict of float arrays by column, empty without a history.csv.
-        metrics: dict from where they were measured to the dict of a metrics.json.
+        metrics: dict from the place of measurement to the dict of a metrics.json.
     """
 
     name: str
@@ -34,15 +34,15 @@ def compare_runs(directories, data=None, split="val"):
 
     Args:
         directories: paths of two or more run directories.
-        data: path of the data that the runs were evaluated on, for error types and
-            calibration; None leaves these out.
+        data: path of the data of the evaluations, for error types and calibration;
+            None leaves these out.
         split: `"train"`, `"val"` or `"test"`, the part of `data`.
 
     Returns:
         (list of `Run`; list of (title, (header, rows), note)).
 
     Raises:
-        ValueError: if a directory holds no run, or a run no detections for `data`.
+        ValueError: a directory holds no run, or a run no detections for `data`.
     """
     runs = read_runs(directories)
     tables = [
@@ -65,7 +65,7 @@ def read_runs(directories):
         list of `Run`.
 
     Raises:
-        ValueError: for a directory that is none of a run, or an unreadable file in it.
+        ValueError: a directory holds no run, or a file in it cannot be read.
     """
     from vfnet_tf.reports.curves import history_columns
 
@@ -105,7 +105,7 @@ def text_table(header, rows):
 
     Args:
         header: sequence of str.
-        rows: sequence of sequences as of `web_page.table_html`.
+        rows: sequence of sequences, see `web_page.table_html`.
     """
     from vfnet_tf.reports.web_page import cell_text
 
@@ -121,7 +121,7 @@ def text_table(header, rows):
 
 
 def overview_table(runs):
-    """The directories, and the best metrics of each run."""
+    """Epochs, best and last val_AP and minutes of each run."""
     rows = []
     for one in runs:
         ap = list(one.history.get("val_AP", ()))
@@ -153,7 +153,7 @@ def settings_table(runs):
 
 
 def metric_tables(runs):
-    """The metrics that training and `vfnet evaluate` left, a table for each place."""
+    """Yields a table of metrics for each place of measurement, and one by class."""
     places = list(dict.fromkeys(place for one in runs for place in one.metrics))
     for place in places:
         found = [one.metrics.get(place, {}) for one in runs]
@@ -167,7 +167,7 @@ def metric_tables(runs):
         yield f"Metrics, {place}", (_header("metric", runs), rows), note
     shared = [place for place in places if all(place in one.metrics for one in runs)]
     if shared:
-        place = shared[-1]  # an evaluation, where there is one
+        place = shared[-1]  # an evaluation, if there is one
         found = [one.metrics[place].get("per_class", {}) for one in runs]
         names = list(dict.fromkeys(name for one in found for name in one))
         rows = [
@@ -180,7 +180,7 @@ def metric_tables(runs):
 
 
 def analysis_tables(runs, data, split):
-    """Error types and calibration of the detections that the runs have of a split."""
+    """Error types and calibration of the saved detections on a split."""
     from vfnet_tf.data.formats.readers import find_splits
     from vfnet_tf.evaluation.calibration import calibrate
     from vfnet_tf.evaluation.coco import CocoEvaluator, read_results
@@ -245,7 +245,7 @@ def _header(first, runs, differences=True):
 
 
 def _compared(name, values):
-    """A row with the differences to the first value; None where one is missing."""
+    """A row with the differences to the first value; None if a value is missing."""
     differences = [_difference(values[0], value) for value in values[1:]]
     return (name, *values, *(None if d is None else f"{d:+.3f}" for d in differences))
 

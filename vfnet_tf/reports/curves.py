@@ -11,9 +11,9 @@ from vfnet_tf.files import replacing
 def plot_history(history, png_path):
     """Draws the curves of a training: losses, COCO metrics, learning rate.
 
-    Columns that end in `loss` share a panel (those of `val_` dashed), so do those of
-    AP and AR, and the learning rate (`lr` or `learning_rate`) has its own. Other
-    columns are left out, so are empty cells and NaN, and panels without a point.
+    Columns that end in `loss` share a panel (those of `val_` dashed), as do those of AP
+    and AR. The learning rate (`lr` or `learning_rate`) has its own. Other columns, empty
+    cells, NaN and panels without a point are left out.
 
     Args:
         history: path of a CSV file with a header, or a dict of name -> sequence. The
@@ -22,7 +22,7 @@ def plot_history(history, png_path):
         png_path: the file to write, whole or not at all. Missing folders are made.
 
     Raises:
-        ValueError: no row, or no column that could be drawn.
+        ValueError: there is no row, or no column to draw.
     """
     panels = _history_panels(history)
     figure = new_figure(5.6 * len(panels), 4.2)
@@ -38,7 +38,7 @@ def history_figures(history):
     """The panels of `plot_history`, each as a figure of its own.
 
     Args:
-        history: as for `plot_history`, which raises the same errors.
+        history: see `plot_history`, which raises the same errors.
 
     Returns:
         list of `matplotlib.figure.Figure`.
@@ -55,8 +55,8 @@ def compare_histories(histories, names=("loss", "val_AP", "val_AP50", "learning_
     """Curves of several runs in common axes, a figure for each quantity.
 
     Args:
-        histories: dict from the name of a run to its history, as for `plot_history`.
-        names: the columns to draw; one that no run has is left out.
+        histories: dict from the name of a run to its history, see `plot_history`.
+        names: the columns to draw; a column without values is left out.
 
     Returns:
         list of `matplotlib.figure.Figure`.
@@ -112,7 +112,7 @@ def _history_panels(history):
 
 
 def new_figure(width=5.6, height=3.8):
-    """A `matplotlib.figure.Figure` of inches that no window or pyplot knows of."""
+    """A `matplotlib.figure.Figure` without pyplot; sizes in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -129,7 +129,7 @@ def _horizontal(columns):
 
 
 def _plot_panel(axes, title, x_name, x, curves):
-    # One colour for a quantity, whether of training or of validation.
+    # Training and validation share the colour of a quantity.
     bases = list(dict.fromkeys(name.removeprefix("val_") for name in curves))
     for name, values in curves.items():
         color = f"C{bases.index(name.removeprefix('val_')) % 10}"
@@ -178,18 +178,10 @@ def _spans_decades(*curves):
     return values.min() > 0 and values.max() / values.min() > 20
 
 
-def _is_loss(name):
-    return name.endswith("loss")
-
-
-def _is_coco_metric(name):
-    return name.removeprefix("val_")[:2] in ("AP", "AR")
-
-
-# What shares a panel: its title, and which columns belong to it.
+# Titles of panels, and which columns belong to them.
 _PANELS = {
-    "loss": _is_loss,
-    "COCO metrics": _is_coco_metric,
+    "loss": lambda name: name.endswith("loss"),
+    "COCO metrics": lambda name: name.removeprefix("val_")[:2] in ("AP", "AR"),
     "learning rate": lambda name: name in ("lr", "learning_rate"),
 }
 
@@ -201,7 +193,10 @@ def history_columns(history):
         history: path of a CSV file with a header, or a dict of name -> sequence.
 
     Returns:
-        dict of float64 arrays; NaN where a cell is no number.
+        dict of float64 arrays; NaN for cells that are no numbers.
+
+    Raises:
+        ValueError: the file does not exist.
     """
     if not isinstance(history, dict):
         path = os.fspath(history)

@@ -1,4 +1,4 @@
-"""The page of `vfnet evaluate --report`: what a detector does right and wrong."""
+"""The page of `vfnet evaluate --report`."""
 
 import os
 
@@ -30,7 +30,7 @@ _MEANINGS = {
     "ARm": "of objects up to 96 x 96 pixels",
     "ARl": "of larger objects",
 }
-# In the gallery; they stay apart for the colour-blind too.
+# Colours in the gallery, distinct for the colour-blind too.
 _RIGHT, _FALSE, _MISSED = (35, 120, 225), (228, 50, 45), (255, 165, 0)
 
 
@@ -50,14 +50,14 @@ def write_report(
     Args:
         path: of the html file.
         evaluator: `CocoEvaluator` after its `evaluate`.
-        results: the list in COCO's results format that was evaluated.
-        metrics: dict that `evaluate` returned.
-        about: str, what was evaluated, a line under the title.
-        image_paths: dict from image id to file, for the gallery; a text says why there is
-            none.
+        results: the evaluated list in COCO's results format.
+        metrics: dict of `CocoEvaluator.evaluate`.
+        about: str, a line under the title.
+        image_paths: dict from image id to file, for the gallery; or a text with the reason
+            why there is none.
         history: path of a run's history.csv, or None.
-        score_threshold: float for the confusion matrix and the gallery, None for the one
-            with the largest F1.
+        score_threshold: float for the confusion matrix and the gallery; None takes the
+            one with the largest F1.
 
     Returns:
         The path, a `pathlib.Path`.
@@ -167,7 +167,7 @@ def _add_classes(page, curves, matches, names, point):
 
 def _add_sizes(page, matches, metrics):
     borders = (0, 32**2, 96**2, np.inf)
-    # COCO's ranges share their borders; an object on one counts as the smaller here.
+    # COCO's ranges share their borders; here an object on a border counts as smaller.
     counts = [
         int(np.sum((matches.gt_areas > low) & (matches.gt_areas <= high)))
         for low, high in zip(borders[:-1], borders[1:], strict=True)
@@ -316,7 +316,7 @@ def _picture(matches, index, file, quality, names, point):
         *matches.labels[false],
         *matches.gt_labels[missed],
     ]
-    # Names where something is wrong; on what is right they would cover the picture.
+    # Right detections have no names, which would cover the picture.
     captions = [""] * len(right)
     captions += [
         f"{names[matches.labels[row]]} {matches.scores[row]:.2f}" for row in false

@@ -1,11 +1,11 @@
-"""The figures of a report, each a `matplotlib.figure.Figure` for half a page's width."""
+"""The figures of a report, each a `matplotlib.figure.Figure` of half a page's width."""
 
 import numpy as np
 
 from vfnet_tf.drawing import class_color
 from vfnet_tf.reports.curves import new_figure
 
-#: More classes than this in one figure cannot be told apart, or read.
+#: Largest number of classes in one figure.
 MAX_CLASSES = 20
 _MAX_CURVES = 10
 _CURVE_IOUS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
@@ -35,7 +35,7 @@ def precision_recall(curves):
 
 
 def precision_recall_by_class(curves, class_names):
-    """Curves of the classes at IoU 0.5; of many, the five best and the five worst.
+    """Curves of the classes at IoU 0.5, at most of the five best and five worst.
 
     Args:
         curves: `evaluation.coco.PrecisionCurves`.
@@ -59,7 +59,7 @@ def precision_recall_by_class(curves, class_names):
 
 
 def calibration_density(calibration):
-    """How many detections have which score and which IoU.
+    """Histogram of detections over score and IoU.
 
     Args:
         calibration: `evaluation.calibration.Calibration`.
@@ -76,7 +76,7 @@ def calibration_density(calibration):
             np.ma.masked_equal(counts.T, 0),
             origin="lower",
             extent=(xs[0], xs[-1], ys[0], ys[-1]),
-            # From below 1, which would be white otherwise.
+            # From below 1, so that one detection is not white.
             norm=LogNorm(0.3, max(counts.max(), 3)),
             cmap="Blues",
             aspect="auto",
@@ -118,7 +118,7 @@ def calibration_bins(calibration):
 
 
 def error_costs(costs):
-    """Bars of what each type of error costs.
+    """Bars of the cost of each type of error.
 
     Args:
         costs: dict of `evaluation.error_types.error_costs`.
@@ -148,7 +148,7 @@ def ap_by_size(names, values):
 
     Args:
         names: strings under the bars.
-        values: floats in [0, 1]; NaN for a bar that is not there.
+        values: floats in [0, 1]; NaN for no bar.
     """
     figure = new_figure(5.6, 3.0)
     axes = figure.subplots()
@@ -167,7 +167,7 @@ def ap_by_size(names, values):
 
 
 def confusion(matrix, class_names):
-    """The confusion matrix; of many classes, those that are confused most.
+    """The confusion matrix, at most of the `MAX_CLASSES` classes confused most.
 
     Args:
         matrix: int `[K + 1, K + 1]` of `evaluation.operating_point.confusion_matrix`.
@@ -198,12 +198,12 @@ def confusion(matrix, class_names):
 
 
 def _shortened_confusion(matrix, names):
-    """Adds up the classes beyond `MAX_CLASSES`, those that are confused least."""
+    """Adds up the least confused classes beyond `MAX_CLASSES`."""
     if len(names) <= MAX_CLASSES:
         return matrix, names
     classes = matrix[:-1, :-1]
     wrong = classes.sum(axis=0) + classes.sum(axis=1) - 2 * np.diag(classes)
-    # Of equally confused classes those with more objects.
+    # Equally confused classes by their number of objects.
     order = np.lexsort((-matrix[:-1].sum(axis=1), -wrong))
     shown = np.sort(order[: MAX_CLASSES - 1])
     rest = np.sort(order[MAX_CLASSES - 1 :])

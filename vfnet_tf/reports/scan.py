@@ -1,4 +1,4 @@
-"""The page of `vfnet scan`: what was found, histograms, the worst cases drawn."""
+"""The page of `vfnet scan`: findings, histograms and pictures of the worst cases."""
 
 import pathlib
 
@@ -9,27 +9,28 @@ from vfnet_tf.data.images.numpy_decode import load_image
 from vfnet_tf.data.scan.kinds import KINDS, LEVELS
 from vfnet_tf.drawing import draw_detections
 from vfnet_tf.reports import web_page
+from vfnet_tf.reports.curves import new_figure
 
-#: Pictures and lines of a kind at most; scan.json has the rest.
+#: Largest number of pictures and lines of a kind; scan.json has all.
 MAX_PICTURES = 12
 MAX_LINES = 100
-#: Classes with a bar at most; the table has all.
+#: Largest number of classes with a bar; the table has all.
 MAX_BARS = 40
 
 _THUMB_SIDE = 320
-# Of kinds that are about pairs of images: so many of each group.
+# Pictures of each group, for the kinds that concern pairs of images.
 _PER_GROUP = 2
 _GROUPS = ("leakage", "shared_by_evaluations", "duplicate_image")
-# A box smaller than this part of the image's longer side is shown from close by.
+# A box below this share of the image's longer side is enlarged.
 _CLOSE = 0.15
 
 
 def scan_page(result, title):
-    """Puts the page together.
+    """Makes the page.
 
     Args:
         result: `data.scan.ScanResult`.
-        title: str, what was scanned.
+        title: str, name of the data.
 
     Returns:
         `WebPage`.
@@ -69,7 +70,7 @@ def scan_page(result, title):
 
 
 def _add_splits(page, result):
-    """The section on images and boxes of each split."""
+    """Adds the section on images and boxes of each split."""
     names = ("images", "images_listed", "images_without_objects", "boxes")
     names += ("crowd_regions",)
     spreads = ("image_height", "image_width", "objects_per_image")
@@ -107,15 +108,9 @@ def _add_splits(page, result):
     )
 
 
-def _new_figure(width, height):
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
 def _histograms(result):
     """Box sizes, aspect ratios, objects per image and image sizes, by split."""
-    figure = _new_figure(10.5, 7)
+    figure = new_figure(10.5, 7)
     (sides, ratios), (objects, images) = figure.subplots(2, 2)
     splits = result.splits
     shorter = {name: split.box_sizes.min(axis=1) for name, split in splits.items()}
@@ -151,7 +146,7 @@ def _histograms(result):
 
 
 def _plot_shares(axes, values, what, log):
-    """Histograms as shares, so that splits of different size can be compared."""
+    """Histograms of shares, so that splits of different size compare."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     values = {name: array for name, array in values.items() if len(array)}
@@ -184,14 +179,14 @@ def _class_figure(splits):
     shown = names
     if len(names) > MAX_BARS:
         shown = names[: MAX_BARS // 2] + names[-MAX_BARS // 2 :]
-    figure = _new_figure(10.5, 1.2 + 0.22 * len(shown) * max(1, len(splits)) ** 0.5)
+    figure = new_figure(10.5, 1.2 + 0.22 * len(shown) * max(1, len(splits)) ** 0.5)
     axes = figure.subplots()
     height = 0.8 / len(splits)
     for number, (split_name, split) in enumerate(splits.items()):
         places = np.arange(len(shown)) + number * height
         widths = [split.class_counts.get(name, 0) for name in shown]
         axes.barh(places, widths, height, label=split_name, align="edge")
-    # A class without boxes has no bar, and a class with one has some.
+    # Symlog, so that a class with one box has a bar and one without has none.
     axes.set_xscale("symlog", linthresh=1)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_yticks(np.arange(len(shown)) + 0.4, shown)
@@ -220,7 +215,7 @@ def _class_table(splits):
 
 
 def _kind_parts(kind, findings):
-    """The findings of one kind in words and in pictures, parts of a section."""
+    """Yields the parts of a section with text and pictures of one kind of findings."""
     lines = [(finding.split, finding.text) for finding in findings[:MAX_LINES]]
     if len(findings) > MAX_LINES:
         lines.append(("", f"and {len(findings) - MAX_LINES} more, see scan.json"))
@@ -244,20 +239,20 @@ def _kind_parts(kind, findings):
 
 
 def draw_picture(picture, side=_THUMB_SIDE):
-    """Draws the boxes of a `data.scan.Picture`, small ones from close by.
+    """Draws the boxes of a `data.scan.Picture` and enlarges small ones.
 
-    A box that reaches outside is shown whole, up to a margin as large as the image.
+    A box outside the image is shown with a margin, at most as large as the image.
 
     Args:
         picture: `Picture`.
         side: int, pixels of the longer side.
 
     Returns:
-        uint8 `[h, w, 3]`, None if the image cannot be decoded.
+        uint8 `[h, w, 3]`; None if the image cannot be decoded.
     """
     try:
         image = Image.fromarray(load_image(picture.path))
-    except Exception:  # PIL's decoders raise whatever they meet.
+    except Exception:  # PIL's decoders raise errors of many classes.
         return None
     boxes = np.asarray(picture.boxes, "float64").reshape(-1, 4)
     left, top, right, bottom = _window(boxes, image.size)
@@ -280,10 +275,10 @@ def draw_picture(picture, side=_THUMB_SIDE):
 
 
 def _window(boxes, size):
-    """What to show of an image: ints `(left, top, right, bottom)`, not empty."""
+    """The part of an image to show, ints `(left, top, right, bottom)`, not empty."""
     width, height = size
     whole = np.array([0, 0, width, height])
-    # A mistaken coordinate of a million must not become a million pixels.
+    # Limits wrong coordinates, which would make a picture of a million pixels.
     limit = np.array([width, height, width, height])
     edges = np.clip(boxes, whole - limit, whole + limit)[
         (boxes[:, 2:] > boxes[:, :2]).all(axis=1)

@@ -1,4 +1,4 @@
-"""Self-contained web pages for reports: one file, no script, nothing from elsewhere."""
+"""Web pages for reports: one file without scripts that loads nothing from elsewhere."""
 
 import base64
 import html
@@ -36,10 +36,9 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
 
 
 class WebPage:
-    """A page that is put together section by section and written as one file.
+    """A page of sections, written as one file.
 
-    Texts are escaped; only what the `*_html` functions of this module return goes in as
-    it is.
+    Texts are escaped, except for the results of the `*_html` functions of this module.
 
     Args:
         title: str.
@@ -58,7 +57,7 @@ class WebPage:
             heading: str.
             *parts: str, html of `table_html`, `figure_html`, `image_html`,
                 `gallery_html`, `subheading_html`.
-            note: str, how to read what follows.
+            note: str, explanation below the heading.
         """
         self.sections.append((heading, note, parts))
 
@@ -86,11 +85,7 @@ class WebPage:
         )
 
     def save(self, path):
-        """Writes the page; a reader never sees half of it.
-
-        Returns:
-            The path, a `pathlib.Path`.
-        """
+        """Writes the page whole or not at all; returns the path, a `pathlib.Path`."""
         path = pathlib.Path(path)
         write_file(path, self.html())
         return path
@@ -105,7 +100,7 @@ def table_html(header, rows):
             Numbers stand to the right, also those in a text such as `"+0.8 %"`.
     """
     rows = [list(map(cell_text, row)) for row in rows]
-    # A column is of words if any of its cells is; a dash is neither.
+    # One cell with a word makes a column of words; a dash is no word.
     kinds = [
         ' class="text"' if any(cell[:1].isalpha() for cell in column) else ""
         for column in zip(*rows, strict=True)
@@ -125,7 +120,7 @@ def table_html(header, rows):
 
 
 def figure_html(figure, caption=""):
-    """A matplotlib figure as an image of vectors.
+    """A matplotlib figure as an SVG image.
 
     Args:
         figure: `matplotlib.figure.Figure`.
@@ -134,7 +129,7 @@ def figure_html(figure, caption=""):
     import matplotlib
 
     stream = io.BytesIO()
-    # Without a date and with ids that are not drawn the same figure gives equal bytes.
+    # No date and no random ids, so that the same figure gives equal bytes.
     with matplotlib.rc_context({"svg.hashsalt": "vfnet_tf"}):
         figure.savefig(
             stream, format="svg", bbox_inches="tight", metadata={"Date": None}
@@ -143,12 +138,12 @@ def figure_html(figure, caption=""):
 
 
 def image_html(pixels, caption="", max_side=480):
-    """A picture, made smaller if need be.
+    """A picture as a JPEG image.
 
     Args:
         pixels: uint8 `[h, w, 3]` RGB.
         caption: str.
-        max_side: int, pixels of the longer side at most.
+        max_side: int, largest longer side in pixels; larger pictures are reduced.
     """
     image = Image.fromarray(np.asarray(pixels, "uint8"))
     image.thumbnail((max_side, max_side))
@@ -158,24 +153,18 @@ def image_html(pixels, caption="", max_side=480):
 
 
 def gallery_html(images, min_width=240):
-    """Pictures side by side, as many as the window is wide.
+    """Pictures side by side.
 
     Args:
         images: sequence of str of `image_html` or `figure_html`.
-        min_width: int, pixels of the screen that each gets at least, unless the window
-            is narrower.
+        min_width: int, smallest width of each on the screen in pixels.
     """
     style = f'style="--width: {int(min_width)}px"'
     return f'<div class="gallery" {style}>{"".join(images)}</div>'
 
 
 def subheading_html(text, note=""):
-    """A heading within a section.
-
-    Args:
-        text: str.
-        note: str, how to read what follows.
-    """
+    """A heading within a section, with an explanation `note` below it."""
     note = f'<p class="note">{html.escape(note)}</p>' if note else ""
     return f"<h3>{html.escape(text)}</h3>{note}"
 
