@@ -9,7 +9,7 @@ def detect_dataset(
     Args:
         detector: a `DenseDetector`.
         dataset: `DetectionDataset`.
-        config: `Config`, its `data` says how images become network inputs.
+        config: `Config`; its `data` says how images become network inputs.
         evaluator: `CocoEvaluator`.
         batch_size: int.
         max_canvas_shapes: int, padded shapes at most. None gives each image the one
@@ -28,7 +28,7 @@ def detect_dataset(
 
 
 def read_batches(dataset, config, batch_size=1, max_canvas_shapes=None):
-    """Each image of a dataset once, as network inputs; arguments as `detect_dataset`'s.
+    """Each image of a dataset once, as network inputs. See `detect_dataset`.
 
     Returns:
         `tf.data.Dataset` of batch dicts, see `build_pipeline`.
@@ -49,7 +49,7 @@ def read_batches(dataset, config, batch_size=1, max_canvas_shapes=None):
 
 
 def describe_views(sizes):
-    """A line that says at which sizes an image is looked at."""
+    """The sizes of the views as text."""
     listed = ", ".join(f"{first}x{second}" for first, second in sizes)
     return f"{listed}, each plain and mirrored"
 
@@ -85,10 +85,10 @@ def _as_numpy(tensors):
 
 
 def config_at_size(config, image_size, has_views=False):
-    """The config with another size of the images; None leaves it.
+    """The config with another size of the images, or as it is for None.
 
     Raises:
-        ValueError: for sizes that are none, or together with views of other sizes.
+        ValueError: for an invalid size, or together with views, which have their own.
     """
     if image_size is None:
         return config
@@ -105,7 +105,7 @@ def config_at_size(config, image_size, has_views=False):
 
 
 def view_sizes(config, tta):
-    """The sizes of views for test-time augmentation; empty for none.
+    """The sizes of views for test-time augmentation; `()` for no augmentation.
 
     Args:
         config: `Config`.

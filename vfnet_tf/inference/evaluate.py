@@ -1,4 +1,4 @@
-"""COCO metrics of a detector, from a dataset or from detections that exist."""
+"""COCO metrics of a detector on a dataset, or of a file of detections."""
 
 import os
 import pathlib
@@ -50,9 +50,9 @@ def evaluate(
         data: `DetectionDataset`, or a path as `open_dataset` takes it; None takes the
             generated images.
         split: `"train"`, `"val"` or `"test"`, the part of `data` if that is a path.
-        config: `Config`, name or path, where none lies beside the weights. It says how
-            images become network inputs.
-        image_dir: folder of the images, where it is not found beside the annotations.
+        config: `Config`, name or path, for weights without a `config.json` beside them.
+            It says how images become network inputs.
+        image_dir: folder of the images; None looks beside the annotations.
         batch_size: int, images at a time.
         max_canvas_shapes: int, padded shapes at most. None gives each image its own
             multiple of 32, as in the official code.
@@ -60,28 +60,28 @@ def evaluate(
             keep the ratio, in place of the config's.
         tta: sizes of the views for test-time augmentation, each plain and mirrored, or
             `"official"`; empty for none.
-        limit: int, the first so many images only.
-        skip_bad_images: bool, go on without unreadable images.
+        limit: int, number of images to take, from the first; None takes all.
+        skip_bad_images: bool, whether unreadable images are left out.
         out: folder for `detections.json` and `metrics.json`; `"beside"` for
             `evaluation_SPLIT` beside the weights; None writes nothing.
         report: path of an html file to write, see `reports`.
         score_threshold: float, for the pictures of `report`.
         backend: `"pycocotools"` or `"faster-coco-eval"`.
-        verbose: bool, print what is done and the table.
+        verbose: bool, whether to print the steps and the table.
 
     Returns:
         dict from `"AP"`, `"AP50"`, ... to floats in [0, 1], see
         `CocoEvaluator.evaluate`.
 
     Raises:
-        ValueError: for data or weights that do not fit; what is wrong is named.
+        ValueError: for data, weights or settings that do not fit.
 
     >>> metrics = vfnet_tf.evaluate("runs/mine", "cells")  # doctest: +SKIP
     """
     from vfnet_tf.data.dataset import DetectionDataset
     from vfnet_tf.data.formats.readers import read_split
 
-    say = print if verbose else _say_nothing
+    say = print if verbose else lambda *lines, **options: None
     given_config = config
     model, config, source = _open(detector, config, say)
     predictor = model if isinstance(model, RuntimePredictor) else None
@@ -129,7 +129,7 @@ def evaluate(
             max_canvas_shapes=max_canvas_shapes,
         )
     if out is not None:
-        # Before the metrics: they cost minutes less than the detections did.
+        # Before the metrics, so that an error in these does not lose the detections.
         evaluator.save_results(pathlib.Path(out) / "detections.json")
         say(f"detections {pathlib.Path(out) / 'detections.json'}", flush=True)
     history = None if source is None else source.with_name("history.csv")
@@ -158,7 +158,7 @@ def evaluate_results(
     backend="pycocotools",
     verbose=True,
 ):
-    """Measures detections that exist by the COCO metrics.
+    """Measures the detections in a file by the COCO metrics.
 
     Args:
         results: path of a json file in COCO's results format.
@@ -173,7 +173,7 @@ def evaluate_results(
     """
     from vfnet_tf.data.formats.readers import find_splits
 
-    say = print if verbose else _say_nothing
+    say = print if verbose else lambda *lines, **options: None
     splits = find_splits(data, Progress if verbose else None)
     say(f"format     {splits.description}")
     annotations, beside = splits.locate(split)
@@ -196,7 +196,7 @@ def evaluate_results(
 
 
 def check_classes(detector, dataset):
-    """Refuses a dataset that has another number of classes than the detector."""
+    """Raises a ValueError if a dataset has another number of classes than a detector."""
     if dataset.num_classes != detector.num_classes:
         raise ValueError(
             f"The data must have the {detector.num_classes} classes of the detector. "
@@ -206,7 +206,7 @@ def check_classes(detector, dataset):
 
 
 def _check_file_settings(**settings):
-    """Refuses settings that an exported file, which has one size, cannot follow."""
+    """Raises a ValueError for settings that an exported file fixes."""
     given = [f"{name}={value!r}" for name, value in settings.items() if value]
     if given:
         raise ValueError(
@@ -268,7 +268,7 @@ def _folder_beside(source, split, views, image_size):
 
 
 def _predict_dataset(predictor, dataset, evaluator):
-    """Detections of a predictor of an exported file, image by image, with progress."""
+    """Gives the detections of an exported file to an evaluator, with progress."""
     progress = Progress(len(dataset))
     for record in dataset.records:
         found = predictor(record.path)
@@ -280,11 +280,11 @@ def _predict_dataset(predictor, dataset, evaluator):
 
 
 def _image_paths(annotations, image_dir):
-    """Dict from image id to file, or a str that says why there is none."""
+    """Dict from image id to file, or a str: the reason why the images are missing."""
     from vfnet_tf.data.formats.coco import read_coco
 
     try:
-        # Nothing but the few that are shown is ever opened.
+        # The report opens only the few images that it shows.
         dataset = read_coco(annotations, image_dir, training=False, check_images=False)
     except ValueError as error:
         return str(error)
@@ -311,7 +311,3 @@ def _finish(evaluator, results, out, say, report, *, about, **pictures):
         )
         say(f"\nreport     {path}")
     return metrics
-
-
-def _say_nothing(*lines, **options):
-    pass

@@ -1,4 +1,4 @@
-"""A `.tflite` file by `export_litert`, run by `ai-edge-litert` in place of a detector."""
+"""Detections from a `.tflite` file by `export_litert`, run by `ai-edge-litert`."""
 
 import json
 import zipfile
@@ -10,7 +10,7 @@ from vfnet_tf.inference import numpy_detection
 from vfnet_tf.inference.runtime import RuntimePredictor
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 
-#: File of metadata in a `.tflite` file, which may be read as a zip archive, too.
+#: Name of the metadata in a `.tflite` file, which is a zip archive as well.
 METADATA_FILE = "metadata.json"
 
 
@@ -26,7 +26,8 @@ class LiteRTModel:
 
     Attributes:
         metadata: dict, see `export_litert`.
-        num_classes, score_threshold: as of the detector.
+        num_classes: int.
+        score_threshold: float.
 
     Raises:
         ImportError: if `ai-edge-litert` is not installed.
@@ -37,12 +38,17 @@ class LiteRTModel:
         self.metadata = read_metadata(path)
         self.num_classes = self.metadata["num_classes"]
         self.score_threshold = self.metadata["score_threshold"]
-        interpreter = _import_interpreter()
-        self._interpreter = interpreter.Interpreter(str(path), num_threads=num_threads)
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise ImportError(
+                "To run .tflite files, install LiteRT: pip install 'vfnet_tf[litert]'"
+            ) from error
+        self._interpreter = Interpreter(str(path), num_threads=num_threads)
         self._raw = self._interpreter.get_signature_runner("raw")
 
     def __call__(self, images):
-        """What the network predicts, image by image.
+        """Runs the network image by image.
 
         Args:
             images: float32 `[B, H, W, 3]`, normalised, H and W those of the file.
@@ -68,11 +74,11 @@ class LiteRTModel:
         )
 
     def detect(self, images, image_size, scale, **overrides):
-        """Detections after NMS, as of `DenseDetector.detect`.
+        """Detections after NMS. See `DenseDetector.detect`.
 
-        The threshold is for the scores as they leave the file. Where centerness is
-        multiplied in (FCOS, ATSS) the detector compares the scores before that, and
-        keeps a few weak boxes more.
+        The score threshold applies to the scores in the file. With FCOS and ATSS these
+        include the centerness; the detector applies the threshold before it multiplies
+        by the centerness, and so keeps a few more weak boxes.
         """
         boxes, scores = self(images)
         settings = {
@@ -97,8 +103,8 @@ class LiteRTPredictor(RuntimePredictor):
     def prepare(self, pixels):
         """One image as an input of the file's size.
 
-        With `keep_ratio` the image becomes as large as the input holds it, whichever way
-        up it is; otherwise it is stretched.
+        With `keep_ratio` the image becomes as large as fits into the input, in portrait
+        as in landscape format; otherwise it is stretched.
 
         Args:
             pixels: uint8 `[h, w, 3]` RGB.
@@ -115,26 +121,16 @@ class LiteRTPredictor(RuntimePredictor):
 
 
 def fitted_size(size, limit):
-    """The size of an image that fills `limit` without being stretched.
+    """The largest size within `limit` that keeps the ratio of the sides.
 
     Args:
         size, limit: (height, width) in pixels.
 
     Returns:
-        (height, width) as ints, at least 1; rounded as by `transforms.keep_ratio_size`.
+        (height, width) as ints >= 1, rounded like those of `transforms.keep_ratio_size`.
     """
     factor = min(limit[0] / size[0], limit[1] / size[1])
     return tuple(max(int(side * factor + 0.5), 1) for side in size)
-
-
-def _import_interpreter():
-    try:
-        from ai_edge_litert import interpreter
-    except ImportError as error:
-        raise ImportError(
-            "To run .tflite files, install LiteRT: pip install 'vfnet_tf[litert]'"
-        ) from error
-    return interpreter
 
 
 def read_metadata(path):

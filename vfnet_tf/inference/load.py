@@ -24,7 +24,7 @@ def find_checkpoint(checkpoint, config=None):
         (`Config`, path of the weights).
 
     Raises:
-        ValueError: if one of them is not there; what was looked for is said.
+        ValueError: if one of them does not exist; the message names it.
     """
     path = pathlib.Path(checkpoint).expanduser()
     if not path.exists() and is_preset_name(checkpoint):
@@ -38,8 +38,7 @@ def find_checkpoint(checkpoint, config=None):
         problem = "another file" if path.is_file() else "which does not exist"
         raise ValueError(
             "`checkpoint` must be a run directory, a .weights.h5 file or the name of a "
-            "published model. "
-            f"Received: checkpoint={path}, {problem}"
+            f"published model. Received: checkpoint={path}, {problem}"
         )
     if config is None:
         config = run_dir / "config.json"
@@ -87,10 +86,8 @@ def load_checkpoint(checkpoint, config=None):
         (detector, `Config`, `pathlib.Path` of the weights).
 
     Raises:
-        ValueError: if something is missing or does not fit, with its name.
+        ValueError: if something is missing or does not fit; the message names it.
     """
-    from vfnet_tf.inference.load import find_checkpoint, load_detector
-
     path = pathlib.Path(checkpoint).expanduser()
     if path.suffix in OFFICIAL_SUFFIXES and path.is_file():
         if config is None:

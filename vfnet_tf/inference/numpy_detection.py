@@ -1,6 +1,6 @@
-"""From dense predictions to detections in numpy, for runtimes that give no more.
+"""Detections from dense predictions in numpy, for exported files without NMS.
 
-What `detectors.postprocess` and `ops.nms` do on tensors, image by image.
+`detectors.postprocess` and `ops.nms` do the same on tensors.
 """
 
 import numpy as np
@@ -22,8 +22,8 @@ def detect(boxes, scores, centerness, image_size, scale, settings):
             of `DETECTION_SETTINGS`.
 
     Returns:
-        dict as of `DenseDetector.detect`, numpy arrays. Equal scores, inverted boxes and
-        NaN are taken as in `ops.nms.class_wise_nms`.
+        dict of numpy arrays, see `DenseDetector.detect`. `ops.nms.class_wise_nms` says
+        what happens to equal scores, inverted boxes and NaN.
 
     Raises:
         ValueError: for settings out of range.
@@ -47,7 +47,7 @@ def detect(boxes, scores, centerness, image_size, scale, settings):
         threshold = settings["score_threshold"]
         takes_part = own_scores > threshold
         if centerness is not None:
-            # The threshold is for the scores alone (fact S25).
+            # The threshold is for the scores without centerness: docs/parity.md, S25.
             takes_part = own_scores > threshold * centerness[row][rows][:, None]
         height, width = np.asarray(image_size[row], "float32") - np.float32(
             settings["clip_margin"]
@@ -93,7 +93,7 @@ def best_of_each_level(ranks, level_sizes, limit):
 
 
 def _suppress(boxes, scores, labels, iou_threshold, limit):
-    """Greedy NMS within each class: (places of what is left, best first; its scores)."""
+    """Greedy NMS within each class: (indices of kept pairs, best first; scores)."""
     kept = []
     for label in np.unique(labels):
         left = np.flatnonzero(labels == label)

@@ -1,4 +1,4 @@
-"""An exported ONNX file at work: detections without TensorFlow and without Keras."""
+"""Detections from an exported ONNX file, without TensorFlow and without Keras."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from vfnet_tf.inference import numpy_detection
 from vfnet_tf.inference.runtime import RuntimePredictor
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS, check_settings
 
-#: Metadata that `OnnxDetector.detect` takes for one call, too.
+#: Settings in the metadata that `OnnxDetector.detect` also takes for one call.
 SETTINGS = DETECTION_SETTINGS
 _SETTINGS_OF_THE_GRAPH = ("score_threshold", "nms_iou_threshold")
 
@@ -40,7 +40,7 @@ def open_session(model, num_threads=None):
         return onnxruntime.InferenceSession(
             model, options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # of many classes, which all derive from this one
+    except Exception as error:  # its errors share no narrower class
         name = "bytes" if isinstance(model, bytes) else model
         raise ValueError(
             f"`model` must be an ONNX file that onnxruntime "
@@ -49,7 +49,7 @@ def open_session(model, num_threads=None):
 
 
 def read_metadata(session):
-    """What a file of `export_onnx` says of itself, a dict.
+    """The metadata of a file by `export_onnx`, a dict.
 
     Args:
         session: from `open_session`.
@@ -106,13 +106,16 @@ class OnnxDetector:
         return dict(zip(self._outputs, results, strict=True))
 
     def detect(self, images, image_size=None, scale=None, **overrides):
-        """Detections after NMS, as of `DenseDetector.detect`, in numpy arrays.
+        """Detections after NMS. See `DenseDetector.detect`.
 
         Args:
             images: float `[B, H, W, 3]`, normalised.
             image_size, scale: `[B, 2]` or None, see there.
             **overrides: any of `SETTINGS`, for this call only; with NMS in the graph
                 `score_threshold` and `nms_iou_threshold` only.
+
+        Returns:
+            dict of numpy arrays, see there.
 
         Raises:
             ValueError: for an override that the file does not allow, or out of range.

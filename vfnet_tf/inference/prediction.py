@@ -13,10 +13,9 @@ from vfnet_tf.evaluation.coco import xyxy_to_xywh
 from vfnet_tf.inference import video
 from vfnet_tf.inference.sources import is_url, load_file
 
-#: Scores that pictures show where the caller gave no threshold. The detector's own
-#: (0.05) is for average precision: most of what it lets through is wrong.
+#: Pictures show scores above this unless the caller gives a threshold. Most detections
+#: above the detector's own threshold (0.05), which is for average precision, are wrong.
 DRAW_THRESHOLD = 0.3
-
 
 # As in evaluation: a thousandth of a pixel moves no metric and keeps a json short.
 _BOX_DECIMALS = 3
@@ -31,8 +30,7 @@ class Prediction:
         scores: float32 `[N]` in [0, 1], descending.
         labels: int32 `[N]` in [0, K).
         names: N strings, the class of each detection.
-        height: int, pixels of the original image, upright.
-        width: int, pixels of the original image, upright.
+        height, width: int, pixels of the original image, upright.
         source: str, path or URL; None for an image that came as an array.
         index: int, place of the image among all of the call, from 0.
         class_names: K strings by label.
@@ -107,14 +105,14 @@ class Prediction:
         )
 
     def save(self, path, score_threshold=None, **style):
-        """Writes what `draw` gives; the path's ending says the format.
+        """Writes the picture of `draw`; the path's ending says the format.
 
         Returns:
             The path, a `pathlib.Path`.
 
         Raises:
-            ValueError: if the ending is not of an image, or the path is the image that
-                was predicted.
+            ValueError: if the ending is not that of an image, or the path is the image
+                itself.
         """
         path = pathlib.Path(path)
         if path.suffix.lower() not in IMAGE_SUFFIXES:
@@ -177,7 +175,7 @@ class Prediction:
 
 
 def without_pixels(prediction):
-    """A copy that reads its image again when it is asked for."""
+    """A copy that reads its image from the file again."""
     return dataclasses.replace(prediction, pixels=None)
 
 

@@ -1,8 +1,8 @@
-"""Detections for images from anywhere: files, folders, globs, URLs, arrays, videos.
+"""Detections for images from files, folders, globs, URLs, arrays and videos.
 
-An image is read, resized, normalised and padded by the functions of `data/` that the
-evaluation pipeline is made of, each on the smallest canvas that holds it (as in the
-official code), so that an image gives the same detections whatever else is predicted.
+The functions of the evaluation pipeline read, resize, normalise and pad each image to the
+smallest canvas that holds it, like the official code. So the detections in an image do
+not depend on the other images.
 """
 
 import collections
@@ -34,22 +34,22 @@ from vfnet_tf.progress import Progress
 
 
 class Predictor:
-    """A detector with everything around it: from a path or pixels to detections.
+    """Finds objects in images, given by path or as pixels, with a detector.
 
     Args:
         detector: a `DenseDetector`, e.g. a `VFNet`.
-        config: its `Config`, or what `load_config` takes. `data` says how images become
-            network inputs; `class_names` and `category_ids` name the labels. Without
-            them names are "class 0", "class 1", ... and ids count from 1.
-        batch_size: int, images that go through the detector at a time. Larger than 1
-            pays on accelerators, where many images share a size.
+        config: its `Config`, or an argument of `load_config`. `data` says how images
+            become network inputs; `class_names` and `category_ids` name the labels.
+            Without them names are "class 0", "class 1", ... and ids count from 1.
+        batch_size: int, images in a batch of the detector. More than 1 is faster on
+            accelerators if many images share a size.
         tta_sizes: list of (short, long) pixels, or (height, width) if the config does
-            not keep the ratio: sizes at which each image is looked at, plain and
-            mirrored, for one NMS over all (test-time augmentation). Empty for the
-            config's size alone.
+            not keep the ratio, for test-time augmentation: the detector sees each image
+            at each size, plain and mirrored, and one NMS runs over all boxes. Empty for
+            the config's size alone.
 
     Raises:
-        ValueError: if the number of names or ids is not the detector's of classes.
+        ValueError: if the number of names or ids differs from that of the classes.
 
     >>> predictor = Predictor.from_checkpoint("runs/mine")
     >>> prediction = predictor("street.jpg", score_threshold=0.4)
@@ -59,7 +59,7 @@ class Predictor:
     >>> predictor.save_video("street.mp4", "found.mp4")  # doctest: +SKIP
     """
 
-    #: what `__call__` and `stream` give
+    #: The class of what `__call__` and `stream` return.
     prediction_type = Prediction
 
     def __init__(self, detector, config, *, batch_size=1, tta_sizes=()):
@@ -89,10 +89,11 @@ class Predictor:
         """Builds the detector of a training run and loads its weights.
 
         Args:
-            run_dir: the run directory (its best weights by validation AP are taken,
-                else the last), or a `.weights.h5` file.
-            config: `Config`, name or path, for weights without a `config.json` beside.
-            batch_size, tta_sizes: as above.
+            run_dir: the run directory, for its best weights by validation AP or else
+                its last, or a `.weights.h5` file.
+            config: `Config`, name or path, for weights without a `config.json` beside
+                them.
+            batch_size, tta_sizes: see `Predictor`.
 
         Raises:
             ValueError: if there is no such run, or its weights do not fit its config.
@@ -108,7 +109,7 @@ class Predictor:
         Args:
             preset: a run or preset directory, the name of a published model, or
                 `hf://USER/REPOSITORY`; see `presets.preset_directory`.
-            batch_size, tta_sizes: as above.
+            batch_size, tta_sizes: see `Predictor`.
 
         Raises:
             ValueError: if there is no such preset, or it cannot be downloaded now.
@@ -122,25 +123,25 @@ class Predictor:
         """Detects objects in one image or in many.
 
         Args:
-            source: path of an image, of a video (its frames), of a folder (its images,
-                not hidden ones, its videos or what is in folders in it) or a glob
-                (`"**"` goes into folders; `"*.mp4"` gives videos); an http, https or
+            source: path of an image, of a video (for its frames) or of a folder (for
+                its images, without hidden files, videos and inner folders); a glob
+                (`"**"` matches folders; `"*.mp4"` matches videos); an http, https or
                 file URL of an image; a PIL image; a uint8 array `[h, w, 3]` RGB,
                 `[h, w]`, `[h, w, 1]`, `[h, w, 4]` (alpha is dropped) or
                 `[B, h, w, 3]`; or a list of these.
             score_threshold: float, detections with this score or less are left out;
-                None takes the detector's own (0.05), as evaluation does.
-            progress: bool, whether a line on stderr says how far it is.
+                None takes the detector's own (0.05), which is that of evaluation.
+            progress: bool, whether to show the progress on stderr.
 
         Returns:
-            A `Prediction` for one path, URL or image; else a list of them, files of a
-            folder in the order of their names. The frames of a video are a list of as
-            many, without their pixels, which are decoded again for `draw`: about 1 kB
-            each. `stream` and `save_video` do with one batch in memory.
+            A `Prediction` for one path, URL or image; else a list of them, the files of
+            a folder in the order of their names. Predictions for the frames of a video
+            take about 1 kB each: they hold no pixels, and `draw` decodes the frame
+            again. `stream` and `save_video` hold one batch in memory.
 
         Raises:
             ValueError: for a source that does not exist, holds no image, or cannot be
-                read as an image or video; it is named.
+                read as an image or video; the message names it.
             ImportError: for a video without PyAV, the extra `video`.
         """
         images, is_one = expand_source(source)
@@ -156,14 +157,13 @@ class Predictor:
     def stream(self, source, *, score_threshold=None, skipped=None):
         """Yields one `Prediction` after the other, for more images than fit in memory.
 
-        They come as batches fill up; `index` is the place among all images and frames.
-        The frames of a video come in order, with their pixels.
+        The order is that in which batches become full; `index` is the place among all
+        images and frames. Frames of a video come in order, with their pixels.
 
         Args:
-            source: as above.
-            score_threshold: as above.
-            skipped: list that `(name, reason)` of unreadable images are appended to;
-                None makes them errors.
+            source, score_threshold: see `__call__`.
+            skipped: list to which `(name, reason)` of unreadable images are appended;
+                None raises a ValueError for them.
         """
         waiting = collections.defaultdict(list)
         for pixels, origin in self._read(expand_source(source)[0], skipped):
@@ -179,24 +179,24 @@ class Predictor:
                 yield from self._detect(batch, score_threshold)
 
     def save_video(self, source, path, *, score_threshold=None, progress=True, **style):
-        """Writes a video with its detections drawn: its size, times and rate, no sound.
+        """Writes a copy of a video with its detections drawn, without sound.
 
-        One batch of frames is in memory at a time, however long the video is.
+        One batch of frames is in memory at a time.
 
         Args:
             source: path of a video.
             path: of the file to write, ending in `.mp4` (H.264).
             score_threshold: detections with this score or less are neither drawn nor
                 returned. None draws those above 0.3, and returns all.
-            progress: bool, whether a line on stderr says how far it is.
+            progress: bool, whether to show the progress on stderr.
             **style: further arguments of `drawing.draw_detections`.
 
         Returns:
-            What calling the predictor on the video returns.
+            The list of predictions, see `__call__`.
 
         Raises:
-            ValueError: if the video cannot be read to its end, nothing is written then;
-                or if `path` does not end in `.mp4`, or is the video itself.
+            ValueError: if the video cannot be read to its end, in which case no file is
+                written, or if `path` does not end in `.mp4` or is the video itself.
             ImportError: without PyAV, the extra `video`.
         """
         if not video.is_video(source):
@@ -204,7 +204,7 @@ class Predictor:
                 "`source` must be a video, ending in one of "
                 f"{', '.join(video.VIDEO_SUFFIXES)}. Received: source={source!r}"
             )
-        expand_source(source)  # raises for what is no file
+        expand_source(source)  # raises if there is no such file
         check_is_another(path, source)
         found = self.stream(source, score_threshold=score_threshold)
         found = _counted(found, [source]) if progress else found
@@ -218,7 +218,7 @@ class Predictor:
         return predictions
 
     def _read(self, images, skipped):
-        """Yields (pixels, fields of the `Prediction` that say where they are from)."""
+        """Yields (pixels, dict of the fields of `Prediction` on their source)."""
         index = -1
         for place, image in enumerate(images):
             name = image if isinstance(image, str) else None
@@ -227,16 +227,8 @@ class Predictor:
                     frames = enumerate(video.read_frames(image))
                     for frame, (seconds, pixels) in frames:
                         index += 1
-                        yield (
-                            pixels,
-                            {
-                                "index": index,
-                                "source": name,
-                                "pixels": pixels,
-                                "frame": frame,
-                                "time": seconds,
-                            },
-                        )
+                        origin = {"index": index, "source": name, "pixels": pixels}
+                        yield pixels, {**origin, "frame": frame, "time": seconds}
                     continue
                 index += 1
                 pixels = self._load(image)
@@ -251,7 +243,7 @@ class Predictor:
             yield pixels, {"index": index, "source": name, "pixels": kept}
 
     def read_file(self, path, name=None):
-        """Reads an image file, see `load_file`."""
+        """Reads an image file. See `sources.load_file`."""
         return load_file(path, name)
 
     def _load(self, image):
@@ -268,7 +260,7 @@ class Predictor:
         return pixels_of_array(image)
 
     def prepare(self, pixels):
-        """One image as a network input, as the evaluation pipeline makes it.
+        """Makes a network input of one image, like the evaluation pipeline.
 
         Args:
             pixels: uint8 `[h, w, 3]` RGB.
@@ -286,7 +278,7 @@ class Predictor:
         data = self.config.data
         size = check_image_size(data.image_size, data.keep_ratio)
         make_input = transforms.network_input(size, data.keep_ratio, data.normalization)
-        # On the CPU as tf.data does it: another device may round a pixel differently.
+        # On the CPU, like tf.data: another device may round a pixel differently.
         with tf.device("CPU:0"):
             example = make_input(tf.constant(pixels))
             size = transforms.padded_size(tf.shape(example["image"])[:2])
@@ -298,7 +290,7 @@ class Predictor:
         }
 
     def _prepare_views(self, pixels):
-        """List of the network inputs of one image: one, or those of `tta_sizes`."""
+        """List of the network inputs of one image, see `tta_sizes`."""
         if not self.tta_sizes:
             return [self.prepare(pixels)]
         import tensorflow as tf
@@ -337,8 +329,8 @@ class Predictor:
         for row, (origin, _) in enumerate(batch):
             keep = np.arange(found["scores"].shape[1]) < found["num_detections"][row]
             if score_threshold is not None:
-                # Weak boxes never suppress strong ones: dropped here or before NMS,
-                # the strong ones stay the same.
+                # Weak boxes never suppress strong ones, so to drop them after NMS is
+                # the same as to drop them before it.
                 keep &= found["scores"][row] > score_threshold
             labels = found["labels"][row][keep]
             yield self.prediction_type(
@@ -356,7 +348,7 @@ class Predictor:
 
 
 def _counted(predictions, images):
-    """Hands predictions on, and says on stderr how many of all there were."""
+    """Yields the predictions and shows the progress on stderr."""
     counts = [
         video.inspect_video(image).num_frames if video.is_video(image) else 1
         for image in images
@@ -371,7 +363,7 @@ def _counted(predictions, images):
 
 
 def _to_numpy(value):
-    """A tensor of any backend as an array; Keras is not imported for an array."""
+    """A tensor of any backend as an array, without importing Keras for an array."""
     if isinstance(value, np.ndarray):
         return value
     import keras

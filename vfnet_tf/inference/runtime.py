@@ -20,7 +20,7 @@ class RuntimePrediction(Prediction):
 
 
 class RuntimePredictor(Predictor):
-    """A `Predictor` on an exported file: PIL and numpy around another runtime.
+    """A `Predictor` on an exported file, with PIL and numpy instead of TensorFlow.
 
     Args:
         model: the loaded file, with `metadata`, `num_classes`, `score_threshold` and
@@ -34,7 +34,7 @@ class RuntimePredictor(Predictor):
         super().__init__(model, _config_of(model.metadata), batch_size=batch_size)
 
     def read_file(self, path, name=None):
-        """Reads an image file, see `Predictor`."""
+        """Reads an image file. See `sources.load_file`."""
         header = inspect_image(path, full=False)
         if header.error:
             raise ValueError(
@@ -42,14 +42,14 @@ class RuntimePredictor(Predictor):
             )
         try:
             return load_image(path)
-        except Exception as error:  # PIL's decoders raise whatever they meet.
+        except Exception as error:  # PIL's decoders raise errors of many classes
             raise ValueError(
                 f"An image must be readable. Received: {name or path} cannot be "
                 f"decoded: {error}"
             ) from error
 
     def prepare(self, pixels):
-        """One image as a network input, see `Predictor`."""
+        """One image as a network input. See `Predictor.prepare`."""
         data = self.config.data
         return numpy_images.prepare(
             pixels, data.image_size, data.keep_ratio, data.normalization
@@ -57,7 +57,7 @@ class RuntimePredictor(Predictor):
 
 
 def _config_of(metadata):
-    """The `Config` of an exported file; what was chosen for the export goes first."""
+    """The `Config` of an exported file, with the settings chosen for the export."""
     stored = metadata["config"]
     config = configs.Config("exported") if stored is None else configs.from_dict(stored)
     data = dataclasses.replace(

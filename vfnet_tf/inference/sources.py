@@ -17,21 +17,18 @@ from vfnet_tf.data.images.reasons import ImageError
 from vfnet_tf.data.unread_files import OTHER_IMAGE_SUFFIXES
 from vfnet_tf.inference import video
 
-#: Bytes that a URL may deliver; a photograph has a tenth of it.
+#: Most bytes that a URL may give; a photograph has a tenth of that.
 MAX_DOWNLOAD = 64 * 2**20
 
-
+#: Seconds to wait for a server.
 DOWNLOAD_TIMEOUT = 30.0
 
-
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-
-
 _URL_SCHEMES = ("http", "https", "file")
 
 
 def expand_source(source, passed_over=None):
-    """Lists the images that a source stands for; see `Predictor.__call__`.
+    """Lists the images of a source. See `Predictor.__call__`.
 
     Args:
         source: as there.
@@ -130,7 +127,7 @@ def _expand_glob(pattern, passed_over):
     parts = pathlib.PurePath(pattern).parts
     if "**" not in parts:
         return glob.iglob(pattern)
-    # What `glob` does with `**` takes years where two links lead to where they lie.
+    # `glob` follows links: two links to their own folder would keep it busy for years.
     plain = next(n for n, part in enumerate(parts) if glob.has_magic(part))
     folder = os.path.join(*parts[:plain]) if plain else "."
     if not os.path.isdir(folder):
@@ -167,7 +164,7 @@ def load_file(path, name=None):
 
     Args:
         path: str.
-        name: str, what errors call it, e.g. the URL it came from.
+        name: str for error messages, such as the URL of the image.
 
     Returns:
         uint8 `[h, w, 3]` RGB.

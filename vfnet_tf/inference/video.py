@@ -11,6 +11,8 @@ import pathlib
 
 import numpy as np
 
+from vfnet_tf.files import replacing
+
 #: Files with these endings are videos.
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 #: A frame of more pixels is refused before it is decoded: 16K x 16K.
@@ -19,14 +21,14 @@ MAX_PIXELS = 2**28
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """What the head of a video file says.
+    """Size, rate and length of a video.
 
     Attributes:
         height, width: int, pixels of an upright frame.
         frame_rate: `fractions.Fraction`, frames per second on average.
-        time_base: `fractions.Fraction`, seconds of which all times are multiples.
-        num_frames: int, an estimate where the file does not say it; None if it cannot
-            be known without decoding all.
+        time_base: `fractions.Fraction`, the unit of all times in seconds.
+        num_frames: int, estimated from the duration if the file does not say it; None
+            if the file says neither.
     """
 
     height: int
@@ -88,8 +90,8 @@ def read_frames(path):
         (seconds from the first frame, uint8 `[h, w, 3]` RGB, upright).
 
     Raises:
-        ValueError: naming the file, if it cannot be read, has no frames, or is damaged:
-            after the frames before the damage.
+        ValueError: naming the file, if it cannot be read, has no frames or, after the
+            frames before the damage, if it is damaged.
         ImportError: without PyAV.
     """
     with _opened(path) as (container, stream):
@@ -103,8 +105,9 @@ def read_frames(path):
             count += 1
         if size is None:
             raise ValueError(f"A video must have frames. Received: {path} with none")
-        # The libraries take the end of a file that was cut off for that of the video.
-        # Times tell it from one whose first frames an editor has hidden.
+        # FFmpeg raises no error for a file that was cut off. Fewer frames than the file
+        # says may also mean that an editor has hidden the first ones; then the times
+        # reach the end.
         said = float((stream.duration or 0) * stream.time_base)
         if count < stream.frames and seconds + 2 * said / stream.frames < 0.98 * said:
             raise ValueError(
@@ -133,7 +136,7 @@ def read_frame(path, seconds):
             size, start = (first.width, first.height), first.time or 0.0
             # Half a tick: `seconds` is rounded to a float.
             wanted = start + seconds - float(stream.time_base) / 2
-            # The frame before which nothing needs to be decoded.
+            # To the last key frame before it: decoding can start there.
             container.seek(
                 max(int((start + seconds) / stream.time_base), 0), stream=stream
             )
@@ -149,16 +152,16 @@ class VideoWriter:
     """Writes frames to an mp4 file (H.264), whole or not at all; a context manager.
 
     Args:
-        path: of the file, ending in `.mp4`. It is written aside and put into place when
-            the context ends without an error.
-        info: `VideoInfo` of the video whose rate and times the frames have. Its size is
-            not used: the first frame's is.
+        path: of the file, ending in `.mp4`. It is written when the context ends without
+            an error.
+        info: `VideoInfo` of the video whose rate and times the frames have. The size is
+            that of the first frame.
 
-    Sides of odd length are lengthened by one pixel, which the format needs. There is no
+    Sides of odd length grow by one pixel, since the format has even ones. There is no
     sound.
 
     Raises:
-        ValueError: for another ending.
+        ValueError: for another ending, or for a context without frames.
         ImportError: without PyAV.
 
     >>> with VideoWriter("out.mp4", inspect_video("in.mp4")) as writer:  # doctest: +SKIP
@@ -176,24 +179,25 @@ class VideoWriter:
         self._last = None
 
     def __enter__(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._aside = self.path.with_name(f".{self.path.stem}.{os.getpid()}.tmp.mp4")
+        self._exits = contextlib.ExitStack()
+        aside = self._exits.enter_context(replacing(self.path, is_shared=True))
         # The index in front: a browser can start before it has the whole file.
-        self._container = self._av.open(
-            str(self._aside), "w", options={"movflags": "faststart"}
-        )
+        container = self._av.open(str(aside), "w", options={"movflags": "faststart"})
+        self._container = self._exits.enter_context(container)
+        self._exits.push(self._finish)
         return self
 
-    def __exit__(self, kind, error, trace):
-        try:
-            if kind is None and self._stream is not None:
-                for packet in self._stream.encode(None):
-                    self._container.mux(packet)
-            self._container.close()
-            if kind is None and self._stream is not None:
-                os.replace(self._aside, self.path)
-        finally:
-            self._aside.unlink(missing_ok=True)
+    def __exit__(self, *error):
+        return self._exits.__exit__(*error)
+
+    def _finish(self, kind, *_):
+        if kind is None and self._stream is None:
+            raise ValueError(
+                f"A video must have frames. Received: {self.path} with none"
+            )
+        if kind is None:
+            for packet in self._stream.encode(None):
+                self._container.mux(packet)
 
     def add(self, pixels, seconds):
         """Appends a frame.
@@ -219,9 +223,10 @@ class VideoWriter:
         codec = "libx264" if "libx264" in self._av.codecs_available else "mpeg4"
         stream = self._container.add_stream(codec, rate=self.info.frame_rate)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        # What RGB is converted by; players take another one for large untagged frames.
+        # Frames are converted from RGB by it; for large frames without this tag players
+        # assume another one.
         stream.codec_context.colorspace = self._av.video.reformatter.Colorspace.ITU601
-        # Frames keep their times, also where the rate varies, as of phones.
+        # Frames keep their times if the rate varies, like that of a phone's videos.
         stream.codec_context.time_base = self.info.time_base
         return stream
 
@@ -253,7 +258,7 @@ def _opened(path):
 
 
 def _decoded(container, stream, path):
-    """Yields PyAV's frames; damage becomes a ValueError that says where it is."""
+    """Yields PyAV's frames; raises a ValueError that says which frame is damaged."""
     av = _import_av()
     count = 0
     try:
@@ -275,7 +280,7 @@ def _pixels(frame, size):
 
 
 def _quarter_turns(frame):
-    """Counter-clockwise turns that make a frame upright, as phones record it."""
+    """Counter-clockwise turns that make a frame upright; phones record turned ones."""
     return round(frame.rotation / 90) % 4
 
 
