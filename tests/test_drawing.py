@@ -10,8 +10,6 @@ from vfnet_tf.drawing import (
     draw_grid,
     save_image,
 )
-from vfnet_tf.reports import curves
-from vfnet_tf.reports.curves import plot_history
 
 GREY = 128
 
@@ -39,18 +37,14 @@ def colored(picture, label):
 
 def test_a_box_is_drawn_on_its_own_pixels():
     # [10, 20) x [30, 60): columns 10..19, rows 30..59.
-    picture = draw([[10, 30, 20, 60]], [0])
+    image = grey_image()
+    picture = draw([[10, 30, 20, 60]], [0], image=image)
     rows, columns = np.nonzero(colored(picture, 0))
     assert (rows.min(), rows.max()) == (30, 59)
     assert (columns.min(), columns.max()) == (10, 19)
     assert len(rows) == 2 * 10 + 2 * 28  # the outline only
     assert picture.shape == (300, 400, 3) and picture.dtype == np.uint8
-
-
-def test_the_given_image_is_not_changed():
-    image = grey_image()
-    draw_detections(image, [[10, 10, 50, 50]], [0], [0.5], ["cat"])
-    assert (image == GREY).all()
+    assert (image == GREY).all()  # drawn on a copy
 
 
 def test_padding_low_scores_and_boxes_outside_are_not_drawn():
@@ -59,9 +53,7 @@ def test_padding_low_scores_and_boxes_outside_are_not_drawn():
         boxes, [-1, 0, 0, 0], scores=[0.9, 0.2, 0.9, 0.9], score_threshold=0.3
     )
     assert (picture == GREY).all()
-
-
-def test_a_score_at_the_threshold_is_drawn():
+    # A score at the threshold is drawn.
     picture = draw([[60, 60, 90, 90]], [0], scores=[0.25], score_threshold=0.25)
     assert colored(picture, 0).any()
 
@@ -95,12 +87,8 @@ def test_a_caption_stands_above_its_box_in_its_color():
 
 
 def test_a_caption_stays_inside_the_image_at_every_border():
-    for box in (
-        [0, 0, 30, 30],
-        [380, 0, 400, 20],
-        [0, 280, 9, 300],
-        [391, 291, 400, 300],
-    ):
+    corners = ([0, 0, 30, 30], [380, 0, 400, 20], [0, 280, 9, 300])
+    for box in (*corners, [391, 291, 400, 300]):
         alone = draw([box], [0])
         picture = draw([box], [0], captions=True, class_names=["platelet"])
         added = colored(picture, 0).sum() - colored(alone, 0).sum()
@@ -151,11 +139,7 @@ def test_grey_and_float_images_are_taken(shape):
     image = np.full(shape, 127.6, "float32")
     picture = draw([[10, 10, 60, 60]], [0], image=image)
     assert picture.shape == (300, 400, 3) and (picture[200, 200] == 128).all()
-
-
-def test_float_values_beyond_the_range_are_clipped():
-    image = np.zeros((300, 300, 3))
-    image[0, 0], image[0, 1] = -50, 300
+    image[0, 0], image[0, 1] = -50, 300  # clipped
     picture = draw([], [], image=image)
     assert picture[0, 0, 0] == 0 and picture[0, 1, 0] == 255
 
@@ -169,16 +153,15 @@ def test_float_values_beyond_the_range_are_clipped():
         ({"boxes": [[0, 0, np.nan, 1]], "labels": [0]}, r"boxes\[0\]=\[0.0, 0.0, nan"),
         ({"boxes": [], "labels": [], "image": np.zeros((4, 4, 4))}, r"\(4, 4, 4\)"),
         ({"boxes": [], "labels": [], "image": np.zeros((0, 4, 3))}, r"\(0, 4, 3\)"),
+        (
+            {"boxes": [[0, 0, 9, 9]], "labels": [1], "class_names": ["cat"]},
+            "label=1, 1 class names",
+        ),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(arguments, message):
+def test_arrays_and_names_that_do_not_fit_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        draw(**arguments)
-
-
-def test_a_label_without_a_name_is_refused():
-    with pytest.raises(ValueError, match="label=2, 2 class names"):
-        draw([[0, 0, 9, 9]], [2], captions=True, class_names=["cat", "dog"])
+        draw(**{**arguments, "captions": True})
 
 
 def test_colors_of_the_first_thirty_classes_differ_and_never_change():
@@ -249,75 +232,6 @@ def test_saved_images_come_back(tmp_path):
     assert names == ["picture.jpg", "picture.png"]
 
 
-HISTORY = {
-    "epoch": [1, 2, 3],
-    "loss": [2.0, 1.5, 1.0],
-    "class_loss": [1.0, 0.8, 0.5],
-    "val_AP": [float("nan"), 0.2, 0.4],
-    "learning_rate": [0.01, 0.01, 0.001],
-    "num_positives": [9, 9, 9],
-}
-
-
-def test_a_history_becomes_three_panels(tmp_path):
-    plot_history(HISTORY, tmp_path / "new" / "curves.png")
-    picture = read(tmp_path / "new" / "curves.png")
-    one = {name: HISTORY[name] for name in ("epoch", "loss")}
-    plot_history(one, tmp_path / "one.png")
-    assert picture.shape[1] == 3 * read(tmp_path / "one.png").shape[1]
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["curves.png"]
-
-
-def test_a_csv_with_gaps_draws_the_same_as_the_dict(tmp_path):
-    csv = "epoch,loss,class_loss,val_AP,learning_rate,num_positives\n"
-    csv += "1,2.0,1.0,,0.01,9\n2,1.5,0.8,0.2,0.01,9\n3,1.0,0.5,0.4,0.001,9\n"
-    (tmp_path / "history.csv").write_text(csv)
-    plot_history(tmp_path / "history.csv", tmp_path / "a.png")
-    plot_history(HISTORY, tmp_path / "b.png")
-    np.testing.assert_array_equal(read(tmp_path / "a.png"), read(tmp_path / "b.png"))
-
-
-def test_epochs_without_evaluation_do_not_break_the_curve(tmp_path):
-    gap = {"epoch": [1, 2, 3], "val_AP": [0.2, float("nan"), 0.4]}
-    plot_history(gap, tmp_path / "gap.png")
-    plot_history({"epoch": [1, 3], "val_AP": [0.2, 0.4]}, tmp_path / "line.png")
-    gap, line = (read(tmp_path / name) for name in ("gap.png", "line.png"))
-    np.testing.assert_array_equal(gap, line)
-
-
-@pytest.mark.filterwarnings("error")
-def test_one_epoch_and_a_metric_that_is_zero_are_drawn(tmp_path):
-    history = {"loss": [1.0], "val_AP": [0.0], "learning_rate": [0.0]}
-    plot_history(history, tmp_path / "curves.png")
-    assert read(tmp_path / "curves.png").shape[1] > 1000
-
-
-@pytest.mark.parametrize(
-    ("history", "message"),
-    [
-        ({}, "at least one row"),
-        ({"epoch": [], "loss": []}, "at least one row"),
-        ({"epoch": [1], "loss": [1.0, 2.0]}, "one length"),
-        ({"epoch": [1], "loss": [float("nan")], "seconds": [3]}, "columns"),
-    ],
-)
-def test_a_history_without_curves_is_refused(tmp_path, history, message):
-    with pytest.raises(ValueError, match=message):
-        plot_history(history, tmp_path / "curves.png")
-    assert not (tmp_path / "curves.png").exists()
-
-
-def test_a_missing_history_is_named(tmp_path):
-    with pytest.raises(ValueError, match="nothing.csv"):
-        plot_history(tmp_path / "nothing.csv", tmp_path / "curves.png")
-
-
-def test_plotting_leaves_no_figure_in_pyplot(tmp_path):
-    pyplot = pytest.importorskip("matplotlib.pyplot")
-    plot_history(HISTORY, tmp_path / "curves.png")
-    assert pyplot.get_fignums() == []
-
-
 def test_each_box_can_have_its_own_color_and_text():
     boxes, red = [[50, 50, 150, 150], [200, 100, 300, 200]], (255, 0, 0)
     style = {"captions": ["", "missed"], "colors": [red, (0, 0, 255)]}
@@ -330,32 +244,3 @@ def test_each_box_can_have_its_own_color_and_text():
         grey_image(), boxes, [0, 0], **{**style, "captions": False}
     )
     np.testing.assert_array_equal(picture[:, :190], without[:, :190])
-
-
-def test_each_panel_can_be_a_figure():
-    figures = curves.history_figures(HISTORY)
-    titles = [figure.axes[0].get_title() for figure in figures]
-    assert titles == ["loss", "val_AP: best 0.400 at epoch 3", "learning rate"]
-
-
-def test_runs_share_axes_and_what_none_has_is_left_out():
-    longer = {"epoch": [1, 2, 3, 4], "loss": [4, 3, 2, 1], "val_AP": [float("nan")] * 4}
-    figures = curves.compare_histories({"a": HISTORY, "b": longer})
-    lines = {
-        figure.axes[0].get_title(): {
-            line.get_label(): line.get_xydata().tolist()
-            for line in figure.axes[0].lines
-        }
-        for figure in figures
-    }
-    assert list(lines) == ["loss", "val_AP", "learning_rate"]
-    assert lines["loss"]["b"] == [[1, 4], [2, 3], [3, 2], [4, 1]]
-    assert lines["val_AP"] == {"a": [[2, 0.2], [3, 0.4]]}
-    # A run keeps its colour in all figures.
-    colors = {
-        line.get_color()
-        for figure in figures
-        for line in figure.axes[0].lines
-        if line.get_label() == "a"
-    }
-    assert len(colors) == 1
