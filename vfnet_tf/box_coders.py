@@ -1,4 +1,4 @@
-"""What a head's four numbers mean: distances from a point, or deltas of an anchor.
+"""The meaning of a head's four numbers: distances from a point, or anchor deltas.
 
 A coder takes the priors of a detector, a dict of float32 `"points"` `[P, 2]`, `"strides"`
 `[P]` and, where a detector has them, `"anchors"` `[P, 4]`, all in pixels.
@@ -11,7 +11,7 @@ from keras import ops
 
 from vfnet_tf.ops.boxes import boxes_to_distances, distances_to_boxes, square_anchors
 
-#: Widths and heights change by a factor of at most this (fact S24: 1000 / 16).
+#: Largest factor between the sides of an anchor and of its box: docs/parity.md, S24.
 MAX_RATIO = 1000 / 16
 
 
@@ -22,9 +22,8 @@ class DistanceCoder:
     Args:
         activation: `"relu"` or `"exp"`, from a prediction to a distance that is not
             negative.
-        unit: strides that the distance 1 stands for.
-        limits: pair of floats, what encoded distances are clipped to in these units, or
-            None.
+        unit: float, number of strides in one unit of distance.
+        limits: (smallest, largest) encoded distance in these units, or None.
     """
 
     def __init__(self, activation="relu", unit=1.0, limits=None):
@@ -44,7 +43,7 @@ class DistanceCoder:
         return distances_to_boxes(priors["points"], distances * units)
 
     def encode(self, boxes, priors):
-        """Boxes `[B, P, 4]` in pixels to what should be predicted for them.
+        """Boxes `[B, P, 4]` in pixels to the predictions that decode to them.
 
         Under `"exp"` a distance must be positive, or `limits` must be set.
         """
@@ -76,8 +75,8 @@ class DeltaCoder:
         size = anchor size * exp(dw, dh)
 
     Args:
-        stds: four floats that deltas are divided by when they are encoded.
-        anchor_scale: the anchors are squares of so many strides about the points; None
+        stds: four floats; encoded deltas are divided by them.
+        anchor_scale: float, side of square anchors about the points in strides; None
             takes the `"anchors"` of the priors.
     """
 

@@ -1,5 +1,6 @@
-"""Detectors from configs: one literal table per kind, nothing registers itself."""
+"""Detectors from configs, by a table for each kind of part."""
 
+import os
 import pathlib
 
 import keras
@@ -43,13 +44,13 @@ BACKBONES = {
 
 NECKS = {"fpn": FPN, "pafpn": PAFPN}
 
-#: Assigners of detectors that learn from one point in each cell.
+#: Assigners of detectors with one point in each cell.
 POINT_ASSIGNERS = {"atss": ATSSAssigner, "fcos": FCOSAssigner}
 
-#: The models of `keras.applications` that have maps of the strides 8, 16 and 32, and what
-#: their weights expect. `IDENTITY`: they take pixels and scale them themselves. Not here:
-#: Inception's convolutions do not pad, so that sizes do not halve; NASNet's cells read
-#: the last two maps, so that no single one stands for a stage.
+#: The models of `keras.applications` with maps of the strides 8, 16 and 32, and the
+#: normalisation that their weights expect: `IDENTITY` for models that scale pixels
+#: themselves. Inception is missing because its convolutions do not pad, so that sizes do
+#: not halve; NASNet because its cells read two maps, so that no single map ends a stage.
 APPLICATIONS = {
     **dict.fromkeys(("ResNet50", "ResNet101", "ResNet152"), CAFFE_BGR),
     **dict.fromkeys(("VGG16", "VGG19"), CAFFE_BGR),
@@ -68,7 +69,7 @@ APPLICATIONS = {
     ),
 }
 
-#: How the names of the norms end that are the last of a residual branch.
+#: Ending of the names of the last norm in a residual branch.
 APPLICATION_LAST_NORMS = dict.fromkeys(("ResNet50", "ResNet101", "ResNet152"), "_3_bn")
 
 
@@ -87,7 +88,7 @@ def build_detector(config, weights=None):
 
     Raises:
         ValueError: for an unknown config, backbone, loss or detector, or weights that
-            cannot be had.
+            cannot be loaded or downloaded.
     """
     config = load_config(config)
     model = config.model
@@ -108,7 +109,7 @@ def build_detector(config, weights=None):
             f"assigner={model.assigner} for detector={model.detector}"
         )
     detector = DETECTORS[model.detector](model)
-    if max(config.data.normalization.mean) == 0:  # pixels as they are are right
+    if max(config.data.normalization.mean) == 0:  # not normalised: raw pixels are right
         detector.check_inputs = False
     detector._built_from = config
     if weights == "coco":
@@ -119,7 +120,7 @@ def build_detector(config, weights=None):
 
 
 def _parts(model):
-    """What all detectors take of a `ModelConfig`."""
+    """The arguments that all detectors have, from a `ModelConfig`."""
     return {
         "backbone": build_backbone(model.backbone),
         "class_loss": _build_class_loss(model),
@@ -210,7 +211,7 @@ def _build_reppoints(model):
     )
 
 
-#: What builds a detector from a `ModelConfig`, by `ModelConfig.detector`.
+#: Function from a `ModelConfig` to a detector, by `ModelConfig.detector`.
 DETECTORS = {
     "vfnet": _build_vfnet,
     "fcos": _build_fcos,
@@ -237,8 +238,8 @@ def _build_class_loss(model):
 def build_backbone(config):
     """A backbone from a `BackboneConfig`.
 
-    A Keras model's layers that `config.weights` has nothing for start from their
-    initialisers, and their batch norms train.
+    Layers of a Keras model that `config.weights` does not contain keep their initial
+    values, and their batch norms train.
     """
     kind, _, name = config.name.partition(":")
     if kind in ("keras", "kerashub") and config.deformable:
@@ -283,20 +284,20 @@ def _make_application(name, pretrained):
     make = getattr(keras.applications, name)
     model = make(weights=None, **settings)
     if pretrained:
-        # Copied: with weights Keras makes an EfficientNet of other layers than without,
-        # and a run is rebuilt without.
+        # Copied, because Keras gives an EfficientNet with weights another layer, and a run
+        # is rebuilt without weights.
         model.set_weights(make(weights="imagenet", **settings).get_weights())
     return model
 
 
 def _build_foreign(model, config, last_norm=None):
-    """A `KerasBackbone` of a model from elsewhere, with the weights of a file."""
+    """A `KerasBackbone` of a Keras model, with the weights of a file."""
     trainable_norms = "" if config.norm == "batch_norm" else None
     if config.weights not in (None, PRETRAINED):
         without = load_layer_weights(model, config.weights)
         _initialise(model, without, last_norm)
         if config.norm != "batch_norm":
-            trainable_norms = _common_prefix(without)
+            trainable_norms = os.path.commonprefix(without) if without else None
     _include_second_scaling(model)
     if config.trainable_norms != "auto":
         trainable_norms = config.trainable_norms
@@ -318,12 +319,12 @@ def _build_foreign(model, config, last_norm=None):
 
 
 def _include_second_scaling(model):
-    """Makes an EfficientNet with ImageNet weights normalise as those weights expect.
+    """Makes an EfficientNet normalise in the way that its ImageNet weights expect.
 
     The first EfficientNets divide by the square root of the standard deviation, stored as
-    the variance of a `Normalization`, and Keras lets a second layer divide by it again if
-    it loads the weights itself; that layer has none, and is missing otherwise. Dividing
-    once by the whole is the same.
+    the variance of a `Normalization`. Keras adds a second layer that divides again, but
+    only if it loads the weights itself. Dividing once by the standard deviation is the
+    same.
     """
     deviation = np.array([0.229, 0.224, 0.225])
     for layer in model.layers:
@@ -338,17 +339,17 @@ def load_layer_weights(model, path):
 
     Args:
         model: a Keras model with unique layer names.
-        path: of an `.npz` with the keys `layer/variable`, whose float16 arrays are
-            widened, and which may leave out layers; or of an `.h5` by Keras for the very
-            same model: `.weights.h5`, or one of those that `keras.applications` downloads.
+        path: of an `.npz` with the keys `layer/variable`, which may leave out layers and
+            have float16 arrays; or of an `.h5` by Keras for the same model:
+            `.weights.h5`, or a download of `keras.applications`.
 
     Returns:
-        Names of the layers with weights that the file has nothing for, in order.
+        Names of the layers with weights that the file does not contain, in order.
 
     Raises:
         ValueError: if the file cannot be read or is of another model; if an `.npz` has a
-            tensor that fits nowhere, or only some of a layer's tensors, in which case
-            nothing is loaded.
+            tensor that fits nowhere, or only some tensors of a layer. Nothing is loaded
+            then.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -400,10 +401,10 @@ def load_layer_weights(model, path):
 
 
 def _initialise(model, names, last_norm):
-    """Starts layers without weights as the official code starts ResNet's stages.
+    """Gives layers without weights the initial values of the official ResNet.
 
-    Kernels by He's normal distribution over the outputs (fan_out); the last norm of a
-    residual branch by zero, so that a new block first hands on what it gets.
+    Kernels get He's normal distribution over the outputs (fan_out), the last norm of a
+    residual branch gets zeros, so that a new block adds nothing at first.
     """
     for name in names:
         layer = model.get_layer(name)
@@ -415,18 +416,6 @@ def _initialise(model, names, last_norm):
             layer.kernel.assign(draw(layer.kernel.shape))
         elif last_norm is not None and name.endswith(last_norm):
             layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
-
-
-def _common_prefix(names):
-    """Longest common start of names; None for no names."""
-    if not names:
-        return None
-    first, last = min(names), max(names)
-    length = next(
-        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
-        min(len(first), len(last)),
-    )
-    return first[:length]
 
 
 def normalization_for(backbone_name):

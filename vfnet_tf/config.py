@@ -1,4 +1,4 @@
-"""What a run is made of, as frozen dataclasses; files under `configs/` hold instances."""
+"""The settings of a run as frozen dataclasses; files in `configs/` hold instances."""
 
 import dataclasses
 import difflib
@@ -11,7 +11,7 @@ import typing
 
 from vfnet_tf.data.settings import DataConfig as DataConfig
 
-#: `BackboneConfig.weights` that come with a model from elsewhere.
+#: Value of `BackboneConfig.weights` for the weights that come with a Keras model.
 PRETRAINED = "pretrained"
 
 
@@ -28,15 +28,15 @@ class BackboneConfig:
         frozen_stages: stages without gradients, see `ResNet`; for Keras models 1 freezes
             up to the end of C2 if there is one (see `backbones.stages`), 2 of C3, and so
             on, 0 nothing.
-        weights: of Keras models: `"pretrained"`, those of a preset of KerasHub or those
-            that `keras.applications` downloads; path of a file, see
-            `builder.load_layer_weights`; or None.
+        weights: of Keras models: `"pretrained"` for those of the preset of KerasHub or
+            of `keras.applications`; path of a file, see `builder.load_layer_weights`; or
+            None.
         trainable_norms: of a Keras model: prefix of the names of the batch norms that
-            use the batch's statistics in training, None for none; `"auto"` means those
-            that `weights` has nothing for, and with `norm="batch_norm"` all.
+            use the batch's statistics in training, None for none; `"auto"` for those
+            that `weights` does not contain, and with `norm="batch_norm"` for all.
         deformable: levels whose 3x3 convolutions are deformable, see `ResNet`.
-        architecture: JSON of what KerasHub's backbone is made of, as Keras serialises it:
-            a run keeps it, to be rebuilt where the preset is absent. None reads the preset.
+        architecture: JSON of KerasHub's backbone as Keras serialises it: a run keeps it
+            and is rebuilt without the preset. None reads the preset.
     """
 
     name: str = "resnet50"
@@ -99,7 +99,9 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """The schedule; defaults are the official 1x schedule (facts S34-S35).
+    """The schedule.
+
+    Defaults are the official 1x schedule: docs/parity.md, S34 and S35.
 
     Attributes:
         epochs: int.
@@ -114,23 +116,23 @@ class TrainingConfig:
             hundred steps from scratch.
         momentum: float, of SGD.
         weight_decay: float; SGD adds it to the gradient, AdamW decouples it.
-        bias_lr_multiplier, bias_decay_multiplier: of SGD, for biases; 2 and 0 are those
-            of VFNet, 1 and 1 those of the other detectors (fact S34).
+        bias_lr_multiplier, bias_decay_multiplier: of SGD, for biases: 2 and 0 for
+            VFNet, 1 and 1 for the other detectors (docs/parity.md, S34).
         seed: int, of the initialisers, the order of images and their flips.
         precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
-        scale_learning_rate: whether the rate is scaled with the batch, all
-            `accumulate_steps` of it, or `base_learning_rate` taken as it is.
+        scale_learning_rate: whether `base_learning_rate` is scaled with the images of an
+            update, those of all `accumulate_steps`.
         schedule: `"step"`, warm-up and drops, or `"cosine_cycles"`, from the full rate
-            towards 1 % of it in each epoch, without warm-up (fact S36).
+            towards 1 % of it in each epoch, without warm-up (docs/parity.md, S36).
         accumulate_steps: batches whose gradients are averaged for one update. Warm-up
             and drops count updates. Each batch's loss is divided by its own number of
-            positives: the mean over batches weighs an object in a crowded one less than
-            one large batch would. One device only.
-        clip_norm: largest global norm of the gradient, summed over replicas; None, as
-            officially, for no clipping.
-        ema_momentum: of a moving average of the weights, such as 0.999, which is what is
-            evaluated and kept as the best; None for none.
-        swa: the mean of the weights at the ends of all epochs is what is evaluated and
+            positives, so an object in a crowded batch has less weight than in one large
+            batch. One device only.
+        clip_norm: largest global norm of the gradient, summed over replicas; None, the
+            official setting, for no clipping.
+        ema_momentum: of a moving average of the weights, such as 0.999; the average is
+            evaluated and kept as the best. None for no average.
+        swa: whether the mean of the weights at the ends of all epochs is evaluated and
             kept as the best: the official phase after the training (`vfnet swa`).
     """
 
@@ -158,12 +160,12 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One run: model, data, training, and the classes that the model tells apart.
+    """One run: model, data, training and classes.
 
     Attributes:
-        name: stem of the config file it came from.
-        class_names: one per label; empty before a dataset is known.
-        category_ids: id of each label in COCO-format files; empty before.
+        name: stem of the config's file.
+        class_names: one per label; empty until a dataset is known.
+        category_ids: id of each label in COCO-format files; empty until then.
     """
 
     name: str = "vfnet_r50_fpn_1x_coco"
@@ -210,7 +212,7 @@ def override(config, **changes):
 
 
 def _checked(value, hint, name):
-    """`value` as the type `hint` says (a list may stand for a tuple), or an error."""
+    """Returns `value` as the type `hint`, a tuple for a list; else a ValueError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is tuple and isinstance(value, list):
         return tuple(value)

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vfnet_tf.files import replacing
 
-# Ten colours that stay apart on photographs and in print; hues after that are computed.
+# Ten colours that differ well on photographs and in print; further ones are computed.
 _COLORS = (
     (228, 50, 45),
     (35, 120, 225),
@@ -22,17 +22,9 @@ _COLORS = (
     (145, 90, 45),
     (95, 110, 135),
 )
-
-
 _GOLDEN_RATIO = 0.618034
-
-
 _MAX_ENLARGED_SIDE = 4096
-
-
 _PAPER = (255, 255, 255)
-
-
 _INK = (20, 20, 20)
 
 
@@ -50,7 +42,7 @@ def class_color(label):
         raise ValueError(f"`label` must be >= 0. Received: label={label}")
     if label < len(_COLORS):
         return _COLORS[label]
-    # Steps of the golden ratio never come back near a recent hue.
+    # Steps of the golden ratio keep hues away from recent ones.
     hue = (label * _GOLDEN_RATIO) % 1.0
     saturation, value = ((0.85, 0.9), (0.55, 0.95), (0.9, 0.6))[label % 3]
     return tuple(round(255 * x) for x in colorsys.hsv_to_rgb(hue, saturation, value))
@@ -72,8 +64,7 @@ def draw_detections(
 ):
     """Draws boxes with captions on a copy of an image.
 
-    The best box is drawn last, so it lies on top. Captions move to the nearest free
-    place around their box.
+    The best box lies on top. Captions move to the nearest free place around their box.
 
     Args:
         image: uint8 or float `[h, w, 3]`, `[h, w, 1]` or `[h, w]` in 0..255.
@@ -87,10 +78,9 @@ def draw_detections(
             empty ones for boxes without.
         colors: int `[N, 3]` RGB, in place of the colours of the classes.
         min_side: int pixels; an image with a shorter side is enlarged by a whole
-            factor until it reaches this, so that captions are readable, or until the
-            longer side would pass 4096. 1 never does.
-        line_width: int pixels, by the image's size if None.
-        font_size: int pixels, by the image's size if None.
+            factor to this size, so that captions are readable, unless the longer side
+            would pass 4096. 1 never enlarges.
+        line_width, font_size: int pixels, by the image's size if None.
 
     Returns:
         uint8 `[h * f, w * f, 3]`, f the factor of `min_side`, 1 for most images.
@@ -102,7 +92,7 @@ def draw_detections(
     boxes, labels, scores = _checked_boxes(boxes, labels, scores)
     canvas = _as_canvas(image)
     factor = -(-int(min_side) // min(canvas.size))
-    # A strip of 20000x10 would become one that no JPEG can hold.
+    # A strip of 20000x10 would become too large for a JPEG.
     factor = max(1, min(factor, _MAX_ENLARGED_SIDE // max(canvas.size)))
     if factor > 1:
         size = (canvas.width * factor, canvas.height * factor)
@@ -122,7 +112,7 @@ def draw_detections(
     for row in order:
         corners = _visible_corners(boxes[row] * factor, width, height)
         if corners is None:
-            continue  # wholly outside the image
+            continue  # outside the image
         visible.append((row, corners))
         color = _color_of(labels, row, colors)
         # A dark line beneath shows the box on a background of its own colour.
@@ -153,10 +143,10 @@ def draw_comparison(
     """Draws ground truth (left) beside detections (right), each with a title.
 
     Args:
-        image: as for `draw_detections`.
+        image: see `draw_detections`.
         ground_truth: dict `{"boxes": [M, 4], "labels": [M]}`, -1 pads.
         detections: dict `{"boxes": [D, 4], "scores": [D], "labels": [D]}` of the same
-            image, -1 pads; `num_detections`, if there, cuts the rows too.
+            image, -1 pads; optionally `num_detections`, the number of valid rows.
         class_names: sequence of names by label, or None.
         score_threshold: float, detections with a lower score are not drawn.
         **style: further arguments of `draw_detections`.
@@ -200,10 +190,10 @@ def draw_grid(images, columns=None, *, cell_size=None, gap=8):
     """Lays images out row by row on white.
 
     Args:
-        images: sequence of images, as for `draw_detections`; sizes may differ.
+        images: sequence of images, see `draw_detections`; sizes may differ.
         columns: int, by default about as many as rows.
-        cell_size: (height, width) in pixels that every image is shrunk to fit in,
-            keeping its shape; by default the largest height and width that occur.
+        cell_size: largest (height, width) of an image in pixels; larger images are
+            shrunk. By default the largest height and width of the images.
         gap: int pixels between images.
 
     Returns:
@@ -235,7 +225,7 @@ def draw_grid(images, columns=None, *, cell_size=None, gap=8):
 
 
 def add_title(image, text):
-    """Sets a line of text above an image; too long a line is cut to the width.
+    """Sets a line of text above an image; a longer line is cut to the width.
 
     Returns:
         uint8 `[h + strip, w, 3]`.
@@ -347,7 +337,7 @@ def _caption_place(painter, text, font, corners, size, taken):
     """Finds the rectangle for a caption that covers the least of the others.
 
     Returns:
-        `(x1, y1, x2, y2)` pixels inside the image where the image is large enough.
+        `(x1, y1, x2, y2)` pixels inside the image, if it is large enough.
     """
     x1, y1, x2, y2 = corners
     left, _, right, _ = painter.textbbox((0, 0), text, font=font)
@@ -363,7 +353,7 @@ def _caption_place(painter, text, font, corners, size, taken):
     ]
     best, least = None, None
     for number, (x, y) in enumerate(wishes):
-        # Moved into the image, a wish may cover the box itself: later ones win then.
+        # A wish that has to move into the image may cover the box: later ones win.
         inside_x = min(max(x, 0), max(size[0] - width, 0))
         inside_y = min(max(y, 0), max(size[1] - height, 0))
         place = (inside_x, inside_y, inside_x + width, inside_y + height)

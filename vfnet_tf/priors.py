@@ -1,4 +1,4 @@
-"""Where predictions stand on the image: the points of all pyramid levels in one row."""
+"""The points and anchors of predictions, for all pyramid levels in one row."""
 
 from keras import ops
 
@@ -13,10 +13,10 @@ def make_points(level_shapes, strides=STRIDES, offset=0.0):
 
     Args:
         level_shapes: `[(height, width), ...]` in cells, one pair per level, fine to
-            coarse; ints, or scalar tensors where a graph has dynamic sizes.
+            coarse; ints, or scalar tensors for dynamic sizes.
         strides: pixels per cell, one per level.
-        offset: where the point lies in its cell: 0 the top-left corner (as ATSS and
-            VFNet have it), 0.5 the centre (FCOS, FoveaBox).
+        offset: place of the point in its cell: 0 the top-left corner (ATSS, VFNet), 0.5
+            the centre (FCOS, FoveaBox).
 
     Returns:
         `points` float32 `[P, 2]`, `(x, y)` pixels, levels one after the other and

@@ -1,4 +1,4 @@
-"""Says how far a long run is and how long it will take."""
+"""The progress of a long run and the time left."""
 
 import os
 import sys
@@ -25,14 +25,14 @@ class Progress:
         self._start = clock()
         self._first = None
         self._shown_at = None
-        # The second kind, of editors for example, cannot renew a line.
+        # A "dumb" terminal, such as an editor's, cannot overwrite a line.
         self._is_terminal = (
             self._stream.isatty() and os.environ.get("TERM", "").lower() != "dumb"
         )
         self._bar = self._end_bar = None
 
     def add(self, count=1):
-        """Counts `count` more images and shows it if it is time to."""
+        """Counts `count` more images and shows the progress from time to time."""
         before, self.done = self.done, self.done + count
         now = self._clock()
         if self._first is None:
@@ -48,7 +48,7 @@ class Progress:
             self._show(now)
 
     def close(self):
-        """Shows the end and ends the line, so that what follows starts on its own."""
+        """Shows the end and begins a new line."""
         if self.done and self.done != self.total:
             self.total = self.done
             self._show(self._clock())
@@ -57,7 +57,7 @@ class Progress:
 
     def _show(self, now):
         seconds = now - self._start
-        # Tracing the graph makes the first batch slow, the next are not.
+        # Only the first batch is slow: it traces the graph.
         since, count = self._first
         if self.done == count:
             since, count = self._start, 0
@@ -79,13 +79,13 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], refresh=True, **values)
             return
-        # Here, because not every command counts images.
+        # Imported here, because not every command counts images.
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        # What is written to a terminal meanwhile appears above the bar. Standard output
-        # that goes to a file must stay there.
+        # Other output to the terminal appears above the bar. Standard output to a file
+        # must stay there.
         self._bar = Bar(
             BarColumn(),
             TextColumn("{task.description}", markup=False),

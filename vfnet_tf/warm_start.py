@@ -1,4 +1,4 @@
-"""Initial weights from another run, whose classes may be others."""
+"""Initial weights from another run, which may have other classes."""
 
 import pathlib
 
@@ -10,21 +10,22 @@ from vfnet_tf.builder import build_detector
 
 
 def load_run_weights(detector, path, class_names=()):
-    """Loads the weights of a run into a detector, which may tell other classes apart.
+    """Loads the weights of a run into a detector, which may have other classes.
 
-    With other classes all is loaded but the classifier; of that, the rows of the classes
-    that both know by name. What was left out is printed.
+    With other classes the classifier is left out, except for the rows of the class names
+    that both have.
 
     Args:
         detector: `DenseDetector`, built.
-        path: of a `.weights.h5`; a `config.json` beside it says what classes it knows.
-        class_names: those of the detector's labels.
+        path: of a `.weights.h5`; a `config.json` beside it names its classes.
+        class_names: names of the detector's labels.
 
     Returns:
-        str, a line that says what was left out; None if nothing was.
+        str, a line on what was left out; None if nothing was.
 
     Raises:
-        ValueError: if anything but the classifier differs; the first such is named.
+        ValueError: if anything but the classifier differs; the message names the first
+            variable that does.
     """
     path = pathlib.Path(path)
     if not (path.parent / "config.json").is_file():
@@ -70,7 +71,7 @@ def load_run_weights(detector, path, class_names=()):
 
 
 def _copy_rows(detector, source, labels):
-    """Copies rows of the classifier, `labels` pairs of own and other label."""
+    """Copies rows of the classifier; `labels` are pairs of (own, other) label."""
     own_labels = [own for own, _ in labels]
     other_labels = [other for _, other in labels]
     for new, old in zip(

@@ -1,10 +1,10 @@
-"""What detector a checkpoint is of, told from the names and shapes of its tensors."""
+"""The detector of a checkpoint, from the names and shapes of its tensors."""
 
 import re
 
 from vfnet_tf.config import list_configs
 
-#: The start of a tensor's name -> the detector whose head has such a tensor.
+#: Start of a tensor's name -> detector whose head has such a tensor.
 _HEADS = (
     ("bbox_head.vfnet_cls.", "VFNet"),
     ("bbox_head.atss_cls.", "ATSS"),
@@ -15,7 +15,7 @@ _HEADS = (
     ("bbox_head.conv_cls.", "FoveaBox"),
     ("rpn_head.", "an R-CNN"),
 )
-#: Start of `_head` -> start of the configs' names
+#: Start of `_head`'s text -> start of the names of its configs.
 _CONFIGS = (
     ("VFNet without star", "vfnet_raw"),
     ("VFNet without refinement", "vfnet_star"),
@@ -26,7 +26,7 @@ _CONFIGS = (
     ("FCOS", "fcos"),
     ("FoveaBox", "vfl_fovea"),
 )
-#: (blocks of the third stage, whether they are bottlenecks) -> depth
+#: (blocks of the third stage, whether they are bottlenecks) -> depth.
 _DEPTHS = {
     (2, False): 18,
     (6, False): 34,
@@ -34,12 +34,12 @@ _DEPTHS = {
     (23, True): 101,
     (36, True): 152,
 }
-#: Channels of a bottleneck in the first stage -> (cardinality, width of a group)
+#: Channels of a bottleneck in the first stage -> cardinality and width of a group.
 _RESNEXTS = {128: "32x4d", 256: "64x4d"}
 
 
 def describe(shapes):
-    """Says in words what a checkpoint looks like.
+    """Describes the architecture of a checkpoint in words.
 
     Args:
         shapes: dict from the official tensor name to the shape in PyTorch's layout.
@@ -55,13 +55,13 @@ def describe(shapes):
 
 
 def is_detector(names):
-    """Whether tensors of such names are of a whole detector, not of a backbone."""
+    """Whether tensors of these names belong to a whole detector, not to a backbone."""
     starts = ("bbox_head.", "neck.", "rpn_head.", "roi_head.")
     return any(name.startswith(starts) for name in names)
 
 
 def matching_configs(shapes):
-    """Names of the shipped configs that are of the checkpoint's architecture."""
+    """Names of the shipped configs with the checkpoint's architecture."""
     backbone, found = _backbone(shapes), _head(shapes) or ""
     head = next((stem for start, stem in _CONFIGS if found.startswith(start)), None)
     if backbone is None or head is None:

@@ -11,24 +11,23 @@ from vfnet_tf.checkpoints.tensors import assign_tensors, match_tensors, raise_pr
 def load_backbone_weights(backbone, weights):
     """Loads ImageNet weights, strictly.
 
-    The classifier `fc` is dropped. Of deformable layers, the convolutions that predict
-    offsets (`conv_offset`) may be missing: they stay as they are, at zero at first.
+    The classifier `fc` is dropped. The convolutions that predict the offsets of
+    deformable layers (`conv_offset`) may be missing: they keep their values, which are
+    initially zero.
 
     Args:
         backbone: a `ResNet` (ResNeXt too) or `Res2Net`.
         weights: path of a `.pth` or `.safetensors` file, or a mapping from name to
-            array in PyTorch's layout. Names are torchvision's; for Res2Net v1d also
-            timm's, whose stem is called `conv1.0` .. `conv1.6` and `bn1`.
+            array in PyTorch's layout. The names are torchvision's, or timm's for a
+            Res2Net v1d, whose stem is called `conv1.0` .. `conv1.6` and `bn1`.
 
     Returns:
         The backbone.
 
     Raises:
         ValueError: if the file cannot be read safely, or if another tensor is missing,
-            left over, misshapen or no float; all are listed, and no weight has been
-            changed.
-        ImportError: if the file is a `.safetensors` one and the package that reads it
-            is not installed.
+            left over, misshapen or no float; all are listed, and no weight is changed.
+        ImportError: for a `.safetensors` file without the package safetensors.
     """
     variables = backbone_variables(backbone)
     if len(variables) != len(backbone.weights):
@@ -58,10 +57,10 @@ def load_backbone_weights(backbone, weights):
 
 
 def _from_timm(name):
-    """Timm's names of a stem of three convolutions to those of the official code.
+    """The official name of a tensor in timm's stem of three convolutions.
 
     >>> _from_timm("conv1.3.weight"), _from_timm("bn1.bias"), _from_timm("conv1.6.weight")
     ('stem.3.weight', 'stem.7.bias', 'stem.6.weight')
     """
-    # The last norm is a layer of its own there, its place in the sequence is 7.
+    # timm has the last norm outside the sequence; its place in it is 7.
     return re.sub(r"^bn1\.", "stem.7.", re.sub(r"^conv1\.(\d)\.", r"stem.\1.", name))

@@ -7,9 +7,8 @@
 import pathlib
 
 #: Backbone -> repository of timm with its weights. ResNets: torchvision's first weights
-#: (`IMAGENET1K_V1`), which the official configs start from. ResNeXts: no torchvision
-#: weights exist for 32x4d; GluonCV's are the nearest. Res2Net: its authors' v1d.
-#: Not verified: the download could not be tried where this was written.
+#: (`IMAGENET1K_V1`), which the official configs start from. ResNeXts: GluonCV's, since
+#: torchvision has none for 32x4d. Res2Net: its authors' v1d. The downloads are untested.
 REPOSITORIES = {
     "resnet18": "timm/resnet18.tv_in1k",
     "resnet34": "timm/resnet34.tv_in1k",
@@ -23,7 +22,7 @@ FILE_NAME = "model.safetensors"
 
 
 class WeightsUnavailableError(ValueError):
-    """The weights are neither on this machine nor to be had now; says why."""
+    """The weights are not on this machine and cannot be downloaded; says why."""
 
 
 def find_imagenet_weights(backbone):
@@ -46,7 +45,7 @@ def find_imagenet_weights(backbone):
         )
     try:
         import huggingface_hub
-        import safetensors  # noqa: F401  the file could not be read without
+        import safetensors  # noqa: F401  the file is read with it
     except ImportError as error:
         raise WeightsUnavailableError(
             f"the package {error.name} is not installed: pip install 'vfnet_tf[hub]'"
@@ -61,7 +60,7 @@ def find_imagenet_weights(backbone):
 
 
 def fetch_repository(repository, names):
-    """The folder of a repository of the hub, downloaded as far as it is not cached.
+    """The folder of a repository of the hub; files that are not cached are downloaded.
 
     Args:
         repository: str, `USER/NAME`.
@@ -92,20 +91,20 @@ def fetch_repository(repository, names):
 
 
 def fetch_application_weights(backbone):
-    """Lets Keras download the ImageNet weights of a model, if they are not in its cache.
+    """Lets Keras download the ImageNet weights of a model that it has not cached.
 
     Args:
         backbone: name as in `BackboneConfig.name`, `"keras:MODEL"`.
 
     Raises:
-        WeightsUnavailableError: if they cannot be had.
+        WeightsUnavailableError: if the download fails.
     """
     import keras
 
     name = backbone.removeprefix("keras:")
     try:
         getattr(keras.applications, name)(weights="imagenet", include_top=False)
-    except Exception as error:  # Keras raises a plain one where a download fails
+    except Exception as error:  # Keras raises a plain Exception
         raise WeightsUnavailableError(
             f"Keras cannot download those of {backbone}: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""Names of the official checkpoints' tensors (mmdetection 2.x) for our variables."""
+"""The names of our variables in the official checkpoints (mmdetection 2.x)."""
 
 import re
 
@@ -6,7 +6,7 @@ from vfnet_tf.box_coders import DeltaCoder
 from vfnet_tf.detectors import FCOS, FoveaBox, RetinaNet
 from vfnet_tf.heads import RepPointsHead, VFNetHead
 
-#: Ours to theirs inside a ConvNormAct: (official suffix, attribute path).
+#: Variables of a norm: (official suffix, attribute of our layer).
 _NORM_SUFFIXES = (
     ("weight", "gamma"),
     ("bias", "beta"),
@@ -42,7 +42,7 @@ def official_variables(detector):
 
 
 def classifier_name(detector):
-    """Start of the names of the one convolution whose shape depends on the classes."""
+    """Start of the names of the convolution whose shape depends on the classes."""
     head = detector.head
     if isinstance(head, VFNetHead):
         return "bbox_head.vfnet_cls."
@@ -54,7 +54,7 @@ def classifier_name(detector):
 def _dense_head_names(detector):
     """Official names of the predictors of classes, boxes and centerness."""
     if isinstance(detector, FCOS):
-        # Of the two the official ATSS has deltas, FCOS distances.
+        # The official ATSS predicts deltas, FCOS distances.
         if isinstance(detector.box_coder, DeltaCoder):
             return "atss_cls", "atss_reg", "atss_centerness"
         return "conv_cls", "conv_reg", "conv_centerness"
@@ -73,7 +73,7 @@ def _dense_head_names(detector):
 def backbone_variables(backbone, prefix=""):
     """Every variable of a `ResNet` or `Res2Net` by the official name.
 
-    For ResNet and ResNeXt that is torchvision's name; Res2Net's stem has one of its own.
+    ResNet and ResNeXt have torchvision's names.
 
     Args:
         backbone: a `ResNet` or `Res2Net`.
@@ -104,7 +104,7 @@ def resnet_names(name):
         return "conv1", "bn1"
     match = re.fullmatch(r"stem(\d)", name)
     if match is not None:
-        # The stem is a sequence of convolution, norm and ReLU, thrice.
+        # The stem is three times convolution, norm and ReLU.
         first = 3 * int(match.group(1))
         return f"stem.{first}", f"stem.{first + 1}"
     match = re.fullmatch(r"layer(\d)_(\d+)_([a-z_]+)(\d?)", name)
@@ -112,7 +112,7 @@ def resnet_names(name):
         "conv": "conv{n} bn{n}",
         "convs": "convs.{n} bns.{n}",
         "downsample": "downsample.0 downsample.1",
-        # There the pooling comes first.
+        # After the pooling, which is number 0.
         "pooled_downsample": "downsample.1 downsample.2",
     }
     if match is None or match.group(3) not in parts:
@@ -139,7 +139,7 @@ def _add_conv(variables, layer, conv_name, norm_name=None):
 
 
 def _add_neck(variables, neck):
-    """`FPN`, whose convolutions have no norm, or `PAFPN`, which has two more kinds."""
+    """Adds an `FPN`, or a `PAFPN`, which has two more kinds of convolutions."""
     for ours, theirs in (
         ("laterals", "lateral_convs"),
         ("outputs", "fpn_convs"),
@@ -204,5 +204,5 @@ def _add_vfnet_head(variables, head):
 
 
 def is_ignorable(name):
-    """Tensors that a checkpoint may hold and that no variable needs."""
+    """Whether no variable needs a checkpoint's tensor of this name."""
     return name.endswith("num_batches_tracked")

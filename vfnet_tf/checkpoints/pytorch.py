@@ -1,4 +1,4 @@
-"""Import and export of the official PyTorch checkpoints, those of mmdetection 2 and 3."""
+"""Import and export of the official PyTorch checkpoints, of mmdetection 2 and 3."""
 
 import contextlib
 import dataclasses
@@ -34,9 +34,9 @@ __all__ = [
     "write_checkpoint",
 ]
 
-#: Endings of files that are read; all but the last are PyTorch's.
+#: Endings of checkpoint files; all but the last are PyTorch's.
 SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".safetensors")
-#: The one convolution of each head whose shape follows from the number of classes.
+#: The convolution of each head whose shape depends on the number of classes.
 CLASSIFIERS = tuple(
     f"bbox_head.{name}."
     for name in ("vfnet_cls", "atss_cls", "retina_cls", "conv_cls", "reppoints_cls_out")
@@ -45,13 +45,13 @@ CLASSIFIERS = tuple(
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What a file or a mapping holds.
+    """The content of a file or a mapping.
 
     Attributes:
         tensors: dict from name, without the prefix of DataParallel, to array in
-            PyTorch's layout; without what no variable needs.
-        class_names: one per label, None where they are not said.
-        source: str, what errors call it.
+            PyTorch's layout; without tensors that no variable needs.
+        class_names: one per label; None if unknown.
+        source: str, its name in error messages.
     """
 
     tensors: Mapping
@@ -60,12 +60,12 @@ class Checkpoint:
 
     @property
     def num_classes(self):
-        """K; None if the checkpoint has no classifier of a detector that is known."""
+        """K; None if the checkpoint has no classifier of a known detector."""
         found = [name for name in CLASSIFIERS if f"{name}bias" in self.tensors]
         shape = np.shape(self.tensors[f"{found[0]}bias"]) if found else ()
         if len(shape) != 1:
             return None
-        # RetinaNet has so many for each anchor of a cell, and four numbers of its box.
+        # RetinaNet has K scores and four box numbers for each anchor of a cell.
         sides = np.shape(self.tensors.get("bbox_head.retina_reg.bias"))
         return shape[0] * 4 // sides[0] if len(sides) == 1 else shape[0]
 
@@ -76,31 +76,30 @@ def load_pytorch_checkpoint(
     """Loads a checkpoint of the official implementation, strictly.
 
     The names are those of mmdetection 2 (the official repository) and 3, which are the
-    same; both may stand under the prefix `module.`, and optimizer, `meta`, logs and
-    averages may lie beside them.
+    same, optionally with the prefix `module.`. Optimizer, `meta`, logs and averages
+    beside the weights are left out.
 
     Args:
         detector: a `VFNet`, `FCOS`, `RetinaNet`, `FoveaBox` or `RepPoints` of the
             checkpoint's architecture.
         checkpoint: path of a `.pth` file (read without PyTorch, see `torch_file`) or of
             a `.safetensors` file; or a mapping from official names to arrays in PyTorch's
-            layout, floats of 16 to 64 bits, which may lie under the key `"state_dict"`;
+            layout, floats of 16 to 64 bits, at its top or under the key `"state_dict"`;
             or a `Checkpoint`.
         skip_classifier: True loads all but the classifier (`bbox_head.vfnet_cls`), which
-            stays as it is. None does so, with a warning, if the checkpoint is of another
+            keeps its values. None does so, with a warning, if the checkpoint has another
             number of classes; False makes that an error.
-        use_ema_fields: bool, take the fields of the averaging hook (`ema_*` buffers in
-            mmdetection 2, `ema_state_dict` in 3). Both frameworks swap on saving: the
-            plain names hold the averages already, these fields the raw weights.
+        use_ema_fields: bool, whether to take the fields of the averaging hook (`ema_*`
+            buffers in mmdetection 2, `ema_state_dict` in 3). Both frameworks swap on
+            saving: the plain names hold the averages, these fields the raw weights.
 
     Returns:
         The detector.
 
     Raises:
         ValueError: if the file cannot be read safely, or if a tensor is missing, left
-            over, misshapen or no float; all are listed, and no weight has been changed.
-        ImportError: if the file is a `.safetensors` one and the package that reads it
-            is not installed.
+            over, misshapen or no float; all are listed, and no weight is changed.
+        ImportError: for a `.safetensors` file without the package safetensors.
     """
     checkpoint = read_checkpoint(checkpoint, use_ema_fields=use_ema_fields)
     variables = official_variables(detector)
@@ -141,7 +140,7 @@ def _differs_by_classes(tensors, ours, classifier):
 
 
 def _hint(tensors, ours, num_problems):
-    """What the checkpoint seems to be, if not what the detector is."""
+    """The architecture of the checkpoint, if it is not that of the detector."""
     theirs = {name: tuple(np.shape(tensor)) for name, tensor in tensors.items()}
     found, expected = architecture.describe(theirs), architecture.describe(ours)
     if found is None or found == expected:
@@ -157,7 +156,7 @@ def _hint(tensors, ours, num_problems):
 
 
 def to_pytorch_state_dict(detector):
-    """The weights of a detector as the official implementation names them.
+    """The weights of a detector by their official names.
 
     Args:
         detector: one that `load_pytorch_checkpoint` takes, with a `ResNet` or
@@ -165,8 +164,8 @@ def to_pytorch_state_dict(detector):
 
     Returns:
         dict from name to array in PyTorch's layout, float32, in the order of the
-        layers; with an int64 zero for each batch norm's `num_batches_tracked`, so that
-        `load_state_dict` finds all that it looks for.
+        layers, with an int64 zero for each batch norm's `num_batches_tracked`, which
+        `load_state_dict` needs.
 
     Raises:
         ValueError: if some variables have no official name (another backbone).
@@ -196,7 +195,7 @@ def write_checkpoint(path, state, class_names=()):
     Args:
         path: ending in `.safetensors`, or in `.pth` for `torch.save` of `state_dict`
             and `meta`, whose `CLASSES` are the names.
-        state: dict from name to array, as of `to_pytorch_state_dict`.
+        state: dict from name to array, see `to_pytorch_state_dict`.
         class_names: one per label, or none.
 
     Raises:
@@ -205,7 +204,7 @@ def write_checkpoint(path, state, class_names=()):
     """
     path = pathlib.Path(path)
     if path.suffix == ".safetensors":
-        # Its notes are strings, one each.
+        # The notes of such a file are strings.
         notes = {"classes": json.dumps(list(class_names))} if class_names else None
         write_safetensors(path, state, notes)
         return
@@ -228,12 +227,12 @@ def write_checkpoint(path, state, class_names=()):
 
 
 def read_checkpoint(checkpoint, *, use_ema_fields=False):
-    """Reads the tensors of a checkpoint, without a model to hold them against.
+    """Reads the tensors of a checkpoint.
 
     Args:
-        checkpoint: path or mapping, as of `load_pytorch_checkpoint`; also one of a
+        checkpoint: path or mapping, see `load_pytorch_checkpoint`, of a detector or a
             backbone. A `Checkpoint` is returned as it is.
-        use_ema_fields: as of `load_pytorch_checkpoint`.
+        use_ema_fields: see `load_pytorch_checkpoint`.
 
     Returns:
         `Checkpoint`.
@@ -241,8 +240,7 @@ def read_checkpoint(checkpoint, *, use_ema_fields=False):
     Raises:
         ValueError: if it is no checkpoint, or a file that is damaged or that needs
             pickle to run code.
-        ImportError: if the file is a `.safetensors` one and the package that reads it
-            is not installed.
+        ImportError: for a `.safetensors` file without the package safetensors.
     """
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
@@ -287,7 +285,8 @@ def _state_dict(checkpoint, source):
             break
     tensors = {}
     for name, tensor in checkpoint.items():
-        if not isinstance(name, str) or not _is_array(tensor):
+        is_array = hasattr(tensor, "shape") and hasattr(tensor, "dtype")
+        if not isinstance(name, str) or not is_array:
             raise ValueError(
                 "A checkpoint must map names to arrays, at its top or under the key "
                 f"'state_dict'. Received: {source} with {name!r}: "
@@ -296,17 +295,9 @@ def _state_dict(checkpoint, source):
         tensors[name] = tensor
     if not tensors:
         raise ValueError(f"A checkpoint must hold tensors. Received: {source} has none")
-    return _without_prefix(tensors)
-
-
-def _is_array(value):
-    return hasattr(value, "shape") and hasattr(value, "dtype")
-
-
-def _without_prefix(tensors, prefix="module."):
-    if not all(name.startswith(prefix) for name in tensors):
+    if not all(name.startswith("module.") for name in tensors):
         return tensors
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
 def _is_ema_buffer(name):
@@ -332,7 +323,7 @@ def _ema_fields(checkpoint, averaging, tensors, source):
 
 
 def _class_names(meta, notes):
-    """The names that `meta` (mmdetection 2 or 3) or the notes of a file say, or None."""
+    """The class names in `meta` (mmdetection 2 or 3) or in the notes of a file, or None."""
     meta = meta if isinstance(meta, Mapping) else {}
     of_dataset = meta.get("dataset_meta")
     of_dataset = of_dataset if isinstance(of_dataset, Mapping) else {}

@@ -27,18 +27,18 @@ def read_safetensors(path):
         path: of the file.
 
     Returns:
-        (dict from name to array, bfloat16 as float32; dict of the file's own notes,
-        str to str).
+        (dict from name to array, bfloat16 as float32; dict of the file's notes, str to
+        str).
 
     Raises:
-        ValueError: if the file is damaged, or holds a dtype that no weights have.
+        ValueError: if the file is damaged, or holds a dtype that weights do not have.
         ImportError: if the package safetensors is not installed.
     """
     library = _library("Reading")
     contents = pathlib.Path(path).read_bytes()
     try:
         entries = library.deserialize(contents)
-    except Exception as error:  # its own class, ValueError in some versions
+    except Exception as error:  # its class differs by version
         raise ValueError(
             "The file must be whole and in the safetensors format. "
             f"Received: {path}: {error}"
@@ -46,10 +46,7 @@ def read_safetensors(path):
     # The library has checked it: eight bytes of length, then JSON.
     length = int.from_bytes(contents[:8], "little")
     notes = json.loads(contents[8 : 8 + length]).get("__metadata__") or {}
-    tensors = {}
-    for name, entry in entries:
-        tensors[name] = _to_array(name, entry, path)
-    return tensors, notes
+    return {name: _to_array(name, entry, path) for name, entry in entries}, notes
 
 
 def write_safetensors(path, tensors, notes=None):

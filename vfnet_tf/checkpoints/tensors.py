@@ -1,9 +1,9 @@
-"""Tensors of foreign checkpoints: their layouts and dtypes, and an account of each."""
+"""Tensors of foreign checkpoints: layouts, dtypes, and a check against a model."""
 
 import keras
 import numpy as np
 
-#: What can become a float32 without a question; anything else is a wrong tensor.
+#: Dtypes that are converted to float32; a tensor of any other dtype is an error.
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -34,12 +34,13 @@ def to_array(value):
 
 
 def match_tensors(variables, tensors, may_lack=None):
-    """Holds the tensors of a checkpoint against the variables of a model.
+    """Compares the tensors of a checkpoint with the variables of a model.
 
     Args:
         variables: dict from name to Keras variable.
         tensors: dict from name to array in PyTorch's layout.
-        may_lack: function of a name: may the checkpoint lack it? None means never.
+        may_lack: function from a name to whether the checkpoint may lack it; None for
+            none.
 
     Returns:
         (dict from name to float32 array in Keras's layout, list of problems: each
@@ -71,13 +72,13 @@ def match_tensors(variables, tensors, may_lack=None):
                 f"shape: {name} is {tuple(value.shape)} in Keras's layout, "
                 f"the model's {tuple(variable.shape)}"
             )
-            continue  # a view of one number can be larger than the memory
+            continue  # not copied: an expanded view may exceed the memory
         values[name] = value.astype("float32", copy=False)
     return values, problems
 
 
 def assign_tensors(variables, values):
-    """Gives variables the values that `match_tensors` found no problem with."""
+    """Assigns the values of `match_tensors` to the variables."""
     for name, value in values.items():
         variables[name].assign(value)
 
@@ -88,7 +89,7 @@ def raise_problems(problems, subject, hint=None):
     Args:
         problems: list of str.
         subject: str such as "The checkpoint does not fit the detector".
-        hint: str, what may be the cause, or None.
+        hint: str, the possible cause, or None.
     """
     if not problems:
         return
@@ -100,5 +101,5 @@ def raise_problems(problems, subject, hint=None):
 
 
 def to_numpy(variable):
-    """A Keras variable as a numpy array of its own, C-contiguous."""
+    """A copy of a Keras variable as a numpy array, C-contiguous."""
     return np.array(keras.ops.convert_to_numpy(variable), order="C")

@@ -1,10 +1,9 @@
 """Files of `torch.save` as numpy arrays, without PyTorch and without running pickle.
 
-Both formats: the zip archive (PyTorch 1.6 and later) and the stream of pickles and
-storages before it. The pickled part is followed step by step by a machine that knows
-tensors, plain values and containers only. Python's own unpickler, however restricted,
-allocates what a file says (one byte string of 2**40 bytes, a memo of 2**31 places)
-before it reads it.
+Both formats are read: the zip archive (PyTorch 1.6 and later) and the older stream of
+pickles and storages. The unpickler here knows tensors, plain values and containers only.
+Python's own unpickler, even a restricted one, allocates the sizes that a file claims (a
+byte string of 2**40 bytes, a memo of 2**31 places) before it reads the values.
 """
 
 import collections
@@ -20,13 +19,13 @@ import numpy as np
 
 #: The first number of the older format, and the second, its version.
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-#: Limits of the pickled part; a detector's checkpoint with its optimizer has 1 % of them.
+#: Limits of the pickled part; a checkpoint with its optimizer needs 1 % of them.
 _MAX_STEPS, _MAX_PICKLE_BYTES, _MAX_DEPTH = 1_000_000, 64 * 2**20, 100
-#: Entries of an archive, each of which takes ten times its bytes as an object.
+#: Most entries of an archive; as an object an entry takes ten times its bytes.
 _MAX_ENTRIES = 100_000
 
-#: Kinds of storage: the dtype in the file. bfloat16, which numpy lacks, is the upper
-#: half of a float32 and becomes one.
+#: Kind of storage -> dtype in the file. bfloat16, which numpy lacks, is the upper half of
+#: a float32 and is converted to float32.
 _STORAGES = {
     "torch.DoubleStorage": "float64",
     "torch.FloatStorage": "float32",
@@ -39,9 +38,8 @@ _STORAGES = {
     "torch.ByteStorage": "uint8",
     "torch.BoolStorage": "bool",
 }
-# Calls for what no weights need: devices, and what training checkpoints of mmdetection 3
-# hold beside the weights (curves of the log, as numpy arrays). An `Inert` takes the place
-# of each result, nothing of these is called.
+# Calls that weights do not need: devices, and the log's curves (numpy arrays) in training
+# checkpoints of mmdetection 3. None is called: an `Inert` takes the place of the result.
 _INERT = (
     "torch.device",
     "mmengine.logging.history_buffer.HistoryBuffer",
@@ -57,22 +55,22 @@ _INERT = (
 
 
 def read_torch_file(path):
-    """Reads what `torch.save` wrote: bit for bit what `torch.load` reads.
+    """Reads a file of `torch.save`, bit for bit like `torch.load`.
 
     Args:
         path: of a file of either format, which must exist.
 
     Returns:
-        What was saved: dicts, lists, tuples, sets, strings, bytes, numbers, and an array
-        for each tensor or parameter, bfloat16 as float32. Arrays share memory where
-        tensors shared a storage; writing into them does not change the file, which must
-        stay in place while they live. `Inert` stands for devices, dtypes and logs; what
-        modules note beside their tensors (`_metadata`) is left out.
+        The saved value: dicts, lists, tuples, sets, strings, bytes, numbers, and an
+        array for each tensor or parameter, bfloat16 as float32. Arrays of one storage
+        share memory. Writing into arrays does not change the file, which must stay in
+        place while they live. `Inert` stands for devices, dtypes and logs; the
+        `_metadata` of modules are left out.
 
     Raises:
-        ValueError: if the file is damaged or something else, is beyond the limits, or
-            needs anything that could run code: none of it is called. Memory is taken
-            only for what the file has the bytes of.
+        ValueError: if the file is damaged, of another format or beyond the limits, or
+            if it needs a call that could run code: nothing of it is called. Memory is
+            only allocated for bytes that the file has.
     """
     path = pathlib.Path(path)
     with path.open("rb") as file:
@@ -80,7 +78,7 @@ def read_torch_file(path):
         try:
             if size == 0:
                 raise ValueError("it is empty")
-            # Private to this process: arrays can be written, the file stays as it is.
+            # A private map: arrays can be written without changing the file.
             contents = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
             read = _read_zip if contents[:4] == b"PK\3\4" else _read_stream
             value = read(contents, file)
@@ -93,8 +91,8 @@ def read_torch_file(path):
                 f"{error}: nothing was loaded or run. If you trust it, save its "
                 "'state_dict' alone with the library that wrote it"
             ) from None
-        except Exception as error:  # of a dozen classes, as the bytes happen to be
-            # Not `repr`, which for a text that is none has all of its bytes.
+        except Exception as error:  # damaged bytes raise errors of a dozen classes
+            # Not `repr`: that of a UnicodeDecodeError has all bytes of the text.
             kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
             raise ValueError(
                 "The file must be a whole checkpoint of torch.save. Received: "
@@ -104,15 +102,15 @@ def read_torch_file(path):
 
 
 class Inert:
-    """Stands for an object that is read over: a device, a dtype or a log."""
+    """Stands for a value that weights do not need: a device, a dtype or a log."""
 
 
 class _NeedsCodeError(Exception):
-    """Its text is the name that a file must not use."""
+    """The file uses a name that it must not; the name is the message."""
 
 
 class _Storage:
-    """Numbers that tensors view: `array` `[N]`, of a native dtype."""
+    """The numbers of tensors: `array` `[N]`, of a native dtype."""
 
     def __init__(self, array):
         self.array = array
@@ -127,7 +125,7 @@ class _Kind:
         self.native = np.dtype("float32" if self.is_bfloat16 else dtype)
 
     def fill(self, array, stored):
-        """Writes numbers as they are stored, in any byte order, into a native array."""
+        """Writes stored numbers, of any byte order, into a native array."""
         if self.is_bfloat16:
             bits = array.view("uint32")
             bits[...] = stored
@@ -137,7 +135,7 @@ class _Kind:
 
 
 class _Callable:
-    """What stands for a name that a file may call; never the thing of that name."""
+    """A function of this module for a name that a file may call."""
 
     def __init__(self, call):
         self.call = call
@@ -149,8 +147,8 @@ def _rebuild_tensor(storage, offset, size, stride, *_):
         raise ValueError("a tensor has no storage")
     if type(size) is not tuple or type(stride) is not tuple:
         raise ValueError("a tensor has no size or stride")
-    # Only now may they stand in a message: what else a pickle holds can have a text of
-    # 2**60 characters.
+    # Checked before they are part of a message: nested tuples can have a text of 2**60
+    # characters.
     are_sizes = all(type(n) is int and 0 <= n < 2**63 for n in (offset, *size, *stride))
     if not are_sizes or not len(size) == len(stride) <= 64:
         raise ValueError("a tensor has an offset, size or stride that none can have")
@@ -168,7 +166,7 @@ def _rebuild_tensor(storage, offset, size, stride, *_):
 
 
 def _rebuild_tensor_v2(storage, offset, size, stride, grad, hooks, metadata=None):
-    if metadata:  # a conjugate, or a tensor with its sign to be turned
+    if metadata:  # the bits of a lazy conjugate or negation
         raise ValueError("a tensor is stored to be conjugated or negated")
     return _rebuild_tensor(storage, offset, size, stride)
 
@@ -190,7 +188,7 @@ def _new_set(values):
 
 
 def _ordered_dict(pairs=()):
-    # Python 2 wrote the pairs here, Python 3 sets them afterwards.
+    # Python 2 passes the pairs here, Python 3 sets them later.
     return collections.OrderedDict((_as_key(key), value) for key, value in pairs)
 
 
@@ -211,11 +209,11 @@ _NAMES = {
     "torch._utils._rebuild_parameter_with_state": _Callable(_rebuild_parameter),
     "torch.Size": _Callable(tuple),
     "collections.OrderedDict": _Callable(_ordered_dict),
-    # The epochs of a schedule's drops.
+    # In the state of a step schedule.
     "collections.Counter": _Callable(_counter),
     "builtins.set": _Callable(_new_set),
     "__builtin__.set": _Callable(_new_set),
-    # How bytes are written in pickles of protocol 2.
+    # Bytes in pickles of protocol 2.
     "_codecs.encode": _Callable(_encode),
 }
 
@@ -249,7 +247,7 @@ def _long(data):
     return int.from_bytes(data, "little", signed=True)
 
 
-#: Values written as a length and so many bytes.
+#: Values that consist of a length and that many bytes.
 _SIZED = {
     pickle.SHORT_BINUNICODE: ("<B", _unicode),
     pickle.BINUNICODE: ("<I", _unicode),
@@ -264,7 +262,7 @@ _SIZED = {
 
 
 def _as_key(value):
-    """A value that is quickly hashed: nested tuples can take for ever."""
+    """Returns a value that is hashed quickly; nested tuples can take for ever."""
     parts = value if type(value) is tuple else (value,)
     for part in parts:
         is_plain = part is None or type(part) in (str, bytes, bool, int, float)
@@ -274,12 +272,12 @@ def _as_key(value):
 
 
 class _Unpickler:
-    """Follows one pickle; afterwards `position` is the byte behind it.
+    """Reads one pickle; afterwards `position` is the byte behind it.
 
     Args:
         contents: bytes or a map of the file.
         position: where the pickle begins.
-        end: the byte that it must not reach.
+        end: first byte behind its limit.
         load_storage: function from the elements of a persistent id to a `_Storage`.
     """
 
@@ -301,7 +299,7 @@ class _Unpickler:
         raise ValueError(f"its pickle has more than {_MAX_STEPS} steps")
 
     def advance(self, count):
-        """Goes over the next bytes, which must be there; returns where they begin."""
+        """Skips the next bytes, which must exist; returns the position of the first."""
         if count > self.end - self.position:
             raise ValueError(
                 f"its pickle ends, or is beyond {_MAX_PICKLE_BYTES} bytes, within a value"
@@ -314,7 +312,7 @@ class _Unpickler:
         return self.contents[start : self.position]
 
     def convert(self, count, convert):
-        """A value from the next bytes, without a copy of them beside it."""
+        """A value of the next bytes, without a copy of them."""
         start = self.advance(count)
         with memoryview(self.contents) as whole, whole[start : self.position] as part:
             return convert(part)
@@ -329,7 +327,7 @@ class _Unpickler:
         return line.decode()
 
     def items(self):
-        """The values since the last mark, which goes."""
+        """Removes the last mark and returns the values since then."""
         items, self.stack = self.stack, self.marked.pop()
         return items
 
@@ -400,7 +398,7 @@ class _Unpickler:
             )
 
     def charge(self, arguments):
-        """Calls copy what they are given, and one list may be given a million times."""
+        """Limits copies: a call copies its arguments, and one may come a million times."""
         for argument in arguments:
             if type(argument) in (list, tuple, set, dict):
                 self.elements_to_copy -= len(argument)
@@ -437,10 +435,10 @@ def _named(module, name):
 
 
 class _Storages:
-    """The storages of a file by their keys, each made once.
+    """The storages of a file by their keys; each is made once.
 
     Args:
-        limit: int, bytes that all of them may have together: those of the file.
+        limit: int, most bytes of all together, those of the file.
         make: function of kind, key and count to the array.
     """
 
@@ -501,7 +499,7 @@ def _read_zip(contents, file):
 
 
 def _locate(contents, info):
-    """First byte of an entry and the one behind it; its bytes fit its checksum."""
+    """(start, end) of an entry's bytes, which are checked against its checksum."""
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         raise ValueError(
             f"entry {info.filename} is compressed or encrypted, as torch.save leaves none"
@@ -522,7 +520,7 @@ def _locate(contents, info):
 
 
 def _view(contents, kind, count, start, is_big_endian=False):
-    """Numbers at a place of the file: the map itself where it can be used as it is."""
+    """Numbers of the file: a view of the map if their dtype is native, else a copy."""
     if count == 0:
         return np.empty(0, kind.native)
     dtype = kind.stored.newbyteorder(">" if is_big_endian else "<")
@@ -585,8 +583,8 @@ def _read_stream(contents, file):
 
 
 def _check_nesting(root):
-    """Containers lie in each other a limited number of times, and none in itself."""
-    depth, path = {}, []  # of finished containers, and those that lead to the present
+    """Raises a ValueError for containers nested too deeply or in themselves."""
+    depth, path = {}, []  # of finished containers; the way to the present one
     pending, open_ids = [root], set()
     while pending:
         value = pending[-1]

@@ -1,6 +1,6 @@
 """Detectors for serving: SavedModel, ONNX and LiteRT files, TensorFlow Serving.
 
-Nothing is imported before it is asked for.
+A module is imported when one of its names is used.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""SHA-256 of weights and config: is this export made of that run?"""
+"""SHA-256 of weights and config, to tell whether an export is of a certain run."""
 
 import hashlib
 import json
@@ -11,8 +11,8 @@ from vfnet_tf import config as configs
 def weights_sha256(detector):
     """The SHA-256 of a built detector's weights: 64 hexadecimal digits.
 
-    It is `file_sha256` of the file that `save_weights` writes. Names of layers do not
-    count.
+    It is `file_sha256` of the file that `save_weights` writes, and does not depend on the
+    names of layers.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "detector.weights.h5"
@@ -23,9 +23,9 @@ def weights_sha256(detector):
 def file_sha256(path):
     """The SHA-256 of the weights in a `.weights.h5`: 64 hexadecimal digits.
 
-    Over all weights in the order of their names in the file, as code points: the name
-    in UTF-8, a zero byte, dtype and shape as in `float32[3,3,64,64]`, a zero byte, and
-    the values in C order, little-endian. The optimizer's state does not count.
+    It is taken over all weights, sorted by the code points of their names in the file:
+    the name in UTF-8, a zero byte, dtype and shape as in `float32[3,3,64,64]`, a zero
+    byte, and the values in C order, little-endian. The optimizer's state is left out.
     """
     import h5py
 
@@ -46,9 +46,9 @@ def file_sha256(path):
 
 
 def config_fields(config):
-    """A config as a dict of JSON types, as if it had been read from a file.
+    """A config as a dict of JSON types, like one that was read from a file.
 
-    A float that was given as the int 8 is 8.0 then.
+    The int 8 in a float field becomes 8.0.
     """
     return configs.to_dict(configs.from_dict(configs.to_dict(config)))
 

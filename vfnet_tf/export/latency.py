@@ -1,9 +1,9 @@
-"""How long an exported detector takes, stage by stage.
+"""The time that an exported detector takes, stage by stage.
 
 Each number of images and threads gets two fresh processes: one that imports TensorFlow
-alone, as a server does, for the cold start and the memory, and one for the stages. In
-the latter all functions take turns, one call each, round after round, so that what else
-the machine does slows all of them alike; a ratio is the median of those of each round.
+alone, like a server, for the cold start and the memory, and one for the stages. In the
+latter the functions take turns, one call each in every round, so that other load slows
+all of them alike; a ratio is the median of the ratios of all rounds.
 """
 
 import itertools
@@ -15,21 +15,21 @@ import sys
 import tempfile
 import time
 
-#: Most that the SavedModel may take beside `detect` of the detector in Python, and from
-#: the file to the detections beside the network alone, at 800x1333.
+#: Target ratios at 800x1333: the SavedModel to the detector's `detect` in Python, and
+#: from file to detections to the network alone.
 EXPORT_TARGET, TOTAL_TARGET = 1.05, 1.25
 
-#: Rounds for each repeat of the benchmark: with 5 repeats 20 calls of one image, of
-#: which the second slowest is about the 95th percentile, and 5 of eight.
+#: Number of images -> rounds for each repeat, 1 for other numbers. Five repeats give 20
+#: calls for one image; their second slowest is about the 95th percentile.
 ROUNDS = {1: 4}
 
 STAGES = ("decode", "pre-process", "network", "NMS", "total")
 
-#: What `_cold_start` gives.
+#: Keys of `_cold_start`.
 COLD_START = ("import", "load", "first call", "cold start", "peak_gb")
 
-# The peak of the process's own memory: `ru_maxrss` begins with that of the process that
-# started it, VmHWM does not.
+# VmHWM is the peak of the process's own memory; `ru_maxrss` includes that of the process
+# that started it.
 _PEAK_GB = """
 def peak_gb():
     try:
@@ -41,8 +41,7 @@ def peak_gb():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 """
 
-# Run by `python -c` with the time it was started at, so that the start of Python and
-# the imports count.
+# Run by `python -c` with the time of its start, so that the start of Python counts.
 _COLD_START = """
 import json, sys, time
 
@@ -71,7 +70,7 @@ with open(answer, "w", encoding="utf-8") as file:
     json.dump(rows, file)
 """
 
-# Likewise for a file that another runtime than TensorFlow runs.
+# The same for a file that another runtime than TensorFlow runs.
 _COLD_START_FILE = """
 import json, sys, time
 
@@ -119,12 +118,12 @@ call = model.detect if model.metadata["has_nms"] else model.raw
 
 
 def measure(path, batches, threads, repeats):
-    """Measures an export; prints each line as it is known.
+    """Measures an export and prints the table line by line.
 
     Args:
         path: directory of a SavedModel by `export_saved_model`, or a file by
             `export_litert` (`.tflite`, one image at a time) or `export_onnx` (`.onnx`),
-            which have no stages: the network alone, with NMS if the file has it.
+            of which only the network is timed, with NMS if the file has it.
         batches: numbers of images.
         threads: numbers of threads.
         repeats: int, see `ROUNDS`.
@@ -166,7 +165,7 @@ def load_average():
 
 
 def source_size(metadata):
-    """(height, width) of the JPEGs: 1.35 times the network's input, to be made smaller."""
+    """(height, width) of the JPEGs: 1.35 times the network's input."""
     return tuple(int(1.35 * side) for side in metadata["image_size"])
 
 
@@ -178,7 +177,7 @@ def _write_files(folder, size, count):
 
 
 def _environment():
-    """Of a process on the CPU that finds this package, installed or not."""
+    """The environment of a process on the CPU that can import this package."""
     places = [os.environ.get("PYTHONPATH"), str(pathlib.Path(__file__).parents[2])]
     return {
         **os.environ,
@@ -188,7 +187,7 @@ def _environment():
 
 
 def _run_code(code, arguments, folder):
-    """Runs Python code in a fresh process that knows when it was started."""
+    """Runs Python code in a fresh process; its first argument is the time of its start."""
     process = subprocess.run(
         [sys.executable, "-c", _PEAK_GB + code, str(time.time()), *map(str, arguments)],
         cwd=folder,
@@ -278,10 +277,9 @@ def measure_stages(directory, files, threads, rounds):
     random images few pass the threshold). total: `serving_default`, from the files'
     bytes.
 
-    For the ratio to Python `serve_tensor` gets uint8 images of the network's size, which
-    it has to normalise and pad, and `detector.detect`, of a detector built from the
-    metadata with the SavedModel's weights, the same images normalised and padded: the
-    export does a little more. Only for one image.
+    For the ratio to Python, with one image only, `serve_tensor` gets uint8 images of the
+    network's size, and `detector.detect` of the same weights gets them normalised and
+    padded: the export does a little more.
 
     Args:
         directory: of the SavedModel; its metadata must hold a config.
@@ -315,7 +313,7 @@ def measure_stages(directory, files, threads, rounds):
 
 
 def stage_functions(directory, files):
-    """What `measure_stages` calls: name -> function without arguments."""
+    """The functions that `measure_stages` times, by name, without arguments."""
     import numpy as np
     import tensorflow as tf
 
@@ -359,7 +357,7 @@ def stage_functions(directory, files):
 
     images = prepare(decoded)
     boxes = signatures["raw"](images=images)["boxes"]
-    # As in `benchmarks/speed.py`: the class bias of an untrained detector lets none pass.
+    # Drawn like in `benchmarks/speed.py`: an untrained detector's are too low for NMS.
     shape = (*boxes.shape[:2], metadata["num_classes"])
     draws = np.random.default_rng(0).normal(-6.0, 1.5, shape)
     scores = tf.sigmoid(tf.constant(draws, "float32"))
@@ -388,11 +386,11 @@ def stage_functions(directory, files):
 
 
 def load_exported_detector(directory, metadata):
-    """The detector that a SavedModel was made of, from its metadata and its variables.
+    """Builds the detector of a SavedModel from its metadata and variables.
 
     Args:
         directory: of the SavedModel.
-        metadata: as of `read_metadata`.
+        metadata: dict, see `read_metadata`.
 
     Raises:
         ValueError: if the metadata hold no config, or the variables do not fit it.
@@ -425,14 +423,14 @@ def load_exported_detector(directory, metadata):
 
 
 def _median_ratio(first, second):
-    """Median of the ratios of each round."""
+    """Median of the ratios of all rounds."""
     import numpy as np
 
     return float(np.median(np.divide(first, second)))
 
 
 def percentiles(seconds):
-    """Median and 95th percentile of a list, which with few entries is near its largest."""
+    """Median and 95th percentile of a list."""
     import numpy as np
 
     return tuple(float(value) for value in np.percentile(seconds, [50, 95]))
@@ -448,7 +446,7 @@ def _loads(row):
 
 
 def format_header(path, source):
-    """The head of the table, with what was measured."""
+    """The title and the head of the table."""
     height, width = source
     columns = " | ".join(STAGES)
     return (
@@ -469,7 +467,7 @@ def format_row(row):
 
 
 def format_ratios(rows):
-    """The ratios beside their targets."""
+    """The lines of the ratios with their targets."""
     lines = [""]
     for row in rows:
         setting = f"{row['batch']} images, {row['threads']} threads"
@@ -486,7 +484,7 @@ def format_ratios(rows):
 
 
 def photograph(seed, height, width):
-    """A PIL image with about the detail of a photograph, as JPEG: blobs and noise."""
+    """A PIL image of blobs and noise; its JPEG has about the size of a photograph's."""
     import numpy as np
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""The metadata that exported files of all formats have."""
+"""The metadata that the exported files of all formats share."""
 
 import keras
 import numpy as np
@@ -12,15 +12,15 @@ from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS, check_settings
 
 
 def describe_detector(detector, config=None, given=None, **versions):
-    """What a program that runs an exported file needs, a dict of JSON types.
+    """The metadata that a program needs to run an exported file, a dict of JSON types.
 
     Args:
         detector: a built `DenseDetector`.
         config: its `Config`, or None.
-        given: dict of settings in place of those of config and detector: `class_names`,
+        given: dict of settings that replace those of config and detector: `class_names`,
             `category_ids`, `image_size`, `keep_ratio`, `normalization` and
-            `DETECTION_SETTINGS`. None is the same as not given.
-        **versions: further ones, besides those of vfnet_tf and Keras.
+            `DETECTION_SETTINGS`. A value of None replaces nothing.
+        **versions: further entries of `versions`.
 
     Raises:
         ValueError: for a setting that does not fit the detector.

@@ -1,9 +1,8 @@
 """A detector as a LiteRT (TensorFlow Lite) file, for phones and small boards.
 
 The file holds the network for one image of one size, from normalised pixels to the boxes
-and scores of all points, in LiteRT's builtin operators alone. Decoding, resizing and NMS
-stay outside; `metadata.json`, in the file and beside it, says how to prepare images and
-which thresholds belong to the weights.
+and scores of all points, in LiteRT's builtin operators. It has no decoding, resizing and
+NMS; `metadata.json`, in the file and beside it, describes these, with the thresholds.
 
 Weights are float32, float16 (half the size; computed in float32) or int8 (a quarter;
 convolutions multiply int8 numbers, and activations are quantised at run time).
@@ -27,10 +26,10 @@ from vfnet_tf.inference.litert import METADATA_FILE
 from vfnet_tf.ops.kernels import portable_kernels
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 
-#: Raised when an output or a key of the metadata changes its meaning.
+#: Number of the format; it grows when an output or a key changes its meaning.
 FORMAT_VERSION = 1
 
-#: What the weights may be stored as.
+#: Formats of the weights.
 QUANTIZATIONS = ("none", "float16", "dynamic_int8")
 
 
@@ -52,20 +51,19 @@ def export_litert(
         boxes   float32 [1, P, 4]  (x1, y1, x2, y2), not clipped
         scores  float32 [1, P, K]  in [0, 1], centerness multiplied in
 
-    The metadata are in the file, in a zip archive at its end as TensorFlow Lite's
-    associated files are (`unzip -p FILE metadata.json`), and in `FILE.json`.
+    The metadata are in the file, in a zip archive at its end like TensorFlow Lite's
+    associated files (`unzip -p FILE metadata.json`), and in `FILE.json`.
 
     Args:
         detector: a built `DenseDetector` of float32.
-        path: of the file, which must end in `.tflite`; it is written beside it and then
-            renamed.
+        path: of the file, which must end in `.tflite`; it appears whole or not at all.
         image_size: (height, width) of the input in pixels.
-        config: a `vfnet_tf.config.Config`, or what `load_config` takes: the names of
-            classes, and how images are prepared.
+        config: a `vfnet_tf.config.Config`, or an argument of `load_config`, for the
+            names of classes and the preparation of images.
         quantize: `"none"`, `"float16"` or `"dynamic_int8"`.
-        overwrite: bool, replace a file that is there already.
-        **settings: any of `DETECTION_SETTINGS`, for the metadata; by default the
-            detector's own.
+        overwrite: bool, whether an existing file may be replaced.
+        **settings: any of `DETECTION_SETTINGS`, for the metadata; by default those of
+            the detector.
 
     Returns:
         `path` as a `pathlib.Path`.
@@ -73,7 +71,7 @@ def export_litert(
     Raises:
         ValueError: for another Keras backend than TensorFlow, a detector of another
             precision, unknown settings, or a `path` that must not be written to.
-        RuntimeError: if the converter fails, or needs other than builtin operators.
+        RuntimeError: if the converter fails, or needs operators that are not builtin.
     """
     path = check_target(path, overwrite)
     _check(detector, image_size, quantize, settings)
@@ -87,14 +85,14 @@ def export_litert(
 
 
 def default_image_size(config):
-    """(height, width) of the canvas that lying images of a config's size are padded to."""
+    """(height, width) of the canvas of landscape images of a config's size."""
     return tuple(
         -(-side // CANVAS_MULTIPLE) * CANVAS_MULTIPLE for side in config.data.image_size
     )
 
 
 def metadata_path(path):
-    """Where the metadata of a `.tflite` file lie beside it."""
+    """Path of the metadata beside a `.tflite` file."""
     return pathlib.Path(f"{path}.json")
 
 
@@ -143,7 +141,7 @@ def _check(detector, image_size, quantize, settings):
 def _convert(detector, image_size, quantize):
     """The model as the bytes of a flatbuffer."""
     module = tf.Module(name="vfnet_tf")
-    # The variables alone, as in a SavedModel.
+    # Only the variables, see `saved_model.exporter`.
     module.weights = [weight.value for weight in detector.weights]
     images = tf.TensorSpec((1, *map(int, image_size), 3), "float32", name="images")
 
@@ -168,7 +166,7 @@ def _convert(detector, image_size, quantize):
         converter = tf.lite.TFLiteConverter.from_saved_model(
             folder, signature_keys=["raw"]
         )
-        # Otherwise a file may contain TensorFlow's own operators, and need it to run.
+        # With TensorFlow's own operators a file would need TensorFlow to run.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if quantize != "none":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -4,32 +4,32 @@ import numpy as np
 
 from vfnet_tf.inference.litert import LiteRTModel
 
-#: `quantize` -> largest differences to Keras: of boxes, as a part of the image's longer
-#: side or of a larger coordinate, and of scores.
+#: `quantize` -> largest differences to Keras: of boxes, relative to the image's longer side
+#: or to the coordinate if that is larger, and of scores.
 TOLERANCES = {
     "none": (1e-4, 1e-4),
     "float16": (0.002, 0.005),
     "dynamic_int8": (0.05, 0.1),
 }
 
-#: Points of an image, those with the best scores, that a quantised file is compared at.
+#: Number of points, those with the best scores, at which a quantised file is compared.
 NUM_BEST = 100
 
 
 def verify_litert(path, detector, images, num_threads=1):
-    """Compares a file in LiteRT with the detector it was made of.
+    """Compares a file in LiteRT with its detector.
 
-    A float32 file must have boxes and scores of all points to 1e-4. Quantised ones keep
+    A float32 file must have boxes and scores of all points to 1e-4. Quantised files keep
     11 bits (float16) or 8 bits (int8, also of activations) of each weight, and the
     errors add up over some fifty layers; their bounds are a few times the differences
     of trained weights (docs/deployment/litert.md). They hold for the 100 best points of
-    an image: far from any object a box is arbitrary, and changes without effect.
+    an image: boxes far from any object are arbitrary and without effect.
 
     Args:
         path: of the `.tflite` file.
-        detector: what was exported.
-        images: float32 `[B, H, W, 3]`, normalised, of the file's size; best prepared by
-            `LiteRTModel.prepare` from pictures with objects.
+        detector: the exported detector.
+        images: float32 `[B, H, W, 3]`, normalised, of the file's size; best of pictures
+            with objects, see `LiteRTPredictor.prepare`.
         num_threads: int.
 
     Returns:
@@ -53,7 +53,7 @@ def verify_litert(path, detector, images, num_threads=1):
         if quantize != "none":
             best = np.argsort(-expected[1].max(axis=-1), kind="stable")[:NUM_BEST]
             expected, found = ([value[best] for value in v] for v in (expected, found))
-        # Boxes are not clipped yet; far outside, float32 itself is no finer.
+        # Boxes are not clipped, and float32 is coarser for large coordinates.
         scale = np.maximum(np.abs(expected[0]), longer_side)
         differences.append(
             [

@@ -14,9 +14,9 @@ except ImportError as error:
         "To write ONNX files, install onnx: pip install 'vfnet_tf[onnx]'"
     ) from error
 
-#: Of the standard operators; 18 is the first whose reductions take their axes alike.
+#: Version of the standard operators, the first whose reductions all take axes as input.
 OPSET = 18
-#: The oldest format of the file that knows this opset: old runtimes refuse newer ones.
+#: The oldest file format that has this opset: old runtimes refuse newer ones.
 IR_VERSION = 8
 
 
@@ -39,7 +39,7 @@ class Graph:
 
     @contextlib.contextmanager
     def scope(self, name):
-        """Nodes that are added inside have names that begin with `name/`."""
+        """The names of nodes that are added inside begin with `name/`."""
         self._scopes.append(name)
         try:
             yield
@@ -59,7 +59,7 @@ class Graph:
             name: str.
             dtype: name of a numpy dtype.
             shape: tuple of int, or str for a dynamic size.
-            default: array, the value if the caller gives none.
+            default: array, the value of an input that the caller leaves out.
         """
         self._inputs.append(_value_info(name, dtype, shape))
         if default is not None:
@@ -68,12 +68,12 @@ class Graph:
         return name
 
     def output(self, tensor, name, dtype, shape):
-        """Makes a tensor an output of the graph, by that name."""
+        """Makes a tensor an output of the graph with that name."""
         self._nodes.append(helper.make_node("Identity", [tensor], [name], name=name))
         self._outputs.append(_value_info(name, dtype, shape))
 
     def constant(self, value):
-        """A tensor of fixed values; equal ones are stored once.
+        """A constant tensor; equal ones are stored once.
 
         Args:
             value: numpy array or scalar; a Python int becomes int64, a list of ints too.

@@ -1,4 +1,4 @@
-"""Heads and the decoding of detectors as ONNX nodes, see `onnx_layers`."""
+"""Heads and the decoding of detectors as ONNX nodes. See `export.onnx.layers`."""
 
 import keras
 import numpy as np
@@ -22,11 +22,11 @@ def predict(graph, detector, images):
 
     Returns:
         Boxes float32 `[B, P, 4]`, class scores `[B, P, K]` and centerness `[B, P]` or
-        None, as of `DenseDetector.ranking`; the points of each level, list of int64
-        `[1]`.
+        None, see `DenseDetector.ranking`; the number of points of each level, list of
+        int64 `[1]`.
 
     Raises:
-        ValueError: for a part that has no ONNX form here.
+        ValueError: for a part without a converter.
     """
     if type(detector) not in _DECODERS or type(detector.head) not in _HEADS:
         raise ValueError(
@@ -195,7 +195,7 @@ def _priors(graph, detector, maps):
         "level_sizes": sizes,
     }
     if type(detector) is RetinaNet:
-        # About the origin, in strides; the functions of the detector make them.
+        # About the origin, in strides.
         anchors = make_anchors(
             keras.ops.zeros((1, 2)),
             keras.ops.ones((1,)),

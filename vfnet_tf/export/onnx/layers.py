@@ -1,11 +1,11 @@
-"""Keras layers as ONNX nodes, written by hand for each kind of layer.
+"""Keras layers as ONNX nodes, with a converter for each class of layers.
 
 General converters follow TensorFlow's graph, where the padding of a "same" convolution
 at stride 2 depends on the traced size: at another size the numbers are wrong, without
 an error. Here every padding is stated, or the runtime computes it from the size.
 
-Maps are `[B, C, H, W]`, as ONNX has them. Batch norms with stored statistics are part of
-the kernel before them.
+Maps are `[B, C, H, W]`, the layout of ONNX. Batch norms with stored statistics become a
+part of the kernel before them.
 """
 
 import keras
@@ -25,7 +25,7 @@ from vfnet_tf.layers import (
 from vfnet_tf.layers.conv_arguments import cells_around
 from vfnet_tf.necks import FPN, PAFPN
 
-#: Cells: a limit of distances, outside every map, because infinity times 0 is NaN.
+#: Limit of distances in cells, beyond every map, because infinity times 0 is NaN.
 MAX_DISTANCE = 1e6
 
 
@@ -39,7 +39,7 @@ def convert(graph, layer, inputs):
         list of its output tensors.
 
     Raises:
-        ValueError: for a layer, or an argument of one, that has no ONNX form here.
+        ValueError: for a layer, or an argument of one, without a converter.
     """
     with graph.scope(layer.name):
         # Not `isinstance`: a subclass may compute something else.
@@ -55,7 +55,7 @@ def convert(graph, layer, inputs):
 
 
 def _functional(graph, model, inputs):
-    """The nodes of a functional model, inputs before the layers that take them."""
+    """Adds the nodes of a functional model, inputs before the layers that take them."""
     values = {id(x): value for x, value in zip(model.inputs, inputs, strict=True)}
     waiting = list(model.outputs)
     while waiting:
@@ -100,9 +100,9 @@ def convolution(
         kernel: array `[kh, kw, C / groups, F]`, as in Keras.
         bias: array `[F]` or None.
         strides, dilation: int or pair.
-        padding: int, or pair for rows and columns, cells on every side; or `"same"`, as
-            TensorFlow pads: by the size of the map, more on the right and below. None
-            keeps the size at stride 1.
+        padding: int, or pair for rows and columns, cells on every side; or TensorFlow's
+            `"same"`, by the size of the map, more on the right and below. None keeps the
+            size at stride 1.
         groups: int.
     """
     if padding is None:
@@ -139,14 +139,14 @@ def deformable_convolution(
 ):
     """A deformable convolution, see `ops.deform_conv.deform_conv`, by `GridSample`.
 
-    `DeformConv` of opset 19 takes 0.92 of the CPU time, but ONNX Runtime has it on CPUs
-    since version 1.25 only.
+    `DeformConv` of opset 19 takes 0.92 of the CPU time, but ONNX Runtime before version
+    1.25 does not have it on CPUs.
 
     Args:
         offsets: `[B, 2 * taps * D, Ho, Wo]`, `(dy, dx)` in cells, tap by tap; D is
             `deform_groups`.
         mask: `[B, taps * D, Ho, Wo]` or None.
-        inputs, kernel, bias, strides, padding, dilation, groups: as in `convolution`;
+        inputs, kernel, bias, strides, padding, dilation, groups: see `convolution`;
             `padding` is an int or a pair.
     """
     height, width, channels, filters = kernel.shape
@@ -165,7 +165,7 @@ def deformable_convolution(
     masks = [None] * deform_groups
     if mask is not None:
         masks = _split_evenly(graph, mask, taps, deform_groups)
-    # The taps of a cell below each other, so that they are the rows of a larger map.
+    # The taps of a cell become rows of a larger map.
     cells = graph.sizes(offsets, 2, 3)
     columns = graph.slice(cells, 1, 2, 0)
     rows_first = graph.concat([np.array([0, -1]), columns, np.array([2])], axis=0)
@@ -189,7 +189,7 @@ def deformable_convolution(
 
 
 def _sample_places(graph, inputs, offsets, axis, taps, strides):
-    """Where `inputs` are sampled along one axis (0 for rows), as `GridSample` counts.
+    """Where `inputs` are sampled along one axis (0 for rows), in units of `GridSample`.
 
     `taps` `[N]` are the taps' places for cell 0 without offsets. Returns float32
     `[B, N, Ho, Wo, 1]`, `(2 * place + 1) / size - 1`.
@@ -204,7 +204,7 @@ def _sample_places(graph, inputs, offsets, axis, taps, strides):
     if axis == 0:
         cells = graph.node("Unsqueeze", cells, np.array([1]))
     place = graph.node("Add", moved, cells)
-    # Places further out are 0 as well, and might be too large for an index.
+    # Clipped: places further out are 0 as well, and may be too large for an index.
     size = graph.cast(graph.sizes(inputs, 2 + axis), "float32")
     place = graph.node("Max", graph.node("Min", place, size), np.float32(-1))
     place = graph.node("Add", graph.node("Add", place, place), np.float32(1))
@@ -278,7 +278,7 @@ def _deformable_conv(graph, layer, inputs):
 
 
 def _deformable(graph, layer, inputs, kernel, bias):
-    """A `DeformableConv2D` with another kernel and bias in place of its own."""
+    """A `DeformableConv2D` with another kernel and bias."""
     if layer.cells is None:
         raise ValueError(
             "A deformable convolution must be padded alike on all sides to be exported "
@@ -321,7 +321,7 @@ def _star_conv(graph, layer, inputs, distances):
 
 
 def _group_norm(graph, layer, inputs):
-    """By instance normalisation of the groups, which all runtimes have."""
+    """Instance normalisation of the groups, which all runtimes have."""
     groups = layer.groups
     flat = graph.node("Reshape", inputs, np.array([0, groups, -1]))
     one, zero = np.ones(groups, "float32"), np.zeros(groups, "float32")
@@ -381,7 +381,7 @@ def _check_layout(layer):
 def _pool(kind, **settings):
     def convert_pool(graph, layer, inputs):
         _check_layout(layer)
-        # The runtime leaves cells beyond the map out of a mean, as TensorFlow does.
+        # Like TensorFlow, the runtime leaves cells beyond the map out of a mean.
         padded = {"pads": [0] * 4}
         if layer.padding == "same":
             padded = {"auto_pad": "SAME_UPPER"}
@@ -395,8 +395,8 @@ _SYMMETRIC_POOL = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4}
 
 
 def _symmetric_max_pool(graph, layer, inputs):
-    # Padded by the lowest number in place of 0: the same where no cell is negative,
-    # as after the ReLU that comes before.
+    # It pads with the lowest number instead of 0, which is the same because no cell is
+    # negative after the ReLU before it.
     return graph.node("MaxPool", inputs, **_SYMMETRIC_POOL)
 
 
@@ -468,7 +468,7 @@ def _convert_each(graph, layers, inputs):
 
 
 def _top_down(graph, neck, inputs):
-    """Levels after their outputs' convolutions; the layers of the further levels."""
+    """(levels after their output convolutions, layers of the further levels)."""
     inputs = [inputs[level] for level in neck.in_levels]
     levels = _convert_each(graph, neck.laterals, inputs)
     for index in reversed(range(len(levels) - 1)):

@@ -1,7 +1,7 @@
-"""A detector as an ONNX file, compared with the detector before it is put in place.
+"""A detector as an ONNX file, which is compared with the detector before it is kept.
 
-The graph takes batches and images of any size. ONNX Runtime runs it at several sizes,
-odd ones among them.
+The graph takes batches and images of any size. The comparison runs it at several sizes,
+some of them odd.
 """
 
 import json
@@ -19,10 +19,10 @@ from vfnet_tf.export.onnx.graph import OPSET, Graph
 from vfnet_tf.files import replacing
 from vfnet_tf.inference.onnx import open_session
 
-#: Raised when an input, an output or a key of the metadata changes its meaning.
+#: Number of the format; it grows when an input, output or key changes its meaning.
 FORMAT_VERSION = 1
 
-#: (batch, height, width) that a new file is run at.
+#: (batch, height, width) of the images of the comparison.
 CHECKED_SIZES = ((1, 96, 128), (2, 64, 160), (2, 75, 107))
 
 #: Largest difference between ONNX Runtime and Keras: of scores, and of boxes in units of
@@ -50,7 +50,7 @@ def export_onnx(
                                        for `scores / centerness`
 
     With `nms_in_graph` there are also the inputs `image_size` and `scale` float32
-    `[B, 2]`, as of `DenseDetector.detect`, and the optional `score_threshold` and
+    `[B, 2]` (see `DenseDetector.detect`), and the optional `score_threshold` and
     `nms_iou_threshold` float32 `[1]`; the outputs are those of the SavedModel:
 
         detection_boxes    float32 [B, D, 4]  pixels before `scale`, zeros after the last
@@ -64,19 +64,18 @@ def export_onnx(
     Args:
         detector: a built `DenseDetector` of float32 dtype policy, on any backend.
         path: of the file, `.onnx`.
-        config: a `vfnet_tf.config.Config`, or what `load_config` takes.
+        config: a `vfnet_tf.config.Config`, or an argument of `load_config`.
         nms_in_graph: bool; ONNX has hard NMS only.
-        overwrite: bool, replace a file that is there already.
-        **settings: in place of those of the config and the detector, as in
+        overwrite: bool, whether an existing file may be replaced.
+        **settings: in place of those of the config and the detector, see
             `export_saved_model`.
 
     Returns:
-        dict of `num_nodes` and what `compare` returned.
+        dict of `num_nodes` and the result of `compare`.
 
     Raises:
-        ValueError: for a layer that has no ONNX form here, settings that do not fit, a
-            `path` that must not be replaced, or numbers that differ; there is no file
-            then.
+        ValueError: for a layer without a converter, settings that do not fit, a `path`
+            that must not be replaced, or numbers that differ; no file is written then.
     """
     import onnx
 
@@ -95,8 +94,8 @@ def export_onnx(
             f"with nms='hard'. Received: nms={metadata['nms']!r}"
         )
     model = build_model(detector, metadata, nms_in_graph)
-    # Sums that differ in their last digits may make NMS choose another of two similar
-    # boxes: its inputs are compared.
+    # The inputs of NMS are compared: sums that differ in their last digits may make it
+    # choose another of two similar boxes.
     raw = build_model(detector, metadata) if nms_in_graph else model
     report = compare(raw.SerializeToString(), detector)
     with replacing(path, is_shared=True) as temporary:
@@ -169,9 +168,9 @@ def compare(model, detector, sizes=CHECKED_SIZES):
 
     Args:
         model: path of an ONNX file without NMS, or its bytes.
-        detector: what was exported.
-        sizes: sequence of (batch, height, width) of random images. One that is no
-            multiple of 32 is left out if Keras cannot run it either.
+        detector: the exported detector.
+        sizes: sequence of (batch, height, width) of random images. A size that is no
+            multiple of 32 is left out if Keras cannot run it.
 
     Returns:
         dict of the largest differences `box_difference` in pixels and
@@ -179,21 +178,21 @@ def compare(model, detector, sizes=CHECKED_SIZES):
 
     Raises:
         ValueError: for another number of points, or a difference above 1e-4: of scores,
-            and of boxes as a part of the image's longer side, or of the coordinate if
+            and of boxes relative to the image's longer side, or to the coordinate if
             that is larger.
     """
     session = open_session(model)
     rng = np.random.default_rng(0)
     largest, compared = {"box_difference": 0.0, "score_difference": 0.0}, []
     for batch, height, width in sizes:
-        # Blocks of colour: noise alone would be averaged away.
+        # Blocks of colour: noise alone would average out.
         blocks = rng.uniform(-2, 2, (batch, -(-height // 8), -(-width // 8), 3))
         images = blocks.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
         images = (images + rng.normal(0, 0.3, images.shape)).astype("float32")
         at = f"images of {batch} x {height} x {width}"
         try:
             expected = _predict(detector, images)
-        except Exception:  # of another class on each backend
+        except Exception:  # its class differs by backend
             if height % CANVAS_MULTIPLE or width % CANVAS_MULTIPLE:
                 # Backbones that drop an odd last row fit no pyramid at such a size.
                 continue

@@ -1,8 +1,8 @@
-"""Selection per level and class-wise NMS as ONNX nodes, as `detector.detect` does it.
+"""Selection per level and class-wise NMS as ONNX nodes.
 
-The same as `detectors.postprocess.select_candidates` and `ops.nms.class_wise_nms`, for
-equal scores too. Only a pair whose IoU is the threshold to its last digit may be decided
-differently, because the runtimes round differently.
+The nodes give what `detectors.postprocess.select_candidates` and `ops.nms.class_wise_nms`
+give, also for equal scores. Only a pair whose IoU equals the threshold to its last digit
+may differ, because the runtimes round differently.
 """
 
 import numpy as np
@@ -15,8 +15,8 @@ def detect(graph, detector, settings, predictions, image_size, scale, thresholds
         graph: `Graph`.
         detector: the `DenseDetector` of the predictions.
         settings: dict with `candidates_per_level` and `max_detections`, ints.
-        predictions: what `heads.predict` returned.
-        image_size, scale: tensors float32 `[B, 2]`, as of `DenseDetector.detect`.
+        predictions: the result of `heads.predict`.
+        image_size, scale: tensors float32 `[B, 2]`, see `DenseDetector.detect`.
         thresholds: tensors float32 `[1]`, the score above which a (box, class) pair
             takes part, and the IoU above which the weaker of two is dropped.
 
@@ -33,12 +33,12 @@ def detect(graph, detector, settings, predictions, image_size, scale, thresholds
         limits = _xyxy(graph, graph.node("Sub", image_size, margin))
         boxes = graph.node("Min", graph.node("Max", boxes, np.float32(0)), limits)
         boxes = graph.node("Div", boxes, _xyxy(graph, scale))
-        # An inverted box has no area; the operator would exchange its corners.
+        # An inverted box must have no area, but the operator exchanges its corners.
         low, high = graph.node("Split", boxes, outputs=2, num_outputs=2, axis=2)
         high = graph.node("Where", graph.node("Less", high, low), low, high)
         boxes = graph.concat([low, high], axis=2)
     if factors is not None:
-        # It has been applied, to the scores before they were multiplied.
+        # `_select` has applied it to the scores without centerness.
         score_threshold = np.zeros(1, "float32")
     with graph.scope("nms"):
         limit = settings["max_detections"]
@@ -67,7 +67,7 @@ def _select(graph, boxes, scores, factors, level_sizes, limit, score_threshold):
     for level_ranks, *tensors, size in zip(*levels, level_sizes, strict=True):
         best = graph.node("Min", size, np.array([limit]))
         _, index = graph.node("TopK", level_ranks, best, outputs=2, axis=1)
-        # In the order of places, as all of them would be.
+        # In the order of points, like levels with fewer points.
         index, _ = graph.node("TopK", index, best, outputs=2, axis=1, largest=0)
         kept.append([_rows(graph, tensor, index) for tensor in tensors])
     return [graph.concat(parts, axis=1) for parts in zip(*kept, strict=True)]
@@ -90,7 +90,7 @@ def _suppress(graph, boxes, scores, limit, score_threshold, iou_threshold):
     by_class = graph.node("Transpose", scores, perm=[0, 2, 1])
     settings = (np.array([limit]), iou_threshold, score_threshold)
     chosen = graph.node("NonMaxSuppression", boxes, by_class, *settings)
-    # Rows of (image, class, box). What was not chosen gets the score 0.
+    # Rows of (image, class, box). Pairs that are not chosen get the score 0.
     places = graph.node("Gather", chosen, np.array([0, 2, 1]), axis=1)
     zero = np.zeros((1, 1, 1), "float32")
     zeros = graph.node("Expand", zero, graph.node("Shape", scores))

@@ -6,12 +6,12 @@ from vfnet_tf.inference.onnx import OnnxPredictor
 from vfnet_tf.inference.predictor import Predictor
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 
-#: Pixels of the original image, and score.
+#: Largest differences of boxes, in pixels of the original image, and of scores.
 BOX_TOLERANCE, SCORE_TOLERANCE = 0.01, 1e-4
 
 
 def verify_onnx(path, detector, images):
-    """Compares whole predictions: reading, resizing, network, selection and NMS.
+    """Compares predictions from file to detections: reading, resizing, network, NMS.
 
     `Predictor` runs on TensorFlow, `OnnxPredictor` on PIL, numpy and ONNX Runtime. Scores
     that differ in their last digits may change the order, so each detection is compared
@@ -19,7 +19,7 @@ def verify_onnx(path, detector, images):
 
     Args:
         path: of a file by `export_onnx`.
-        detector: what was exported.
+        detector: the exported detector.
         images: list of paths.
 
     Returns:
@@ -28,12 +28,12 @@ def verify_onnx(path, detector, images):
 
     Raises:
         ValueError: if counts or classes differ, boxes by more than 0.01 pixel, or
-            scores by more than 1e-4; the image is named.
+            scores by more than 1e-4; the message names the image.
     """
     exported = OnnxPredictor(path)
     metadata = exported.detector.metadata
-    # Its own settings are those that a detector traces its graph with; others run
-    # operation by operation.
+    # Only those that differ: with settings of its own a detector runs a graph, with
+    # others operation by operation.
     settings = {
         name: metadata[name]
         for name in DETECTION_SETTINGS
@@ -75,8 +75,8 @@ def match(found, expected):
             score.
 
     Returns:
-        The largest differences of boxes in pixels and of scores; None if the classes
-        are not as many of each.
+        The largest differences of boxes in pixels and of scores; None if the numbers of
+        detections of a class differ.
     """
     if not np.array_equal(np.sort(found[2]), np.sort(expected[2])):
         return None

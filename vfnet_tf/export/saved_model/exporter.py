@@ -1,13 +1,13 @@
 """A detector as a SavedModel that TensorFlow alone loads and runs.
 
-The graph that serves is the graph that was evaluated: it decodes, resizes, normalises
-and pads with the functions of `data.transforms`, calls `detector.detect`, and carries
-the thresholds and class names that belong to the weights.
+The graph is that of the evaluation: it decodes, resizes, normalises and pads with the
+functions of `data.transforms`, calls `detector.detect`, and contains the thresholds and
+class names.
 
 The images of a batch share the smallest canvas in multiples of 32 that holds them all
-after resizing. Padding takes part in group normalisation and in the convolutions at its
-border (fact S32), so the detections of an image change a little with its neighbours, as
-in evaluation. A file that cannot be decoded takes no part: see `safe_decoding`.
+after resizing. Padding influences group norms and the convolutions at its border, so the
+detections in an image change a little with the other images, like in evaluation:
+docs/parity.md, S32. A file that cannot be decoded is left out, see `safe_decoding`.
 """
 
 import functools
@@ -29,10 +29,10 @@ from vfnet_tf.export.saved_model import safe_decoding
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 from vfnet_tf.ops.shapes import sizes_of
 
-#: Raised when a signature or a key of the metadata changes its meaning.
+#: Number of the format; it grows when a signature or key changes its meaning.
 FORMAT_VERSION = 2
 
-#: What boxes and classes may look like, by `box_format`.
+#: `box_format` -> description of boxes and classes.
 BOX_FORMATS = {
     "xyxy": "x1, y1, x2, y2 in pixels of the image that came in; classes from 0",
     "yxyx_normalized": (
@@ -52,7 +52,7 @@ def export_saved_model(
     overwrite=False,
     **settings,
 ):
-    """Writes a detector as a SavedModel with these signatures.
+    """Writes a detector as a SavedModel with the following signatures.
 
     `image_bytes(image_bytes: string [B])`, also `serving_default`: JPEG or PNG files
     of any sizes.
@@ -62,10 +62,10 @@ def export_saved_model(
     of one size.
     `image_bytes_with_thresholds(image_bytes, score_threshold: float32 [B],
     nms_iou_threshold: float32 [B], max_detections: int32 [B])`: settings by image, or
-    one for all. A negative one, or one that a gRPC request to TensorFlow Serving leaves
-    out, is that of the export. `max_detections` may only be lowered.
+    one for all. A negative setting, or one that a gRPC request to TensorFlow Serving
+    leaves out, is that of the export. `max_detections` may only be lowered.
 
-    They resize, normalise, pad, detect and return, in pixels of the images that came in,
+    They resize, normalise, pad, detect and return, in pixels of the given images,
 
         detection_boxes    float32 [B, D, 4]  (x1, y1, x2, y2), zeros after the last
         detection_scores   float32 [B, D]     descending, zeros after the last
@@ -74,8 +74,8 @@ def export_saved_model(
         status             int32   [B]        0, or why there are none, see
                                               `safe_decoding.STATUS_CODES`
 
-    `raw(images: float32 [B, H, W, 3])`: normalised images, for an NMS of one's own; it
-    returns, for all points and in pixels of the network input,
+    `raw(images: float32 [B, H, W, 3])`: normalised images, for an own NMS; it returns,
+    for all points and in pixels of the network input,
 
         boxes   float32 [B, P, 4]  not clipped
         scores  float32 [B, P, K]
@@ -86,26 +86,26 @@ def export_saved_model(
     config if there is one.
 
     All sizes and B are dynamic. Optimizer and metrics are not saved. The detector's
-    dtype policy is part of the graph, and stands in the metadata under `precision`.
+    dtype policy is part of the graph and is `precision` in the metadata.
 
     Args:
         detector: a built `DenseDetector`, e.g. from `build_detector`.
-        directory: of the SavedModel, which is written beside it and then renamed.
-        config: a `vfnet_tf.config.Config`, or what `load_config` takes. Settings that
-            are not given come from it; without it from `DataConfig`, and classes have
-            no names.
-        max_pixels: int, largest height x width of an encoded image; its header is read
+        directory: of the SavedModel, which appears whole or not at all.
+        config: a `vfnet_tf.config.Config`, or an argument of `load_config`, with the
+            settings that are not given; without it they come from `DataConfig`, and
+            classes have no names.
+        max_pixels: int, largest height x width of an encoded image, which is checked
             before it is decoded.
-        box_format: `"xyxy"`, as above, or `"yxyx_normalized"`, as in the TensorFlow
-            Object Detection API: boxes (ymin, xmin, ymax, xmax) in 0..1, classes 1..K
-            (1 after the last), `num_detections`, all float32.
-        overwrite: bool, replace a SavedModel that is there already.
+        box_format: `"xyxy"`, see above, or `"yxyx_normalized"`, the format of the
+            TensorFlow Object Detection API: boxes (ymin, xmin, ymax, xmax) in 0..1,
+            classes 1..K (1 after the last), `num_detections`, all float32.
+        overwrite: bool, whether an existing SavedModel may be replaced.
         **settings: `image_size`, (short, long) side in pixels, or (height, width)
             without `keep_ratio`; `keep_ratio`, bool; `normalization`, a `Normalization`;
             `class_names` and `category_ids`, K each; and those of `DenseDetector`:
             `score_threshold`, `nms_iou_threshold`, `candidates_per_level`,
-            `max_detections`, `nms`, `soft_nms_sigma`, `soft_nms_min_score`. None is the
-            same as not given.
+            `max_detections`, `nms`, `soft_nms_sigma`, `soft_nms_min_score`. None means
+            not given.
 
     Returns:
         `directory` as a `pathlib.Path`.
@@ -136,7 +136,7 @@ def export_saved_model(
                 module,
                 str(aside),
                 signatures=signatures,
-                # Nothing is trained from here; gradients would double the graph.
+                # It is not trained, and gradients would double the graph.
                 options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
             )
         _put_in_place(aside, directory)
@@ -146,7 +146,7 @@ def export_saved_model(
 
 
 def read_metadata(directory):
-    """The metadata of the SavedModel in `directory`, a dict; the model is not loaded.
+    """The metadata of the SavedModel in `directory`, a dict, without loading the model.
 
     Raises:
         ValueError: if there is no such export.
@@ -168,7 +168,7 @@ def describe_signatures(directory):
     file.ParseFromString((pathlib.Path(directory) / "saved_model.pb").read_bytes())
     lines = []
     for name, signature in sorted(file.meta_graphs[0].signature_def.items()):
-        if name.startswith("__"):  # TensorFlow's own, it initialises variables
+        if name.startswith("__"):  # TensorFlow's own, to initialise variables
             continue
         inputs = ", ".join(
             f"{key}: {_describe_tensor(info)}"
@@ -193,8 +193,8 @@ def _describe_tensor(info):
 def check_target(directory, overwrite=False):
     """Raises a ValueError for a directory that `export_saved_model` does not write to.
 
-    That is a file, a directory with anything else than a SavedModel, or a SavedModel
-    unless `overwrite`.
+    These are a file, a directory with anything else than a SavedModel, and a SavedModel
+    without `overwrite`.
     """
     directory = pathlib.Path(directory)
     if not directory.exists():
@@ -204,7 +204,7 @@ def check_target(directory, overwrite=False):
     if not any(directory.iterdir()):
         return
     if not (directory / "saved_model.pb").is_file():
-        # Also with `overwrite`: it may be somebody's home.
+        # Even with `overwrite`: it may be a home directory.
         raise ValueError(
             "`directory` must be new, empty or hold a SavedModel: anything else is "
             f"never overwritten. Received: directory={directory}"
@@ -217,7 +217,7 @@ def check_target(directory, overwrite=False):
 
 
 def _put_in_place(aside, directory):
-    """Renames `aside` to `directory`; what was there is deleted only after that."""
+    """Renames `aside` to `directory`, and then deletes the old one."""
     if not directory.exists():
         return os.rename(aside, directory)
     old = aside.with_suffix(".old")
@@ -255,12 +255,12 @@ def _make_metadata(detector, config, given, max_pixels, box_format):
 def _function(*inputs):
     """Decorates a function as a graph of inputs (dtype, shape, name)."""
     specs = [tf.TensorSpec(shape, dtype, name) for dtype, shape, name in inputs]
-    # The conditions are `tf.cond` already: AutoGraph would only slow tracing.
+    # Conditions are written as `tf.cond`, and AutoGraph would slow tracing.
     return functools.partial(tf.function, input_signature=specs, autograph=False)
 
 
 def _make_module(detector, metadata, text, asset):
-    """The module to save, and its signatures as a dict of functions by name.
+    """Makes the module to save and the functions of its signatures, a dict by name.
 
     Args:
         metadata: dict, see `_make_metadata`.
@@ -268,8 +268,8 @@ def _make_module(detector, metadata, text, asset):
         asset: path of a file with `text`.
     """
     module = tf.Module(name="vfnet_tf")
-    # The variables alone: a tracked Keras model would bring its layers' classes,
-    # metrics and optimizer along.
+    # Only the variables: a tracked Keras model would also save its layers' classes,
+    # metrics and optimizer.
     module.weights = [weight.value for weight in detector.weights]
     module.metadata_file = tf.saved_model.Asset(str(asset))
     prepare = _make_prepare(metadata)
@@ -296,7 +296,7 @@ def _make_module(detector, metadata, text, asset):
         status, found = safe_decoding.prepare_files(contents, prepare, limit)
         return answer(found, status, *thresholds)
 
-    # What is one function is saved once, under however many names.
+    # A function is saved once, even under several names.
     @_function(("string", (None,), "image_bytes"))
     def image_bytes(image_bytes):
         return serve_files(image_bytes)
@@ -307,7 +307,7 @@ def _make_module(detector, metadata, text, asset):
             examples = tf.identity(examples)
         return image_bytes(safe_decoding.read_examples(examples))
 
-    # As defaults of the arguments they become those of the signature.
+    # Defaults of the arguments become those of the signature.
     exported = [
         tf.constant([metadata["score_threshold"]], "float32"),
         tf.constant([metadata["nms_iou_threshold"]], "float32"),
@@ -327,7 +327,7 @@ def _make_module(detector, metadata, text, asset):
         max_detections=exported[2],
     ):
         given = (score_threshold, nms_iou_threshold, max_detections)
-        # NaN is not >= 0 either.
+        # Not `own < 0`: NaN must become the default, too.
         chosen = [
             tf.where(own >= 0, own, default)
             for own, default in zip(given, exported, strict=True)
@@ -343,8 +343,8 @@ def _make_module(detector, metadata, text, asset):
         status = tf.fill([count], safe_decoding.OK)
         return answer({**found, "index": tf.range(count)}, status)
 
-    # TensorFlow Serving calls no signature without inputs over REST, and joins requests
-    # along the first axis.
+    # With an input, since TensorFlow Serving needs one over REST, and joins requests along
+    # the first axis.
     @_function(("string", (None,), "request"))
     def read_metadata(request):
         return {"metadata": tf.fill(tf.shape(request), text)}
@@ -362,7 +362,7 @@ def _make_module(detector, metadata, text, asset):
 
 
 def make_network_input(metadata):
-    """`transforms.network_input` as the metadata say."""
+    """`transforms.network_input` with the settings of the metadata."""
     normalization = Normalization.from_dict(metadata["normalization"])
     return transforms.network_input(
         metadata["image_size"], metadata["keep_ratio"], normalization
@@ -370,12 +370,12 @@ def make_network_input(metadata):
 
 
 def _make_prepare(metadata):
-    """Makes the function of an image uint8 `[h, w, 3]` that `prepare_files` takes."""
+    """Makes the argument `prepare` of `safe_decoding.prepare_files`."""
     make_input = make_network_input(metadata)
 
     def prepare(image):
         example = make_input(image)
-        # Multiples of 32 have a multiple of 32 as their largest: the common canvas.
+        # The largest multiple of 32 of a batch is then its common canvas.
         canvas = transforms.padded_size(tf.shape(example["image"])[:2])
         example = transforms.pad_to(canvas[0], canvas[1])(example)
         return {
@@ -392,7 +392,7 @@ def _make_detect(detector, metadata):
     """Makes the functions from normalised images to detections over one network.
 
     Returns:
-        `detect(images, image_size, scale)` as of the detector;
+        `detect(images, image_size, scale)`, see `DenseDetector.detect`;
         `detect_with_thresholds`, which also takes the score threshold, the IoU
         threshold, float32 `[B]`, and the largest number of detections, int32 `[B]`; and
         `raw(images)` with `boxes` and `scores` of all points.
@@ -425,12 +425,12 @@ def _make_detect(detector, metadata):
         boxes, scores, has_factors = candidates(
             images, image_size, scale, score_threshold=threshold
         )
-        if not has_factors:  # else `candidates` has applied it
+        if not has_factors:  # otherwise `candidates` has applied it
             scores = tf.where(scores > threshold, scores, 0.0)
 
         def suppress(image):
             boxes, scores, iou = image
-            # The kernel of hard NMS takes one threshold for its batch, up to 1.
+            # The kernel of hard NMS takes one threshold for a batch, at most 1.
             changes = {
                 "score_threshold": 0.0,
                 "nms_iou_threshold": tf.minimum(iou, 1.0),
@@ -473,7 +473,7 @@ def _keep_first(detections, count):
 
 
 def _spread(detections, index, status):
-    """Detections of the images at places `index` `[G]` as those of all, `[B]`.
+    """Detections of the images at places `index` `[G]` as those of all B images.
 
     An image whose `status`, int32 `[B]`, is not `OK` has no detections.
     """
@@ -487,10 +487,10 @@ def _spread(detections, index, status):
 
 
 def to_box_format(detections, original_size, box_format):
-    """Detections, as from `detector.detect`, by the names of the SavedModel.
+    """Detections by the names of the SavedModel's outputs.
 
     Args:
-        detections: dict, boxes in pixels of the images that came in.
+        detections: dict, see `DenseDetector.detect`, in pixels of the given images.
         original_size: float32 `[B, 2]`, (height, width) of those images.
         box_format: key of `BOX_FORMATS`.
     """
@@ -500,7 +500,7 @@ def to_box_format(detections, original_size, box_format):
         height, width = tf.unstack(tf.maximum(original_size, 1.0)[:, None], axis=-1)
         x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
         sides = [y1 / height, x1 / width, y2 / height, x2 / width]
-        # The resized size is rounded, so a clipped box may end a little beyond.
+        # A clipped box may end a little beyond, because the resized size is rounded.
         boxes = tf.clip_by_value(tf.stack(sides, axis=-1), 0.0, 1.0)
         # Padding is 0 there before 1 is added to all.
         labels = tf.cast(tf.maximum(labels, 0) + 1, "float32")
@@ -514,7 +514,7 @@ def to_box_format(detections, original_size, box_format):
 
 
 def check_batch(inputs):
-    """The number of images in a batch; 0 is an InvalidArgumentError when it runs."""
+    """The number of images in a batch; for 0 the graph raises InvalidArgumentError."""
     count = tf.shape(inputs)[0]
     rule = "A batch must have at least one image. Received: batch of"
     with tf.control_dependencies([tf.debugging.Assert(count > 0, [rule, count])]):

@@ -1,13 +1,13 @@
-"""Image files of unknown origin to one batch for the network, in TensorFlow alone.
+"""Decodes untrusted image files to one batch for the network, in a TensorFlow graph.
 
 A file that must not or cannot be decoded gets a status instead of an error, and does not
 change the results of the others: the network sees the good images only.
 
-A graph has no `try`, but `tf.data` has `ignore_errors`, which drops the elements whose
-function failed. A dataset may be part of a SavedModel; it runs on the CPU.
+A graph has no `try`, but `tf.data` has `ignore_errors`, which drops elements whose
+function failed. A dataset can be part of a SavedModel; it runs on the CPU.
 
-PNG and JPEG decoders allocate what a header or a chunk claims, and a file of some
-kilobytes may claim gigabytes. Such files are refused before decoding.
+PNG and JPEG decoders allocate the sizes that a header or a chunk claims, and a file of
+some kilobytes may claim gigabytes. Such files are refused before decoding.
 """
 
 import tensorflow as tf
@@ -18,7 +18,7 @@ from vfnet_tf.data.images import decode
 #: Values of `status` in the outputs of a SavedModel.
 OK, UNKNOWN_FORMAT, TOO_LARGE, DAMAGED = range(4)
 
-#: Their texts, which are part of the metadata.
+#: Their descriptions, which are part of the metadata.
 STATUS_CODES = {
     OK: "ok",
     UNKNOWN_FORMAT: "neither JPEG nor PNG, or empty",
@@ -29,20 +29,19 @@ STATUS_CODES = {
 #: Default of the largest height x width of an encoded image.
 MAX_PIXELS = 50_000_000
 
-#: Images that are decoded at a time. Each takes up to 6 bytes per pixel meanwhile.
+#: Images that are decoded at a time; each takes up to 6 bytes per pixel.
 PARALLEL_IMAGES = 4
 
-#: Most chunks of compressed text in a PNG. libpng inflates each to up to 8 MB and
-#: keeps up to 1000 of them; usual files have a few.
+#: Most chunks of compressed text in a PNG. libpng inflates each to up to 8 MB and keeps
+#: up to 1000 of them; normal files have a few.
 MAX_PNG_TEXTS = 16
 
 #: Most scans times pixels of a JPEG. Each scan of some 50 bytes costs a pass over all
 #: pixels; progressive files have about ten.
 MAX_SCANNED_PIXELS = 256 * 50_000_000
 
-#: Shapes of what is prepared of each image, float32: pixels for the network, their
-#: (height, width) without padding, the (vertical, horizontal) factors of resizing, and
-#: the (height, width) of the file.
+#: Shapes of the float32 inputs made of an image: pixels for the network, (height, width)
+#: without padding, (vertical, horizontal) factors of resizing, (height, width) of the file.
 PREPARED = {
     "images": (None, None, 3),
     "image_size": (2,),
@@ -53,14 +52,14 @@ PREPARED = {
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_SCAN = b"\xff\xda"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-# Length and name of the first chunk, which holds the size. libpng would skip unknown
-# chunks before it, and a size would be read from those.
+# Length and name of the first chunk, which holds the size. It must come first: libpng
+# skips unknown chunks before it, and the size would be read from those.
 _PNG_HEADER = b"\x00\x00\x00\rIHDR"
 _PNG_TEXTS = (b"zTXt", b"iTXt")
 
 
 def check_file(contents, max_pixels=MAX_PIXELS):
-    """Whether an image file, string `[]`, may be decoded; nothing is decoded.
+    """Tells whether an image file, string `[]`, may be decoded, without decoding it.
 
     Returns:
         int32 `[]` tensor, one of `STATUS_CODES`. A file that is `OK` may be damaged.
@@ -82,8 +81,7 @@ def check_file(contents, max_pixels=MAX_PIXELS):
     def check_jpeg():
         height, width = tf.unstack(tf.io.extract_jpeg_shape(contents)[:2])
         area = tf.cast(height, "int64") * tf.cast(width, "int64")
-        # This also counts the scans of previews and of films behind the image, which
-        # are few beside the limit.
+        # Scans of previews and of videos behind the image count as well; they are few.
         is_costly = count(_JPEG_SCAN) * area > MAX_SCANNED_PIXELS
         return tf.where((area > max_pixels) | is_costly, TOO_LARGE, OK)
 
@@ -94,7 +92,7 @@ def check_file(contents, max_pixels=MAX_PIXELS):
         width, height = tf.unstack(
             tf.reduce_sum(size * [2**24, 2**16, 2**8, 1], axis=1)
         )
-        # Width times height may be beyond int64.
+        # First each side, since their product may overflow int64.
         is_large = (width > max_pixels) | (height > max_pixels)
         is_large |= width * height > max_pixels
         is_costly = sum(count(text) for text in _PNG_TEXTS) > MAX_PNG_TEXTS
@@ -145,12 +143,12 @@ def prepare_files(image_bytes, prepare, max_pixels=MAX_PIXELS):
     found = _one_batch(dataset, total, {**no_rows, **_nothing(0)})
     status = found.pop("status")
     statuses = tf.tensor_scatter_nd_update(
-        tf.fill([total], DAMAGED),  # remains for those that were dropped
+        tf.fill([total], DAMAGED),  # of dropped files
         found["index"][:, None],
         status,
     )
     good = tf.where(status == OK)[:, 0]
-    # A refused image has no pixels, so it did not enlarge the padding.
+    # A refused image has no pixels, so it does not enlarge the canvas.
     found = tf.cond(
         tf.size(good) == tf.size(status),
         lambda: found,
@@ -162,7 +160,7 @@ def prepare_files(image_bytes, prepare, max_pixels=MAX_PIXELS):
 def read_examples(examples):
     """The files under `image/encoded` of serialized `tf.train.Example`s, string `[B]`.
 
-    Empty strings for what is no example, or has no single image.
+    Empty strings for invalid examples and for those without exactly one image.
     """
     total = tf.shape(examples)[0]
     feature = {"image/encoded": tf.io.FixedLenFeature((), "string", default_value="")}
@@ -194,7 +192,7 @@ def _one_batch(dataset, total, nothing):
     """All elements of a dataset as one padded batch; `nothing` if it has none."""
     dataset = dataset.padded_batch(tf.cast(total, "int64"))
     dataset = dataset.concatenate(tf.data.Dataset.from_tensors(nothing)).take(1)
-    # It runs once: optimising the dataset first would take longer.
+    # It runs once, so to optimise the dataset first would take longer.
     options = tf.data.Options()
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False

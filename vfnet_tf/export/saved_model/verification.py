@@ -1,4 +1,4 @@
-"""Compares an exported SavedModel with the detector that it was made of."""
+"""Compares a SavedModel with its detector."""
 
 import json
 import os
@@ -22,10 +22,10 @@ from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 
 #: Largest differences of boxes, in pixels, and of scores.
 BOX_TOLERANCE, SCORE_TOLERANCE = 0.01, 1e-5
-#: The same for boxes in 0..1.
+#: Largest difference of boxes in 0..1.
 NORMALIZED_BOX_TOLERANCE = 1e-5
 
-# Run by `python -c`. TensorFlow 2.21 imports Keras by itself, before any model.
+# Run by `python -c`. TensorFlow 2.21 itself imports Keras.
 _FRESH_PROCESS = """
 import json, sys
 import numpy as np
@@ -71,8 +71,8 @@ def detect_in_fresh_process(
         directory: of the SavedModel.
         batches: list of batches, each a list of paths of JPEG or PNG files.
         timeout: seconds.
-        signature: str. For `"image_tensor"` the images of a batch have one size, and
-            none is turned by EXIF.
+        signature: str. For `"image_tensor"` the images of a batch must have one size
+            and no EXIF orientation.
 
     Returns:
         list of one dict of numpy arrays per batch.
@@ -90,7 +90,7 @@ def detect_in_fresh_process(
         process = subprocess.run(
             [sys.executable, "-c", _FRESH_PROCESS, *arguments],
             cwd=folder,
-            # The CPU: a GPU's memory may be taken by the process that asks.
+            # On the CPU: the calling process may occupy the memory of a GPU.
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
             capture_output=True,
             text=True,
@@ -111,15 +111,15 @@ def detect_in_fresh_process(
 
 
 class PythonDetect:
-    """Detects in files as the SavedModel does, with `detector` and its `metadata`.
+    """Detects objects in files like the SavedModel, with `detector` and its `metadata`.
 
-    Preparing and detecting run as graphs for any size, as in the SavedModel: a graph for
-    one fixed size is optimised differently, and its sums end in other last digits.
+    Preparing and detecting run as graphs for any size, like those of the SavedModel: a
+    graph for a fixed size is optimised differently and rounds differently.
     """
 
     def __init__(self, detector, metadata):
         make_input = make_network_input(metadata)
-        # What an older export does not name is the detector's default.
+        # The metadata of older exports lack some settings.
         settings = {k: metadata[k] for k in DETECTION_SETTINGS if k in metadata}
 
         @tf.function(autograph=False, input_signature=[tf.TensorSpec((), "string")])
@@ -136,7 +136,7 @@ class PythonDetect:
 
         self._prepare = prepare
         self._detect = detect
-        # Exports of format 1 have a sentence there.
+        # In format 1 `box_format` is a sentence.
         is_new = metadata["format_version"] > 1
         self._box_format = metadata["box_format"] if is_new else "xyxy"
 
@@ -171,15 +171,15 @@ class PythonDetect:
 def verify_saved_model(directory, detector, paths, batch_sizes=(1, 2, 5)):
     """Compares an exported detector, in a fresh process, with the one in Python.
 
-    Both get the same files in the same batches, so both pad to the same canvases. Both
-    run on the CPU, where they are equal to the last bit, in float32 and in bfloat16.
+    Both get the same batches, and so the same canvases. Both run on the CPU, where they
+    are equal to the last bit, in float32 and in bfloat16.
 
     Args:
         directory: of the SavedModel.
-        detector: what was exported.
+        detector: the exported detector.
         paths: list of JPEG or PNG files, best of several sizes.
-        batch_sizes: all files are detected in batches of each of these sizes; a size
-            above the number of files is left out, unless all are.
+        batch_sizes: all files are detected in batches of each of these sizes. Sizes
+            above the number of files are left out; if all are, one batch has all files.
 
     Returns:
         dict of `num_batches`, `num_detections`, and the largest differences
@@ -242,11 +242,10 @@ def verify_saved_model(directory, detector, paths, batch_sizes=(1, 2, 5)):
 
 
 def check_origin(directory, detector, config):
-    """Refuses the SavedModel in `directory` if another detector or config made it.
+    """Checks that a SavedModel was exported from this detector and config.
 
     Raises:
-        ValueError: if the recorded SHA-256 of the weights or of the config is another
-            one, or is missing.
+        ValueError: if its SHA-256 of the weights or of the config differs or is missing.
     """
     metadata = read_metadata(directory)
     own = {

@@ -1,7 +1,7 @@
 """Detections from a TensorFlow Serving server, over REST or gRPC.
 
 This file and `connections.py` may be copied into a folder on a machine without this
-package: over REST they need numpy and requests alone.
+package: over REST they only need numpy and requests.
 """
 
 import contextlib
@@ -37,8 +37,8 @@ class ServingClient(contextlib.AbstractContextManager):
         url: `http[s]://host:8501` for REST, with a path before `/v1` if a proxy needs
             one; `grpc[s]://host:8500` for gRPC.
         model: name on the server.
-        version: None leaves it to the server, which takes the largest.
-        signature: one that takes encoded images and returns detections.
+        version: int; for None the server takes the largest.
+        signature: name of one that takes encoded images and returns detections.
         timeout: seconds for a whole call, with its tries and waits.
         retries: how often a request is sent again; gRPC allows 4 at most.
         batch_size: images in a request, at most the server's largest batch.
@@ -96,17 +96,18 @@ class ServingClient(contextlib.AbstractContextManager):
     def detect(self, images, **inputs):
         """Detects objects in one image or many.
 
-        The server pads the images of a request to a common size, which moves their
-        detections a little; `batch_size=1` on a server without batching avoids it.
+        The server pads the images of a request to a common size, which changes their
+        detections a little; `batch_size=1` on a server without batching avoids that.
 
         Args:
             images: path of a JPEG or PNG file, its bytes, or a list of these.
             **inputs: other inputs of the signature (`score_threshold=0.3`), the same
-                for all images. What is not given is taken from `metadata()`.
+                for all images; by default those of `metadata()`.
 
         Returns:
-            list of dict, one per image, best detection first: boxes float32 `[N, 4]` as
-            exported, by default (x1, y1, x2, y2) in pixels of the upright image; scores
+            list of dict, one per image, best detection first: boxes float32 `[N, 4]` in
+            the export's format, by default (x1, y1, x2, y2) in pixels of the upright
+            image; scores
             float32 `[N]` in [0, 1]; labels int32 `[N]`; names, N str, if known; status
             int, if the model has it (0 is good, see `status_codes` of `metadata()`).
 
@@ -153,7 +154,7 @@ class ServingClient(contextlib.AbstractContextManager):
             except ServingError as error:
                 if error.code == "FAILED_PRECONDITION":
                     raise
-                # A question that the deadline cut short tells nothing new.
+                # An earlier problem says more than the end of the time.
                 is_cut = problem and error.code == "DEADLINE_EXCEEDED"
                 problem = problem if is_cut else error
             time.sleep(min(0.5, max(deadline - time.monotonic(), 0)))
@@ -214,7 +215,7 @@ class ServingClient(contextlib.AbstractContextManager):
             if self.class_names is None:
                 try:
                     recorded = self._read_metadata(deadline)
-                except ServingError as error:  # no names are better than no detections
+                except ServingError as error:  # detections do not need names
                     if error.is_transient or error.code == "DEADLINE_EXCEEDED":
                         return []
                     recorded = {}

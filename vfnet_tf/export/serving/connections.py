@@ -1,10 +1,10 @@
-"""The two ways to ask a TensorFlow Serving server, with one interface.
+"""Connections to a TensorFlow Serving server by REST and gRPC, with one interface.
 
 A connection is three functions. `predict(signature, values, dtypes, timeout)` sends
 values by input name and returns arrays or nested lists by output name. `look_up(what,
-timeout)` returns the dict that REST has under "" (states of the versions) or
-"/metadata" (signatures). `close()`. The first two raise `ServingError`; `timeout` is in
-seconds, for all tries and waits.
+timeout)` returns the dict of the REST URL with the ending `what`: "" (states of the
+versions) or "/metadata" (signatures). `close()` ends it. The first two raise
+`ServingError`; `timeout` is in seconds, for all tries and waits.
 """
 
 import base64
@@ -30,7 +30,7 @@ _BUSY = (429, 503)
 
 
 class ServingError(RuntimeError):
-    """The server refused a request or did not answer it.
+    """The server refused a request or did not answer.
 
     Attributes:
         code: str, name of a gRPC status code, also over REST.
@@ -49,7 +49,7 @@ def connect_rest(url, model, version, retries):
     from urllib3.util import Retry
 
     class RetryInTime(Retry):
-        """Does not repeat a read that timed out: by then nobody waits for it."""
+        """Does not repeat a read that timed out, since the caller's time is over."""
 
         def increment(self, *arguments, error=None, **more):
             if isinstance(error, ReadTimeoutError):
@@ -75,7 +75,7 @@ def connect_rest(url, model, version, retries):
         try:
             return session.request(method, place + what, **settings)
         except requests.exceptions.ChunkedEncodingError:
-            # The body broke off, which is after what `Retry` sees.
+            # The body broke off; `Retry` repeats only until the headers.
             if not retries:
                 raise
             return session.request(method, place + what, **settings)
@@ -84,14 +84,14 @@ def connect_rest(url, model, version, retries):
         with requests.Session() as session:
             adapter = requests.adapters.HTTPAdapter(max_retries=retry)
             session.mount(f"{url.split(':')[0]}://", adapter)
-            # `requests` limits the time of each read only: this limits all together.
+            # `requests` limits the time of each read, this the time of all.
             answer = _start(send, session, what, body, timeout + 0.1)
             try:
                 response = answer.result(timeout)
             except TimeoutError as error:
                 raise _late_error(url, timeout) from error
             except requests.RequestException as error:
-                # urllib3's reason is without the address of the object.
+                # The reason of urllib3 does not have the address of an object.
                 reason = getattr((error.args or [error])[0], "reason", error)
                 message = f"{url} gave no answer over REST: {reason}. Is the server "
                 message += "there, and is this its port of REST?"
@@ -107,7 +107,7 @@ def connect_rest(url, model, version, retries):
         body = {"signature_name": signature, "inputs": values}
         answer = look_up(":predict", timeout, json.dumps(body, default=_to_json))
         outputs = answer.get("outputs")
-        # An output that is alone comes without its name.
+        # A single output has no name.
         return outputs if isinstance(outputs, dict) else {signature: outputs}
 
     return predict, look_up, lambda: None
@@ -137,10 +137,10 @@ def connect_grpc(target, model, version, retries, is_secure=False):
     method = {"name": [{}], **({"retryPolicy": policy} if retries else {})}
     options = [
         ("grpc.service_config", json.dumps({"methodConfig": [method]})),
-        # By default an answer has 4 MB at most, and only 256 kB would be sent again.
+        # The defaults: answers of 4 MB at most, retries of 256 kB at most.
         ("grpc.max_receive_message_length", -1),
         ("grpc.per_rpc_retry_buffer_size", 2**31 - 1),
-        # By default a channel that found nobody refuses all calls for a second.
+        # By default a channel without a server refuses all calls for a second.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2000),
@@ -194,7 +194,7 @@ def connect_grpc(target, model, version, retries, is_secure=False):
 
 
 def _start(function, *arguments):
-    """Future of a call in a thread that does not hold up the end of the process."""
+    """Future of a call in a daemon thread, which does not delay the process's end."""
     future = concurrent.futures.Future()
 
     def run():
@@ -213,7 +213,7 @@ def _late_error(place, timeout):
 
 
 def _parse(response):
-    """The JSON of a good answer."""
+    """The JSON of a good answer; a ServingError for another one."""
     status, answer = response.status_code, None
     with contextlib.suppress(ValueError, RecursionError):
         answer = response.json()

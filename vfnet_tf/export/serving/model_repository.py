@@ -1,8 +1,8 @@
 """A folder of models for TensorFlow Serving: versions, warm-up, configuration.
 
-A server polls a folder of numbered versions and loads the largest number. A version is
-therefore written elsewhere, with its warm-up, and renamed: a server sees all of it or
-nothing.
+A server polls a folder of numbered versions and loads the largest number. Therefore a
+version is written elsewhere, with its warm-up, and then renamed: a server sees all of it
+or nothing.
 """
 
 import os
@@ -19,11 +19,11 @@ from vfnet_tf.files import write_file
 
 MODEL_CONFIG = "models.config"
 BATCHING_PARAMETERS = "batching_parameters.txt"
-#: Read by the server from the SavedModel when it loads a version.
+#: Requests in a SavedModel that the server runs when it loads the version.
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 DEFAULT_MAX_BATCH_SIZE = 8
 
-# What the server's REST URLs leave for a name, less what a shell would ask to quote.
+# Characters that the server's REST URLs allow and a shell does not need to quote.
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _MAX_BATCH_SIZE = re.compile(r"^\s*max_batch_size\s*:?\s*{\s*value\s*:\s*(\d+)", re.M)
 _WARMUP_LONG_SIDE = 256
@@ -84,11 +84,11 @@ def export_for_serving(
         detector: a built `DenseDetector`.
         directory: of the models; made if it does not exist.
         model_name: str, of letters, digits, `_`, `.`, `-`.
-        version: int >= 1; None is the largest so far, plus 1.
+        version: int >= 1; None takes the largest so far, plus 1.
         max_batch_size: int, most images in a batch; the warm-up has batches of this
-            size and of 1. None is that of `batching_parameters.txt`, or 8.
-        check: callable of the SavedModel's path, called before it can be served; if it
-            raises, the version is not written.
+            size and of 1. None takes that of `batching_parameters.txt`, or 8.
+        check: function of the SavedModel's path, which is called before the version can
+            be served; if it raises, the version is not written.
         **settings: further arguments of `export_saved_model`.
 
     Returns:
@@ -170,8 +170,8 @@ def versions(model_directory):
 def write_warmup(saved_model, model_name, batch_sizes):
     """Writes requests that a server runs before it answers the first client.
 
-    One for each of `batch_sizes`, with so many copies of a generated JPEG for
-    `serving_default`, into the SavedModel's directory. Returns the file's path.
+    There is one for each of `batch_sizes`, with that many copies of a generated JPEG for
+    `serving_default`. Returns the file's path, in the SavedModel's directory.
     """
     predict_pb2, prediction_log_pb2 = _protos()[:2]
     image = warmup_image(saved_models.read_metadata(saved_model)["image_size"])
@@ -192,7 +192,7 @@ def write_warmup(saved_model, model_name, batch_sizes):
 def warmup_image(image_size):
     """A small generated JPEG of the same aspect ratio as `image_size`, bytes.
 
-    It is resized to the same input of the network as a photograph.
+    Resizing gives it the same network input as a photograph.
     """
     height, width = image_size
     factor = min(1.0, _WARMUP_LONG_SIDE / max(height, width))
@@ -205,7 +205,7 @@ def warmup_image(image_size):
 
 
 def usage(directory, model_name):
-    """How to serve and call a model of a directory, as text."""
+    """Instructions to serve and call a model of a directory, as text."""
     directory = shlex.quote(str(pathlib.Path(directory).resolve()))
     return _USAGE.format(directory=directory, model=model_name, version=tf.__version__)
 
@@ -243,7 +243,7 @@ def _read_max_batch_size(path):
     """`max_batch_size` of a file of batching parameters; None if there is no file."""
     if not path.exists():
         return None
-    # The message of this file is in no Python package.
+    # No Python package has the protobuf message of this file.
     found = _MAX_BATCH_SIZE.search(path.read_text(encoding="utf-8"))
     if not found:
         raise ValueError(
@@ -293,5 +293,5 @@ def _write_model_config(path, model_name):
     models.add(
         name=model_name, base_path=f"/models/{model_name}", model_platform="tensorflow"
     )
-    # A server that polls the file never reads half of it.
+    # Whole or not at all, since a server may poll the file.
     write_file(path, text_format.MessageToString(config))
