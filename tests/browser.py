@@ -1,4 +1,4 @@
-"""A real browser without a window: pages as a person sees them.
+"""A headless browser, to test pages as a person sees them.
 
 `Page` is for the fixture `browser` of tests/conftest.py. Screenshots go to the folder that
 the variable VFNET_TF_SCREENSHOTS names, to a folder of the tests by default.
@@ -21,7 +21,7 @@ def _find_program(*names):
 
 @contextlib.contextmanager
 def start_browser(profile):
-    """Debian's chromium, or a skipped test where it or selenium is not installed.
+    """Starts Debian's chromium, or skips the test without it or selenium.
 
     Args:
         profile: path of a folder that the browser may fill.
@@ -37,10 +37,10 @@ def start_browser(profile):
     options.binary_location = chromium
     for argument in (
         "--headless=new",
-        "--no-sandbox",  # which root, as in containers, cannot have
+        "--no-sandbox",  # root, as in containers, has no sandbox
         "--disable-dev-shm-usage",
         "--disable-gpu",
-        # Nothing is asked of other hosts, by the browser itself neither.
+        # No requests to other hosts, not even by the browser itself.
         "--disable-background-networking",
         "--disable-component-update",
         "--no-first-run",
@@ -58,7 +58,7 @@ def start_browser(profile):
 
 
 class Page:
-    """A page in a browser, by what a person does and sees.
+    """A page in a browser.
 
     Args:
         browser: of `start_browser`.
@@ -71,10 +71,10 @@ class Page:
 
     def open(self, url, width=1280, height=860):
         self.browser.get("about:blank")
-        self.browser.get_log("performance")  # what was before
+        self.browser.get_log("performance")  # drops the log of the previous page
         self.browser.get_log("browser")
         self.browser.set_window_size(width, height)
-        # The window has a frame; what counts is the page's own width.
+        # The page itself, without the window's frame, gets this size.
         inner = self.browser.execute_script("return [innerWidth, innerHeight]")
         self.browser.set_window_size(2 * width - inner[0], 2 * height - inner[1])
         self.browser.get(url)
@@ -109,7 +109,7 @@ class Page:
         )
 
     def requests(self):
-        """Addresses that were asked for since the page was opened, those of data not."""
+        """Addresses requested since the page was opened, without `data:`."""
         messages = [
             json.loads(entry["message"])["message"]
             for entry in self.browser.get_log("performance")
@@ -142,12 +142,12 @@ class Page:
         return path
 
     def check_clean(self):
-        """Nothing came from elsewhere, nothing failed, nothing sticks out."""
+        """Checks that no request left the page, none failed, and nothing overflows."""
         loaded = self.browser.execute_script(
             "return performance.getEntriesByType('resource').map((one) => one.name)"
         )
         own = self.browser.current_url
-        # Images from the browser's memory bear the page's address too.
+        # Images from the browser's memory have the page's address.
         strange = [one for one in loaded if own not in one and one[:5] != "data:"]
         assert not strange, strange
         errors = [

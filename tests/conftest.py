@@ -1,4 +1,4 @@
-"""What tests of several folders share: golden arrays and detectors."""
+"""Fixtures for tests of several folders: golden arrays and detectors."""
 
 import gc
 import json
@@ -25,7 +25,7 @@ os.environ["VFNET_OFFLINE"] = "1"
 
 TESTS = pathlib.Path(__file__).parent
 GOLDEN = TESTS / "golden"
-#: Files that share what a session makes once, if one worker has them all.
+#: Files with common session fixtures, which one worker should run.
 TOGETHER = {
     "golden": (
         "detectors/test_vfnet.py",
@@ -38,7 +38,7 @@ TOGETHER = {
     "export": ("export/",),
     "cli": ("cli/",),
 }
-#: What takes about a minute or more. Begun last, it would leave the other core idle.
+#: Units of about a minute or more; begun last, they would leave the other core idle.
 FIRST = (
     "export",
     "cli",
@@ -67,7 +67,7 @@ if keras.backend.backend() == "tensorflow":
 
 
 def unit_of(file):
-    """What a worker runs as a whole: a file, by its path in this folder, or a group."""
+    """The unit that one worker runs: a file, by its path in this folder, or a group."""
     groups = [name for name, paths in TOGETHER.items() if file.startswith(paths)]
     return groups[0] if groups else file
 
@@ -95,7 +95,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_finish():
-    """Leaves the million objects of the imports out of all collections to come."""
+    """Excludes the million objects of the imports from garbage collection."""
     gc.collect()
     gc.freeze()
 
@@ -123,21 +123,21 @@ def golden():
 
 @pytest.fixture(scope="session")
 def golden_weights():
-    """Official names to arrays, as the reference was run with."""
+    """Official names to arrays, the weights of the reference run."""
     text = (GOLDEN / "vfnet_r50_state.json").read_text(encoding="utf-8")
     return make_weights.generate(json.loads(text))
 
 
 @pytest.fixture(scope="session")
 def golden_detector(golden_weights):
-    """VFNet-ResNet-50 with 80 classes and `golden_weights`; leave it as it is."""
+    """VFNet-ResNet-50 with 80 classes and `golden_weights`; do not change it."""
     detector = VFNet(ResNet(depth=50), FPN(), VFNetHead(num_classes=80))
     return load_pytorch_checkpoint(detector, golden_weights)
 
 
 @pytest.fixture(scope="session")
 def golden_outputs(golden, golden_detector):
-    """Maps by level and head outputs of the image that the forward goldens show."""
+    """Maps by level and head outputs for the image of the forward goldens."""
     seed = int(golden("vfnet_r50_outputs")["image_seed"])
 
     def forward(image):
@@ -150,7 +150,7 @@ def golden_outputs(golden, golden_detector):
 
 @pytest.fixture(scope="session")
 def check_golden_map(golden, golden_outputs):
-    """Compares one map of `golden_outputs` with what was recorded of it."""
+    """Compares a map of `golden_outputs` with its recorded values."""
 
     def check(part, level, recorded_as):
         key = f"{recorded_as}/{level}" if recorded_as else level
@@ -170,19 +170,17 @@ def tiny_model(name="tiny"):
     return keras.Model(inputs, c5, name=name)
 
 
-def _classes(settings):
-    return settings.pop("num_classes", 3)
+def _head(kind, settings, **switches):
+    return kind(settings.pop("num_classes", 3), 32, 1, name="head", **switches)
+
+
+def _neck_from_input(**switches):
+    switches = {"extra_from": "input", "relu_before_extra": False, **switches}
+    return FPN(32, name="fpn", **switches)
 
 
 def _fcos(settings):
-    head = DenseHead(
-        _classes(settings),
-        32,
-        1,
-        centerness="box",
-        level_scales=True,
-        name="head",
-    )
+    head = _head(DenseHead, settings, centerness="box", level_scales=True)
     return FCOS, FPN(32, name="fpn"), head, settings
 
 
@@ -197,46 +195,26 @@ def _atss(settings):
 
 
 def _retinanet(settings):
-    neck = FPN(32, extra_from="input", relu_before_extra=False, name="fpn")
-    head = DenseHead(
-        _classes(settings),
-        32,
-        1,
-        norm=None,
-        anchors_per_cell=9,
-        name="head",
-    )
-    return RetinaNet, neck, head, settings
+    head = _head(DenseHead, settings, norm=None, anchors_per_cell=9)
+    return RetinaNet, _neck_from_input(), head, settings
 
 
 def _foveabox(settings):
-    neck = FPN(32, extra_from="input", relu_before_extra=False, name="fpn")
-    return (
-        FoveaBox,
-        neck,
-        DenseHead(_classes(settings), 32, 1, norm=None, name="head"),
-        settings,
-    )
+    head = _head(DenseHead, settings, norm=None)
+    return FoveaBox, _neck_from_input(), head, settings
 
 
 def _reppoints(settings):
-    neck = FPN(
-        32, extra_from="input", relu_before_extra=False, norm="group_norm", name="fpn"
-    )
-    return (
-        RepPoints,
-        neck,
-        RepPointsHead(_classes(settings), 32, 1, name="head"),
-        settings,
-    )
+    neck = _neck_from_input(norm="group_norm")
+    return RepPoints, neck, _head(RepPointsHead, settings), settings
 
 
 def _vfnet(settings, **switches):
-    head = VFNetHead(_classes(settings), 32, 1, name="head", **switches)
+    head = _head(VFNetHead, settings, **switches)
     return VFNet, FPN(32, name="fpn"), head, settings
 
 
-#: What a small detector is made of: class, neck, head, settings.
+#: Kind -> function from settings to class, neck, head and settings of a detector.
 SMALL = {
     "vfnet": _vfnet,
     "vfnet_raw": lambda settings: _vfnet(settings, star=False, refine=False),
@@ -257,7 +235,7 @@ def build_small(kind, **settings):
 
 
 def build_two_levels(num_classes=3, **switches):
-    """A VFNet of two levels: for processes that have nothing to trace it but once."""
+    """A VFNet of two levels, which is traced quickly."""
     levels = {"levels": ("P3", "P4"), "strides": (8, 16), "distance_units": (64, 128)}
     return VFNet(
         KerasBackbone(tiny_model(), ("c3", "c4_bn", "c5")),
@@ -278,7 +256,7 @@ def small_detector():
 
 @pytest.fixture
 def small_batch():
-    """Two images of 64 x 96, two boxes and one, as the pipeline gives them."""
+    """A batch of the pipeline: two images of 64 x 96, with two boxes and one."""
     images = make_weights.make_image(3, 2, 64, 96)
     boxes = np.zeros((2, 2, 4), "float32")
     boxes[0] = [[4, 6, 40, 50], [50, 10, 90, 60]]

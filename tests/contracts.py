@@ -1,4 +1,4 @@
-"""Checks that several layers, losses, assigners or detectors must pass."""
+"""Checks for several layers, losses, assigners or detectors."""
 
 import inspect
 import json
@@ -16,7 +16,7 @@ on_tensorflow = pytest.mark.skipif(
 
 
 def with_policy(policy, build):
-    """What `build` makes under a global dtype policy, which stays what it was."""
+    """The result of `build` under a global dtype policy, which is then restored."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -87,7 +87,7 @@ def gradients(function, arrays, upstream=None):
 
 
 def shortest_times(functions, *arguments, runs=8):
-    """Seconds of each function's shortest run; they take turns, so that load is shared."""
+    """Seconds of each function's shortest run; they take turns to share other load."""
     times = [[] for _ in functions]
     for function in functions:
         function(*arguments)  # traces
@@ -129,22 +129,20 @@ def _paths(tree, prefix=""):
 
 
 def assert_recorded_map(found, stored, key):
-    """A map `[B, H, W, C]` beside what a golden file has of it under a key."""
+    """Compares a map `[B, H, W, C]` with the record of a golden file under a key."""
     assert found.shape == tuple(stored[f"{key}/shape"])
     rows, columns, channels = stored[f"{key}/stride"]
     values = stored.get(f"{key}/values", stored.get(f"{key}/slice"))
-    # Rounding of float32 can reach 3e-6 of the largest value. The golden file has a
-    # part of the map; the whole shows in its mean, deviation, smallest, largest and
-    # mean absolute value.
+    # Rounding of float32 can reach 3e-6 of the largest value. The golden file has a part
+    # of the map, and statistics of the whole.
     assert_close_to_max(found[:, ::rows, ::columns, ::channels], values, 2e-5)
     wide = found.astype("float64")
-    statistics = [wide.mean(), wide.std(), wide.min(), wide.max()]
-    statistics.append(np.abs(wide).mean())
+    statistics = [wide.mean(), wide.std(), wide.min(), wide.max(), np.abs(wide).mean()]
     assert_close_to_max(statistics, stored[f"{key}/stats"], 2e-5)
 
 
 def check_config(cls, *argument_sets, base=None):
-    """Round trips of a config keep every argument, each off its default.
+    """Checks that round trips of a config keep every argument.
 
     Args:
         cls: class of a layer, a loss or an assigner.
@@ -168,11 +166,12 @@ def check_config(cls, *argument_sets, base=None):
 
 
 def check_detector_config(build, settings):
-    """A detector's config keeps every argument, each off its default.
+    """Checks that a detector's config keeps every argument.
 
     Args:
         build: from settings to a detector.
-        settings: dict of all arguments but `backbone`, `neck` and `head`.
+        settings: dict of all arguments but `backbone`, `neck` and `head`, none at its
+            default.
     """
     from vfnet_tf.detectors import DenseDetector
 
@@ -230,7 +229,7 @@ def _plain(value):
 
 
 def randomise(layer):
-    """Gives every variable values of its own, the same in every run; variances > 0."""
+    """Gives every variable random values, the same in every run; variances > 0."""
     for variable in layer.variables:
         values = _noise(variable, 0.3)
         variable.assign(np.abs(values) + 0.5 if "variance" in variable.name else values)
@@ -238,7 +237,7 @@ def randomise(layer):
 
 
 def randomise_kernels(layer):
-    """Gives every kernel values of its own; all else stays as it is initialised."""
+    """Gives every kernel random values; other variables keep their initial ones."""
     for variable in layer.variables:
         if "kernel" in variable.name:
             variable.assign(_noise(variable, 0.05))
@@ -253,13 +252,13 @@ def _noise(variable, deviation):
 
 
 def check_half_precision(make, *inputs, tolerance, fill=randomise, output=None):
-    """float16 and bfloat16, mixed or not: dtypes, finite values, near to float32's.
+    """Checks dtypes and values of float16 and bfloat16, mixed or not.
 
     Args:
         make: from a dtype policy's name to a layer.
         *inputs: float32 arrays, or dicts of them, for its call.
-        tolerance: of values, relative to the largest.
-        fill: gives a built layer its values.
+        tolerance: difference to float32, relative to the largest value.
+        fill: function that gives a built layer its values.
         output: dtype of the outputs, None for that of the computation.
     """
     expected = to_numpy(fill(_built(make("float32"), inputs))(*inputs))
@@ -285,7 +284,7 @@ def _built(layer, inputs):
 
 
 def check_graph(layer, *inputs):
-    """The same values in a graph whose batch, height and width are unknown."""
+    """Checks the values in a graph with unknown batch, height and width."""
     import tensorflow as tf
 
     expected = layer(*inputs)
@@ -300,7 +299,7 @@ def check_graph(layer, *inputs):
 
 
 def check_save_load(layer, *inputs, directory, fill=randomise):
-    """A model of the layer gives the same bits from a `.keras` and a weights file."""
+    """Checks that a `.keras` and a weights file give a model the same bits."""
 
     def symbol(array, name=None):
         return keras.Input((*[None] * (array.ndim - 2), array.shape[-1]), name=name)
@@ -327,7 +326,7 @@ def check_save_load(layer, *inputs, directory, fill=randomise):
 
 
 def check_shape(layer, *inputs):
-    """`compute_output_shape` and symbolic calls agree with what comes out."""
+    """Checks `compute_output_shape` and symbolic calls against the outputs."""
 
     def shapes_of(tree):
         return keras.tree.map_structure(lambda x: tuple(x.shape), tree)

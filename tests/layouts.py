@@ -43,7 +43,7 @@ def plain(names):
 
 
 def write_layout(root, files):
-    """Writes the files of a dict, of None an image of 50x100; returns `root`."""
+    """Writes the files of a dict, for None an image of 50x100; returns `root`."""
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Several processes of this machine that talk to each other."""
+"""Settings for several processes of this machine that talk to each other."""
 
 import contextlib
 import json
@@ -6,7 +6,7 @@ import socket
 
 
 def free_ports(count):
-    """Ports of 127.0.0.1 that nobody listens on, each another one."""
+    """Different free ports of 127.0.0.1."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -15,9 +15,9 @@ def free_ports(count):
 
 
 def jax_variables(num_devices):
-    """The environment of a process of JAX on so many devices of the CPU.
+    """The environment of a process of JAX on `num_devices` devices of the CPU.
 
-    XLA takes its time to compile what runs for milliseconds here.
+    XLA does not optimise, since compiling takes longer than these programs.
     """
     flags = (
         f"--xla_force_host_platform_device_count={num_devices} "
@@ -27,7 +27,7 @@ def jax_variables(num_devices):
 
 
 def process_variables(index, *ports):
-    """The same of one of several processes; the first port is process 0's."""
+    """The environment of one of several processes; the first port is process 0's."""
     addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
     values = {
         "JOB_ADDRESSES": addresses,

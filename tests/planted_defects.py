@@ -1,4 +1,4 @@
-"""A COCO-format folder with every defect that a scan knows, each once or a few times."""
+"""A COCO-format folder with all defects that a scan finds."""
 
 import io
 import json
@@ -10,7 +10,7 @@ from tests.tiny_run import picture
 
 CLASSES = {1: "cell", 2: "platelet", 3: "Cell"}
 
-#: Kind -> what its texts must name. Those that stop a whole split are not among them.
+#: Kind -> parts of its texts; without the kinds that stop a whole split.
 EXPECTED = {
     "missing_image": ["missing.jpg does not exist"],
     "truncated_image": ["cut.jpg"],
@@ -65,7 +65,7 @@ class Split:
         self.folder = root / name
         self.folder.mkdir(parents=True)
         self.file = root / "annotations" / f"instances_{name}.json"
-        # Ids need not be unique across files, but mistakes show where they are.
+        # Ids differ between files, so that mix-ups show.
         self.first = 1000 * number
         self.content = {
             "images": [],

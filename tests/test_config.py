@@ -132,13 +132,6 @@ def test_a_misspelt_config_is_told_what_resembles_it():
     assert did_you_mean("zzz", ["resnet50"]) == ""
 
 
-def test_a_whole_number_may_stand_for_an_optional_float():
-    clip_norm = override(Config(), training__clip_norm=35).training.clip_norm
-    assert clip_norm == 35.0 and isinstance(clip_norm, float)
-    with pytest.raises(ValueError, match="clip_norm=True"):
-        override(Config(), training__clip_norm=True)
-
-
 def test_overrides_reach_nested_fields_and_leave_the_original():
     config = Config()
     changed = override(
@@ -158,6 +151,7 @@ def test_overrides_reach_nested_fields_and_leave_the_original():
         ({"model__num_classes": "3"}, "ModelConfig.num_classes='3'"),
         ({"model__num_classes": True}, "num_classes=True"),
         ({"model__num_classes": 3.5}, "num_classes=3.5"),
+        ({"training__clip_norm": True}, "clip_norm=True"),
         ({"model__iou_weighted": 1}, "iou_weighted=1"),
         ({"model__nms": None}, "nms=None"),
         ({"model__soft_nms_sigma": "0.5"}, "soft_nms_sigma='0.5'"),
@@ -174,10 +168,10 @@ def test_wrong_fields_and_types_are_refused(changes, message):
 
 
 def test_whole_numbers_serve_as_floats_and_lists_as_tuples():
-    changed = override(
-        Config(), training__momentum=0, data__image_size=[480, 640], class_names=["a"]
-    )
-    assert isinstance(changed.training.momentum, float)
+    changed = override(Config(), data__image_size=[480, 640], class_names=["a"])
+    training = override(changed, training__momentum=0, training__clip_norm=35).training
+    assert isinstance(training.momentum, float)
+    assert isinstance(training.clip_norm, float)  # an optional one
     assert changed.data.image_size == (480, 640)
     assert changed.class_names == ("a",)
     assert override(TrainingConfig(), drop_epochs=[7.5, 8]).drop_epochs == (7.5, 8.0)

@@ -15,13 +15,10 @@ def test_points_are_the_top_left_corners_row_by_row():
 
 
 @pytest.mark.backend
-def test_the_default_levels_are_p3_to_p7():
+def test_each_level_has_a_stride_by_default_those_of_p3_to_p7():
     points, strides = to_numpy(make_points([(1, 1)] * 5))
     np.testing.assert_array_equal(points, 0)
     np.testing.assert_array_equal(strides, [8, 16, 32, 64, 128])
-
-
-def test_each_level_needs_a_stride():
     with pytest.raises(ValueError):
         make_points([(1, 1)], strides=(8, 16))
 

@@ -1,4 +1,4 @@
-"""A run directory that is made in seconds, and a COCO-format set of odd images."""
+"""A run directory that takes seconds to make, and a COCO-format set of odd images."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ def tiny_config(**changes):
 
 
 def tiny_detector(config):
-    """The same random weights each time, with scores from 0.1 to 0.9."""
+    """A detector with the same random weights each time and scores from 0.1 to 0.9."""
     keras.utils.set_random_seed(3)
     detector = build_detector(config)
     predictor = detector.head.class_predictor
@@ -81,7 +81,7 @@ class LineDetector(keras.Model):
 
 
 class PlainDetector:
-    """Finds the whole image, its mean as the score; for what needs no network."""
+    """Finds the whole image, with its mean as the score, without a network."""
 
     num_classes = 3
     score_threshold = 0.05
@@ -104,7 +104,7 @@ class PlainDetector:
 
 
 def quick_config():
-    """RetinaNet-ResNet-18 with 16 filters: of all detectors the one traced soonest."""
+    """RetinaNet-ResNet-18 with 16 filters, the detector that is traced soonest."""
     model = dataclasses.replace(
         tiny_config().model, detector="retinanet", neck_filters=16, head_filters=16
     )
@@ -133,7 +133,7 @@ def picture(seed, height, width):
 
 
 def write_images(directory):
-    """Seven files: sizes, modes, formats and orientations that differ.
+    """Writes seven files of different sizes, modes, formats and orientations.
 
     Returns:
         dict file name -> (height, width) upright.

@@ -1,4 +1,4 @@
-"""A batch whose boxes are spread unevenly over its images, and so over replicas."""
+"""A batch whose boxes are spread unevenly over images and replicas."""
 
 import numpy as np
 

@@ -9,8 +9,5 @@ def test_it_is_fcos_with_atss_and_the_focal_loss():
     config = load_config(str(BENCHMARKS / "fcos_atss_r50_coco_mini.py"))
     model = config.model
     assert config.name == "fcos_atss_r50_coco_mini"
-    assert (model.detector, model.assigner, model.class_loss) == (
-        "fcos",
-        "atss",
-        "focal",
-    )
+    parts = (model.detector, model.assigner, model.class_loss)
+    assert parts == ("fcos", "atss", "focal")

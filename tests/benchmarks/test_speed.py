@@ -11,6 +11,14 @@ from vfnet_tf.data.formats.coco import read_coco
 from vfnet_tf.layers import ConvNormAct
 
 
+def run(tmp_path, only, repeats):
+    """Runs a part of the benchmark; returns its rows."""
+    path = tmp_path / "rows.json"
+    settings = {"only": (only,), "repeats": repeats, "in_process": True, "json": path}
+    assert speed.run(speed.BenchmarkOptions(**settings)) == 0
+    return json.loads(path.read_text())
+
+
 def test_the_star_convolution_is_measured_against_a_plain_one(
     monkeypatch, tmp_path, capsys
 ):
@@ -18,12 +26,7 @@ def test_the_star_convolution_is_measured_against_a_plain_one(
     monkeypatch.setattr(speed, "STAR_SIZE", (12, 16))
     monkeypatch.setattr(speed, "DEFORMABLE_SIZE", (9, 11))
     monkeypatch.setattr(speed, "CHANNELS", 8)
-    path = tmp_path / "rows.json"
-    options = speed.BenchmarkOptions(
-        only=("layers",), repeats=1, in_process=True, json=path
-    )
-    assert speed.run(options) == 0
-    rows = json.loads(path.read_text())
+    rows = run(tmp_path, "layers", repeats=1)
     plain, star, ratio, small, deformable, deformable_ratio = rows
     assert plain["name"] == "3x3 convolution 12x16x8"
     assert deformable["name"] == "deformable v2 9x11x8"
@@ -122,12 +125,7 @@ def test_the_input_pipeline_is_measured_on_files_of_its_own(
     monkeypatch.setattr(speed, "DATA_IMAGES", 6)
     monkeypatch.setattr(speed, "DATA_BATCH", 4)
     monkeypatch.setattr(speed, "DATA_SIZES", ((64, 96), (32, 32)))
-    path = tmp_path / "rows.json"
-    options = speed.BenchmarkOptions(
-        only=("data",), repeats=2, in_process=True, json=path
-    )
-    assert speed.run(options) == 0
-    rows = json.loads(path.read_text())
+    rows = run(tmp_path, "data", repeats=2)
     names = ["input 48x64 to 64x96", "input 48x64 to 32x32"]
     assert [row["name"] for row in rows] == names
     assert all(row["images_per_second"] > 0 and row["load"] >= 0 for row in rows)

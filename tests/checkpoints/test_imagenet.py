@@ -53,11 +53,7 @@ class RepositoryNotFoundError(OSError):
 @pytest.mark.parametrize(
     ("error", "offline", "said"),
     [
-        (
-            LocalEntryNotFoundError("x"),
-            False,
-            "not in the cache, and the hub cannot be",
-        ),
+        (LocalEntryNotFoundError("x"), False, "not in the cache, and the hub cannot"),
         (LocalEntryNotFoundError("x"), True, "HF_HUB_OFFLINE forbids"),
         (ConnectionError("x"), False, "hub cannot be reached"),
         (TimeoutError("x"), False, "hub cannot be reached"),

@@ -23,11 +23,7 @@ STATE = pathlib.Path(__file__).parents[1] / "golden" / "vfnet_r50_state.json"
         ("layer2_0_conv1", "layer2.0.conv1", "layer2.0.bn1"),
         ("layer4_2_conv3", "layer4.2.conv3", "layer4.2.bn3"),
         ("layer3_22_conv2", "layer3.22.conv2", "layer3.22.bn2"),
-        (
-            "layer1_0_downsample",
-            "layer1.0.downsample.0",
-            "layer1.0.downsample.1",
-        ),
+        ("layer1_0_downsample", "layer1.0.downsample.0", "layer1.0.downsample.1"),
     ],
 )
 def test_layers_of_a_resnet_have_torchvisions_names(ours, conv, norm):

@@ -28,21 +28,25 @@ def test_arrays_and_notes_come_back_as_they_were(tmp_path):
     assert read_safetensors(path)[1] == {}
 
 
+def write_by_hand(path, dtype, data):
+    """A file of the tensor `x` `[2]`."""
+    entry = f'"dtype":"{dtype}","shape":[2],"data_offsets":[0,{len(data)}]'
+    header = f'{{"x":{{{entry}}}}}'.encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    return path
+
+
 def test_bfloat16_becomes_float32_without_pytorch(tmp_path):
     # 1.5 is 0x3FC00000 and -2 0xC0000000 as float32: the upper halves.
     data = np.array([0x3FC0, 0xC000], "<u2").tobytes()
-    header = b'{"x":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    path = write_by_hand(tmp_path / "model.safetensors", "BF16", data)
     found, _ = read_safetensors(path)
     assert found["x"].dtype == np.float32
     np.testing.assert_array_equal(found["x"], [1.5, -2.0])
 
 
 def test_a_dtype_without_a_numpy_one_is_named(tmp_path):
-    header = b'{"x":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header + b"ab")
+    path = write_by_hand(tmp_path / "model.safetensors", "F8_E4M3", b"ab")
     with pytest.raises(ValueError, match="Received: x of dtype F8_E4M3"):
         read_safetensors(path)
 

@@ -1,4 +1,5 @@
 import collections
+import contextlib
 import os
 import pickle
 import random
@@ -22,6 +23,16 @@ both_formats = pytest.mark.parametrize("zipped", [False, True])
 @pytest.fixture
 def torch():
     return pytest.importorskip("torch")
+
+
+@contextlib.contextmanager
+def memory_below(limit):
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < limit
+    finally:
+        tracemalloc.stop()
 
 
 def write_file(path, pickled, zipped, storages=(), keys=None):
@@ -242,13 +253,9 @@ def test_a_state_dict_of_python_2_is_read(tmp_path):
 def test_sizes_are_held_against_the_file_first(tmp_path, zipped, changes, problem):
     path = tmp_path / "model.pth"
     write_file(path, tensor_pickle(**changes), zipped, [("0", 4, FOUR)])
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match=rf"{problem}.*Fetch or save it again"):
-            read_torch_file(path)
-        assert tracemalloc.get_traced_memory()[1] < 300_000
-    finally:
-        tracemalloc.stop()
+    pattern = rf"{problem}.*Fetch or save it again"
+    with memory_below(300_000), pytest.raises(ValueError, match=pattern):
+        read_torch_file(path)
 
 
 @pytest.mark.parametrize("other", [{"count": 2}, {"kind": "IntStorage"}])
@@ -258,9 +265,7 @@ def test_tensors_of_one_storage_agree_on_it(tmp_path, zipped, other):
     tensors = [tensor_pickle(), tensor_pickle(size=(1,), stride=(1,), **other)]
     pickled = b"\x80\2](" + b"".join(tensor[2:-1] for tensor in tensors) + b"e."
     write_file(path, pickled, zipped, [("0", 4, FOUR)])
-    with pytest.raises(
-        ValueError, match="storage 0 is said to be of two kinds or sizes"
-    ):
+    with pytest.raises(ValueError, match="storage 0 .* of two kinds or sizes"):
         read_torch_file(path)
 
 
@@ -269,13 +274,11 @@ def test_a_long_text_that_is_none_is_not_repeated(tmp_path, zipped):
     path = tmp_path / "model.pth"
     text = b"a" * 500_000 + b"\xff"
     write_file(path, b"\x80\2X" + struct.pack("<I", len(text)) + text + b".", zipped)
-    tracemalloc.start()
-    try:
-        with pytest.raises(ValueError, match="codec can't decode") as error:
-            read_torch_file(path)
-        assert tracemalloc.get_traced_memory()[1] < 2 * path.stat().st_size + 150_000
-    finally:
-        tracemalloc.stop()
+    with (
+        memory_below(2 * path.stat().st_size + 150_000),
+        pytest.raises(ValueError, match="codec can't decode") as error,
+    ):
+        read_torch_file(path)
     assert len(str(error.value)) < len(str(path)) + 500
 
 
@@ -326,14 +329,9 @@ SHARED = b"\x80\2)" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60))
 def test_a_pickle_of_nonsense_is_one_error(tmp_path, zipped, pickled, problem):
     path = tmp_path / "model.pth"
     write_file(path, pickled, zipped)
-    tracemalloc.start()
-    try:
-        pattern = rf"whole checkpoint.*model\.pth of .*({problem})"
-        with pytest.raises(ValueError, match=pattern):
-            read_torch_file(path)
-        assert tracemalloc.get_traced_memory()[1] < 300_000
-    finally:
-        tracemalloc.stop()
+    pattern = rf"whole checkpoint.*model\.pth of .*({problem})"
+    with memory_below(300_000), pytest.raises(ValueError, match=pattern):
+        read_torch_file(path)
 
 
 @both_formats
@@ -504,22 +502,11 @@ def test_archives_that_torch_save_does_not_write_are_refused(tmp_path, torch):
     assert_refused("do not fit its checksum")
 
 
-@pytest.mark.parametrize(
-    ("keys", "problem"),
-    [
-        ([], "list of storages"),
-        (["0", "1"], "list of storages"),
-        (["0", "0"], "list of storages"),
-        ([0], "list of storages"),
-        ("0", "list of storages"),
-    ],
-)
-def test_the_older_format_must_list_the_storages_of_its_tensors(
-    tmp_path, keys, problem
-):
+@pytest.mark.parametrize("keys", [[], ["0", "1"], ["0", "0"], [0], "0"])
+def test_the_older_format_must_list_the_storages_of_its_tensors(tmp_path, keys):
     path = tmp_path / "model.pth"
     write_file(path, tensor_pickle(), False, [("0", 4, FOUR)], keys)
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises(ValueError, match="list of storages"):
         read_torch_file(path)
 
 

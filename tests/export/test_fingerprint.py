@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 
 from tests import tiny_run
+from tests.conftest import build_small
 from vfnet_tf import config as configs
 from vfnet_tf.export import fingerprint
 
@@ -24,8 +25,6 @@ def test_the_hash_is_over_names_dtypes_shapes_and_values_by_hand(tmp_path):
 
 
 def test_weights_that_are_saved_and_loaded_have_the_same_hash(tmp_path, soft_detector):
-    from tests.conftest import build_small
-
     path = tmp_path / "best.weights.h5"
     soft_detector.save_weights(path)
     own = fingerprint.weights_sha256(soft_detector)
@@ -41,8 +40,6 @@ def test_weights_that_are_saved_and_loaded_have_the_same_hash(tmp_path, soft_det
 
 
 def test_a_training_state_has_the_hash_of_its_weights(tmp_path, soft_detector):
-    from tests.conftest import build_small
-
     detector = build_small("vfnet")
     own = fingerprint.weights_sha256(detector)
     detector.compile(optimizer="sgd")

@@ -25,14 +25,9 @@ def test_three_boxes_of_two_classes_by_hand():
     # second box alone, and a pair at the threshold, which takes no part.
     boxes = np.array([[[0, 0, 10, 1], [2, 0, 12, 1], [20, 0, 30, 99]]], "float32")
     scores = np.array([[[0.9, 0.1], [0.8, 0.3], [0.2, 0.0]]], "float32")
-    found = numpy_detection.detect(
-        boxes,
-        scores,
-        None,
-        [[40, 25]],
-        [[0.5, 2.0]],
-        {**SETTINGS, "level_sizes": [3]},
-    )
+    settings = {**SETTINGS, "level_sizes": [3]}
+    sizes = ([[40, 25]], [[0.5, 2.0]])
+    found = numpy_detection.detect(boxes, scores, None, *sizes, settings)
     assert found["num_detections"].tolist() == [3]
     assert found["labels"].tolist() == [[0, 1, 0, -1, -1]]
     np.testing.assert_allclose(found["scores"], [[0.9, 0.3, 0.2, 0, 0]])

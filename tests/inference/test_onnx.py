@@ -49,10 +49,7 @@ def test_the_benchmark_measures_a_file_in_a_process_of_its_own(exported, capsys)
     from vfnet_tf.cli import benchmark
 
     options = benchmark.BenchmarkOptions(
-        export=exported["raw.onnx"],
-        batches=(1, 2),
-        threads=(1,),
-        repeats=1,
+        export=exported["raw.onnx"], batches=(1, 2), threads=(1,), repeats=1
     )
     assert benchmark.run(options) == 0
     header, rule, *lines = capsys.readouterr().out.strip().splitlines()
@@ -103,13 +100,12 @@ def test_what_a_file_does_not_allow_is_said(exported, images, tmp_path):
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(ValueError, match="that `vfnet export --format onnx` wrote"):
         OnnxDetector(tmp_path / "other.onnx")
-    bad = tmp_path / "bad.jpg"
-    bad.write_bytes((images / "a.jpg").read_bytes()[:200])
-    with pytest.raises(ValueError, match="bad.jpg cannot be decoded"):
-        OnnxPredictor(exported["raw.onnx"])(bad)
-    bad.write_bytes(b"GIF")
-    with pytest.raises(ValueError, match="bad.jpg is not an image"):
-        OnnxPredictor(exported["raw.onnx"])(bad)
+    bad, predictor = tmp_path / "bad.jpg", OnnxPredictor(exported["raw.onnx"])
+    cut = (images / "a.jpg").read_bytes()[:200]
+    for content, problem in ((cut, "cannot be decoded"), (b"GIF", "is not an image")):
+        bad.write_bytes(content)
+        with pytest.raises(ValueError, match=f"bad.jpg {problem}"):
+            predictor(bad)
 
 
 def test_detections_are_matched_whatever_their_order():

@@ -101,14 +101,11 @@ def test_large_frames_keep_their_colours_in_players_too(tmp_path):
 
 def test_files_that_are_no_whole_video_are_named(clip, tmp_path):
     contents = clip.read_bytes()
+    half = contents[: len(contents) * 2 // 3]
     for name, damaged, message in (
         ("empty.mp4", b"", "must be readable"),
         ("text.mp4", b"no video at all" * 50, "must be readable"),
-        (
-            "half.mp4",
-            contents[: len(contents) * 2 // 3],
-            "cannot be decoded after frame",
-        ),
+        ("half.mp4", half, "cannot be decoded after frame"),
         ("cut.mp4", contents[:-60], r"ends after \d+ of 12 frames"),
     ):
         path = tmp_path / name
@@ -151,6 +148,9 @@ def test_a_writer_that_fails_leaves_nothing_and_not_half_of_what_was_there(tmp_p
             writer.add(np.zeros((64, 64, 3), "uint8"), number / 10)
         assert len(list(tmp_path.iterdir())) == 2
         raise KeyError
+    missing = pytest.raises(ValueError, match=r"must have frames.*out\.mp4")
+    with missing, video.VideoWriter(path, info):
+        pass
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
     with pytest.raises(ValueError, match="must end in .mp4"):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests import tiny_run
+from tests import contracts, tiny_run
 from tests.conftest import build_small
 from tests.export import onnx_families
 from vfnet_tf.builder import build_detector
@@ -130,11 +130,7 @@ def test_the_file_says_what_a_client_must_know(run, tmp_path):
     detector, config = run
     path = tmp_path / "models" / "model.onnx"
     report = onnx_model.export_onnx(
-        detector,
-        path,
-        config=config,
-        score_threshold=0.2,
-        max_detections=7,
+        detector, path, config=config, score_threshold=0.2, max_detections=7
     )
     assert report["num_nodes"] > 300
     assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
@@ -228,18 +224,15 @@ def test_detections_are_those_of_detect(kind, nms_in_graph, tmp_path, monkeypatc
     for changes in ({}, {"score_threshold": 0.35}, {"nms_iou_threshold": 0.9}):
         settings = {"nms_iou_threshold": 0.4, **changes}
         expected = detector.detect(images, sizes, scale, **settings)
-        expected = {
-            name: keras.ops.convert_to_numpy(value) for name, value in expected.items()
-        }
+        expected = contracts.to_numpy(expected)
         assert expected["num_detections"].min() >= 2
         found = exported.detect(images, sizes, scale, **changes)
         for name in ("labels", "num_detections"):
             np.testing.assert_array_equal(found[name], expected[name])
             assert found[name].dtype == expected[name].dtype
         np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-5)
-        np.testing.assert_allclose(
-            found["boxes"], expected["boxes"], rtol=1e-4, atol=1e-3
-        )
+        boxes = found["boxes"], expected["boxes"]
+        np.testing.assert_allclose(*boxes, rtol=1e-4, atol=1e-3)
 
 
 def test_padding_and_small_images_leave_fewer_pairs_than_detections(tmp_path):

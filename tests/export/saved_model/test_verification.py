@@ -51,10 +51,7 @@ def test_other_signatures_are_equal_in_a_fresh_process(
 
 
 def test_an_image_that_the_model_refuses_is_an_error(exported, detector, monkeypatch):
-    found = {**detections(), "status": np.array([1])}
-    monkeypatch.setattr(
-        verification, "detect_in_fresh_process", lambda directory, batches: [found]
-    )
+    answer(monkeypatch, status=[1])
     with pytest.raises(ValueError, match=r"Received: `status` \[1\] for film\.gif"):
         verify_saved_model(exported, detector, ["film.gif"])
 
@@ -90,7 +87,19 @@ def detections(**changes):
         "detection_classes": [[1, 0, -1]],
         "num_detections": [2],
     }
-    return {name: np.array(changes.get(name, values[name])) for name in values}
+    return {name: np.array(value) for name, value in {**values, **changes}.items()}
+
+
+def answer(monkeypatch, **changes):
+    """`detections` as the detector's and, with changes, as the SavedModel's."""
+    monkeypatch.setattr(
+        verification,
+        "detect_in_fresh_process",
+        lambda directory, batches: [detections(**changes) for _ in batches],
+    )
+    monkeypatch.setattr(
+        verification.PythonDetect, "__call__", lambda self, paths: detections()
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,29 +118,13 @@ def detections(**changes):
 def test_a_difference_is_an_error_that_names_the_image(
     exported, detector, monkeypatch, changes, rule
 ):
-    monkeypatch.setattr(
-        verification,
-        "detect_in_fresh_process",
-        lambda directory, batches: [detections(**changes) for _ in batches],
-    )
-    monkeypatch.setattr(
-        verification.PythonDetect, "__call__", lambda self, paths: detections()
-    )
+    answer(monkeypatch, **changes)
     with pytest.raises(ValueError, match=rf"{rule}.* for street\.jpg"):
         verify_saved_model(exported, detector, ["street.jpg"])
 
 
 def test_the_report_counts_batches_and_detections(exported, detector, monkeypatch):
-    monkeypatch.setattr(
-        verification,
-        "detect_in_fresh_process",
-        lambda directory, batches: [
-            detections(detection_scores=[[0.9, 0.200004, 0.0]]) for _ in batches
-        ],
-    )
-    monkeypatch.setattr(
-        verification.PythonDetect, "__call__", lambda self, paths: detections()
-    )
+    answer(monkeypatch, detection_scores=[[0.9, 0.200004, 0.0]])
     report = verify_saved_model(exported, detector, ["a", "b", "c"])
     # In batches of 1: three; of 2: two; 5 is more than there are.
     assert (report["num_batches"], report["num_detections"]) == (5, 10)
