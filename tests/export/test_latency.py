@@ -1,5 +1,5 @@
 import json
-import pathlib
+import os
 
 import keras
 import numpy as np
@@ -110,10 +110,8 @@ def test_an_export_is_measured_stage_by_stage(exported, capsys):
 def test_each_setting_is_measured_and_printed(exported, monkeypatch, tmp_path, capsys):
     calls = []
 
-    def cold_start(path, files, threads, calls):
-        assert path == exported and all(
-            map(pathlib.Path.is_file, map(pathlib.Path, files))
-        )
+    def cold_start(path, opening, threads, calls, batch, files):
+        assert path == exported and all(map(os.path.isfile, files))
         return {name: ROW[name] for name in latency.COLD_START}
 
     def stages(path, files, threads, rounds):
@@ -140,8 +138,9 @@ def test_the_cold_start_is_the_sum_of_its_parts(tmp_path):
         patch.setenv("PYTHONPATH", str(tmp_path))
         file = tmp_path / "a.jpg"
         file.write_bytes(b"image")
-        row = latency._cold_start(tmp_path, [str(file)], 2, calls=3)
-    assert tuple(row) == latency.COLD_START
+        opening = latency._OPEN_SAVED_MODEL
+        row = latency._cold_start(tmp_path, opening, 2, 3, 1, [str(file)])
+    assert tuple(row) == (*latency.COLD_START, "calls") and len(row["calls"]) == 3
     assert row["first call"] >= 0.2 and row["load"] >= 0.1 and row["import"] > 0
     parts = row["import"] + row["load"] + row["first call"]
     assert row["cold start"] == pytest.approx(parts)
@@ -208,7 +207,7 @@ def test_a_litert_file_is_measured_without_tensorflow(tmp_path, capsys):
     path.write_bytes(converter.convert())
     options = benchmark.BenchmarkOptions(export=path, threads=(1,), repeats=1)
     assert benchmark.run(options) == 0
-    assert "tensorflow" not in latency._COLD_START_FILE + latency._OPEN_LITERT
+    assert "tensorflow" not in latency._COLD_START + latency._OPEN_LITERT
     header, rule, line = capsys.readouterr().out.strip().splitlines()
     assert header.startswith("| model.tflite |")
     assert header.count("|") == rule.count("|") == line.count("|")

@@ -4,7 +4,9 @@
 (`HF_HUB_OFFLINE=1`) and the cache's place (`HF_HOME`).
 """
 
+import contextlib
 import pathlib
+import sys
 
 #: Backbone -> repository of timm with its weights. ResNets: torchvision's first weights
 #: (`IMAGENET1K_V1`), which the official configs start from. ResNeXts: GluonCV's, since
@@ -43,20 +45,14 @@ def find_imagenet_weights(backbone):
             f"no ImageNet weights are known for {backbone}, only for "
             f"{', '.join(REPOSITORIES)}"
         )
-    try:
+    repository = REPOSITORIES[backbone]
+    with _downloading(
+        f"{FILE_NAME} of {repository}", "the package {} is not installed"
+    ):
         import huggingface_hub
         import safetensors  # noqa: F401  the file is read with it
-    except ImportError as error:
-        raise WeightsUnavailableError(
-            f"the package {error.name} is not installed: pip install 'vfnet_tf[hub]'"
-        ) from error
-    repository = REPOSITORIES[backbone]
-    try:
+
         return pathlib.Path(huggingface_hub.hf_hub_download(repository, FILE_NAME))
-    except Exception as error:  # its classes and their parents differ by version
-        raise WeightsUnavailableError(
-            f"{FILE_NAME} of {repository} {_reason(error, huggingface_hub)}"
-        ) from error
 
 
 def fetch_repository(repository, names):
@@ -73,21 +69,25 @@ def fetch_repository(repository, names):
         WeightsUnavailableError: if the package is not installed, or the hub cannot be
             reached or has no such repository.
     """
-    try:
+    with _downloading(f"hf://{repository}", "hf:// needs the package {}"):
         import huggingface_hub
-    except ImportError as error:
-        raise WeightsUnavailableError(
-            "hf:// needs the package huggingface_hub: pip install 'vfnet_tf[hub]'"
-        ) from error
+
+        patterns = list(names)
+        folder = huggingface_hub.snapshot_download(repository, allow_patterns=patterns)
+        return pathlib.Path(folder)
+
+
+@contextlib.contextmanager
+def _downloading(what, missing):
+    """Raises a `WeightsUnavailableError` for a missing package or a failed download."""
     try:
-        folder = huggingface_hub.snapshot_download(
-            repository, allow_patterns=list(names)
-        )
-    except Exception as error:  # its classes and their parents differ by version
+        yield
+    except ModuleNotFoundError as error:
         raise WeightsUnavailableError(
-            f"hf://{repository} {_reason(error, huggingface_hub)}"
+            f"{missing.format(error.name)}: pip install 'vfnet_tf[hub]'"
         ) from error
-    return pathlib.Path(folder)
+    except Exception as error:  # the hub's classes and their parents differ by version
+        raise WeightsUnavailableError(f"{what} {_reason(error)}") from error
 
 
 def fetch_application_weights(backbone):
@@ -110,10 +110,11 @@ def fetch_application_weights(backbone):
         ) from error
 
 
-def _reason(error, hub):
+def _reason(error):
     """Why a download failed, in the words of a user."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    if getattr(getattr(hub, "constants", None), "HF_HUB_OFFLINE", False):
+    constants = getattr(sys.modules["huggingface_hub"], "constants", None)
+    if getattr(constants, "HF_HUB_OFFLINE", False):
         return "is not in the cache, and HF_HUB_OFFLINE forbids to download it"
     if "LocalEntryNotFoundError" in kinds:
         return "is not in the cache, and the hub cannot be reached (offline?)"

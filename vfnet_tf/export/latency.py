@@ -25,7 +25,7 @@ ROUNDS = {1: 4}
 
 STAGES = ("decode", "pre-process", "network", "NMS", "total")
 
-#: Keys of `_cold_start`.
+#: Keys of `_cold_start`, beside `calls`.
 COLD_START = ("import", "load", "first call", "cold start", "peak_gb")
 
 # VmHWM is the peak of the process's own memory; `ru_maxrss` includes that of the process
@@ -41,43 +41,13 @@ def peak_gb():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 """
 
-# Run by `python -c` with the time of its start, so that the start of Python counts.
+# Run by `python -c` with the time of its start, so that the start of Python counts. The
+# code of `_OPEN_...` imports a runtime, loads the export and defines `images` and `call`.
 _COLD_START = """
 import json, sys, time
 
-started, directory, request, answer, threads, calls = sys.argv[1:]
-import tensorflow as tf
-imported = time.time()
-tf.config.threading.set_intra_op_parallelism_threads(int(threads))
-tf.config.threading.set_inter_op_parallelism_threads(int(threads))
-detect = tf.saved_model.load(directory).signatures["serving_default"]
-loaded = time.time()
-with open(request, encoding="utf-8") as file:
-    paths = json.load(file)
-images = tf.constant([open(path, "rb").read() for path in paths])
-detect(image_bytes=images)["num_detections"].numpy()
-answered = time.time()
-for _ in range(int(calls)):
-    detect(image_bytes=images)["num_detections"].numpy()
-rows = {
-    "import": imported - float(started),
-    "load": loaded - imported,
-    "first call": answered - loaded,
-    "cold start": answered - float(started),
-    "peak_gb": peak_gb(),
-}
-with open(answer, "w", encoding="utf-8") as file:
-    json.dump(rows, file)
-"""
-
-# The same for a file that another runtime than TensorFlow runs.
-_COLD_START_FILE = """
-import json, sys, time
-
-started, path, threads, batch, calls, answer = sys.argv[1:]
-import numpy as np
+started, path, threads, calls, answer, batch, *files = sys.argv[1:]
 %s
-images = np.random.default_rng(0).normal(size=shape).astype("float32")
 call(images)
 answered = time.time()
 times = []
@@ -90,14 +60,31 @@ rows = {
     "load": loaded - imported,
     "first call": answered - loaded,
     "cold start": answered - float(started),
-    "network": times,
     "peak_gb": peak_gb(),
+    "calls": times,
 }
 with open(answer, "w", encoding="utf-8") as file:
     json.dump(rows, file)
 """
 
-_OPEN_LITERT = """
+_OPEN_SAVED_MODEL = """
+import tensorflow as tf
+imported = time.time()
+tf.config.threading.set_intra_op_parallelism_threads(int(threads))
+tf.config.threading.set_inter_op_parallelism_threads(int(threads))
+detect = tf.saved_model.load(path).signatures["serving_default"]
+loaded = time.time()
+images = tf.constant([open(file, "rb").read() for file in files])
+call = lambda images: detect(image_bytes=images)["num_detections"].numpy()
+"""
+
+_NOISE = """
+import numpy as np
+images = np.random.default_rng(0).normal(size=shape).astype("float32")
+"""
+
+_OPEN_LITERT = (
+    """
 from ai_edge_litert.interpreter import Interpreter
 imported = time.time()
 raw = Interpreter(path, num_threads=int(threads)).get_signature_runner("raw")
@@ -105,8 +92,11 @@ loaded = time.time()
 shape = raw.get_input_details()["images"]["shape"]
 call = lambda images: raw(images=images)
 """
+    + _NOISE
+)
 
-_OPEN_ONNX = """
+_OPEN_ONNX = (
+    """
 from vfnet_tf.inference.onnx import OnnxDetector
 imported = time.time()
 model = OnnxDetector(path, int(threads))
@@ -115,6 +105,8 @@ canvas = [-(-side // 32) * 32 for side in model.metadata["image_size"]]
 shape = (int(batch), *canvas, 3)
 call = model.detect if model.metadata["has_nms"] else model.raw
 """
+    + _NOISE
+)
 
 
 def measure(path, batches, threads, repeats):
@@ -149,7 +141,8 @@ def measure(path, batches, threads, repeats):
         for batch in batches:
             for count in threads:
                 row = {"batch": batch, "threads": count, "load_before": load_average()}
-                row.update(_cold_start(path, files[:batch], count, calls=2))
+                cold = _cold_start(path, _OPEN_SAVED_MODEL, count, 2, batch, files)
+                row.update({name: cold[name] for name in COLD_START})
                 rounds = repeats * ROUNDS.get(batch, 1)
                 row.update(_stages_in_fresh_process(path, files[:batch], count, rounds))
                 row["load_after"] = load_average()
@@ -203,21 +196,21 @@ def _run_code(code, arguments, folder):
         )
 
 
-def _cold_start(directory, files, threads, calls):
+def _cold_start(path, opening, threads, calls, batch, files=()):
     """Seconds from the start of a process to its first answer, and its memory.
 
-    The process imports TensorFlow, loads the SavedModel, answers a batch of files and
-    then `calls` times more. `import` begins with the start of Python.
+    The process imports a runtime, loads the export, and answers a batch 1 + `calls`
+    times. `import` begins with the start of Python.
 
     Returns:
-        dict of `import`, `load`, `first call`, `cold start` in seconds and `peak_gb`.
+        dict of `import`, `load`, `first call`, `cold start` in seconds, `peak_gb`, and
+        the list `calls` of the seconds of further calls.
     """
     with tempfile.TemporaryDirectory() as folder:
-        request = pathlib.Path(folder) / "request.json"
         answer = pathlib.Path(folder) / "answer.json"
-        request.write_text(json.dumps(files), encoding="utf-8")
-        directory = pathlib.Path(directory).resolve()
-        _run_code(_COLD_START, [directory, request, answer, threads, calls], folder)
+        path = pathlib.Path(path).resolve()
+        arguments = [path, threads, calls, answer, batch, *files[:batch]]
+        _run_code(_COLD_START % opening, arguments, folder)
         return json.loads(answer.read_text(encoding="utf-8"))
 
 
@@ -230,12 +223,9 @@ def _measure_file(path, opening, batches, threads, repeats):
     rows = []
     for batch, count in itertools.product(batches, threads):
         before = load_average()
-        with tempfile.TemporaryDirectory() as folder:
-            answer = pathlib.Path(folder) / "answer.json"
-            calls = repeats * ROUNDS.get(batch, 1)
-            arguments = [path.resolve(), count, batch, calls, answer]
-            _run_code(_COLD_START_FILE % opening, arguments, folder)
-            row = json.loads(answer.read_text(encoding="utf-8"))
+        rounds = repeats * ROUNDS.get(batch, 1)
+        row = _cold_start(path, opening, count, rounds, batch)
+        row["network"] = row.pop("calls")
         row.update(batch=batch, threads=count, megabytes=path.stat().st_size / 1e6)
         row.update(load_before=before, load_after=load_average())
         rows.append(row)
