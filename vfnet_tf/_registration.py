@@ -13,7 +13,7 @@ import types
 
 #: They bring all that `keras.saving.load_model` must know by name.
 _MODULES = (
-    "vfnet_tf.builder",
+    "vfnet_tf.presets",
     "vfnet_tf.training.optimizers",
     "vfnet_tf.training.schedules",
 )

@@ -21,6 +21,7 @@ from vfnet_tf.checkpoints.published import (
     preset_folder,
 )
 from vfnet_tf.config import load_config, override, save_config
+from vfnet_tf.detectors import DenseDetector
 from vfnet_tf.warm_start import load_run_weights
 
 #: Files of weights in a folder, the first that is there is taken.
@@ -218,3 +219,8 @@ def with_classes(config, official):
     elif len(ids) != len(names):
         ids = tuple(range(1, len(names) + 1))
     return dataclasses.replace(config, model=model, class_names=names, category_ids=ids)
+
+
+# Also in `from_preset` and `save_to_preset` of the class, which lies below.
+DenseDetector._from_preset = staticmethod(from_preset)
+DenseDetector._save_to_preset = staticmethod(save_to_preset)

@@ -1,4 +1,3 @@
-import importlib
 import inspect
 import re
 
@@ -682,6 +681,9 @@ class DenseDetector(TrainableParts, keras.Model):
         with keras.StatelessScope(state_mapping=mapping):
             return self.detect(*inputs), others
 
+    # `vfnet_tf.presets` sets both: what builds detectors lies above them.
+    _from_preset = _save_to_preset = None
+
     @classmethod
     def from_preset(cls, preset, num_classes=None):
         """Builds a detector with the weights of a preset.
@@ -697,7 +699,7 @@ class DenseDetector(TrainableParts, keras.Model):
             ValueError: if the preset does not exist, cannot be downloaded now, or is of
                 another detector than the class that is asked.
         """
-        return _presets().from_preset(preset, num_classes, detector_class=cls)
+        return cls._from_preset(preset, num_classes, detector_class=cls)
 
     def save_to_preset(self, directory, config=None):
         """Writes `config.json` and `model.weights.h5` to a directory.
@@ -710,7 +712,7 @@ class DenseDetector(TrainableParts, keras.Model):
         Raises:
             ValueError: if the detector was built by hand and `config` is None.
         """
-        _presets().save_to_preset(self, directory, config)
+        self._save_to_preset(self, directory, config)
 
     def _own_config(self):
         names = ("backbone", "neck", "head", "class_loss", *self.config_names)
@@ -732,11 +734,6 @@ class DenseDetector(TrainableParts, keras.Model):
             for key, value in config.items()
         }
         return cls(**config)
-
-
-def _presets():
-    """The module of presets, by its name: it builds detectors, so it lies above them."""
-    return importlib.import_module("vfnet_tf.presets")
 
 
 def _view_tensors(images, image_size, scale):
