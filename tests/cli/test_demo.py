@@ -46,14 +46,11 @@ class FoundDetector:
         self.contents = []
 
     def describe(self):
-        colors = ("#e4322d", "#2378e1", "#32af46")
+        colors = {"disc": "#e4322d", "<b>star": "#2378e1", "square": "#32af46"}
         return {
             "detector": "VFNet",
             "classes": [
-                {"name": name, "color": color}
-                for name, color in zip(
-                    ("disc", "<b>star", "square"), colors, strict=True
-                )
+                {"name": name, "color": color} for name, color in colors.items()
             ],
             "image_size": [128, 160],
             "keep_ratio": True,
@@ -66,18 +63,15 @@ class FoundDetector:
         self.contents.append(contents)
         if contents[:2] not in (b"\xff\xd8", b"\x89P"):
             raise ValueError("The model takes whole JPEG and PNG images only.")
-        boxes = [
-            [20 + 90 * k, 30 + 50 * k, 150 + 90 * k, 140 + 50 * k] for k in range(6)
+        detections = [
+            {
+                "box": [20 + 90 * k, 30 + 50 * k, 150 + 90 * k, 140 + 50 * k],
+                "score": score,
+                "label": k % 3,
+            }
+            for k, score in enumerate(self.scores)
         ]
-        return {
-            "detections": [
-                {"box": box, "score": score, "label": number % 3}
-                for number, (box, score) in enumerate(
-                    zip(boxes, self.scores, strict=True)
-                )
-            ],
-            "seconds": 0.123,
-        }
+        return {"detections": detections, "seconds": 0.123}
 
 
 @pytest.fixture

@@ -89,9 +89,8 @@ def test_options_reach_the_export_and_its_signatures_are_shown(
     assert "localhost:8501/v1/models/cells:predict" in captured.out
     assert "142 detections in 3 batches of 2 images" in captured.out
 
-    status = main(["export", str(run_dir), "--out", str(out)])
+    assert main(["export", str(run_dir), "--out", str(out)]) == 2
     captured = capsys.readouterr()
-    assert status == 2
     assert "error: `directory` holds a SavedModel" in captured.err
     assert "weights" not in captured.out  # refused before anything is loaded
 

@@ -47,10 +47,8 @@ def test_a_study_trains_rows_with_the_options_and_shows_the_table(folder, capfd)
     options += ["--seed", "5", "--precision", "mixed_bfloat16", "--weights", "none"]
     options += ["--out", str(folder / "study")]
     assert study_in(folder, "table3", "--rows", "star", "raw", *options) == 0
-    assert [made.run_dir for made in QuickTrainer.made] == [
-        folder / "study" / "raw",
-        folder / "study" / "star",
-    ]
+    run_dirs = [made.run_dir for made in QuickTrainer.made]
+    assert run_dirs == [folder / "study" / name for name in ("raw", "star")]
     for made in QuickTrainer.made:
         training = made.config.training
         assert (training.epochs, training.batch_size, training.seed) == (3, 2, 5)

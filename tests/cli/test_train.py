@@ -32,26 +32,18 @@ config = Config(
 
 
 @pytest.fixture
-def data(tmp_path, monkeypatch):
-    """A folder with a config file, a small set and a cache of its own."""
+def data(tmp_path):
+    """A folder with a config file and a small set."""
     from vfnet_tf.data.synthetic import make_synthetic_dataset
 
-    monkeypatch.setenv("VFNET_TF_CACHE", str(tmp_path / "cache"))
     (tmp_path / "tiny.py").write_text(CONFIG_FILE, encoding="utf-8")
     make_synthetic_dataset(tmp_path / "set", 8, 4, image_size=(96, 128))
     return tmp_path
 
 
 def options_of(data, *more):
-    return [
-        "--config",
-        str(data / "tiny.py"),
-        "--data",
-        str(data / "set"),
-        "--out",
-        str(data / "run"),
-        *more,
-    ]
+    config, folder, out = (str(data / name) for name in ("tiny.py", "set", "run"))
+    return ["--config", config, "--data", folder, "--out", out, *more]
 
 
 def test_training_ends_with_a_saved_model_and_says_the_ap(data, capfd):
@@ -63,11 +55,10 @@ def test_training_ends_with_a_saved_model_and_says_the_ap(data, capfd):
         assert text in said
 
 
-def test_several_workers_need_a_cluster(data, monkeypatch, capsys):
+def test_several_workers_need_a_cluster(data, monkeypatch, mistake):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    status = main(["train", *options_of(data, "--strategy", "multi_worker")])
-    assert status == 2
-    assert "TF_CONFIG must list the workers" in capsys.readouterr().err
+    error = mistake("train", *options_of(data, "--strategy", "multi_worker"))
+    assert "TF_CONFIG must list the workers" in error
 
 
 def test_options_change_the_config(data):
@@ -92,12 +83,11 @@ def test_options_change_the_config(data):
     assert (training.clip_norm, training.ema_momentum) == (35.0, 0.999)
     assert config.model.backbone.name == "keras:ResNet50"
     assert config.data.normalization.channel_order == "bgr"
-    assert config.training.batch_size == 2
-    assert config.training.drop_epochs == (2.0,)  # half of the way, as in the file
     assert config.data.image_size == (32, 64)
-    assert config.training.base_learning_rate == 0.002
-    assert config.training.optimizer == "adamw"
-    assert (config.training.precision, config.training.seed) == ("mixed_bfloat16", 3)
+    assert (training.batch_size, training.seed) == (2, 3)
+    assert training.drop_epochs == (2.0,)  # half of the way, as in the file
+    assert (training.base_learning_rate, training.optimizer) == (0.002, "adamw")
+    assert training.precision == "mixed_bfloat16"
 
 
 def test_a_size_takes_the_place_of_the_scales_that_a_config_draws():

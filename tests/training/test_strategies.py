@@ -24,12 +24,6 @@ from vfnet_tf.training.strategies import (
 )
 
 
-def test_one_device_has_one_replica():
-    strategy = make_strategy("one_device")
-    assert isinstance(strategy, tf.distribute.OneDeviceStrategy)
-    assert strategy.num_replicas_in_sync == 1
-
-
 def test_mirrored_without_gpu_is_one_replica_on_the_cpu():
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("there is a GPU")
@@ -43,6 +37,7 @@ def test_description_shows_devices_replicas_and_the_share_of_each(two_devices):
     text = "MirroredStrategy on CPU:0, CPU:1: 2 replicas, batch 8 = 2 x 4"
     assert describe(strategy, batch_size=8) == text
     strategy = make_strategy("one_device", ["/cpu:1"])
+    assert isinstance(strategy, tf.distribute.OneDeviceStrategy)
     text = "OneDeviceStrategy on CPU:1: 1 replica, batch 3 = 1 x 3"
     assert describe(strategy, batch_size=3) == text
 
@@ -105,7 +100,10 @@ def test_a_cluster_that_makes_no_sense_is_refused_before_it_is_made(text, monkey
         make_strategy("multi_worker")
 
 
-def set_processes(monkeypatch, **variables):
+GOOD_PROCESSES = {"JOB_ADDRESSES": "a:1", "NUM_PROCESSES": "2", "PROCESS_ID": "0"}
+
+
+def set_processes(monkeypatch, variables):
     for name, value in variables.items():
         monkeypatch.setenv(f"KERAS_DISTRIBUTION_{name}", value)
 
@@ -120,9 +118,8 @@ def set_processes(monkeypatch, **variables):
 def test_processes_of_jax_are_read_from_the_variables_of_keras(
     addresses, expected, monkeypatch
 ):
-    set_processes(
-        monkeypatch, JOB_ADDRESSES=addresses, NUM_PROCESSES="3", PROCESS_ID="1"
-    )
+    given = {"JOB_ADDRESSES": addresses, "NUM_PROCESSES": "3", "PROCESS_ID": "1"}
+    set_processes(monkeypatch, given)
     assert read_processes() == Cluster(expected, 1)
     assert configured_cluster("data_parallel") == Cluster(expected, 1)
     assert configured_cluster("one_device") is None
@@ -130,9 +127,6 @@ def test_processes_of_jax_are_read_from_the_variables_of_keras(
 
 def test_without_the_variables_jax_has_one_process():
     assert configured_cluster("data_parallel") is None
-
-
-GOOD_PROCESSES = {"JOB_ADDRESSES": "a:1", "NUM_PROCESSES": "2", "PROCESS_ID": "0"}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +143,7 @@ GOOD_PROCESSES = {"JOB_ADDRESSES": "a:1", "NUM_PROCESSES": "2", "PROCESS_ID": "0
     ids=str,
 )
 def test_processes_that_make_no_sense_are_refused(change, monkeypatch):
-    set_processes(monkeypatch, **{**GOOD_PROCESSES, **change})
+    set_processes(monkeypatch, {**GOOD_PROCESSES, **change})
     with pytest.raises(ValueError, match="JOB_ADDRESSES must hold.*Received: "):
         configured_cluster("data_parallel")
 
@@ -157,7 +151,7 @@ def test_processes_that_make_no_sense_are_refused(change, monkeypatch):
 @pytest.mark.parametrize("name", GOOD_PROCESSES)
 def test_all_variables_of_the_processes_are_needed(name, monkeypatch):
     rest = {key: value for key, value in GOOD_PROCESSES.items() if key != name}
-    set_processes(monkeypatch, **rest)
+    set_processes(monkeypatch, rest)
     with pytest.raises(ValueError, match=f"'{name}': None"):
         configured_cluster("data_parallel")
 

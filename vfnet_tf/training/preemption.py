@@ -1,4 +1,4 @@
-"""What a training does when its machine is about to be taken away."""
+"""Saving the state of a training that a signal stops."""
 
 import contextlib
 import signal
@@ -24,20 +24,20 @@ class SaveOnSignal(keras.callbacks.Callback):
         with SaveOnSignal(checkpoint) as save_on_signal:
             model.fit(batches, callbacks=[..., checkpoint, save_on_signal])
 
-    It comes after the checkpoint, whose state at the end of an epoch is then the one.
+    It must come after the checkpoint.
 
-    Of several processes any may be told, and all must stop at the same step: one that
-    went on alone would wait in the next sum for those that are gone. With TensorFlow
-    `loop.fit` and `CocoEvaluation` carry `is_told` along with what they send anyhow, and
-    `hear` says what came of it. JAX has a service of its own for this, which heeds
-    SIGTERM from `keras.distribution.initialize` on and needs some steps to agree.
+    A signal may reach any of several processes, and all must stop at the same step, since
+    one that went on would wait for the others. With TensorFlow `loop.fit` and
+    `CocoEvaluation` send `is_told` to all processes and pass the result to `hear`. JAX has
+    a service for this, which listens from `keras.distribution.initialize` on and needs
+    some steps to agree.
 
     Args:
         checkpoint: `ResumableCheckpoint`.
         signals: what to heed while it is entered; SIGTERM is what cluster managers send
             some seconds before they kill, SIGINT is Ctrl-C, of which a second one stops
             at once. Outside of the main thread none is heeded.
-        num_processes: int, those that train together and call it at the same steps.
+        num_processes: int, processes that train together.
 
     Raises:
         PreemptedError: in `fit`, of all processes.
@@ -69,7 +69,7 @@ class SaveOnSignal(keras.callbacks.Callback):
         return float(self.received is not None)
 
     def hear(self, told):
-        """Takes the mean, sum or any other positive mix of `is_told` of all processes."""
+        """Takes the mean or sum of `is_told` of all processes."""
         self._heard = told
 
     @property
@@ -86,7 +86,7 @@ class SaveOnSignal(keras.callbacks.Callback):
         self.received = signal.Signals(number).name
 
     def _is_over(self):
-        """Whether to stop now: the same on all processes, whoever was told."""
+        """Whether to stop now; the same in all processes."""
         if self.num_processes == 1:
             return self.received is not None
         if not self._asks_jax:
@@ -117,7 +117,7 @@ class SaveOnSignal(keras.callbacks.Callback):
         self.check()
 
     def check(self):
-        """Leaves at once if a signal came; what was saved last is what there is."""
+        """Stops at once if a signal came, without saving."""
         if self._is_over():
             raise PreemptedError(
                 f"{self.received}: stopped at the end of an epoch. The same command "

@@ -1,4 +1,4 @@
-"""What a training would work on, without a step of it: data, batches, memory."""
+"""Preview of a training without a step: data, batches and memory."""
 
 import collections
 
@@ -10,9 +10,9 @@ from vfnet_tf.training import strategies
 
 # COCO's sizes: areas up to 32^2 and 96^2 pixels.
 _AREAS = {"small": 32**2, "medium": 96**2, "large": float("inf")}
-# A process that has imported TensorFlow and Keras and built a graph.
+# Memory of a process that has imported TensorFlow and Keras and built a graph.
 _RUNTIME_BYTES = 550e6
-# Operations that hand on what they were given, or a weight.
+# Operations without memory of their own for the output.
 _WITHOUT_MEMORY = {
     "BroadcastTo",
     "Cast",
@@ -85,11 +85,11 @@ def describe_batches(shapes, batch_size):
 
 
 def estimate_step_memory(detector, batch_shape, slots=1):
-    """Memory of a process that makes a training step, without making it.
+    """Estimates the memory of a process that makes a training step.
 
-    Weights, gradients and the optimizer's slots, and all that the forward pass computes,
-    since the backward pass needs it. The process of a step of VFNet-ResNet-50 on 2x256x320
-    was estimated at 2.0 GB and measured at 2.03 GB (docs/results.md).
+    It counts weights, gradients, the optimizer's slots, and all outputs of the forward
+    pass, since the backward pass needs them. For VFNet-ResNet-50 on 2x256x320 the estimate
+    was 2.0 GB and the measured memory 2.03 GB.
 
     Args:
         detector: `DenseDetector`.
@@ -124,7 +124,7 @@ def estimate_step_memory(detector, batch_shape, slots=1):
 
 
 def describe_memory(memory):
-    """What `estimate_step_memory` returned, as a line of text."""
+    """The dict of `estimate_step_memory` as a line of text."""
     parts = ", ".join(
         f"{name} {memory[name] / 1e9:.2f}"
         for name in ("activations", "weights", "runtime")
@@ -136,7 +136,7 @@ def describe_memory(memory):
 
 
 def describe_run(run):
-    """What a `Trainer` will train, on what and how, as lines of text."""
+    """Model, data and schedule of a `Trainer` as lines of text."""
     training, data = run.config.training, run.config.data
     sides = "within" if data.keep_ratio else "stretched to"
     shapes = run.train_batches.canvas_shapes
@@ -166,7 +166,7 @@ def describe_run(run):
 
 
 def preview_run(run):
-    """Data, batches and memory of a `Trainer` that is not started, as lines of text."""
+    """Data, batches and memory of a `Trainer` as lines of text."""
     training = run.config.training
     shapes = run.train_batches.shapes_of_epoch(0)
     replicas = strategies.num_replicas(run.strategy)
@@ -216,7 +216,7 @@ def _describe_learning(run):
 
 
 def _describe_draws(data):
-    """What the sizes of training images are drawn from, to follow the size."""
+    """The random sizes and crops of training images, as the end of a line."""
     draws = []
     if data.scales:
         draws.append(f"one of {len(data.scales)} scales")

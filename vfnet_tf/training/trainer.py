@@ -1,4 +1,4 @@
-"""One run from a config and two datasets: build, fit, evaluate, draw, keep."""
+"""A training run from a config and two datasets to metrics and pictures."""
 
 import contextlib
 import dataclasses
@@ -45,29 +45,29 @@ from vfnet_tf.warm_start import load_run_weights
 
 
 class Trainer:
-    """Trains a detector in a run directory, from the start or from where it stopped.
+    """Trains a detector in a run directory; a stopped run goes on.
 
     Args:
         config: a `vfnet_tf.config.Config`; `class_names`, `category_ids` and
             `num_classes` are taken from `train_dataset`.
         train_dataset: `DetectionDataset` to learn from.
         val_dataset: `DetectionDataset` to evaluate on after each epoch, or None.
-        run_dir: folder of everything that the run leaves; see `fit`.
-        strategy: as of `strategies.make_strategy`; None for all local GPUs, or the CPU.
-            With several workers all of them share `run_dir`, and the chief writes to it.
-        initial_weights: path of a `.weights.h5` of the same detector to start from, which
-            may know other classes (see `load_run_weights`), or a function that is given
-            the detector and loads what it likes. Not used if `run_dir` holds a state to
-            go on from.
+        run_dir: folder of all files of the run; see `fit`.
+        strategy: see `strategies.make_strategy`; None for all local GPUs, or the CPU.
+            Several workers share `run_dir`, and the chief writes to it.
+        initial_weights: path of a `.weights.h5` of the same detector, perhaps with other
+            classes (see `load_run_weights`), or a function that loads weights into the
+            detector. Not used if `run_dir` holds a saved state.
         evaluate_every: epochs between two evaluations.
-        jit_compile: as in `keras.Model.compile`; XLA is off unless asked for, or with
-            the JAX backend, which would go step by step through Python.
-        save_every_steps: steps within an epoch after which its state is saved, too; None
-            saves at the end of epochs only.
-        patience: epochs without a better validation AP after which it stops, or None.
-        on_nonfinite: what a loss that is not finite does, `"stop"` or `"skip"`, see
-            `NonFiniteAlarm`; written to `run_dir/nonfinite.json`.
-        keep_epochs: last epochs whose weights are kept as `epoch-001.weights.h5`, ...
+        jit_compile: as in `keras.Model.compile`; the JAX backend always compiles.
+        save_every_steps: steps between two saved states within an epoch; None saves only
+            at the end of an epoch.
+        patience: epochs without a better validation AP before the training stops, or
+            None.
+        on_nonfinite: action after a loss that is not finite, `"stop"` or `"skip"`, see
+            `NonFiniteAlarm`; recorded in `run_dir/nonfinite.json`.
+        keep_epochs: number of last epochs whose weights are kept as
+            `epoch-001.weights.h5`, ...
         tensorboard: bool, write scalars and pictures to `run_dir/tensorboard` (extra
             `tensorboard`).
 
@@ -78,8 +78,8 @@ class Trainer:
         effective_batch_size: images per update of the weights.
 
     Raises:
-        ValueError: for settings that do not go together, or a `run_dir` that holds a
-            run of another config.
+        ValueError: settings do not go together, or `run_dir` holds a run of another
+            config.
     """
 
     def __init__(
@@ -224,11 +224,11 @@ class Trainer:
         )
 
     def describe(self):
-        """What will be trained, on what and how: text for the start of a run."""
+        """Text on model, data and schedule, for the start of a run."""
         return describe_run(self)
 
     def preview(self):
-        """Data, batches and memory of a run that is not started: text."""
+        """Text on data, batches and memory of a run that is not started."""
         return preview_run(self)
 
     def fit(self, verbose="auto", callbacks=()):
@@ -250,7 +250,7 @@ class Trainer:
             The metrics of the best weights on the validation set, or None without one.
         """
         training = self.config.training
-        # All look at it, so that all stop where it is another run's.
+        # In every process, so that all stop if the directory holds another run.
         self._check_config()
         checkpoint, averaging = self._checkpoint()
         with loop.explaining_lost_workers():
@@ -287,12 +287,12 @@ class Trainer:
             *([] if evaluation is None else [evaluation]),
             *self._logs(),
             # After the history: a run killed in between drops the line and writes it
-            # again, the other way round it would lack one for good.
+            # again. In the other order the line would be lost.
             checkpoint,
-            # After the state is saved, a signal may end it all.
+            # After the state is saved, since a signal ends the training here.
             save_on_signal,
             stopper,
-            # Before the progress line only: a time is nothing to keep or to compare.
+            # After the history, which holds no times of a machine.
             DataWait(prints=self.cluster.is_chief),
             TimeEstimate(
                 training.epochs, self.steps_per_epoch, prints=self.cluster.is_chief
@@ -344,7 +344,7 @@ class Trainer:
         if self.val_dataset is None:
             monitor, mode = "loss", "min"
         if training.swa:
-            # The newest mean, as published, and not the one that fits validation best.
+            # The newest mean is the result, as published.
             monitor, mode = "averaged_epochs", "max"
         checkpoint = ResumableCheckpoint(
             self.run_dir,
@@ -358,7 +358,7 @@ class Trainer:
         return checkpoint, averaging
 
     def _evaluation(self, checkpoint, save_on_signal):
-        """The evaluation of the weights that the checkpoint may keep; None without data."""
+        """The evaluation of the validation set, or None."""
         if self.val_dataset is None:
             return None
         return CocoEvaluation(
@@ -373,7 +373,7 @@ class Trainer:
         )
 
     def _logs(self):
-        """What the chief writes down at the end of an epoch."""
+        """The callbacks that write logs; none for a worker that is not the chief."""
         if not self.cluster.is_chief:
             return []
         logs = [HistoryCsv(self.run_dir / "history.csv")]
@@ -395,8 +395,7 @@ class Trainer:
             if is_chief:
                 print(f"best weights: after epoch {best_epoch}")
         if self.config.training.precision != "float32":
-            # What is evaluated, drawn and exported computes as every command that loads
-            # the run will.
+            # Commands that load the run compute in float32 too.
             weights = self.detector.get_weights()
             with self.strategy.scope():
                 self.detector = _build(self.config, "float32")
@@ -420,7 +419,7 @@ class Trainer:
         )
 
     def _fit(self, batches, initial_epoch, epochs, callbacks, verbose):
-        """Keras's `fit`, or what stands for it where that does not work."""
+        """Keras's `fit`, or `loop.fit` with several workers of TensorFlow."""
         if initial_epoch >= epochs:
             return
         options = {
@@ -438,7 +437,7 @@ class Trainer:
             self.detector.fit(batches, shuffle=False, **options)
 
     def _keras_scope(self):
-        """Where batches go to all devices of JAX; nothing with `tf.distribute`."""
+        """A scope that spreads batches over the devices of JAX."""
         if isinstance(self.strategy, tf.distribute.Strategy):
             return contextlib.nullcontext()
         return self.strategy.scope()
@@ -482,7 +481,7 @@ class Trainer:
     def _check_config(self):
         if not self._config_path.exists():
             return
-        # A field that is younger than the run has its default in the old one.
+        # Fields that an older version did not have get their defaults.
         old = configs.to_dict(configs.load_config(self._config_path))
         new = configs.to_dict(self.config)
         changed = sorted(find_differences(old, new))
@@ -508,13 +507,13 @@ def _check_averaging(training):
 
 
 def find_state(run_dir):
-    """The file that a stopped run goes on from, a `Path`; None for a new run."""
+    """Path of the newest saved state of a run, or None."""
     paths = ResumableCheckpoint(run_dir).state_paths
     return next((path for path in paths if path.exists()), None)
 
 
 def _build(config, precision):
-    """A detector of that dtype policy; the global policy stays what it was."""
+    """A detector in that dtype policy; the global policy stays."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
@@ -524,7 +523,7 @@ def _build(config, precision):
 
 
 def without_weight_file(config, backbone):
-    """The config that rebuilds a run where its weight file and its preset are absent."""
+    """The config of a run without the files of its backbone's weights and preset."""
     changes = {"trainable_norms": getattr(backbone, "trainable_norms", "auto")}
     if config.model.backbone.name.startswith("kerashub:"):
         changes["architecture"] = kerashub.architecture_of(backbone)
@@ -544,13 +543,11 @@ def find_differences(old, new, prefix=""):
 
 
 def make_deterministic():
-    """Takes TensorFlow's deterministic operations; before the first operation.
+    """Makes TensorFlow deterministic. Call it before the first operation.
 
-    One thread within each operation: oneDNN divides a convolution's work by the threads
-    that it finds free, and its sums round accordingly. One operation at a time: a sum of
-    three or more gradients begins with one whose memory nobody else holds any more, and
-    that depends on who has finished (TF 2.21: on BCCD the last bits of the class tower's
-    gradients differed between two processes after one step).
+    One thread runs an operation, since oneDNN divides a convolution by the threads that
+    are free, which changes the rounding. Operations run one after the other, since TF 2.21
+    starts a sum of three or more gradients with the one whose memory is free first.
     """
     tf.config.experimental.enable_op_determinism()
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -558,7 +555,7 @@ def make_deterministic():
 
 
 def local_devices():
-    """Names of the devices that the backend sees, for the start of a run."""
+    """Names of the backend's devices as text."""
     if keras.backend.backend() != "tensorflow":
         return ", ".join(keras.distribution.list_devices())
     return ", ".join(device.name for device in tf.config.list_logical_devices())
