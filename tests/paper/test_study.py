@@ -97,11 +97,7 @@ def table3(datasets, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(datasets, tmp_path_factory):
-    """A study of which one row is trained, stopped on the way and gone on with.
-
-    Returns:
-        Its arguments, what `run` returned and what it said.
-    """
+    """A study with one row, stopped and resumed: arguments, metrics and output."""
 
     def stop(epoch, logs):
         raise KeyboardInterrupt

@@ -1,9 +1,10 @@
 """A training that is killed: `killed_run.py DATA RUN_DIR [WHEN NUMBER]`.
 
-WHEN is `step`, kill -9 after so many steps of the optimizer, `save`, in the middle of the
-state that is saved after so many, `term`, SIGTERM after so many, or `evaluation`, SIGTERM
-in the last evaluation after so many batches. Without it the training goes on to its end.
-The environment says whether it is one of several processes; it exits as `vfnet train`.
+WHEN is `step` (kill -9 after NUMBER steps of the optimizer), `save` (kill -9 while the
+state after NUMBER steps is saved), `term` (SIGTERM after NUMBER steps) or `evaluation`
+(SIGTERM after NUMBER batches of evaluations). Without it the training runs to its end.
+The environment tells whether it is one of several processes. Its exit status is that of
+`vfnet train`.
 """
 
 import os
@@ -46,7 +47,7 @@ class Kill(keras.callbacks.Callback):
         self.steps = steps_of(self.model.optimizer)
 
     def on_train_batch_end(self, batch, logs=None):
-        # Counted, since with JAX the optimizer's own number lags behind.
+        # With JAX the optimizer's own number lags behind.
         self.steps += 1
         if self.steps == self.number:
             os.kill(os.getpid(), self.what)
@@ -78,7 +79,7 @@ def interrupt_evaluation(number):
 
 
 def slowly(batch, logs):
-    """Leaves JAX's service, which looks for signals once a second, the time for it."""
+    """Gives JAX's service, which looks for signals once a second, time for it."""
     time.sleep(0.5)
 
 

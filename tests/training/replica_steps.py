@@ -2,12 +2,11 @@
 
 HOW is `mirrored COUNT` (logical CPUs of one process), `worker INDEX PORT PORT` (two
 processes), `jax COUNT` (devices of one process) or `process INDEX PORT PORT` (two of JAX).
-What happened is written to the file. Worker 1 and process 1 end by killing themselves
-within a step, to see what becomes of the other.
+The results go to the file. Worker 1 and process 1 kill themselves within a last step, to
+test the other one.
 
-Processes of their own: the devices, the cluster and the backend are chosen before the
-first operation. The weights and the batch are numpy's, so that they are the same on
-both backends.
+Devices, cluster and backend must be chosen before the first operation of a process.
+Weights and batch are numpy's, so that both backends have the same.
 """
 
 import os
@@ -29,7 +28,7 @@ def make_detector(run_eagerly=False):
     from tests.conftest import build_two_levels
     from vfnet_tf.training.optimizers import SGD
 
-    # Raw: of the star and of refined boxes test_dense_detector.py has two replicas.
+    # Without star and refinement, which test_dense_detector.py runs on two replicas.
     detector = build_two_levels(star=False, refine=False)
     rng = np.random.default_rng(4)
     for weight in detector.weights:
@@ -43,7 +42,7 @@ def make_detector(run_eagerly=False):
 
 
 def recorder(detector, results):
-    """A callback that keeps the logs, the first gradients and the last weights."""
+    """A callback that stores the logs, the first gradients and the last weights."""
     import keras
 
     def keep(epoch, logs):
@@ -61,7 +60,7 @@ def recorder(detector, results):
 
 
 def untuned(batches):
-    """As `build_pipeline` does: closing an iterator could wait a minute for a thread."""
+    """Without autotuning, as in `build_pipeline`: closing could wait a minute."""
     import tensorflow as tf
 
     options = tf.data.Options()
@@ -76,7 +75,7 @@ def mirrored(count):
 
     devices = [f"CPU:{number}" for number in range(count)]
     with make_strategy("mirrored", devices).scope():
-        # A graph takes seconds for each replica to trace: two shall do.
+        # A graph takes seconds for each replica to trace, so only two replicas have one.
         detector = make_detector(run_eagerly=count != 2)
     results = {}
     detector.fit(
@@ -136,10 +135,9 @@ def suicide(index):
 
 
 def evaluate(strategy):
-    """What the evaluator of each process gets, and after which epoch it would stop.
+    """The ids and values that the evaluator gets, and the epoch of an early stop.
 
-    The first are image ids and found values, in order. An epoch's AP is the value of
-    one of the images: of another process's own ones it would be another.
+    The AP of an epoch is the value of one image, which not every process has itself.
     """
     import contextlib
 
@@ -229,7 +227,7 @@ def on_jax(index=None):
     try:
         with strategy.scope(), loop.explaining_lost_workers():
             detector.fit(batches.repeat(2), verbose=0, callbacks=[dying])
-            # Without a look at what came out there would be no error.
+            # The error comes when a result is read.
             detector.get_weights()
     except loop.WorkerLostError as error:
         results["lost"] = str(error)

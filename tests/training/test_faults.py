@@ -41,7 +41,7 @@ def start(*arguments, **variables):
 
 
 def end(process):
-    """What it printed and its exit status; it is killed if it does not end."""
+    """The output and exit status of a process, which is killed if it does not end."""
     try:
         output, _ = process.communicate(timeout=600)
     finally:
@@ -65,7 +65,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def straight(data, tmp_path_factory):
-    """A function that waits for a run on one device which nothing disturbs."""
+    """A function that waits for an undisturbed run on one device."""
     run_dir = tmp_path_factory.mktemp("straight")
     process = start(data, run_dir)
     ended = []
@@ -94,7 +94,7 @@ def test_a_run_killed_three_times_ends_with_the_same_bits(data, straight, tmp_pa
         output, status = end(start(data, run_dir, *kill, TMPDIR=str(temporary)))
         assert status == -signal.SIGKILL, output
         assert resumed is None or f"resuming {resumed}" in output
-        # AutoGraph writes a file for each function, which only an orderly end removes.
+        # AutoGraph's files, which a kill would leave behind.
         assert list(temporary.iterdir()) == []
     output, status = end(start(data, run_dir))
     assert status == 0, output
@@ -111,7 +111,7 @@ def test_a_run_killed_three_times_ends_with_the_same_bits(data, straight, tmp_pa
 
 
 def end_both(variables_of, data, run_dir, told=None, *when):
-    """What two processes printed and their statuses; `when` happens to number `told`."""
+    """The outputs and statuses of two processes; `when` happens to number `told`."""
     ports = free_ports(2)
     processes = [
         start(

@@ -37,10 +37,9 @@ WAYS = ("2 replicas", "4 replicas", DEVICES, *CLUSTERS)
 
 @pytest.fixture(scope="module")
 def results(request, tmp_path_factory):
-    """What each way of `replica_steps.py` left, and how its process ended.
+    """The results of each way of `replica_steps.py`, all run at the same time.
 
-    All at once: each has seconds in which it only waits. Two processes of JAX are among
-    them if one of the tests asked for them by name.
+    The processes of JAX run only if a test with their name was chosen.
     """
     directory = tmp_path_factory.mktemp("steps")
     ports = free_ports(4)
@@ -55,7 +54,7 @@ def results(request, tmp_path_factory):
     }
     commands = {
         "replicas": ("mirrored", 1, 2),
-        # TensorFlow's groups are numbered by process: one of four would be that of two.
+        # A process of its own, since TensorFlow would reuse the group of two replicas.
         "more": ("mirrored", 4),
         "jax": ("jax", 2),
         "worker0": ("worker", 0, *ports[:2]),
@@ -67,7 +66,7 @@ def results(request, tmp_path_factory):
             commands[files[name]] = ("process", index, *ports[2:])
     root = str(SCRIPT.parents[2])
     environment = {**os.environ, "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""}
-    # To compile with JAX is to optimise, most of the time.
+    # Optimisations take most of JAX's time.
     environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     processes, ended = {}, {}
     try:
@@ -187,8 +186,7 @@ def test_a_killed_process_stops_the_other_within_minutes(results, way):
     message = str(results[way]["lost"])
     assert "Another worker is gone" in message
     assert "same command" in message
-    # docs/scaling.md: 10 s without a heartbeat, checked every few seconds, so less than a
-    # minute. Here the processes share two cores with each other and with more tests: on a
-    # busy machine that took 70 s. Without heartbeats it would be many minutes.
+    # docs/scaling.md: 10 s without a heartbeat, so less than a minute. Many processes on
+    # two cores take longer. Without heartbeats it would be many minutes.
     assert results[way]["seconds"] < 240
     assert results["lag"] < 240  # until TensorFlow's process had ended, too
