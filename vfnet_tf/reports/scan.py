@@ -71,33 +71,28 @@ def scan_page(result, title):
 
 def _add_splits(page, result):
     """Adds the section on images and boxes of each split."""
-    names = ("images", "images_listed", "images_without_objects", "boxes")
-    names += ("crowd_regions",)
-    spreads = ("image_height", "image_width", "objects_per_image")
-    spreads += ("box_height_at_training_size", "box_width_at_training_size")
-    rows = {name: split.to_json() for name, split in result.splits.items()}
+    names = "images images_listed images_without_objects boxes crowd_regions"
+    spreads = "image_height image_width objects_per_image box_height_at_training_size "
+    spreads += "box_width_at_training_size"
+    numbers = [split.to_json() for split in result.splits.values()]
 
     def cell(value):
         if value is None:
             return "–"
         return f"{value['min']:.4g} / {value['mean']:.4g} / {value['max']:.4g}"
 
-    table = web_page.table_html(
-        ("", *rows),
-        [
-            *(
-                (name.replace("_", " "), *(r[name] for r in rows.values()))
-                for name in names
-            ),
-            *(
-                (
-                    f"{name.replace('_', ' ')} (min / mean / max)",
-                    *(cell(r[name]) for r in rows.values()),
-                )
-                for name in spreads
-            ),
-        ],
-    )
+    rows = [
+        (name.replace("_", " "), *(one[name] for one in numbers))
+        for name in names.split()
+    ]
+    rows += [
+        (
+            f"{name.replace('_', ' ')} (min / mean / max)",
+            *(cell(one[name]) for one in numbers),
+        )
+        for name in spreads.split()
+    ]
+    table = web_page.table_html(("", *result.splits), rows)
     size = "{} x {}".format(*result.image_size)
     page.add(
         "Images and boxes",

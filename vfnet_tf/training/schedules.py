@@ -79,14 +79,15 @@ class WarmupStepSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return self.warmup_ratio + (1.0 - self.warmup_ratio) * progress
 
     def get_config(self):
-        return {
-            "base_lr": self.base_lr,
-            "warmup_steps": self.warmup_steps,
-            "warmup_ratio": self.warmup_ratio,
-            "boundaries": list(self.boundaries),
-            "factor": self.factor,
-            "name": self.name,
-        }
+        names = (
+            "base_lr",
+            "warmup_steps",
+            "warmup_ratio",
+            "boundaries",
+            "factor",
+            "name",
+        )
+        return {name: getattr(self, name) for name in names}
 
 
 @keras.saving.register_keras_serializable("vfnet_tf")
@@ -137,12 +138,8 @@ class CosineCycles(keras.optimizers.schedules.LearningRateSchedule):
         return end + (self.base_lr - end) * 0.5 * (1.0 + ops.cos(math.pi * progress))
 
     def get_config(self):
-        return {
-            "base_lr": self.base_lr,
-            "cycle_steps": self.cycle_steps,
-            "final_ratio": self.final_ratio,
-            "name": self.name,
-        }
+        names = ("base_lr", "cycle_steps", "final_ratio", "name")
+        return {name: getattr(self, name) for name in names}
 
 
 def _check(name, value, is_good, rule):
