@@ -45,16 +45,16 @@ def test_distances_may_be_exponents():
     np.testing.assert_allclose(found[0], expected, rtol=1e-5, atol=1e-4)
 
 
-def test_what_is_encoded_is_what_should_be_predicted():
+def test_encoded_boxes_are_the_predictions_that_decode_to_them():
     boxes = [[4, 16, 28, 20], [30, 32, 33, 80]]
     found = encode(DistanceCoder(), boxes)
     np.testing.assert_array_equal(found[0], [[1, 0.5, 2, 0], [0.125, 1, 0.0625, 2]])
-    # In two strides, at least 1/16 and at most 1, as logarithms.
+    # Logarithms of distances in units of two strides, clipped to 1/16 and 1.
     coder = DistanceCoder("exp", unit=2.0, limits=(1 / 16, 1.0))
     found = np.exp(encode(coder, boxes)[0])
     expected = [[0.5, 0.25, 1, 1 / 16], [1 / 16, 0.5, 1 / 16, 1]]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    # A box that the point is outside of has an encoding, too.
+    # A box without the point has finite numbers, too.
     assert np.all(np.isfinite(encode(coder, [0, 0, 0, 0])))
 
 

@@ -200,7 +200,7 @@ def test_norms_without_weights_in_the_file_are_trained(tmp_path):
     np.testing.assert_array_equal(
         kernel, arrays["conv4_block6_3_conv/kernel"].astype("float32")
     )
-    # And the layers start as the official code's stages without weights do.
+    # The other layers have the initial values of the official code.
     first, second = (
         to_numpy(backbone.get_layer(f"conv5_block{block}_2_conv").kernel)
         for block in (2, 3)
@@ -387,7 +387,7 @@ def test_stages_of_a_keras_model_are_frozen_up_to_the_number_asked_for():
         assert (frozen[-1] if frozen else None) == last
 
 
-def test_what_keras_downloads_takes_its_second_scaling_along():
+def test_an_efficientnet_divides_by_the_whole_deviation():
     inputs = keras.Input((None, None, 3))
     scaling = keras.layers.Normalization(name="normalization")
     x = scaling(keras.layers.Rescaling(1 / 255)(inputs))

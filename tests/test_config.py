@@ -88,7 +88,7 @@ def test_a_config_is_saved_and_found_by_its_path_or_directory(tmp_path):
     assert load_config(config) is config
 
 
-def test_the_shipped_configs_load_and_bear_their_files_names():
+def test_the_shipped_configs_load_and_have_the_names_of_their_files():
     names = list_configs()
     assert "vfnet_r50_fpn_1x_coco" in names and "__init__" not in names
     for name in names:
@@ -125,7 +125,7 @@ def test_names_are_filtered_by_part_or_pattern():
     assert list_configs("yolo") == []
 
 
-def test_a_misspelt_config_is_told_what_resembles_it():
+def test_the_error_for_a_misspelt_config_names_similar_ones():
     with pytest.raises(ValueError, match=r"Did you mean vfnet_r50_fpn_1x_coco or "):
         load_config("vfnet_r50_1x_coco")
     assert did_you_mean("resnet51", ["resnet50", "fpn"]) == " Did you mean resnet50?"

@@ -1,7 +1,7 @@
-"""What pages and docstrings show: Python runs, commands parse, names and files exist.
+"""Checks of pages and docstrings: Python runs, commands parse, names and files exist.
 
-Blocks of Python run page by page, in a folder with `runs/mine` and `street.jpg`. One that
-needs what cannot be had here stands below a line `<!-- not run: the reason -->`.
+Blocks of Python run page by page, in a folder with `runs/mine` and `street.jpg`. A block
+that cannot run here follows a line `<!-- not run: the reason -->`.
 """
 
 import ast
@@ -67,7 +67,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def workplace(folder, monkeypatch):
-    """Where examples run, their functions operation by operation: nothing is traced."""
+    """The folder where examples run, without tracing graphs, which is slow."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("VFNET_TF_CACHE", str(folder / "cache"))
     tf.config.run_functions_eagerly(True)
@@ -75,12 +75,12 @@ def workplace(folder, monkeypatch):
     tf.config.run_functions_eagerly(False)
 
 
-#: Pages whose Python takes batches, images or a model of its reader.
+#: Pages whose Python uses the names of `reader_has`.
 FOR_READERS_WITH_DATA = {"README.md", "how_vfnet_works.md", "interop.md", "python.md"}
 
 
 def reader_has():
-    """The names that some pages' examples take from their reader."""
+    """Batches, images and a model that some examples expect from their reader."""
     batch = {
         "images": np.zeros((1, 64, 96, 3), "float32"),
         "boxes": np.array([[[4, 6, 40, 50]]], "float32"),
@@ -104,7 +104,7 @@ def reader_has():
 
 @pytest.mark.parametrize("page", runnable_pages())
 def test_the_python_of_a_page_runs(page, workplace, monkeypatch):
-    # The pages say 50; what they show does not depend on it, the time does.
+    # The pages have 50 layers; 18 are faster, with the same output.
     monkeypatch.setattr(vfnet_tf, "ResNet", lambda depth: ResNet(depth=18))
     names = reader_has() if page.name in FOR_READERS_WITH_DATA else {}
     ran = 0
@@ -134,10 +134,10 @@ def test_examples_in_docstrings_are_all_tried():
 
 
 def shell_commands(text):
-    """The commands of a shell script as lists of words, variables of it put in.
+    """The commands of a shell script as lists of words.
 
-    What it sets (`O="--config ..."`) takes the place of `$O`; loops, pipes and
-    redirections end a command.
+    Values that it sets (`O="--config ..."`) replace `$O`; loops, pipes and redirections
+    end a command.
     """
     variables, found = {}, []
     for line in re.sub(r" *\\\n *", " ", text).splitlines():
@@ -171,7 +171,7 @@ def as_command(words):
 
 
 def complaint(command):
-    """What is wrong with a command by its own option parser; None if nothing is."""
+    """The error of a command's option parser; None for a valid command."""
     name, *arguments = command
     if name not in COMMANDS:
         return None if name in ("--help", "--version") else f"no command {name}"

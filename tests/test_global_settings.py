@@ -115,7 +115,7 @@ def run(layer, inputs):
     outputs = layer(*inputs) if isinstance(inputs, tuple) else layer(inputs)
     if isinstance(layer, DenseDetector):
         outputs = {**outputs, **layer.compute_losses(outputs, TARGETS)}
-        # Sorted by scores that rounding may exchange: that it runs is enough.
+        # It must run; its order may change by rounding.
         layer.detect(inputs, TARGETS["image_size"], max_detections=3)
     flat = [keras.ops.cast(x, "float32") for x in keras.tree.flatten(outputs)]
     return [np.array(keras.ops.convert_to_numpy(x)) for x in flat]
@@ -140,7 +140,7 @@ def expected():
             with settings():
                 keras.utils.set_random_seed(3)
                 layer, inputs = make(name)
-                # Not large: half precision is to be near, not the worst case.
+                # Small values, since half precision must be near.
                 layer.set_weights(
                     [x + 0.01 * rng.normal(size=x.shape) for x in layer.get_weights()]
                 )
@@ -165,7 +165,7 @@ CASES = {
         pytest.param(case, name, id=f"{'-'.join(case)}-{name}")
         for case in CASES
         for name in OBJECTS
-        # Backbones are made of the layers, and deep in half precision.
+        # Deep backbones lose too much in half precision; their layers are tested.
         if "float16" not in case[0] or "Net" not in name
     ],
 )

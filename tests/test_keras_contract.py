@@ -77,7 +77,7 @@ def test_layers_keep_keras_contract(row):
         expected_num_non_trainable_weights=others,
         expected_num_seed_generators=0,
         expected_num_losses=int("kernel_regularizer" in arguments),
-        # Without a weight there is no gradient; and the check gives several inputs as one.
+        # Without weights there are no gradients; the check supports one input only.
         run_training_check=trained > 0 and not isinstance(given, dict),
     )
 

@@ -41,7 +41,7 @@ def test_anchors_by_hand():
     expected = [[-8, -8, 8, 8], [-8 * root] * 2 + [8 * root] * 2]
     expected += [[-4, -16, 4, 16], [-4 * root, -16 * root, 4 * root, 16 * root]]
     np.testing.assert_allclose(found[0], expected, rtol=1e-6)
-    # The other point has the double of it about itself.
+    # Twice as large about the other point.
     shift = np.array([32, 16, 32, 16])
     np.testing.assert_allclose(found[1], 2 * np.array(expected) + shift, rtol=1e-6)
 

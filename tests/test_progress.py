@@ -70,7 +70,7 @@ def test_a_terminal_gets_a_bar_that_renews_itself_a_few_times_a_second():
         clock.now += seconds
         progress.add()
     progress.close()
-    # The first and the last; the second came too soon after the first.
+    # The second came too soon after the first to be drawn.
     texts = drawn(terminal)
     assert {text.split()[0] for text in texts} == {"1/3", "3/3"}
     assert texts[-1].endswith("3/3 images, 10 per second, 0 s in all")
@@ -139,7 +139,7 @@ def test_durations_are_short(seconds, text):
     assert _duration(seconds) == text
 
 
-def test_an_unknown_or_wrong_total_is_put_right_at_the_end():
+def test_an_unknown_or_wrong_total_is_corrected_at_the_end():
     for total, lines in (
         (None, ["3 frames", "3/3 frames"]),
         (5, ["3/5", "3/3 frames"]),

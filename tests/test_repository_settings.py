@@ -16,7 +16,7 @@ def read(name):
     return yaml.safe_load((ROOT / name).read_text("utf-8"))
 
 
-def test_the_workflow_runs_what_everybody_runs_before_a_change_lands():
+def test_the_workflow_runs_the_checks_that_contributors_run():
     workflow = read(".github/workflows/ci.yml")
     (job,) = workflow["jobs"].values()
     assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
@@ -30,7 +30,7 @@ def test_the_workflow_runs_what_everybody_runs_before_a_change_lands():
 def test_the_workflow_has_the_lowest_and_the_highest_python():
     (job,) = read(".github/workflows/ci.yml")["jobs"].values()
     pythons = job["strategy"]["matrix"]["python"]
-    # A number would make 3.10 of 3.1.
+    # As a number 3.10 would be 3.1.
     assert all(isinstance(version, str) for version in pythons)
     lowest, above = re.search(r'python_requires=">=3\.(\d+),<3\.(\d+)"', SETUP).groups()
     assert pythons == [f"3.{lowest}", f"3.{int(above) - 1}"]
@@ -50,7 +50,7 @@ def test_issue_forms_have_what_github_requires(name):
         assert isinstance(field["validations"]["required"], bool)
 
 
-def test_a_bug_report_asks_for_what_is_needed_to_answer_it():
+def test_a_bug_report_must_have_a_command_messages_and_the_environment():
     form = read(".github/ISSUE_TEMPLATE/bug_report.yml")
     required = {
         field["id"]: field["attributes"]["label"]

@@ -38,7 +38,7 @@ def test_the_same_classes_give_the_same_weights(run):
         np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
 
 
-def test_other_classes_take_all_but_the_classifier_and_what_both_know_of_it(run):
+def test_other_classes_take_all_weights_but_classifier_rows_of_other_names(run):
     path, source = run
     names = ("star", "moon", "disc", "sun")
     detector = with_classes(*names)
@@ -68,7 +68,7 @@ def test_as_many_other_classes_are_other_classes(run):
     assert "the rows of" not in said
 
 
-def test_rows_of_several_anchors_in_a_cell_are_found(tmp_path):
+def test_rows_of_several_anchors_in_a_cell_are_copied(tmp_path):
     config = load_config("vfl_retinanet_r50_fpn_4x4_1x_coco")
     config = override(
         config,

@@ -160,7 +160,7 @@ def write_images(directory):
         if name == "d.png":
             image = image.convert("RGBA")
         if name == "f.jpg":
-            # Stored lying on its side: 6 turns it clockwise when shown.
+            # Stored turned; the orientation 6 turns it clockwise.
             image = image.transpose(Image.Transpose.ROTATE_90)
             exif = Image.Exif()
             exif[0x0112] = 6

@@ -131,7 +131,7 @@ def test_the_input_pipeline_is_measured_on_files_of_its_own(
     assert all(row["images_per_second"] > 0 and row["load"] >= 0 for row in rows)
     text = capsys.readouterr().out
     assert all(f"{row['images_per_second']:.1f} images/s" in text for row in rows)
-    # The set is as many JPEGs of the size that the names say.
+    # The set has that many JPEGs of that size.
     file = speed._write_photographs(tmp_path)
     dataset = read_coco(file, tmp_path)
     assert len(dataset) == 6 and set(map(tuple, dataset.sizes)) == {(48, 64)}

@@ -104,7 +104,7 @@ def test_the_rivals_are_recognised(stem, head):
     assert matching_configs(found) == [stem]
 
 
-def test_fcos_is_told_by_its_centerness(shapes):
+def test_fcos_is_recognised_by_its_centerness(shapes):
     shapes = without(shapes, "bbox_head.vfnet")
     shapes["bbox_head.conv_cls.weight"] = (80, 256, 3, 3)
     assert describe(shapes).startswith("FoveaBox (")

@@ -137,7 +137,7 @@ def test_wrong_tensors_are_listed_and_nothing_is_loaded(resnet, torchvision):
     assert all(not to_numpy(variable).any() for variable in resnet.weights)
 
 
-def test_a_whole_detector_is_told_from_a_backbone(resnet, golden_weights):
+def test_the_weights_of_a_whole_detector_are_refused(resnet, golden_weights):
     with pytest.raises(ValueError, match="load_pytorch_checkpoint"):
         load_backbone_weights(resnet, golden_weights)
 

@@ -12,7 +12,7 @@ from vfnet_tf.checkpoints.imagenet import (
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub that holds what `files` says and notes what was asked for."""
+    """A stand-in for the hub with the answers `files`; it records requests in `asked`."""
     module = types.ModuleType("huggingface_hub")
     module.files, module.asked = {}, []
 

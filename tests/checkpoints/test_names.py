@@ -75,13 +75,13 @@ def test_heads_have_the_official_names(kind, classifier, others):
     detector = build_small(kind)
     assert classifier_name(detector) == f"bbox_head.{classifier}."
     variables = official_variables(detector)
-    # The Keras model that is the backbone has no official names, all else has.
+    # All variables have official names, except those of the Keras backbone.
     own = detector.neck.variables + detector.head.variables
     assert {id(v) for v in variables.values()} == {id(v) for v in own}
     assert len(variables) == len(own)
     weight = variables[f"bbox_head.{classifier}.weight"]
     assert weight is detector.head.class_predictor.conv.kernel
-    # As their last parts are weight, bias or scale.
+    # Without the endings weight, bias or scale.
     names = {name.removeprefix("bbox_head.") for name in variables}
     starts = names | {name.rpartition(".")[0] for name in names}
     assert others <= starts

@@ -36,7 +36,7 @@ def detector():
 
 
 def random_tensors(detector, seed=0):
-    """Tensors in PyTorch's layout that are not what the detector has."""
+    """Random tensors for a detector in PyTorch's layout."""
     rng = np.random.default_rng(seed)
     return {
         name: rng.standard_normal(pytorch_shape(variable), "float32")
@@ -57,7 +57,7 @@ def checkpoint(tensors_of_the_module):
 
 @pytest.fixture
 def unchanged(detector):
-    """Sees at the end of the test that the detector has the weights of its start."""
+    """Checks at the end of the test that the detector has its initial weights."""
     before = to_numpy(detector.variables)
     yield
     for old, new in zip(before, detector.variables, strict=True):
@@ -292,7 +292,7 @@ def test_a_classifier_that_differs_otherwise_is_an_error(
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_a_checkpoint_of_another_config_is_told_by_what_it_looks_like(
+def test_the_error_for_another_config_describes_the_checkpoint(
     detector, golden_weights
 ):
     with pytest.raises(ValueError) as error:
@@ -305,7 +305,7 @@ def test_a_checkpoint_of_another_config_is_told_by_what_it_looks_like(
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_a_checkpoint_of_something_else_is_told_so(detector):
+def test_the_error_for_another_model_says_so(detector):
     tensors = {f"encoder.{i}.weight": np.zeros(3, "float32") for i in range(300)}
     with pytest.raises(ValueError, match="a checkpoint of something else"):
         load_pytorch_checkpoint(detector, tensors)
@@ -322,7 +322,7 @@ class Bomb:
 
 
 class Hidden(Bomb):
-    """The same behind a name that is read over where it stands in a log."""
+    """The same behind `getattr`, which is allowed in logs."""
 
     def __reduce__(self):
         return (getattr, (Bomb(self.marker), "real"))
@@ -340,7 +340,7 @@ def test_a_pth_file_cannot_run_code(tmp_path, detector, checkpoint, kind, zipped
     with pytest.raises(ValueError, match=r"can run code.*model\.pth.*\.system"):
         load_pytorch_checkpoint(detector, str(path))
     assert not marker.exists()
-    # The bomb is live: read without care it goes off.
+    # An unsafe reader would run the code.
     torch.load(path, weights_only=False)
     assert marker.exists()
 
@@ -348,7 +348,9 @@ def test_a_pth_file_cannot_run_code(tmp_path, detector, checkpoint, kind, zipped
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("kept", [0, 300, -1000])
-def test_a_truncated_file_is_one_error(tmp_path, detector, checkpoint, zipped, kept):
+def test_a_truncated_file_is_a_value_error(
+    tmp_path, detector, checkpoint, zipped, kept
+):
     torch = pytest.importorskip("torch")
     path = tmp_path / "model.pth"
     tensors = {name: torch.tensor(value) for name, value in checkpoint.items()}
@@ -388,7 +390,7 @@ def test_without_pytorch_a_pth_file_is_not_written_and_the_message_says_why(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_way_back_has_the_official_names_shapes_and_dtypes(
+def test_the_state_dict_has_the_official_names_shapes_and_dtypes(
     golden_detector, golden_weights
 ):
     official = json.loads(STATE.read_text(encoding="utf-8"))
@@ -417,7 +419,7 @@ def test_a_round_trip_keeps_every_bit(tmp_path, detector, checkpoint, ending):
     assert_loaded(detector, checkpoint)
 
 
-def test_pytorch_reads_what_was_written_as_the_official_code_does(tmp_path, detector):
+def test_pytorch_reads_a_written_file_strictly(tmp_path, detector):
     torch = pytest.importorskip("torch")
     path = tmp_path / "model.pth"
     write_checkpoint(path, to_pytorch_state_dict(detector), ["a", "b", "c"])
@@ -428,7 +430,7 @@ def test_pytorch_reads_what_was_written_as_the_official_code_does(tmp_path, dete
         for name, tensor in loaded["state_dict"].items()
         if name.startswith("backbone.bn1.")
     }
-    # strict: all that a layer of PyTorch's looks for is there, and nothing else
+    # Strict: exactly the tensors that PyTorch's layer has.
     torch.nn.BatchNorm2d(64).load_state_dict(backbone, strict=True)
 
 
@@ -437,7 +439,7 @@ def test_another_ending_is_not_written(tmp_path):
         write_checkpoint(tmp_path / "model.h5", {})
 
 
-def test_a_keras_backbone_has_no_way_back(small_detector):
+def test_a_keras_backbone_has_no_official_names(small_detector):
     with pytest.raises(ValueError, match="Keras model as backbone has none"):
         to_pytorch_state_dict(small_detector())
 
@@ -460,7 +462,7 @@ def test_checkpoints_of_the_rivals_load_and_those_of_other_classes_in_part(kind)
     for name, array in official_state(copy).items():
         np.testing.assert_array_equal(array, state[name])
 
-    # Of five classes: nine times as many filters where a cell has nine anchors.
+    # Five classes; with nine anchors in a cell nine times as many filters.
     classifier = classifier_name(detector)
     for name in [name for name in state if name.startswith(classifier)]:
         shape = (state[name].shape[0] // 3 * 5, *state[name].shape[1:])

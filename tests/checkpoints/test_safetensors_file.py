@@ -8,7 +8,7 @@ from vfnet_tf.checkpoints.safetensors_file import read_safetensors, write_safete
 safetensors = pytest.importorskip("safetensors")
 
 
-def test_arrays_and_notes_come_back_as_they_were(tmp_path):
+def test_arrays_and_notes_are_read_as_they_were_written(tmp_path):
     arrays = {
         "kernel": np.arange(6, dtype="float32").reshape(2, 3),
         "half": np.ones(2, "float16"),
@@ -22,7 +22,7 @@ def test_arrays_and_notes_come_back_as_they_were(tmp_path):
     for name, array in arrays.items():
         assert found[name].dtype == array.dtype
         np.testing.assert_array_equal(found[name], array)
-    # Nothing is left of the writing.
+    # No temporary file is left.
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
     write_safetensors(path, arrays)
     assert read_safetensors(path)[1] == {}

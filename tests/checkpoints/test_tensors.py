@@ -64,7 +64,7 @@ def test_every_kind_of_problem_is_found(variables, tensors):
     ]
 
 
-def test_what_may_be_lacking_is_no_problem(variables, tensors):
+def test_a_tensor_that_may_be_missing_is_no_problem(variables, tensors):
     del tensors["scale"]
     values, problems = match_tensors(variables, tensors, lambda name: name == "scale")
     assert problems == []
@@ -79,7 +79,7 @@ def test_other_floats_become_float32(variables, tensors, dtype):
     assert {value.dtype.name for value in values.values()} == {"float32"}
 
 
-def test_pytorchs_own_dtypes_are_widened_or_told(variables, tensors):
+def test_dtypes_of_pytorch_are_widened_or_named(variables, tensors):
     torch = pytest.importorskip("torch")
     tensors["a.bias"] = torch.tensor([1.0, 2.5, -3.0, 0.0], dtype=torch.bfloat16)
     values, problems = match_tensors(variables, tensors)

@@ -67,7 +67,7 @@ def rewrite_archive(source, target, change=lambda name, data: data, **options):
 
 
 def plain(value):
-    """What a test compares: tensors and arrays as (dtype, shape, bytes)."""
+    """A value for comparison, with tensors and arrays as (dtype, shape, bytes)."""
     if hasattr(value, "detach"):
         value = value.detach()
         value = value.float() if str(value.dtype) == "torch.bfloat16" else value
@@ -121,7 +121,7 @@ def test_every_bit_is_that_of_torch_load(tmp_path, torch, zipped, protocol):
         pickle_protocol=protocol,
         _use_new_zipfile_serialization=zipped,
     )
-    # Before protocol 4 PyTorch's careful reader knows no set.
+    # With `weights_only` PyTorch reads no sets of protocols before 4.
     expected = torch.load(path, weights_only=False)
     before = path.read_bytes()
     found = read_torch_file(path)
@@ -133,7 +133,7 @@ def test_every_bit_is_that_of_torch_load(tmp_path, torch, zipped, protocol):
 
 
 @both_formats
-def test_what_no_weights_need_is_read_over(tmp_path, torch, zipped):
+def test_values_that_weights_do_not_need_become_inert(tmp_path, torch, zipped):
     path = tmp_path / "model.pth"
     saved = {
         "device": torch.device("cuda:0"),
@@ -326,7 +326,7 @@ SHARED = b"\x80\2)" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60))
     ],
 )  # fmt: skip
 @both_formats
-def test_a_pickle_of_nonsense_is_one_error(tmp_path, zipped, pickled, problem):
+def test_an_invalid_pickle_is_a_value_error(tmp_path, zipped, pickled, problem):
     path = tmp_path / "model.pth"
     write_file(path, pickled, zipped)
     pattern = rf"whole checkpoint.*model\.pth of .*({problem})"
@@ -355,7 +355,7 @@ def test_a_long_pickle_and_one_that_copies_without_end_are_refused(
 
 
 class Own:
-    """Says what it does when it is rebuilt."""
+    """Makes a folder when it is unpickled."""
 
     def __init__(self, marker):
         self.marker = str(marker)
@@ -451,9 +451,9 @@ def test_other_ways_to_run_code_are_closed(tmp_path, torch, zipped):
         b"\x80\2ctorch\nSize\n}X\7\0\0\0forwardX\1\0\0\0asb.",  # BUILD of a callable
         b"\x80\2\x82\1.",  # EXT1
         b"Pmodel\n.",  # PERSID of protocol 0
-        # A storage whose kind is a call, and one of a module's source.
+        # A storage whose kind is a function.
         b"\x80\2(X\7\0\0\0storage" + system + b"X\1\0\0\x000X\1\0\0\x000K\1tQ.",
-        # getattr of what may be named gives nothing that can be called.
+        # getattr of a known name gives an `Inert`, which cannot be called.
         b"\x80\2c__builtin__\ngetattr\nctorch\nSize\nX\7\0\0\0__new__\x86R" + text
         + b"\x85R.",
     ):  # fmt: skip
@@ -593,19 +593,19 @@ def test_mutated_files_give_an_error_or_the_same_tensors(
             try:
                 found = read_torch_file(path)
             except ValueError as error:
-                # Nothing else is caught: any other class fails the test.
+                # An error of another class fails the test.
                 found = None
                 assert str(path) in str(error)
             peak = tracemalloc.get_traced_memory()[1] - before
-            # The tensors, and beside them what every reading of a small file takes.
+            # The tensors, and the memory to read a small file.
             assert peak < 2 * path.stat().st_size + 150_000
             if found is None:
                 answers["refused"] += 1
             elif plain(found) == original:
                 answers["the same"] += 1
             else:
-                # No checksum tells that a weight or a name was changed: then it is read
-                # as PyTorch reads it.
+                # Without a checksum a changed weight or name is not detected: PyTorch
+                # reads the same.
                 assert way != "zip"
                 theirs = torch.load(path, map_location="cpu", weights_only=True)
                 assert plain(found) == plain(theirs)
@@ -615,5 +615,5 @@ def test_mutated_files_give_an_error_or_the_same_tensors(
     assert sum(answers.values()) == count
     assert answers["refused"] > count // 3, answers
     assert answers["the same"] + answers["as PyTorch"] > 0, answers
-    # Nothing was run that leaves a trace, and the file that was read is as it was.
+    # No other file was written.
     assert {p.name for p in tmp_path.iterdir()} == {"source.pth", "model.pth"}

@@ -25,7 +25,7 @@ def detector(config):
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory, detector, config):
-    """The directory of a SavedModel; leave it as it is."""
+    """The directory of a SavedModel; do not change it."""
     from vfnet_tf.export.saved_model.exporter import export_saved_model
 
     directory = tmp_path_factory.mktemp("export") / "model"

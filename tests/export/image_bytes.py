@@ -1,4 +1,4 @@
-"""Image files by hand, good ones and ones that nobody should decode."""
+"""Image files made by hand, valid ones and ones that must not be decoded."""
 
 import io
 import struct
@@ -82,7 +82,7 @@ def gif_bomb():
 
 
 def mutate(contents, rng):
-    """One of the ways in which files are damaged, by chance or by intent."""
+    """Damages a file in a random way."""
     data = bytearray(contents)
     start = int(rng.integers(2, len(data) - 1))
     length = int(rng.integers(1, 1 + min(200, len(data) - start)))

@@ -1,4 +1,4 @@
-"""One small detector of each architecture family, with nothing left at zero or one."""
+"""One small detector of each architecture family, with random weights."""
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ BACKBONES = {
     ),
     "vfnet_x": lambda: (
         vfnet_tf.Res2Net(50, deformable=("C3", "C4", "C5")),
-        # Groups of one channel would norm the last digits of single cells.
+        # 64, since groups of one channel would amplify rounding.
         vfnet_tf.PAFPN(64),
     ),
 }

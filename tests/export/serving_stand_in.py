@@ -271,7 +271,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except Refusal as refusal:
             return self._answer(STATUS[refusal.code], {"error": str(refusal)})
         plain = {key: _plain(np.asarray(value)) for key, value in outputs.items()}
-        # An output that is alone comes without its name.
+        # A single output has no name.
         (alone,) = plain.values() if len(plain) == 1 else (plain,)
         return self._answer(200, {"outputs": alone}, is_cut=fault == "cut")
 
@@ -323,7 +323,7 @@ def _from_json(value):
     first = decoded
     while isinstance(first, list) and first:
         first = first[0]
-    # numpy's own strings lose zeros at the end.
+    # Objects, since numpy's strings lose zeros at the end.
     return np.array(decoded, dtype=object if isinstance(first, bytes) else None)
 
 

@@ -1,4 +1,4 @@
-"""Where all scores are equal, every exported file picks the boxes that `detect` picks."""
+"""Exported files pick the same boxes as `detect` if all scores are equal."""
 
 import keras
 import numpy as np
@@ -63,7 +63,7 @@ def test_equal_scores_give_the_same_boxes_everywhere(detector, tmp_path, monkeyp
     images = np.random.default_rng(1).normal(size=(2, 64, 96, 3)).astype("float32")
     scale = np.ones((2, 2), "float32")
     expected = contracts.to_numpy(detector.detect(images, SIZES, scale))
-    # Two boxes of three classes each: the limit cuts among equals.
+    # The limit cuts among equal scores: all classes of a box, two of the next.
     np.testing.assert_array_equal(expected["labels"], [[0, 1, 2, 0, 1]] * 2)
     files = {
         "SavedModel": saved_model(detector, tmp_path),

@@ -29,7 +29,7 @@ def test_weights_that_are_saved_and_loaded_have_the_same_hash(tmp_path, soft_det
     soft_detector.save_weights(path)
     own = fingerprint.weights_sha256(soft_detector)
     assert own == fingerprint.file_sha256(path)
-    # Its layers were named after those of the first one: `vfnet_1`, ...
+    # Keras gives its layers other names: `vfnet_1`, ...
     other = build_small("vfnet")
     assert fingerprint.weights_sha256(other) != own
     other.load_weights(path)
@@ -51,7 +51,7 @@ def test_a_training_state_has_the_hash_of_its_weights(tmp_path, soft_detector):
 def test_the_hash_of_a_config_is_that_of_its_fields(tmp_path):
     config = tiny_run.tiny_config()
     own = fingerprint.config_sha256(config)
-    # Whole numbers in place of floats come back as floats.
+    # Reading converts whole numbers in float fields.
     configs.save_config(config, tmp_path / "config.json")
     read = configs.load_config(tmp_path / "config.json")
     assert fingerprint.config_sha256(read) == own

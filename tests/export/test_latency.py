@@ -13,7 +13,7 @@ from vfnet_tf.export import latency
 if keras.backend.backend() != "tensorflow":
     pytest.skip("a SavedModel needs the TensorFlow backend", allow_module_level=True)
 
-#: What a server needs of it; it takes 0.1 s to load and 0.2 s for the first answer.
+#: The parts that a server uses; loading takes 0.1 s, the first answer 0.2 s.
 FAKE_TENSORFLOW = """
 import time, types
 
@@ -80,7 +80,7 @@ def exported(tmp_path_factory, detector):
     )
 
 
-def test_the_stages_are_parts_of_what_the_export_does(exported, tmp_path):
+def test_the_stages_are_parts_of_the_export(exported, tmp_path):
     files = latency._write_files(tmp_path, (86, 108), 1)
     functions = latency.stage_functions(exported, files)
     assert tuple(functions) == (*latency.STAGES, "serve_tensor", "detect")
@@ -90,7 +90,7 @@ def test_the_stages_are_parts_of_what_the_export_does(exported, tmp_path):
     assert found["network"].shape == (1, 9 * (8 * 12 + 4 * 6 + 2 * 3 + 2 + 1), 3)
     assert found["NMS"].shape == (1, 100) and found["NMS"][0, 0] > 0.05
     assert found["total"].shape == (1,)
-    # Both sides of the ratio find the same, in the same pixels.
+    # Both sides of the ratio have the same detections.
     count = int(found["serve_tensor"][0])
     assert count > 3 and np.count_nonzero(found["detect"][0]) == count
 
@@ -124,7 +124,7 @@ def test_each_setting_is_measured_and_printed(exported, monkeypatch, tmp_path, c
     path = tmp_path / "rows.json"
     arguments = ["--repeats", "3", "--batches", "1", "2", "--json", str(path)]
     assert main(["benchmark", str(exported), *arguments]) == 0
-    # Of one image four times as many rounds; 1 and 2 threads are the default.
+    # One image has four times as many rounds; 1 and 2 threads are the default.
     assert calls == [(1, 1, 12), (1, 2, 12), (2, 1, 3), (2, 2, 3)]
     rows = json.loads(path.read_text())
     assert [(row["batch"], row["threads"]) for row in rows] == [c[:2] for c in calls]
@@ -144,7 +144,7 @@ def test_the_cold_start_is_the_sum_of_its_parts(tmp_path):
     assert row["first call"] >= 0.2 and row["load"] >= 0.1 and row["import"] > 0
     parts = row["import"] + row["load"] + row["first call"]
     assert row["cold start"] == pytest.approx(parts)
-    # Its own memory, not that of the process of the tests.
+    # Only its own memory, without that of the tests.
     assert 0.005 < row["peak_gb"] < 0.1
 
 
@@ -172,7 +172,7 @@ def test_rows_are_lines_of_the_table_in_milliseconds():
     assert line.endswith("| 7.8 (4.0 + 2.5 + 1.2) | 1.23 | 0.5 to 2.0 |")
 
 
-def test_ratios_stand_beside_their_targets():
+def test_ratios_are_printed_with_their_targets():
     text = latency.format_ratios([ROW, {**ROW, "batch": 1, "export_to_detect": 1.04}])
     assert "8 images, 2 threads: total to network 1.375 (target 1.25)" in text
     assert text.endswith("export to detect 1.040 (target 1.05)")

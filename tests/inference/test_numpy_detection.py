@@ -96,7 +96,7 @@ def test_the_threshold_is_for_scores_without_centerness():
 
 @pytest.mark.parametrize("nms", ["hard", "soft_linear", "soft_gaussian"])
 @pytest.mark.parametrize("has_centerness", [False, True])
-def test_random_predictions_give_what_the_tensors_give(nms, has_centerness):
+def test_random_predictions_give_the_detections_of_the_tensors(nms, has_centerness):
     rng = np.random.default_rng(8)
     corners = rng.uniform(-5, 60, (2, 90, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(5, 40, (2, 90, 2))], -1)

@@ -73,7 +73,7 @@ def test_predictions_have_names_thresholds_and_pictures(exported, images):
     predictor = OnnxPredictor(exported["raw.onnx"], batch_size=2)
     assert predictor.class_names == tiny_run.CLASS_NAMES
     found = predictor(images, score_threshold=0.4)
-    # The same from the graph's NMS, where the threshold is an input.
+    # The same with NMS in the graph, where the threshold is an input.
     in_graph = OnnxPredictor(exported["nms.onnx"])(images, score_threshold=0.01)
     assert len(found) == len(in_graph) == 7
     for one, other in zip(found, in_graph, strict=True):
@@ -87,7 +87,9 @@ def test_predictions_have_names_thresholds_and_pictures(exported, images):
     np.testing.assert_array_equal(predictor(pixels).image, pixels)
 
 
-def test_what_a_file_does_not_allow_is_said(exported, images, tmp_path):
+def test_files_settings_and_images_that_do_not_fit_are_refused(
+    exported, images, tmp_path
+):
     detector = OnnxDetector(exported["nms.onnx"])
     with pytest.raises(ValueError, match=r"takes the settings .*Received: \['nms'\]"):
         detector.detect(np.zeros((1, 64, 96, 3)), nms="soft_linear")
@@ -154,7 +156,7 @@ def test_the_command_predicts_without_tensorflow_and_keras(exported, images, tmp
     assert process.stdout.splitlines()[-1] == "[]"
     content = json.loads((out / "detections.json").read_text())
     assert len(content["images"]) == 7
-    # As the predictor on TensorFlow.
+    # The same as with TensorFlow.
     predictor = Predictor(tiny_run.shared_detector(), tiny_run.tiny_config())
     expected = [
         box["bbox"]

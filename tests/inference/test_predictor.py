@@ -60,7 +60,7 @@ def assert_same(first, second, atol=1e-3):
     np.testing.assert_array_equal(first.labels, second.labels)
 
 
-def test_every_image_gives_what_the_evaluation_pipeline_gives(
+def test_detections_are_those_of_the_evaluation_pipeline(
     predictor, predictions, data, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("VFNET_TF_CACHE", str(tmp_path))
@@ -91,7 +91,7 @@ def test_every_image_gives_what_the_evaluation_pipeline_gives(
     assert compared == set(range(7))
 
 
-def test_a_prediction_says_what_was_found_where(predictions):
+def test_a_prediction_has_boxes_names_and_the_size_of_its_image(predictions):
     first = predictions[0]
     assert (first.height, first.width) == (120, 150)
     assert first.boxes.dtype == first.scores.dtype == np.float32
@@ -127,7 +127,7 @@ def test_folders_globs_and_lists_come_in_order_and_one_path_comes_alone(images):
     assert expand([]) == ([], False)
 
 
-def test_files_that_look_like_images_and_are_not_taken_are_told(tmp_path):
+def test_files_that_look_like_images_but_are_not_taken_are_listed(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "A.PNG")
     for name in ("._a.png", "b.HEIC", "c.mp4", "Thumbs.db", "notes.txt"):
         (tmp_path / name).write_text("x")
@@ -270,7 +270,7 @@ def test_a_threshold_above_the_detectors_own_keeps_the_stronger_detections(
     assert kept.names == everything.names[:4]
 
 
-def test_only_a_threshold_below_the_detectors_own_changes_what_the_detector_does(plain):
+def test_only_a_threshold_below_the_detectors_own_is_passed_to_it(plain):
     image = np.full((128, 160, 3), 100, "uint8")
     score = float(plain(image).scores[0])
     assert 0.4 < score < 0.5
@@ -290,7 +290,7 @@ def test_results_in_coco_format_are_those_of_the_evaluator(predictions, data):
     assert {r["category_id"] for r in predictions[0].to_coco()} <= {3, 5, 9}
 
 
-def test_pictures_show_what_is_above_the_threshold(predictor, predictions, images):
+def test_pictures_show_detections_above_the_threshold(predictor, predictions, images):
     prediction = predictions[0]
     plain = prediction.draw(score_threshold=1.0, min_side=1)
     np.testing.assert_array_equal(plain, prediction.image)
@@ -299,7 +299,7 @@ def test_pictures_show_what_is_above_the_threshold(predictor, predictions, image
     drawn = prediction.draw()
     np.testing.assert_array_equal(drawn, prediction.draw(score_threshold=0.3))
     assert (drawn != prediction.draw(score_threshold=0.05)).any()
-    # A threshold that the caller chose holds for the picture too.
+    # A threshold of the caller is also that of the picture.
     chosen = predictor(images / "a.jpg", score_threshold=0.1)
     np.testing.assert_array_equal(chosen.draw(), chosen.draw(score_threshold=0.1))
 
@@ -419,7 +419,7 @@ def test_a_run_gives_its_best_weights_else_the_last_else_a_file(tmp_path):
     assert find_checkpoint(best, other) == (other, best)
 
 
-def test_an_incomplete_run_is_an_error_that_says_what_is_missing(tmp_path):
+def test_an_incomplete_run_is_an_error_that_names_the_missing_part(tmp_path):
     with pytest.raises(ValueError, match="must hold .*best.weights.h5 or last"):
         find_checkpoint(tmp_path)
     (tmp_path / "best.weights.h5").touch()

@@ -42,7 +42,7 @@ def test_the_head_says_size_rate_and_number_of_frames(clip):
     assert info.frame_rate == NTSC
 
 
-def test_frames_come_back_in_order_with_their_times_and_colours(clip):
+def test_frames_are_read_in_order_with_their_times_and_colours(clip):
     times, frames = zip(*video.read_frames(clip), strict=True)
     np.testing.assert_allclose(times, np.arange(12) * 1001 / 30000, atol=1e-9)
     for frame, color in zip(frames, colors(12), strict=True):
@@ -139,7 +139,7 @@ def test_huge_frames_are_refused_before_they_are_decoded(clip, monkeypatch):
         video.inspect_video(clip)
 
 
-def test_a_writer_that_fails_leaves_nothing_and_not_half_of_what_was_there(tmp_path):
+def test_a_writer_that_fails_keeps_the_old_file_and_leaves_no_other(tmp_path):
     path = tmp_path / "out.mp4"
     path.write_bytes(b"old")
     info = video.VideoInfo(64, 64, NTSC, fractions.Fraction(1, 30000), None)
@@ -163,7 +163,7 @@ def test_without_pyav_the_extra_is_named(clip, monkeypatch):
         video.inspect_video(clip)
 
 
-def test_videos_are_told_by_their_endings():
+def test_videos_are_recognised_by_their_endings():
     assert video.is_video("a/b.MP4") and video.is_video(pathlib.Path("x.webm"))
     assert not video.is_video("a.jpg") and not video.is_video("mp4")
     assert not video.is_video(np.zeros((2, 2, 3), "uint8"))

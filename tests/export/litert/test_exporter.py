@@ -33,13 +33,13 @@ SIZE = (64, 96)
 
 
 def small_images(count=2):
-    """float32 `[count, 64, 96, 3]` as after normalisation."""
+    """Normalised float32 `[count, 64, 96, 3]`."""
     values = [tiny_run.picture(seed, *SIZE) for seed in range(count)]
     return (np.asarray(values, "float32") - 118.0) / 58.0
 
 
 def spread(detector):
-    """Scores from 0.1 to 0.9, boxes and points far from their starts, as by training."""
+    """Gives a detector scores from 0.1 to 0.9 and boxes like those of trained weights."""
     rng = np.random.default_rng(1)
     for layer in detector._flatten_layers():
         is_class = layer.name == "class_predictor"
@@ -60,7 +60,7 @@ def deformable_backbone():
 
 
 def deformable_towers():
-    """The star left out: this is of the deformable convolution alone."""
+    """Without the star, to test the deformable convolution alone."""
     keras.utils.set_random_seed(7)
     head = VFNetHead(3, 32, 1, star=False, refine=False, deformable_towers=True)
     backbone = KerasBackbone(tiny_model(), ("c3", "c4_bn", "c5"))
@@ -104,13 +104,13 @@ def test_a_file_gives_the_boxes_and_scores_of_keras(kind, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained():
-    """As good as trained, and quick to convert; leave it as it is."""
+    """A detector with weights like trained ones that converts quickly; do not change it."""
     return spread(build_small("retinanet"))
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory, config, trained):
-    """The files of the detector by `quantize`; leave them as they are."""
+    """The files of the detector by `quantize`; do not change them."""
     folder = tmp_path_factory.mktemp("litert")
     return {
         quantize: litert.export_litert(
@@ -131,7 +131,7 @@ def test_quantised_files_are_smaller_and_near_keras(written, trained):
     assert sizes["float16"] < 0.6 * sizes["none"]
     assert sizes["dynamic_int8"] < 0.4 * sizes["none"]
     reports = [verify_litert(written[q], trained, small_images()) for q in TOLERANCES]
-    # The rounding of the weights is seen.
+    # Coarser weights differ more.
     none, float16, int8 = (report["score_difference"] for report in reports)
     assert none < float16 < int8
 
@@ -163,8 +163,8 @@ def test_the_metadata_lie_in_the_file_and_beside_it(written, trained, config):
     assert metadata["weights_sha256"] == fingerprint.weights_sha256(trained)
 
 
-def test_a_file_finds_what_the_detector_finds(written, trained):
-    # Upright in a lying input: made to fit, and padded on the right.
+def test_a_file_gives_the_detections_of_the_detector(written, trained):
+    # A portrait in a landscape input: resized to fit, padded on the right.
     pixels = tiny_run.picture(1, 150, 120)
     predictor = LiteRTPredictor(written["none"], num_threads=2)
     prepared = predictor.prepare(pixels)
@@ -228,7 +228,9 @@ def test_images_of_another_size_are_refused(written):
         ({"threshold": 0.5}, "The settings are"),
     ],
 )
-def test_what_cannot_be_written_is_refused(trained, tmp_path, changes, message):
+def test_paths_and_settings_that_do_not_fit_are_refused(
+    trained, tmp_path, changes, message
+):
     (tmp_path / "folder.tflite").mkdir()
     (tmp_path / "there.tflite").write_bytes(b"old")
     arguments = {"path": "m.tflite", "image_size": SIZE, **changes}

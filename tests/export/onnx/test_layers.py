@@ -13,7 +13,7 @@ from vfnet_tf.layers import ConvNormAct, DeformableConv2D, StarDeformableConv2D
 
 
 def run_layer(layer, *inputs):
-    """What ONNX Runtime makes of `[B, H, W, C]` arrays, in the same layout."""
+    """The output of ONNX Runtime for `[B, H, W, C]` arrays, in the same layout."""
     graph = Graph()
     maps = []
     for number, value in enumerate(inputs):

@@ -33,7 +33,7 @@ def test_each_family_gives_keras_numbers_in_batches_and_at_odd_sizes(
     model = onnx_model.build_model(detector, {})
     sizes = ((1, 64, 96), (2, 75, 107), (1, 72, 40))
     report = onnx_model.compare(model.SerializeToString(), detector, sizes)
-    # Wide of what is accepted, and not 0, which would be the comparison of nothing.
+    # Far below the tolerance; 0 would mean that nothing was compared.
     assert 0 < report["score_difference"] < 2e-5
     assert 0 < report["box_difference"] < 0.03
     assert tuple(report["sizes"]) == sizes
@@ -76,7 +76,7 @@ def test_a_backbone_of_keras_applications_gives_keras_numbers(name):
     onnx_families.disturb(detector)
     exported = onnx_model.build_model(detector, {}).SerializeToString()
     report = onnx_model.compare(exported, detector)
-    # The others drop an odd last row: Keras fails at 75 x 107, too.
+    # The others drop an odd last row, and Keras fails at 75 x 107.
     is_any = name == "ResNet50"
     assert report["sizes"] == list(onnx_model.CHECKED_SIZES[: 3 if is_any else 2])
     assert 0 < report["score_difference"] < 2e-5
@@ -91,8 +91,8 @@ def small():
 
 
 def test_a_padding_that_is_right_at_the_traced_size_only_is_caught(small):
-    # What a converter writes that traces 72 x 104, maps of 9 x 13 and 5 x 7: one cell on
-    # each side. At an even size "same" means one below and on the right.
+    # Like a converter that traces 72 x 104, with maps of 9 x 13 and 5 x 7: one cell on
+    # each side. At an even size "same" pads below and on the right only.
     model = onnx_model.build_model(small, {})
     changed = 0
     for node in model.graph.node:
@@ -126,7 +126,7 @@ def run():
     return tiny_run.shared_detector(), tiny_run.tiny_config()
 
 
-def test_the_file_says_what_a_client_must_know(run, tmp_path):
+def test_the_metadata_of_a_file_are_complete(run, tmp_path):
     detector, config = run
     path = tmp_path / "models" / "model.onnx"
     report = onnx_model.export_onnx(
@@ -154,14 +154,14 @@ def test_the_file_says_what_a_client_must_know(run, tmp_path):
     assert metadata["normalization"]["channel_order"] == "rgb"
     assert metadata["versions"]["keras"] == keras.__version__
     assert metadata["versions"]["opset"] == 18
-    # Open sizes, by name; nothing of one image's size is left in the file.
+    # All sizes are dynamic.
     (images,) = session.get_inputs()
     assert images.shape == ["batch", "height", "width", 3]
     assert [(x.name, x.shape) for x in session.get_outputs()] == [
         ("boxes", ["batch", "points", 4]),
         ("scores", ["batch", "points", 3]),
     ]
-    # As onnx alone reads it, without a runtime.
+    # The package onnx reads it without a runtime.
     stored = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert json.loads(stored["class_names"]) == ["disc", "square", "star"]
     assert {x.domain: x.version for x in onnx.load(path).opset_import} == {"": 18}
@@ -187,7 +187,7 @@ def test_a_file_is_replaced_only_when_asked_and_only_by_a_good_one(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_has_no_form_in_onnx_is_named(tmp_path):
+def test_layers_and_settings_without_a_converter_are_named(tmp_path):
     class Doubled(keras.layers.Layer):
         def call(self, inputs):
             return 2 * inputs
@@ -210,7 +210,7 @@ def test_what_has_no_form_in_onnx_is_named(tmp_path):
 def test_detections_are_those_of_detect(kind, nms_in_graph, tmp_path, monkeypatch):
     detector = build_small(kind, candidates_per_level=40, max_detections=20)
     onnx_families.disturb(detector)
-    # Done above, for each kind.
+    # Compared in the tests above.
     monkeypatch.setattr(onnx_model, "compare", lambda *_: {})
     path = tmp_path / "model.onnx"
     onnx_model.export_onnx(

@@ -31,7 +31,7 @@ FROM_BYTES = ("serving_default", "image_bytes", "image_bytes_with_thresholds")
 FROM_PIXELS = ("image_tensor", "serve_tensor")
 
 
-def test_signatures_take_and_give_what_is_promised(loaded):
+def test_signatures_have_the_documented_inputs_and_outputs(loaded):
     inputs = {
         name: {
             key: (spec.dtype, spec.shape.as_list())
@@ -62,7 +62,7 @@ def test_signatures_take_and_give_what_is_promised(loaded):
         assert outputs["detection_boxes"].shape.as_list() == [None, 100, 4]
 
 
-def test_the_network_and_what_serves_under_two_names_are_saved_once(exported):
+def test_the_network_and_a_signature_with_two_names_are_saved_once(exported):
     # 1.59 MB; 2.2 MB with a network for each signature, 1.76 MB with `serving_default`
     # and `image_bytes` apart (TensorFlow 2.21).
     assert (exported / "saved_model.pb").stat().st_size < 1.7e6
@@ -78,7 +78,7 @@ def read_signatures(directory):
 
 
 def test_the_signature_itself_says_which_thresholds_it_has(exported):
-    # TensorFlow Serving takes them for inputs that a gRPC request leaves out.
+    # TensorFlow Serving uses them for inputs that a gRPC request leaves out.
     signature = read_signatures(exported).signature_def["image_bytes_with_thresholds"]
     defaults = {k: tf.make_ndarray(v).tolist() for k, v in signature.defaults.items()}
     assert defaults == {
@@ -98,8 +98,10 @@ def test_the_description_names_dtypes_and_sizes_without_loading(exported):
 
 
 @pytest.mark.parametrize("height, width", [(128, 160), (160, 100)])
-def test_bytes_and_pixels_give_what_detect_gives(loaded, detector, height, width):
-    # Of a size that is not resized: prepared here in numpy.
+def test_bytes_and_pixels_give_the_detections_of_detect(
+    loaded, detector, height, width
+):
+    # Images of this size are not resized, so numpy prepares them.
     pixels = tiny_run.picture(8, height, width)
     canvas = np.zeros((1, height, -(-width // 32) * 32, 3), "float32")
     canvas[0, :, :width] = TORCHVISION(pixels)
@@ -114,7 +116,7 @@ def test_bytes_and_pixels_give_what_detect_gives(loaded, detector, height, width
     }.items():
         found = {k: v.numpy()[0] for k, v in loaded.signatures[name](**inputs).items()}
         assert found["num_detections"] == count
-        # Graphs that were optimised apart differ in last digits: near ties may swap.
+        # Graphs round differently, so that nearly equal scores may swap.
         theirs = [found[f"detection_{name}"][:count] for name in names.values()]
         box_difference, score_difference = match(theirs, own)
         assert box_difference <= 0.2 and score_difference <= 1e-5
@@ -158,7 +160,7 @@ def assert_same(found, expected, rows=slice(None)):
 
 def test_a_refused_file_has_no_detections_and_leaves_the_others_alone(loaded, images):
     good = [path.read_bytes() for path in images[:3]]
-    # It would make the canvas larger, were it not cut short.
+    # Undamaged it would enlarge the canvas.
     cut = files.encode(tiny_run.picture(1, 160, 160), "JPEG")[:-500]
     refused = {
         b"": safe_decoding.UNKNOWN_FORMAT,
@@ -180,7 +182,7 @@ def test_a_refused_file_has_no_detections_and_leaves_the_others_alone(loaded, im
     found = call(loaded, "serving_default", [*refused])
     assert found["status"].tolist() == [*refused.values()]
     assert not found["num_detections"].any()
-    # The others of a batch of examples, too.
+    # The same with a batch of examples.
     examples = tf.constant([b"no example", example(good[0]), example(cut)])
     found = loaded.signatures["tf_example"](examples=examples)
     assert found["status"].numpy().tolist() == [1, 0, 3]
@@ -222,7 +224,7 @@ def test_each_image_may_have_its_own_thresholds(loaded, images):
     np.testing.assert_array_equal(
         found["detection_boxes"][0, :above], everything["detection_boxes"][0, :above]
     )
-    # Fewer of those that overlap; more of them, but four in all.
+    # A low IoU threshold leaves fewer; the limit leaves four.
     assert 0 < count[1] < everything["num_detections"][1]
     assert count[2] == 4
     assert found["detection_boxes"].shape == everything["detection_boxes"].shape
@@ -232,8 +234,8 @@ def test_each_image_may_have_its_own_thresholds(loaded, images):
 
 
 @pytest.mark.parametrize("kind, nms", [("fcos", "hard"), ("vfnet", "soft_linear")])
-def test_thresholds_that_are_inputs_do_what_those_of_detect_do(kind, nms):
-    # FCOS has a factor beside its scores, which the threshold is not for.
+def test_thresholds_as_inputs_give_the_detections_of_detect(kind, nms):
+    # FCOS has centerness, to which the threshold does not apply.
     detector = build_small(kind, nms=nms, max_detections=15)
     detector.head.class_predictor.conv.bias.assign([-1.0, -2.0, -1.5])
     metadata = metadata_of(detector)
@@ -242,7 +244,7 @@ def test_thresholds_that_are_inputs_do_what_those_of_detect_do(kind, nms):
     images = tf.constant(TORCHVISION(pixels))
     inputs = (images, tf.constant([[64.0, 96.0]] * 2), tf.ones((2, 2)))
     scores = detector.ranking(detector(images, training=False))[1]
-    # Above it lie a dozen pairs of the second image.
+    # A dozen pairs of the second image have higher scores.
     high = float(np.sort(scores[1], axis=None)[-12])
     thresholds = ([0.05, high], [0.6, 0.3], [15, 15])
     found = detect_with_thresholds(*inputs, *map(tf.constant, thresholds))
@@ -260,7 +262,7 @@ def test_soft_nms_is_part_of_the_graph(soft_exported, soft_detector):
     loaded = tf.saved_model.load(str(soft_exported))
     pixels = np.stack([tiny_run.picture(seed, 64, 96) for seed in (8, 9)])
     found = loaded.signatures["serve_tensor"](images=tf.constant(pixels))
-    # Overrides, even of the same: nothing is traced once more.
+    # With overrides, which run without tracing a graph.
     expected = soft_detector.detect(TORCHVISION(pixels), nms="soft_linear")
     hard = soft_detector.detect(TORCHVISION(pixels), nms="hard")
     counts = expected["num_detections"].numpy()
@@ -278,7 +280,7 @@ def test_a_session_runs_it_as_tensorflow_serving_does(soft_exported):
         for name in ("serving_default", "image_bytes_with_thresholds"):
             signature = graph.signature_def[name]
             outputs = {key: info.name for key, info in signature.outputs.items()}
-            # Of the thresholds none is fed: those of the export hold.
+            # Without thresholds those of the export apply.
             feed = {signature.inputs["image_bytes"].name: contents}
             found[name] = session.run(outputs, feed)
     assert found["serving_default"]["status"].tolist() == [0, 1]
@@ -349,8 +351,8 @@ def test_raw_gives_all_points_of_normalised_images_of_any_size(loaded, detector)
     np.testing.assert_allclose(found["scores"], scores, atol=1e-5)
 
 
-def test_metadata_say_what_a_client_must_know(exported, loaded, detector, config):
-    # Serving joins several requests into one.
+def test_the_metadata_of_a_saved_model_are_complete(exported, loaded, detector, config):
+    # TensorFlow Serving may join requests.
     answer = loaded.signatures["metadata"](request=tf.constant(["", "x"]))
     text, same = (value.decode() for value in answer["metadata"].numpy())
     assert same == text
@@ -469,7 +471,7 @@ def test_bombs_and_2000_damaged_files_neither_stop_nor_swell_the_process(
 
 @pytest.fixture
 def no_graph(monkeypatch):
-    """Writes a text in place of the graph: what is tested lies around it."""
+    """Writes a text instead of the graph, for tests of the files."""
     monkeypatch.setattr(saved_model, "_make_module", lambda *_: (None, {}))
 
     def save(module, directory, **settings):
@@ -522,7 +524,7 @@ def test_a_failure_leaves_the_old_model_and_nothing_else(
 
 
 def metadata_of(detector, **settings):
-    """What would be recorded, without a graph."""
+    """The metadata of an export, without a graph."""
     config = settings.pop("config", None)
     return saved_model._make_metadata(detector, config, settings, 10**6, "xyxy")
 

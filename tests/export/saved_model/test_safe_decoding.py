@@ -92,7 +92,7 @@ REFUSED = {
 }
 
 
-def test_what_must_not_be_decoded_has_a_status_and_no_neighbour_notices(prepare_files):
+def test_refused_files_have_a_status_and_do_not_change_other_images(prepare_files):
     contents, expected = [GOOD_JPEG], [OK]
     for content, status in REFUSED.values():
         contents.append(content)
@@ -153,7 +153,7 @@ def kinds():
             turned,
             np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(turned)))),
         ),
-        # More rows than the header says: the rest is read and forgotten.
+        # It has more rows than the header says; they are dropped.
         "png bomb of pixels": (files.png(4, 4, bytes(20_000_000)), None),
         "png with a few texts": (files.text_bomb(2), None),
     }

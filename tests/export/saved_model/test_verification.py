@@ -12,7 +12,7 @@ from vfnet_tf.export.saved_model.exporter import export_saved_model, read_metada
 from vfnet_tf.export.saved_model.verification import verify_saved_model
 
 
-def test_a_fresh_process_finds_what_detect_finds_in_batches_of_1_2_and_5(
+def test_a_fresh_process_gives_the_detections_of_detect_in_batches_of_1_2_5(
     exported, detector, images
 ):
     report = verify_saved_model(exported, detector, images)
@@ -35,7 +35,7 @@ def test_soft_nms_and_the_other_box_format_are_equal_too(
 def test_other_signatures_are_equal_in_a_fresh_process(
     soft_exported, soft_detector, tmp_path, signature
 ):
-    # Of one size and upright, which `image_tensor` asks for.
+    # Of one size and upright, which `image_tensor` needs.
     paths = [tmp_path / f"{seed}.png" for seed in range(5)]
     for seed, path in enumerate(paths):
         path.write_bytes(files.encode(tiny_run.picture(seed, 90, 140)))
@@ -67,7 +67,9 @@ def test_a_model_of_other_weights_or_another_config_is_named(
         verification.check_origin(exported, detector, other)
 
 
-def test_the_python_side_pads_a_mixed_batch_as_by_hand(exported, detector, images):
+def test_python_detect_pads_a_mixed_batch_to_the_sizes_worked_out_by_hand(
+    exported, detector, images
+):
     # Into 128x160: 200x140 -> 160x112, 150x120 -> 160x128, 64x80 -> 128x160.
     python = verification.PythonDetect(detector, read_metadata(exported))
     batch, image_size, scale, original_size = python.batch(images[:3])
@@ -126,13 +128,13 @@ def test_a_difference_is_an_error_that_names_the_image(
 def test_the_report_counts_batches_and_detections(exported, detector, monkeypatch):
     answer(monkeypatch, detection_scores=[[0.9, 0.200004, 0.0]])
     report = verify_saved_model(exported, detector, ["a", "b", "c"])
-    # In batches of 1: three; of 2: two; 5 is more than there are.
+    # Three batches of 1, two of 2; 5 is more than all images.
     assert (report["num_batches"], report["num_detections"]) == (5, 10)
     assert report["box_difference"] == 0
     np.testing.assert_allclose(report["score_difference"], 4e-6, rtol=1e-3)
 
 
-def test_a_damaged_model_is_reported_with_what_the_process_said(
+def test_a_damaged_model_is_reported_with_the_output_of_the_process(
     exported, detector, images, tmp_path
 ):
     damaged = tmp_path / "model"

@@ -18,6 +18,7 @@ from tests import tiny_run
 pytest.importorskip("tensorflow_serving", reason="the extra `serving` is not installed")
 
 from tests.export.serving_stand_in import LOADED, StandIn
+from tests.loopback import free_ports
 from vfnet_tf.export.serving.client import ServingClient, ServingError
 
 BOTH = pytest.mark.parametrize("kind", ["http", "grpc"])
@@ -103,7 +104,7 @@ def test_detections_are_those_of_the_saved_model(server, kind, loaded, images):
         for own, key in keys.items():
             value = expected[f"detection_{key}"].numpy()[row, :count]
             assert one[own].dtype == value.dtype
-            # JSON carries a float32 in full, see WriteDecimal of json_tensor.cc.
+            # JSON has all digits of a float32: WriteDecimal of json_tensor.cc.
             np.testing.assert_array_equal(one[own], value)
 
 
@@ -135,7 +136,7 @@ def test_it_gives_the_metadata_and_names_the_classes(server, kind, exported, ima
     for _ in range(2):
         (found,) = client.detect(images[0])
     assert found["names"] == [tiny_run.CLASS_NAMES[k] for k in found["labels"]]
-    # The names are asked for once.
+    # The names are requested once.
     asked = [signature for signature, _ in server.requests]
     assert asked == ["serving_default", "metadata", "serving_default"]
 
@@ -169,7 +170,7 @@ def test_several_inputs_go_by_name_and_the_rest_comes_from_the_metadata(
     assert [one["status"] for one in found] == [0, 1]
     np.testing.assert_array_equal(found[1]["scores"], [0.25, 0.25])
     np.testing.assert_array_equal(found[0]["boxes"], [[1, 2, 3, 4]] * 2)
-    # The model has learnt a sixth class since the names were recorded.
+    # The model has more classes than recorded names.
     assert found[0]["names"] == ["star", "class 5"]
     (one,) = client.detect([b"good"], score_threshold=np.float32(0.5), max_detections=1)
     assert one["scores"].tolist() == [0.5]
@@ -202,7 +203,7 @@ def test_batching_takes_no_scalars_and_the_refusal_is_passed_on(several_inputs, 
         ("http", [503, 503]),
         ("http", ["drop", "drop"]),
         ("http", ["cut"]),
-        # gRPC has the code of 429 for messages that are too large, too.
+        # Without 429, whose gRPC code also stands for messages that are too large.
         ("grpc", [503, 503]),
     ],
 )
@@ -283,25 +284,20 @@ def test_a_body_that_trickles_does_not_outlast_the_deadline(pauses):
         assert time.monotonic() - start < 1.7
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
-
-
 @BOTH
 def test_a_message_tells_where_nobody_listens(kind):
-    port = free_port()
+    (port,) = free_ports(1)
     client = ServingClient(f"{kind}://127.0.0.1:{port}", retries=2, timeout=5)
     with pytest.raises(ServingError, match=f"127.0.0.1.*{port}.*refused") as caught:
         client.detect(b"x")
     assert caught.value.code == "UNAVAILABLE" and caught.value.is_transient
-    # The second question is cut short, after about a second.
+    # The deadline cuts the second question short.
     with pytest.raises(ServingError, match="refused.*waited 1.25 s"):
         client.wait_until_ready(1.25)
 
 
 def test_a_grpc_client_finds_a_server_that_comes_back(exported, server, images):
-    port = free_port()
+    (port,) = free_ports(1)
     client = ServingClient(f"grpc://127.0.0.1:{port}", timeout=20)
     started = []
 
@@ -330,7 +326,9 @@ def test_a_grpc_client_finds_a_server_that_comes_back(exported, server, images):
         ({"signature": "metadata"}, "INTERNAL", r"detections of 1.*\['metadata'\]"),
     ],
 )
-def test_what_the_server_does_not_have_is_said(server, kind, settings, code, message):
+def test_a_missing_model_version_or_signature_is_named(
+    server, kind, settings, code, message
+):
     client = ServingClient(server.url(kind), **settings)
     with pytest.raises(ServingError, match=message) as caught:
         client.detect(b"x")
@@ -363,7 +361,9 @@ NOT_SERVING = "No TensorFlow Serving.*/prefix/v1/models/vfnet"
         (200, {"detection_classes": [[]]}, "INTERNAL", "detections of 1 images"),
     ],
 )
-def test_an_answer_that_is_no_detection_is_one_error(status, content, code, message):
+def test_an_answer_without_detections_is_a_serving_error(
+    status, content, code, message
+):
     good = {
         "detection_boxes": [[[1, 2, 3, 4]]],
         "detection_scores": [[0.5]],

@@ -74,7 +74,9 @@ def read_batching(directory):
     )
 
 
-def test_a_version_has_what_a_server_reads(tmp_path, detector, exported, quick):
+def test_a_version_has_the_files_that_a_server_reads(
+    tmp_path, detector, exported, quick
+):
     path = export_for_serving(detector, tmp_path / "models", image_size=(128, 160))
     assert path == tmp_path / "models" / "vfnet" / "1"
     assert quick == [{"image_size": (128, 160)}]
@@ -138,7 +140,7 @@ def test_versions_count_on_from_the_largest_and_are_never_replaced(
     assert len(quick) == 3
 
 
-def test_a_number_taken_by_another_export_is_stepped_over(
+def test_a_number_taken_by_another_export_is_skipped(
     tmp_path, detector, quick, monkeypatch
 ):
     look = tf_serving.versions
@@ -159,7 +161,7 @@ def test_a_number_taken_by_another_export_is_stepped_over(
 
 def test_a_version_is_seen_whole_or_not_at_all(tmp_path, detector, quick):
     def refuse(staging):
-        # All is there, but not where a server looks.
+        # Complete, but not yet in a numbered folder.
         assert (staging / tf_serving.WARMUP_FILE).is_file()
         assert tf_serving.versions(tmp_path / "vfnet") == []
         raise ValueError("boxes differ")
@@ -207,7 +209,7 @@ def test_files_of_the_operator_are_kept(tmp_path, detector, quick):
         ({"saved_model.pb": ""}, {}, "the folder above the models"),
     ],
 )
-def test_what_no_server_would_take_is_refused_before_the_work(
+def test_names_numbers_and_files_that_no_server_takes_are_refused_first(
     tmp_path, detector, quick, files, settings, rule
 ):
     for name, text in files.items():
@@ -249,7 +251,7 @@ def test_the_command_writes_checks_and_says_how_to_serve(
     assert (out / "cells" / "4" / tf_serving.WARMUP_FILE).is_file()
     assert list(read_batching(out).allowed_batch_sizes) == [1, 2]
     assert quick[0]["score_threshold"] == 0.2
-    # Before a server could have loaded it.
+    # Before a server can load it.
     ((directory, seen),) = checked
     assert directory.parent == out and seen == []
     for text in (
