@@ -1,5 +1,8 @@
 """Detections in all images of a dataset."""
 
+from vfnet_tf.config import override
+from vfnet_tf.progress import Progress
+
 
 def detect_dataset(
     detector, dataset, config, evaluator, *, batch_size=1, max_canvas_shapes=None
@@ -15,8 +18,6 @@ def detect_dataset(
         max_canvas_shapes: int, padded shapes at most. None gives each image the one
             that it has in `Predictor`.
     """
-    from vfnet_tf.progress import Progress
-
     batches = read_batches(dataset, config, batch_size, max_canvas_shapes)
     progress = Progress(len(dataset))
     # numpy, since a detector may run on another backend than the pipeline.
@@ -62,7 +63,6 @@ def detect_views(detector, dataset, config, evaluator, sizes):
         sizes: (short, long) pairs, see `data.views.make_views`.
     """
     from vfnet_tf.data.views import build_views
-    from vfnet_tf.progress import Progress
 
     images = build_views(
         dataset,
@@ -92,7 +92,6 @@ def config_at_size(config, image_size, has_views=False):
     """
     if image_size is None:
         return config
-    from vfnet_tf.config import override
     from vfnet_tf.data.canvases import check_image_size
 
     if has_views:
