@@ -26,8 +26,6 @@ from vfnet_tf.warm_start import load_run_weights
 
 #: Files of weights in a folder, the first that is there is taken.
 WEIGHT_FILES = ("model.weights.h5", "best.weights.h5", "last.weights.h5")
-#: What a command uses where no checkpoint is given.
-DEFAULT_PRESET = "vfnet_r50_fpn_mstrain_2x_coco"
 
 #: Endings of the files that `load_official` reads.
 OFFICIAL_SUFFIXES = (".pth", ".pt", ".safetensors")

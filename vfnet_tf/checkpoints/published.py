@@ -47,6 +47,9 @@ WITHOUT_ADDRESS = (
     "vfnetx_r2_101_fpn_mdconv_c3-c5_mstrain_59e_coco",
 )
 
+#: What is used where no checkpoint is given.
+DEFAULT_PRESET = "vfnet_r50_fpn_mstrain_2x_coco"
+
 # Servers that could not be reached by this process: they are not tried again.
 _unreachable = set()
 

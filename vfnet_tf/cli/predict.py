@@ -174,10 +174,10 @@ def _predict_video(predictor, video, picture, options):
 
 def _from_checkpoint(options):
     """The `Predictor` of a checkpoint, as `options` say."""
+    from vfnet_tf.checkpoints.published import DEFAULT_PRESET
     from vfnet_tf.inference.dataset import config_at_size, describe_views, view_sizes
     from vfnet_tf.inference.load import load_checkpoint
     from vfnet_tf.inference.predictor import Predictor
-    from vfnet_tf.presets import DEFAULT_PRESET
 
     checkpoint = options.checkpoint or DEFAULT_PRESET
     detector, config, weights = load_checkpoint(checkpoint, options.config)

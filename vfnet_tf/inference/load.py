@@ -3,13 +3,6 @@
 import pathlib
 
 from vfnet_tf.config import load_config
-from vfnet_tf.presets import (
-    OFFICIAL_SUFFIXES,
-    find_weights,
-    is_preset_name,
-    load_official,
-    preset_directory,
-)
 
 
 def find_checkpoint(checkpoint, config=None):
@@ -26,6 +19,9 @@ def find_checkpoint(checkpoint, config=None):
     Raises:
         ValueError: if one of them does not exist; the message names it.
     """
+    # Here, since a predictor of an exported file works without Keras.
+    from vfnet_tf.presets import find_weights, is_preset_name, preset_directory
+
     path = pathlib.Path(checkpoint).expanduser()
     if not path.exists() and is_preset_name(checkpoint):
         path = preset_directory(checkpoint)
@@ -88,6 +84,8 @@ def load_checkpoint(checkpoint, config=None):
     Raises:
         ValueError: if something is missing or does not fit; the message names it.
     """
+    from vfnet_tf.presets import OFFICIAL_SUFFIXES, load_official
+
     path = pathlib.Path(checkpoint).expanduser()
     if path.suffix in OFFICIAL_SUFFIXES and path.is_file():
         if config is None:

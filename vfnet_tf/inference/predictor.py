@@ -12,6 +12,7 @@ import tempfile
 import numpy as np
 from PIL import Image
 
+from vfnet_tf.checkpoints.published import DEFAULT_PRESET
 from vfnet_tf.config import load_config
 from vfnet_tf.inference import video
 from vfnet_tf.inference.load import find_checkpoint, load_detector
@@ -29,7 +30,6 @@ from vfnet_tf.inference.sources import (
     pixels_of_array,
     pixels_of_pil,
 )
-from vfnet_tf.presets import DEFAULT_PRESET
 from vfnet_tf.progress import Progress
 
 
