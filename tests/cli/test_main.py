@@ -158,4 +158,4 @@ def test_every_command_has_a_script_that_passes_its_status_on():
 def test_every_command_has_options_and_a_function_to_run(name):
     module = importlib.import_module(cli.COMMANDS[name][0])
     assert callable(module.run)
-    assert hasattr(module, "OPTIONS") or callable(module.main)
+    assert hasattr(module, "OPTIONS")

@@ -110,8 +110,6 @@ def run_command(name, arguments=None, prog=None):
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             module = importlib.import_module(COMMANDS[name][0])
-            if not hasattr(module, "OPTIONS"):
-                return module.main(arguments) or 0
             return module.run(_parse(module.OPTIONS, arguments)) or 0
     except USER_ERRORS as error:
         if "--debug" in arguments:
@@ -126,19 +124,18 @@ def run_command(name, arguments=None, prog=None):
 
 
 def _parse(options, arguments):
-    """Fills the dataclass `options`, with a field `debug`, from a list of str."""
+    """Fills the dataclass `options`, with `--debug` added, from a list of str."""
     import tyro
 
-    if "debug" not in {field.name for field in dataclasses.fields(options)}:
-        debug = Annotated[bool, tyro.conf.arg(help="show the stack trace of an error")]
-        field = dataclasses.field(default=False, kw_only=True)
-        options = dataclasses.make_dataclass(
-            options.__name__,
-            [("debug", debug, field)],
-            bases=(options,),
-            namespace={"__doc__": options.__doc__},
-            frozen=True,
-        )
+    debug = Annotated[bool, tyro.conf.arg(help="show the stack trace of an error")]
+    field = dataclasses.field(default=False, kw_only=True)
+    options = dataclasses.make_dataclass(
+        options.__name__,
+        [("debug", debug, field)],
+        bases=(options,),
+        namespace={"__doc__": options.__doc__},
+        frozen=True,
+    )
     return tyro.cli(options, args=arguments)
 
 

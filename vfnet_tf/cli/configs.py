@@ -19,8 +19,9 @@ class ConfigsOptions:
     name: tyro.conf.Positional[str | None] = None
     """a config's name, file or run directory for its model card; part of names or a
     pattern ('vfnet_r50*') for a list of those; all by default"""
-    debug: bool = False
-    """show the stack trace of an error"""
+
+
+OPTIONS = ConfigsOptions
 
 
 def run(options):
@@ -54,8 +55,3 @@ def _describe_weights(names):
     return "\n".join(
         ["COCO weights, for --checkpoint NAME and --weights coco:", *lines]
     )
-
-
-def main(arguments=None):
-    """Entry point of `scripts/configs.py` and `vfnet configs`."""
-    return run(tyro.cli(ConfigsOptions, args=arguments))

@@ -69,8 +69,9 @@ class EvaluateOptions:
     backend: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"
     """the same numbers; the second is quicker on thousands of images and needs the
     extra fast-eval"""
-    debug: bool = False
-    """show the stack trace of an error"""
+
+
+OPTIONS = EvaluateOptions
 
 
 def run(options):
@@ -152,10 +153,3 @@ def _evaluate_results(options):
         score_threshold=options.score_threshold,
         backend=options.backend,
     )
-
-
-def main(arguments=None):
-    """Entry point of `scripts/evaluate.py` and `vfnet evaluate`."""
-    import tyro
-
-    return run(tyro.cli(EvaluateOptions, args=arguments))

@@ -52,8 +52,9 @@ class PredictOptions:
     skip_bad_images: bool = False
     """go on without unreadable images and videos, and pictures that cannot be drawn, and
     list them, as if all were well"""
-    debug: bool = False
-    """show the stack trace of an error"""
+
+
+OPTIONS = PredictOptions
 
 
 def run(options):
@@ -329,8 +330,3 @@ def _listed(bad):
     from vfnet_tf.data.dataset import listed
 
     return listed([f"{name}: {reason}" for name, reason in bad])
-
-
-def main(arguments=None):
-    """Entry point of `scripts/predict.py` and `vfnet predict`."""
-    return run(tyro.cli(PredictOptions, args=arguments))

@@ -43,6 +43,9 @@ class TrainOptions(TrainingOptions):
     """write a SavedModel of the best weights at the end"""
 
 
+OPTIONS = TrainOptions
+
+
 def run(options):
     """Trains as `options` say; returns 0, 75 after SIGTERM or 130 after Ctrl-C."""
     choose_onednn()
@@ -126,14 +129,3 @@ def _next_steps(data, run_dir):
         f"  vfnet predict IMAGES --checkpoint {run_dir} --out found\n"
         f"  vfnet export {run_dir} --serving models"
     )
-
-
-def main(arguments=None):
-    """Entry point of `scripts/train.py` and `vfnet train`."""
-    import tyro
-
-    return run(tyro.cli(TrainOptions, args=arguments))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

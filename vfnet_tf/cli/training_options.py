@@ -76,8 +76,6 @@ class TrainingOptions:
     """go on without unreadable images, and list them, instead of stopping"""
     jit_compile: bool = False
     """compile the step with XLA"""
-    debug: bool = False
-    """show the stack trace of an error"""
 
 
 def resolve(options, **further):
