@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from tests import tiny_run
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.cli.predict import check_files, picture_paths, write_detections
-from vfnet_tf.inference import video
+from vfnet_tf.inference import load, video
 from vfnet_tf.inference.prediction import Prediction
 from vfnet_tf.inference.predictor import Predictor
 
@@ -277,3 +277,23 @@ def test_a_broken_video_stops_the_command_before_the_detector_is_built(
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     error = mistake("predict", tmp_path / "broken.mp4", "--checkpoint", "x")
     assert "1 bad of 1 images:\n" in error and "broken.mp4: Invalid data" in error
+
+
+def test_without_a_checkpoint_a_published_model_is_taken(data, tmp_path, monkeypatch):
+    asked = []
+
+    def load_quickly(checkpoint, config=None):
+        asked.append((checkpoint, config))
+        return tiny_run.shared_detector(), tiny_run.tiny_config(), "model.weights.h5"
+
+    monkeypatch.setattr(load, "load_checkpoint", load_quickly)
+    image = str(data / "val" / "a.jpg")
+    assert main(["predict", image, "--out", str(tmp_path), "--no-pictures"]) == 0
+    assert asked == [("vfnet_r50_fpn_mstrain_2x_coco", None)]
+
+
+def test_a_checkpoint_and_a_file_are_not_both_given(data, capsys):
+    image = str(data / "val" / "a.jpg")
+    arguments = ["--checkpoint", "runs/mine", "--model", "a.onnx"]
+    assert main(["predict", image, *arguments]) == 2
+    assert "Give either --checkpoint or --model" in capsys.readouterr().err
