@@ -1,4 +1,5 @@
 import sys
+import time
 import types
 
 import pytest
@@ -107,3 +108,15 @@ def test_the_real_package_offline_with_the_file_in_its_cache(offline_cache):
         path.parent.mkdir(parents=True)
         path.write_text(text)
     assert find_imagenet_weights("resnet18") == file
+
+
+def test_a_hub_that_cannot_be_reached_is_noticed_in_seconds(tmp_path, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    begin = time.monotonic()
+    with pytest.raises(WeightsUnavailableError, match="hub cannot be reached"):
+        find_imagenet_weights("resnet18")
+    assert time.monotonic() - begin < 8  # the hub itself tries for half a minute

@@ -6,7 +6,10 @@
 
 import contextlib
 import pathlib
+import socket
 import sys
+import urllib.parse
+import urllib.request
 
 #: Backbone -> repository of timm with its weights. ResNets: torchvision's first weights
 #: (`IMAGENET1K_V1`), which the official configs start from. ResNeXts: GluonCV's, since
@@ -52,7 +55,8 @@ def find_imagenet_weights(backbone):
         import huggingface_hub
         import safetensors  # noqa: F401  the file is read with it
 
-        return pathlib.Path(huggingface_hub.hf_hub_download(repository, FILE_NAME))
+        place = huggingface_hub.hf_hub_download(repository, FILE_NAME, **_cache_only())
+        return pathlib.Path(place)
 
 
 def fetch_repository(repository, names):
@@ -73,8 +77,23 @@ def fetch_repository(repository, names):
         import huggingface_hub
 
         patterns = list(names)
-        folder = huggingface_hub.snapshot_download(repository, allow_patterns=patterns)
+        folder = huggingface_hub.snapshot_download(
+            repository, allow_patterns=patterns, **_cache_only()
+        )
         return pathlib.Path(folder)
+
+
+def _cache_only():
+    """The argument that keeps the hub from trying for half a minute without a network."""
+    endpoint = getattr(sys.modules.get("huggingface_hub.constants"), "ENDPOINT", None)
+    if endpoint is None or urllib.request.getproxies():
+        return {}
+    parts = urllib.parse.urlsplit(endpoint)
+    try:
+        socket.create_connection((parts.hostname, parts.port or 443), timeout=3).close()
+    except OSError:
+        return {"local_files_only": True}
+    return {}
 
 
 @contextlib.contextmanager

@@ -125,7 +125,10 @@ def _download(url, path):
     import requests
 
     server = requests.utils.urlparse(url).netloc
-    remedy = f"download {url} elsewhere and give it as --checkpoint FILE --config NAME"
+    remedy = (
+        f"Or fetch {url} elsewhere, and give the file: --checkpoint FILE --config NAME, "
+        "or --weights FILE of vfnet train"
+    )
     if server in _unreachable:
         raise WeightsUnavailableError(f"{server} cannot be reached (offline?)")
     digest = hashlib.sha256()
@@ -154,13 +157,13 @@ def _download(url, path):
             progress.close()
             if total and size != total:
                 raise WeightsUnavailableError(
-                    f"{url} ended after {size} of {total} bytes. Try again, or {remedy}"
+                    f"{url} ended after {size} of {total} bytes. Try again. {remedy}"
                 )
             _check_digest(digest.hexdigest(), path.name, url)
     except requests.exceptions.ProxyError as error:
         _unreachable.add(server)
         raise WeightsUnavailableError(
-            f"the proxy refuses {url}: look at HTTPS_PROXY and NO_PROXY, or {remedy}"
+            f"the proxy refuses {url}: look at HTTPS_PROXY and NO_PROXY. {remedy}"
         ) from error
     except (
         requests.exceptions.ConnectionError,
@@ -172,7 +175,7 @@ def _download(url, path):
             reason = f"{server} cannot be reached (offline?)"
         else:
             reason = f"{url} broke off. Try again"
-        raise WeightsUnavailableError(f"{reason}, or {remedy}") from error
+        raise WeightsUnavailableError(f"{reason}. {remedy}") from error
 
 
 def _session():

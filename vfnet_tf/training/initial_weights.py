@@ -55,7 +55,7 @@ def with_weights(config, weights, run_dir, *, tries_coco=False):
         except WeightsUnavailableError as error:
             if weights == "coco":
                 raise ValueError(f"--weights coco: {error}") from error
-            print(f"weights    not COCO's, since {error}")
+            print(f"weights    not COCO's: {error}")
     if is_by_name and kind == "kerashub":
         return _of_preset(config, weights), None
     if is_by_name:
