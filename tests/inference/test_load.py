@@ -5,15 +5,12 @@ from tests import tiny_run
 from vfnet_tf.checkpoints.pytorch import Checkpoint
 from vfnet_tf.config import Config
 from vfnet_tf.data.formats.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
-from vfnet_tf.inference.load import (
-    load_checkpoint,
-)
-from vfnet_tf.presets import (
-    with_classes,
-)
+from vfnet_tf.inference.load import load_checkpoint
+from vfnet_tf.presets import with_classes
 
 
-def test_a_run_gives_its_detector_config_and_file(run_dir):
+def test_a_run_gives_its_detector_config_and_file(tmp_path):
+    run_dir = tiny_run.write_run(tmp_path / "run")
     detector, config, weights = load_checkpoint(run_dir)
     assert detector.num_classes == 3
     assert config == tiny_run.tiny_config()
