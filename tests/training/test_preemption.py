@@ -102,10 +102,10 @@ def test_one_of_several_stops_when_all_have_heard_and_not_before(tmp_path):
         """Says after the fifth step, of three an epoch, what all workers say."""
 
         def on_train_batch_end(self, batch, logs=None):
-            assert save_on_signal.is_told == 1.0
+            assert save_on_signal.stop_requested == 1.0
             self.steps += 1
             if self.steps == 5:
-                save_on_signal.hear(0.5)
+                save_on_signal.receive(0.5)
 
         steps = 0
 
@@ -121,9 +121,9 @@ def test_one_of_several_stops_when_all_have_heard_and_not_before(tmp_path):
 def test_one_that_was_not_told_stops_with_the_others(tmp_path):
     checkpoint = ResumableCheckpoint(tmp_path, "loss", "min", writes=False)
     save_on_signal = SaveOnSignal(checkpoint, num_processes=2)
-    assert save_on_signal.is_told == 0.0
+    assert save_on_signal.stop_requested == 0.0
     save_on_signal.check()
-    save_on_signal.hear(0.5)
+    save_on_signal.receive(0.5)
     with pytest.raises(PreemptedError, match="SIGTERM: stopped. The chief keeps"):
         fit(make_model(), checkpoint, save_on_signal)
 

@@ -134,10 +134,10 @@ class CocoEvaluation(keras.callbacks.Callback):
                 self._detect = tf.function(detect, autograph=False)
             elif is_cluster:
 
-                def detect_share(batch, is_told):
+                def detect_share(batch, stop_requested):
                     # One row for each replica, to be gathered like the others.
-                    told = tf.fill([1], is_told)
-                    return batch["image_id"], detect(batch), told
+                    requested = tf.fill([1], stop_requested)
+                    return batch["image_id"], detect(batch), requested
 
                 self._detect = tf.function(
                     lambda *args: loop.gather(
@@ -157,10 +157,14 @@ class CocoEvaluation(keras.callbacks.Callback):
         inputs = self.batches.map(tf.autograph.experimental.do_not_convert(_inputs_of))
         if is_cluster:
             for batch in strategy.distribute_datasets_from_function(lambda _: inputs):
-                is_told = tf.constant(0.0 if self.stop is None else self.stop.is_told)
-                image_ids, detections, told = _to_numpy(self._detect(batch, is_told))
+                stop_requested = tf.constant(
+                    0.0 if self.stop is None else self.stop.stop_requested
+                )
+                image_ids, detections, requested = _to_numpy(
+                    self._detect(batch, stop_requested)
+                )
                 if self.stop is not None:
-                    self.stop.hear(told.sum())
+                    self.stop.receive(requested.sum())
                 yield image_ids, detections
             return
         for batch in strategy.experimental_distribute_dataset(inputs):

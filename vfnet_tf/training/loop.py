@@ -13,8 +13,8 @@ import tensorflow as tf
 from vfnet_tf.training import strategies
 from vfnet_tf.training.preemption import SaveOnSignal
 
-# The logs of a step carry `SaveOnSignal.is_told` of all workers under this key.
-_TOLD = "_told"
+# The logs of a step carry `SaveOnSignal.stop_requested` of all workers under this key.
+_REQUESTED = "_stop_requested"
 
 # Errors of TensorFlow's collectives after a process has ended.
 _LOST = (
@@ -83,11 +83,13 @@ def fit(model, batches, epochs=1, initial_epoch=0, callbacks=None, verbose="auto
     train_step = _train_step_of_all(model)
 
     def train_function(iterator):
-        is_told = tf.constant(max([0.0, *(stop.is_told for stop in stops)]))
-        logs = train_step(next(iterator), is_told)
-        told = logs.pop(_TOLD)
+        stop_requested = tf.constant(
+            max([0.0, *(stop.stop_requested for stop in stops)])
+        )
+        logs = train_step(next(iterator), stop_requested)
+        requested = logs.pop(_REQUESTED)
         for stop in stops:
-            stop.hear(told)
+            stop.receive(requested)
         return logs
 
     # Callbacks look for it there, see `DataWait`.
@@ -118,15 +120,15 @@ def fit(model, batches, epochs=1, initial_epoch=0, callbacks=None, verbose="auto
 
 
 def _train_step_of_all(model):
-    """A function of the shares of a batch and `is_told`; returns their means over all."""
+    """A function of shares of a batch and `stop_requested`; returns means over all."""
     strategy = model.distribute_strategy
 
-    def train_share(batch, is_told):
+    def train_share(batch, stop_requested):
         # One tensor for all replicas would not be summed.
-        return {**model.train_step(batch), _TOLD: tf.identity(is_told)}
+        return {**model.train_step(batch), _REQUESTED: tf.identity(stop_requested)}
 
-    def train_step(batch, is_told):
-        logs = strategy.run(train_share, args=(batch, is_told))
+    def train_step(batch, stop_requested):
+        logs = strategy.run(train_share, args=(batch, stop_requested))
         return {
             name: strategy.reduce("MEAN", value, axis=None)
             for name, value in logs.items()

@@ -119,11 +119,11 @@ class NonFiniteAlarm(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._is_watching and batch and batch % self.every == 0:
-            self._look()
+            self._check()
 
     def on_epoch_end(self, epoch, logs=None):
         if self._is_watching:
-            self._look()
+            self._check()
             self._offset = 0
             # Keras read the logs before `_mend_mean_loss`.
             if logs and not math.isfinite(logs["loss"]):
@@ -134,7 +134,7 @@ class NonFiniteAlarm(keras.callbacks.Callback):
                 "learning rate or lengthen the warm-up."
             )
 
-    def _look(self):
+    def _check(self):
         number = int(self._num_bad.numpy())
         if not number:
             return

@@ -28,9 +28,9 @@ class SaveOnSignal(keras.callbacks.Callback):
 
     A signal may reach any of several processes, and all must stop at the same step, since
     one that went on would wait for the others. With TensorFlow `loop.fit` and
-    `CocoEvaluation` send `is_told` to all processes and pass the result to `hear`. JAX has
-    a service for this, which listens from `keras.distribution.initialize` on and needs
-    some steps to agree.
+    `CocoEvaluation` send `stop_requested` to all processes and pass the result to
+    `receive`. JAX has a service for this, which listens from
+    `keras.distribution.initialize` on and needs some steps to agree.
 
     Args:
         checkpoint: `ResumableCheckpoint`.
@@ -49,7 +49,7 @@ class SaveOnSignal(keras.callbacks.Callback):
         self.signals = tuple(signals)
         self.num_processes = num_processes
         self.received = None
-        self._heard = 0.0
+        self._requests = 0.0
         self._num_checks = 0
         self._handlers = contextlib.ExitStack()
 
@@ -64,13 +64,13 @@ class SaveOnSignal(keras.callbacks.Callback):
         self._handlers.close()
 
     @property
-    def is_told(self):
+    def stop_requested(self):
         """Whether a signal has come to this process, 1.0 or 0.0."""
         return float(self.received is not None)
 
-    def hear(self, told):
-        """Takes the mean or sum of `is_told` of all processes."""
-        self._heard = told
+    def receive(self, requests):
+        """Takes the mean or sum of `stop_requested` of all processes."""
+        self._requests = requests
 
     @property
     def _asks_jax(self):
@@ -90,7 +90,7 @@ class SaveOnSignal(keras.callbacks.Callback):
         if self.num_processes == 1:
             return self.received is not None
         if not self._asks_jax:
-            is_over = float(self._heard) > 0
+            is_over = float(self._requests) > 0
         else:
             from jax.experimental import multihost_utils
 

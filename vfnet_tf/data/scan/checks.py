@@ -267,7 +267,7 @@ def _read(split, splits, class_names, checker, findings):
     except (ValueError, OSError) as error:
         findings.append(_stopped("unreadable_split", split, error))
         return None
-    is_told = False
+    is_reported = False
     # Where the classes of the training stop it, its own classes show what else is wrong.
     for names in dict.fromkeys((class_names, None)):
         try:
@@ -281,9 +281,9 @@ def _read(split, splits, class_names, checker, findings):
                 allow_empty=True,
             )
         except (ValueError, OSError) as error:
-            if not is_told:
+            if not is_reported:
                 findings.append(_stopped("unreadable_split", split, error))
-                is_told = True
+                is_reported = True
     return None
 
 

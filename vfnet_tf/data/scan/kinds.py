@@ -23,7 +23,7 @@ SAME_BOX_IOU = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class FindingKind:
     """A kind of finding.
 
     Attributes:
@@ -143,16 +143,16 @@ passed_over, note: file or link that is passed over
 
 
 def _kinds(table):
-    """Reads the table: dict name -> `Kind`."""
+    """Reads the table: dict name -> `FindingKind`."""
     kinds = {}
     for entry in re.split(r"\n(?! )", table.strip()):
         head, *advice = entry.split("\n    ")
         name, level, title = re.split(", |: ", head, maxsplit=2)
-        kinds[name] = Kind(level, title, " ".join(advice))
+        kinds[name] = FindingKind(level, title, " ".join(advice))
     return kinds
 
 
-#: Name of a kind, as in the json -> `Kind`.
+#: Name of a kind, as in the json -> `FindingKind`.
 KINDS = _kinds(_TABLE)
 
 PROBLEM_KINDS = {
