@@ -95,9 +95,10 @@ def test_a_training_starts_from_the_published_weights_of_its_config(
     home, tmp_path, capsys
 ):
     config = override(load_config(NAME), model__num_classes=3)
-    same, weights = with_weights(config, "coco", tmp_path)
+    same, weights, kind = with_weights(config, "coco", tmp_path)
+    assert kind == "detector"
     assert same == config and weights == home / "coco" / NAME / "model.weights.h5"
-    same, weights = with_weights(config, None, tmp_path, tries_coco=True)
+    same, weights, kind = with_weights(config, None, tmp_path, tries_coco=True)
     assert weights == home / "coco" / NAME / "model.weights.h5"
     assert "weights    COCO, the published ones of" in capsys.readouterr().out
     other = override(config, model__class_loss="focal")

@@ -122,8 +122,10 @@ class TrainingConfig:
         precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
         scale_learning_rate: whether `base_learning_rate` is scaled with the images of an
             update, those of all `accumulate_steps`.
-        schedule: `"step"`, warm-up and drops, or `"cosine_cycles"`, from the full rate
-            towards 1 % of it in each epoch, without warm-up (docs/parity.md, S36).
+        schedule: `"step"`, warm-up and drops; `"cosine"`, warm-up and half a cosine to
+            the end of the training, Keras's `CosineDecay`; or `"cosine_cycles"`, half a
+            cosine in each epoch, without warm-up (docs/parity.md, S36). Both cosines end
+            at 1 % of the rate.
         accumulate_steps: batches whose gradients are averaged for one update. Warm-up
             and drops count updates. Each batch's loss is divided by its own number of
             positives, so an object in a crowded batch has less weight than in one large
@@ -209,6 +211,20 @@ def override(config, **changes):
     for name, value in own.items():
         own[name] = _checked(value, hints[name], f"{type(config).__name__}.{name}")
     return dataclasses.replace(config, **own)
+
+
+def with_epochs(config, epochs):
+    """A copy of a `Config` with so many epochs; the drops keep their relative place.
+
+    >>> with_epochs(load_config("vfnet_r50_fpn_1x_coco"), 24).training.drop_epochs
+    (16.0, 22.0)
+    """
+    training = config.training
+    if epochs == training.epochs:
+        return config
+    ratio = epochs / training.epochs
+    drops = tuple(round(epoch * ratio, 2) for epoch in training.drop_epochs)
+    return override(config, training__epochs=epochs, training__drop_epochs=drops)
 
 
 def _checked(value, hint, name):

@@ -158,9 +158,8 @@ def with_weights(data, weights, norm="frozen_batch_norm", run_dir="run"):
     config = override(
         config, model__backbone__norm=norm, model__backbone__frozen_stages=frozen
     )
-    return config, *initial_weights.with_weights(
-        config, options.weights, data / run_dir
-    )
+    start = initial_weights.with_weights(config, options.weights, data / run_dir)
+    return config, start.config, start.weights
 
 
 def first_norm(load, config):
@@ -264,9 +263,8 @@ def foreign_weights(data, backbone, weights, run_dir="run"):
         model__backbone__name=backbone,
         model__backbone__trainable_norms="auto",
     )
-    return config, *initial_weights.with_weights(
-        config, options.weights, data / run_dir
-    )
+    start = initial_weights.with_weights(config, options.weights, data / run_dir)
+    return config, start.config, start.weights
 
 
 @pytest.fixture

@@ -18,9 +18,7 @@ def test_scalars_and_pictures_can_be_read_back(tmp_path):
         "tensorboard.backend.event_processing.event_accumulator"
     )
     Image.fromarray(np.full((4, 6, 3), 90, "uint8")).save(tmp_path / "samples.png")
-    log = TensorBoardLog(
-        tmp_path / "events", lambda: tmp_path / "samples.png", lambda: 0.25
-    )
+    log = TensorBoardLog(tmp_path / "events", tmp_path / "samples.png", lambda: 0.25)
     log.on_epoch_end(0, {"loss": 3.0, "val_AP": math.nan})
     log.on_epoch_end(1, {"loss": 2.0, "val_AP": 0.5})
     events = event_accumulator.EventAccumulator(

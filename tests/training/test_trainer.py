@@ -202,7 +202,7 @@ def quick(datasets, tmp_path, monkeypatch):
 
     monkeypatch.setattr(trainer_module, "_build", build)
     monkeypatch.setattr(trainer_module, "without_weight_file", resolve)
-    monkeypatch.setattr(Trainer, "draw_samples", lambda self: None)
+    monkeypatch.setattr(Trainer, "_draw_samples", lambda self, found: None)
     monkeypatch.setattr(curves, "plot_history", lambda *paths: None)
     return make
 

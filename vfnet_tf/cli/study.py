@@ -61,7 +61,7 @@ def run(options):
         *datasets,
         out,
         rows=options.rows,
-        start=lambda config: with_weights(config, options.weights, out),
+        start=lambda config: with_weights(config, options.weights, out)[:2],
         settings={"weights": options.weights},
         strategy=strategy,
         evaluate_every=options.evaluate_every,

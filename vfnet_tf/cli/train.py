@@ -1,12 +1,20 @@
 """`vfnet train`: trains a detector and leaves a run directory."""
 
 import dataclasses
+import gc
 import pathlib
 import shlex
+import time
 from typing import Literal
 
 from vfnet_tf.cli.process import choose_onednn
-from vfnet_tf.cli.training_options import TrainingOptions, read_data, resolve
+from vfnet_tf.cli.training_options import (
+    TrainingOptions,
+    chosen_fields,
+    read_data,
+    resolve,
+)
+from vfnet_tf.config import load_config, override, with_epochs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,9 +26,17 @@ class TrainOptions(TrainingOptions):
 
     class_loss: Literal["varifocal", "focal", "quality_focal"] | None = None
     """in place of the config's"""
-    recipe: Literal["auto", "paper"] = "auto"
-    """auto fits the warm-up to the number of images; paper takes the config's schedule
-    as it is"""
+    recipe: Literal["auto", "paper"] | None = None
+    """auto fits input and schedule to the data, the weights and the machine, and says
+    each choice; paper takes the config's as they are. With --data auto is the default
+    for the published configs and paper for others"""
+    time: str | None = None
+    """end within so long, such as 2h, 90m or 1h30m, with a schedule fitted to it"""
+    evaluate_every: int | None = None
+    """epochs between two evaluations; by default 1, and with --recipe auto about a
+    twelfth of the epochs"""
+    frozen_stages: int | None = None
+    """stages of the backbone that do not learn, besides its stem; -1 for none"""
     assigner: Literal["atss", "fcos"] | None = None
     """which points learn which boxes, for VFNet, FCOS and ATSS; in place of the
     config's"""
@@ -48,11 +64,14 @@ OPTIONS = TrainOptions
 
 def run(options):
     """Trains as `options` say; returns 0, 75 after SIGTERM or 130 after Ctrl-C."""
+    began = time.monotonic()
     choose_onednn()
     from vfnet_tf.training import preemption, strategies, trainer
     from vfnet_tf.training.initial_weights import with_weights
-    from vfnet_tf.training.recipe import fit_schedule
+    from vfnet_tf.training.time_budget import parse_duration
 
+    deadline = None if options.time is None else began + parse_duration(options.time)
+    _check_time(options)
     if options.deterministic:
         trainer.make_deterministic()
     config = resolve(
@@ -68,28 +87,40 @@ def run(options):
     strategy = strategies.make_strategy(options.strategy, devices)
     print(f"devices    {trainer.local_devices()}")
     train_dataset, val_dataset = read_data(options, strategy, options.overfit)
-    if options.recipe == "auto" and options.data is not None:
-        config, lines = fit_schedule(config, len(train_dataset))
-        print("\n".join(lines) + "\n" * bool(lines), end="")
     run_dir = options.out or pathlib.Path("runs") / config.name
-    config, initial_weights = with_weights(
+    start = with_weights(
         config, options.weights, run_dir, tries_coco=options.data is not None
     )
-    training = trainer.Trainer(
-        config,
-        train_dataset,
-        val_dataset,
-        run_dir,
-        strategy=strategy,
-        initial_weights=initial_weights,
-        evaluate_every=options.evaluate_every,
-        jit_compile=options.jit_compile,
-        save_every_steps=options.save_every,
-        patience=options.patience,
-        on_nonfinite=options.on_nonfinite,
-        keep_epochs=options.keep_epochs,
-        tensorboard=options.tensorboard,
-    )
+    if options.frozen_stages is not None:
+        start = _freeze(start, options.frozen_stages)
+
+    def make_trainer(epochs=None):
+        config, evaluate_every = _fitted(
+            start, options, run_dir, train_dataset, strategy, epochs
+        )
+        return trainer.Trainer(
+            config,
+            train_dataset,
+            val_dataset,
+            run_dir,
+            strategy=strategy,
+            initial_weights=start.weights,
+            evaluate_every=options.evaluate_every or evaluate_every,
+            jit_compile=options.jit_compile,
+            save_every_steps=options.save_every,
+            patience=options.patience,
+            on_nonfinite=options.on_nonfinite,
+            keep_epochs=options.keep_epochs,
+            tensorboard=options.tensorboard,
+            deadline=deadline,
+        )
+
+    training = make_trainer()
+    if deadline is not None and trainer.find_state(run_dir) is None:
+        epochs = _epochs_until(deadline, training)
+        del training
+        gc.collect()
+        training = make_trainer(epochs)
     print(training.describe(), flush=True)
     if options.dry_run:
         print(training.preview())
@@ -117,6 +148,82 @@ def run(options):
         print(f"AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  {run_dir}")
     print(_next_steps(options.data, run_dir))
     return 0
+
+
+def _check_time(options):
+    if options.time is None:
+        return
+    if options.epochs is not None:
+        raise ValueError(
+            "--time chooses the epochs. Received: "
+            f"--time {options.time} with --epochs {options.epochs}"
+        )
+    if options.strategy not in ("one_device", "mirrored"):
+        raise ValueError(
+            "--time is for a training in one process, one_device or mirrored. Received: "
+            f"strategy={options.strategy}"
+        )
+
+
+def _freeze(start, stages):
+    """The start with so many frozen stages."""
+    if start.kind == "none" and stages >= 0:
+        raise ValueError(
+            "Random weights must learn: leave --frozen-stages out, or give --weights. "
+            f"Received: --frozen-stages {stages}"
+        )
+    config = override(start.config, model__backbone__frozen_stages=stages)
+    return start._replace(config=config)
+
+
+def _fitted(start, options, run_dir, dataset, strategy, epochs):
+    """The config as the recipe makes it, and the epochs between evaluations."""
+    from vfnet_tf.training import hardware, recipe, trainer
+
+    config, given = start.config, {*chosen_fields(options)}
+    is_published = options.config is None or config.name.endswith("_coco")
+    kind = options.recipe or ("auto" if is_published else "paper")
+    if options.data is None or kind == "paper":
+        if options.data is not None and options.recipe is None:
+            print("recipe     that of the config; --recipe auto fits it to the data")
+        if epochs is not None:
+            config = with_epochs(config, epochs)
+        return config, 1
+    if trainer.find_state(run_dir) is not None and (run_dir / "config.json").is_file():
+        print(f"recipe     that of the run in {run_dir}")
+        earlier = load_config(run_dir)
+        config = recipe.keep_choices(config, earlier, given)
+        return config, recipe.evaluation_interval(config.training.epochs)
+    if epochs is not None:
+        config = with_epochs(config, epochs)
+        given.add("training__epochs")
+    config, lines = recipe.fit_recipe(
+        config,
+        dataset,
+        hardware.hardware_of(strategy),
+        weights=start.kind,
+        given=given,
+    )
+    print("\n".join(lines))
+    return config, recipe.evaluation_interval(config.training.epochs)
+
+
+def _epochs_until(deadline, training):
+    """The epochs that end before the deadline, measured with a training."""
+    from vfnet_tf.training import time_budget
+
+    timing = time_budget.measure(training)
+    epochs = time_budget.epochs_within(
+        deadline - time.monotonic(),
+        timing,
+        training.steps_per_epoch,
+        most=time_budget.MOST_REPEATED * training.config.training.epochs,
+    )
+    print(
+        f"time       {epochs} epochs: a step takes {timing.step:.2g} s, an evaluation "
+        f"{timing.evaluation:.2g} s (--time)"
+    )
+    return epochs
 
 
 def _next_steps(data, run_dir):

@@ -51,9 +51,13 @@ class TrainingOptions:
     the rate is scaled with their images"""
     clip_norm: float | None = None
     """largest norm of the gradient, of all variables and summed over replicas"""
+    schedule: Literal["step", "cosine"] | None = None
+    """step drops the rate as the config says; cosine brings it down to the end"""
+    warmup_steps: int | None = None
+    """updates over which the rate rises at the start"""
     ema: float | None = None
     """momentum of a moving average of the weights, such as 0.999; it is what is evaluated
-    and kept as the best"""
+    and kept as the best; 0 for no average"""
     optimizer: Literal["sgd", "adamw"] | None = None
     """sgd, the official one, or adamw, which gets further in a few hundred steps but
     wants a smaller learning rate (0.002 for 16 images)"""
@@ -78,6 +82,31 @@ class TrainingOptions:
     """compile the step with XLA"""
 
 
+def chosen_fields(options):
+    """Fields of `Config` that the options set, as a dict for `override`."""
+    changes = {
+        "training__epochs": options.epochs,
+        "training__batch_size": options.batch_size,
+        "training__base_learning_rate": options.learning_rate,
+        "training__scale_learning_rate": None if options.scale_learning_rate else False,
+        "training__accumulate_steps": options.accumulate_steps,
+        "training__clip_norm": options.clip_norm,
+        "training__schedule": options.schedule,
+        "training__warmup_steps": options.warmup_steps,
+        "training__ema_momentum": options.ema,
+        "training__optimizer": options.optimizer,
+        "training__precision": options.precision,
+        "training__seed": options.seed,
+        "data__image_size": options.image_size,
+    }
+    if options.image_size is not None:
+        changes.update(data__scales=(), data__scale_range=())
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if options.ema == 0:
+        changes["training__ema_momentum"] = None
+    return changes
+
+
 def resolve(options, **further):
     """The config, changed by the options that were given.
 
@@ -90,36 +119,19 @@ def resolve(options, **further):
 
     default = "vfnet_r50_fpn_1x_coco" if options.data else "vfnet_r50_synthetic"
     config = configs.load_config(options.config or default)
-    changes = {
-        "training__epochs": options.epochs,
-        "training__batch_size": options.batch_size,
-        "training__base_learning_rate": options.learning_rate,
-        "training__scale_learning_rate": None if options.scale_learning_rate else False,
-        "training__accumulate_steps": options.accumulate_steps,
-        "training__clip_norm": options.clip_norm,
-        "training__ema_momentum": options.ema,
-        "training__optimizer": options.optimizer,
-        "training__precision": options.precision,
-        "training__seed": options.seed,
-        "data__image_size": options.image_size,
-        **further,
-    }
-    if options.image_size is not None:
-        changes.update(data__scales=(), data__scale_range=())
-    if options.epochs is not None and options.epochs != config.training.epochs:
-        # The drops keep their relative place in the schedule.
-        ratio = options.epochs / config.training.epochs
-        changes["training__drop_epochs"] = tuple(
-            round(epoch * ratio, 2) for epoch in config.training.drop_epochs
-        )
+    changes = chosen_fields(options)
+    changes.update(
+        {name: value for name, value in further.items() if value is not None}
+    )
+    if options.epochs is not None:
+        config = configs.with_epochs(config, options.epochs)
     if options.backbone not in (None, config.model.backbone.name):
         normalization = builder.normalization_for(options.backbone)
         changes["model__backbone__name"] = options.backbone
         changes["data__normalization"] = normalization
         if options.backbone.startswith("kerashub:"):
             print(f"pixels     {kerashub.describe_normalization(normalization)}")
-    given = {name: value for name, value in changes.items() if value is not None}
-    return configs.override(config, **given)
+    return configs.override(config, **changes)
 
 
 def read_data(options, strategy, overfit=False):

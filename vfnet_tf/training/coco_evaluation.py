@@ -32,11 +32,16 @@ class CocoEvaluation(keras.callbacks.Callback):
         metrics: names of the evaluator's metrics that go to `logs`.
         last_epoch: epochs of the whole run, if `fit` runs only a part of it.
         stop: `SaveOnSignal`, which is asked between two batches, or None.
+        kept_images: ids of images whose detections are kept, to draw them.
+        then: function without arguments that is called after the evaluation of an epoch,
+            or None.
         weights: function from the model to a context manager inside which the model has
             the weights to evaluate, such as `ema_weights`. None takes its own weights.
 
     Attributes:
         last_metrics: dict of the last `evaluator.evaluate()`; None before the first.
+        kept: dict from the ids of `kept_images` to dicts of the arrays of `detect`, from
+            the last evaluation.
 
     Raises:
         ValueError: `every` is not positive.
@@ -51,6 +56,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         last_epoch=None,
         stop=None,
         weights=None,
+        kept_images=(),
+        then=None,
     ):
         super().__init__()
         if every < 1:
@@ -62,7 +69,10 @@ class CocoEvaluation(keras.callbacks.Callback):
         self.last_epoch = last_epoch
         self.stop = stop
         self.weights = weights or contextlib.nullcontext
+        self.kept_images = frozenset(kept_images)
+        self.then = then
         self.last_metrics = None
+        self.kept = {}
         self._detect = self._traces = None
 
     def set_model(self, model):
@@ -77,6 +87,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         if is_last or (epoch + 1) % self.every == 0:
             with self.weights(self.model):
                 found = self.evaluate()
+            if self.then is not None:
+                self.then()
         for name in self.metrics:
             logs[f"val_{name}"] = float(found.get(name, math.nan))
 
@@ -91,6 +103,9 @@ class CocoEvaluation(keras.callbacks.Callback):
             if self.stop is not None:
                 self.stop.check()
             self.evaluator.update(image_ids, detections)
+            for row, image_id in enumerate(image_ids.tolist()):
+                if image_id in self.kept_images:
+                    self.kept[image_id] = {k: v[row] for k, v in detections.items()}
         if self._traces is not None:
             self._traces.settle("detect")
         self.last_metrics = self.evaluator.evaluate()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import typing
 
 from vfnet_tf import config as configs
 from vfnet_tf.checkpoints.imagenet import (
@@ -12,6 +13,20 @@ from vfnet_tf.checkpoints.imagenet import (
 )
 from vfnet_tf.checkpoints.published import PATHS, address_of
 from vfnet_tf.presets import find_weights, preset_directory
+
+
+class Start(typing.NamedTuple):
+    """What a training starts from.
+
+    Attributes:
+        config: `Config` for these weights.
+        weights: path, function or None, see `Trainer(initial_weights=)`.
+        kind: `"detector"`, `"backbone"`, or `"none"` for random weights.
+    """
+
+    config: object
+    weights: object
+    kind: str
 
 
 def with_weights(config, weights, run_dir, *, tries_coco=False):
@@ -26,7 +41,7 @@ def with_weights(config, weights, run_dir, *, tries_coco=False):
         tries_coco: bool, whether None takes the published weights before ImageNet's.
 
     Returns:
-        (`Config`; path, function or None, see `Trainer(initial_weights=)`).
+        `Start`.
 
     Raises:
         ValueError: if the weights are not there or are not of that backbone.
@@ -43,24 +58,26 @@ def with_weights(config, weights, run_dir, *, tries_coco=False):
     )
     if weights == "none":
         print("weights    none: training from scratch, batch norms train")
-        return scratch, None
+        return Start(scratch, None, "none")
     if is_by_name and _is_resumed(run_dir):
-        return _of_run(config, weights, run_dir), None
+        config = _of_run(config, weights, run_dir)
+        is_trained = config.model.backbone.norm == "frozen_batch_norm"
+        return Start(config, None, "backbone" if is_trained else "none")
     if weights is None and backbone.norm == "batch_norm":
         # The config itself is for training from scratch.
-        return scratch, None
+        return Start(scratch, None, "none")
     if weights == "coco" or (weights is None and tries_coco and _is_published(config)):
         try:
-            return config, _coco(config)
+            return Start(config, _coco(config), "detector")
         except WeightsUnavailableError as error:
             if weights == "coco":
                 raise ValueError(f"--weights coco: {error}") from error
             print(f"weights    not COCO's: {error}")
     if is_by_name and kind == "kerashub":
-        return _of_preset(config, weights), None
+        return Start(_of_preset(config, weights), None, "backbone")
     if is_by_name:
         try:
-            return _imagenet(config, kind)
+            return Start(*_imagenet(config, kind), "backbone")
         except WeightsUnavailableError as error:
             if weights == "imagenet":
                 raise ValueError(
@@ -71,7 +88,7 @@ def with_weights(config, weights, run_dir, *, tries_coco=False):
                 f"weights    none: no ImageNet weights, since {error}. Training from "
                 "scratch, batch norms train"
             )
-        return scratch, None
+        return Start(scratch, None, "none")
     return _from_file(config, kind, weights)
 
 
@@ -152,17 +169,18 @@ def _from_file(config, kind, weights):
         )
     is_own = kind is None
     if path.suffix in (".pth", ".pt", ".safetensors") and is_own:
-        return config, _foreign_weights(path)
+        return Start(config, *_foreign_weights(path))
     print(f"weights    {path}")
     is_of_detector = path.name.endswith(".weights.h5") and (is_own or _has_head(path))
     if path.suffix in (".npz", ".h5") and not is_own and not is_of_detector:
-        return configs.override(config, model__backbone__weights=str(path)), None
+        config = configs.override(config, model__backbone__weights=str(path))
+        return Start(config, None, "backbone")
     if is_of_detector:
         if (path.parent / "config.json").is_file():
             # Which norms train decides what variables there are.
             earlier = configs.load_config(path.parent).model.backbone
             config = configs.override(config, model__backbone=earlier)
-        return config, path
+        return Start(config, path, "detector")
     raise ValueError(
         "--weights takes a run directory, a .weights.h5 of the same detector, a .pth or "
         ".safetensors for a backbone of our own, or an .npz by layer names or Keras's "
@@ -191,7 +209,7 @@ def _imagenet_weights(backbone_name):
 
 
 def _foreign_weights(path):
-    """A function that loads a file of PyTorch's world into a detector."""
+    """A function that loads a file of PyTorch's world, and the kind of its weights."""
     from vfnet_tf.checkpoints.architecture import is_detector
     from vfnet_tf.checkpoints.backbone import load_backbone_weights
     from vfnet_tf.checkpoints.pytorch import load_pytorch_checkpoint, read_checkpoint
@@ -199,6 +217,6 @@ def _foreign_weights(path):
     checkpoint = read_checkpoint(path)
     if is_detector(checkpoint.tensors):
         print(f"weights    {path}, a whole detector")
-        return lambda detector: load_pytorch_checkpoint(detector, checkpoint)
+        return lambda model: load_pytorch_checkpoint(model, checkpoint), "detector"
     print(f"weights    {path}, a backbone")
-    return lambda detector: load_backbone_weights(detector.backbone, checkpoint)
+    return lambda model: load_backbone_weights(model.backbone, checkpoint), "backbone"

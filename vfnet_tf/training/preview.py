@@ -204,9 +204,13 @@ def _describe_learning(run):
     if training.schedule == "cosine_cycles":
         text += ", down to 1 % of it in each epoch"
     else:
+        text += f", the first {training.warmup_steps} steps warm up, "
+        drops = ", ".join(map(str, training.drop_epochs))
+        is_cosine = training.schedule == "cosine"
         text += (
-            f", the first {training.warmup_steps} steps warm up, x0.1 after epochs "
-            f"{', '.join(map(str, training.drop_epochs)) or 'none'}"
+            "a cosine to the end"
+            if is_cosine
+            else f"x0.1 after epochs {drops or 'none'}"
         )
     if training.clip_norm is not None:
         text += f", gradient norm {training.clip_norm:g} at most"

@@ -27,7 +27,7 @@ def find_faults(config, dataset, steps_per_epoch):
     training = config.training
     updates = training.epochs * steps_per_epoch / training.accumulate_steps
     faults = []
-    if training.schedule == "step" and training.warmup_steps >= updates:
+    if training.schedule != "cosine_cycles" and training.warmup_steps >= updates:
         faults.append(
             f"the warm-up takes {training.warmup_steps} steps and the training has "
             f"{updates:.0f}: the learning rate never reaches its value. Train for more "

@@ -14,15 +14,14 @@ class TensorBoardLog(keras.callbacks.Callback):
 
     Args:
         folder: of the event files.
-        draw: function that draws detections and returns the path of a PNG, or None. It
-            is called after each epoch with an evaluation.
+        picture: path of a PNG that is there after each evaluation, or None.
         learning_rate: function without arguments that returns the rate, or None.
 
     Raises:
         ImportError: the extra `tensorboard` is not installed; names the command.
     """
 
-    def __init__(self, folder, draw=None, learning_rate=None):
+    def __init__(self, folder, picture=None, learning_rate=None):
         super().__init__()
         try:
             import tensorboard  # noqa: F401
@@ -32,7 +31,7 @@ class TensorBoardLog(keras.callbacks.Callback):
             ) from error
         import tensorflow as tf
 
-        self.draw = draw
+        self.picture = picture
         self.learning_rate = learning_rate
         self._writer = tf.summary.create_file_writer(str(pathlib.Path(folder)))
 
@@ -48,8 +47,8 @@ class TensorBoardLog(keras.callbacks.Callback):
                 # The AP of an epoch without evaluation is NaN.
                 if math.isfinite(value):
                     tf.summary.scalar(name, float(value))
-            if is_evaluated and self.draw is not None:
-                with Image.open(self.draw()) as picture:
+            if is_evaluated and self.picture is not None:
+                with Image.open(self.picture) as picture:
                     pixels = np.asarray(picture.convert("RGB"))
                 tf.summary.image("truth beside detections", pixels[None])
         self._writer.flush()

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+import time
 import warnings
 
 import keras
@@ -41,6 +42,7 @@ from vfnet_tf.training.schedules import (
 from vfnet_tf.training.step_log import StepLog
 from vfnet_tf.training.swa import StochasticWeightAveraging
 from vfnet_tf.training.tensorboard import TensorBoardLog
+from vfnet_tf.training.time_budget import StopInTime
 from vfnet_tf.warm_start import load_run_weights
 
 
@@ -70,6 +72,8 @@ class Trainer:
             `epoch-001.weights.h5`, ...
         tensorboard: bool, write scalars and pictures to `run_dir/tensorboard` (extra
             `tensorboard`).
+        deadline: float, of `time.monotonic()`: the training ends after the last epoch
+            that fits; None for no such end.
 
     Attributes:
         detector: the `keras.Model`, compiled.
@@ -97,6 +101,7 @@ class Trainer:
         tensorboard=False,
         on_nonfinite="stop",
         keep_epochs=0,
+        deadline=None,
     ):
         self.run_dir = pathlib.Path(run_dir)
         self.train_dataset = train_dataset
@@ -107,6 +112,7 @@ class Trainer:
         self.tensorboard = tensorboard
         self.on_nonfinite = on_nonfinite
         self.keep_epochs = keep_epochs
+        self.deadline = deadline
         self.strategy = strategy or strategies.make_strategy("mirrored")
         training = config.training
         strategies.check_settings(
@@ -183,8 +189,18 @@ class Trainer:
                     round(epoch * updates_per_epoch) for epoch in training.drop_epochs
                 ],
             )
+        if training.schedule == "cosine":
+            updates = max(training.epochs * updates_per_epoch, 2)
+            warmup = min(max(training.warmup_steps, 1), int(updates) - 1)
+            return keras.optimizers.schedules.CosineDecay(
+                self.learning_rate * training.warmup_ratio,
+                decay_steps=updates - warmup,
+                alpha=0.01,
+                warmup_target=self.learning_rate,
+                warmup_steps=warmup,
+            )
         raise ValueError(
-            "`schedule` must be 'step' or 'cosine_cycles'. "
+            "`schedule` must be 'step', 'cosine' or 'cosine_cycles'. "
             f"Received: schedule={training.schedule}"
         )
 
@@ -239,8 +255,8 @@ class Trainer:
 
         `run_dir` then holds `config.json`, `last.weights.h5` (and the state before it,
         `last-1.weights.h5`), `best.weights.h5` (by validation AP), `history.csv` by epoch,
-        `steps.csv` by 20 steps, `train_batches.png` (what the network sees),
-        `history.png`, `metrics.json` and `samples.png`.
+        `steps.csv` by 20 steps, `train_batches.png` (what the network sees), `samples.png`
+        (after each evaluation), `history.png` and `metrics.json`.
 
         Args:
             verbose: as in `keras.Model.fit`.
@@ -292,6 +308,7 @@ class Trainer:
             # After the state is saved, since a signal ends the training here.
             save_on_signal,
             stopper,
+            *self._end(),
             # After the history, which holds no times of a machine.
             DataWait(prints=self.cluster.is_chief),
             TimeEstimate(
@@ -361,7 +378,7 @@ class Trainer:
         """The evaluation of the validation set, or None."""
         if self.val_dataset is None:
             return None
-        return CocoEvaluation(
+        evaluation = CocoEvaluation(
             self._pipeline(
                 self.config, self.val_dataset, training=False, shares=self._shares
             ),
@@ -370,7 +387,36 @@ class Trainer:
             last_epoch=self.config.training.epochs,
             stop=save_on_signal,
             weights=checkpoint.weights,
+            kept_images=[record.image_id for record in self._sample_records()],
         )
+        if self.cluster.is_chief:
+            evaluation.then = lambda: self._draw_samples(evaluation.kept)
+        return evaluation
+
+    def run_steps(self, steps, callbacks):
+        """Trains some steps without a trace in the run directory, to measure them."""
+        batches = self.train_batches.take(steps * len(self._shares["replicas"]))
+        self._fit(batches, 0, 1, [self.train_batches.epoch_order, *callbacks], 0)
+
+    def detect_batches(self, count, evaluator):
+        """Detects on some validation batches; returns the number of all of them."""
+        if self.val_dataset is None:
+            return 0
+        batches = self._pipeline(
+            self.config, self.val_dataset, training=False, shares=self._shares
+        )
+        detection = CocoEvaluation(batches.take(count), evaluator)
+        detection.set_model(self.detector)
+        detection.evaluate()
+        return int(batches.cardinality()) // len(self._shares["replicas"])
+
+    def _end(self):
+        """The callback that ends the training in time, if there is a time."""
+        if self.deadline is None:
+            return []
+        # Metrics, pictures and the export come after.
+        reserve = 0.07 * (self.deadline - time.monotonic())
+        return [StopInTime(self.deadline, reserve, prints=self.cluster.is_chief)]
 
     def _logs(self):
         """The callbacks that write logs; none for a worker that is not the chief."""
@@ -406,13 +452,13 @@ class Trainer:
         if is_chief:
             save_metrics(self.run_dir / "metrics.json", metrics)
             print(format_table(metrics))
-            self.draw_samples()
+            self._draw_samples(evaluation.kept)
         return metrics
 
     def _tensorboard_log(self):
         return TensorBoardLog(
             self.run_dir / "tensorboard",
-            draw=self.draw_samples if self.val_dataset else None,
+            picture=self.run_dir / "samples.png" if self.val_dataset else None,
             learning_rate=lambda: learning_rate_of_step(
                 self.detector.optimizer, steps_of(self.detector.optimizer) - 1
             ),
@@ -442,21 +488,10 @@ class Trainer:
             return contextlib.nullcontext()
         return self.strategy.scope()
 
-    def draw_samples(self, count=6, score_threshold=0.3):
+    def _draw_samples(self, found, score_threshold=0.3):
         """Draws ground truth beside detections on validation images: `samples.png`."""
-        dataset = self.val_dataset.subset(min(count, len(self.val_dataset)))
-        found = {}
-        for batch in self._pipeline(self.config, dataset, training=False):
-            batch = {name: np.asarray(value) for name, value in batch.items()}
-            detections = self.detector.detect(
-                batch["images"], batch["image_size"], batch["scale"]
-            )
-            values = {key: np.asarray(value) for key, value in detections.items()}
-            for row, image_id in enumerate(batch["image_id"]):
-                if image_id >= 0:
-                    found[int(image_id)] = {k: v[row] for k, v in values.items()}
         pictures = []
-        for record in dataset.records:
+        for record in self._sample_records():
             detections = found[record.image_id]
             kept = detections["labels"] >= 0
             pictures.append(
@@ -470,9 +505,11 @@ class Trainer:
                     score_threshold=score_threshold,
                 )
             )
-        path = self.run_dir / "samples.png"
-        drawing.save_image(path, drawing.draw_grid(pictures, columns=2))
-        return path
+        grid = drawing.draw_grid(pictures, columns=2)
+        drawing.save_image(self.run_dir / "samples.png", grid)
+
+    def _sample_records(self, count=6):
+        return self.val_dataset.records[:count]
 
     @property
     def _config_path(self):
