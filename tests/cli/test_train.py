@@ -12,7 +12,7 @@ from vfnet_tf.checkpoints.pytorch import to_pytorch_state_dict
 from vfnet_tf.checkpoints.tensors import to_pytorch_layout
 from vfnet_tf.cli import train
 from vfnet_tf.cli.__main__ import main
-from vfnet_tf.config import override
+from vfnet_tf.config import load_config, override, save_config
 from vfnet_tf.training import initial_weights
 from vfnet_tf.training.preemption import PreemptedError
 
@@ -53,6 +53,73 @@ def test_training_ends_with_a_saved_model_and_says_the_ap(data, capfd):
     assert (data / "run" / "saved_model" / "saved_model.pb").exists()
     for text in ("1 replica", "learning", "8 images", "class_loss", "AP50"):
         assert text in said
+
+
+def test_time_fits_the_epochs_and_is_refused_where_it_cannot(data, capfd):
+    assert main(["train", *options_of(data, "--time", "30m", "--no-export")]) == 0
+    said = capfd.readouterr().out
+    # Four times the two epochs of the config at most: time is not there to be used up.
+    assert "time       8 epochs: a step takes" in said
+    assert load_config(data / "run").training.epochs == 8
+    assert (data / "run" / "samples.png").stat().st_mtime > (
+        data / "run" / "config.json"
+    ).stat().st_mtime
+    options = options_of(data, "--time", "1s")
+    options[-3] = str(data / "other")
+    assert main(["train", *options]) == 2
+    assert "One epoch of 2 steps takes about" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--time", "2 hours"], "must be like 2h, 90m"),
+        (["--time", "2h", "--epochs", "3"], "--time chooses the epochs"),
+        (["--time", "2h", "--strategy", "multi_worker"], "in one process"),
+        (["--frozen-stages", "1", "--weights", "none"], "Random weights must learn"),
+    ],
+)
+def test_settings_that_cannot_go_together_are_refused(data, mistake, more, said):
+    assert said in mistake("train", *options_of(data, *more))
+
+
+def test_the_recipe_is_for_published_configs_and_stays_when_a_run_goes_on(
+    data, capsys, monkeypatch
+):
+    from vfnet_tf.training import trainer
+
+    class Stop(Exception):
+        pass
+
+    def note(config, *arguments, **settings):
+        seen.append((config, settings["evaluate_every"]))
+        raise Stop
+
+    def start(*more):
+        with pytest.raises(Stop):
+            main(["train", "--weights", "none", *more])
+        return capsys.readouterr().out
+
+    seen = []
+    monkeypatch.setattr(trainer, "Trainer", note)
+    own = ["--data", str(data / "set"), "--out", str(data / "run")]
+    assert "recipe     that of the config" in start(*own, "--config", f"{data}/tiny.py")
+    assert "rate  " in start(*own, "--backbone", "resnet18", "--ema", "0")
+    said = start(*own, "--backbone", "resnet18")
+    assert "size       320x" in said and "(--warmup-steps)" in said
+    (config, every), (without, _), (fitted, fitted_every) = seen
+    assert (config.training.schedule, every) == ("step", 1)
+    assert (without.training.ema_momentum, fitted.training.schedule) == (None, "cosine")
+    assert fitted.training.ema_momentum > 0 and fitted_every > 1
+    # The machine or the recipe may change; the run does not.
+    earlier = override(fitted, training__warmup_steps=3)
+    (data / "run").mkdir()
+    save_config(earlier, data / "run" / "config.json")
+    (data / "run" / "last.weights.h5").touch()
+    assert "that of the run in" in start(*own, "--backbone", "resnet18")
+    assert seen[-1][0] == earlier
+    start(*own, "--backbone", "resnet18", "--epochs", "5")
+    assert seen[-1][0].training.epochs == 5
 
 
 def test_several_workers_need_a_cluster(data, monkeypatch, mistake):

@@ -64,8 +64,14 @@ def test_a_schedule_that_fits_has_no_fault():
                 "training__batch_size": 1,
             },
             {},
-            "0.01 is taken as it is for 1 images",
+            "rate 0.01 for 1 images an update is far from 0.000625",
             "--scale-learning-rate",
+        ),
+        (
+            {"training__base_learning_rate": 1.0},
+            {},
+            "rate 0.5 for 8 images",
+            "--learning-rate .for 16 images",
         ),
         (
             {},

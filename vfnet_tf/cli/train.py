@@ -14,7 +14,7 @@ from vfnet_tf.cli.training_options import (
     read_data,
     resolve,
 )
-from vfnet_tf.config import load_config, override, with_epochs
+from vfnet_tf.config import list_configs, load_config, override, with_epochs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,7 +181,9 @@ def _fitted(start, options, run_dir, dataset, strategy, epochs):
     from vfnet_tf.training import hardware, recipe, trainer
 
     config, given = start.config, {*chosen_fields(options)}
-    is_published = options.config is None or config.name.endswith("_coco")
+    is_published = options.config is None or (
+        "_coco" in options.config and options.config in list_configs()
+    )
     kind = options.recipe or ("auto" if is_published else "paper")
     if options.data is None or kind == "paper":
         if options.data is not None and options.recipe is None:

@@ -42,7 +42,8 @@ class TimeEstimate(keras.callbacks.Callback):
         if self.prints and left > 0:
             print(
                 f"\ntime       {describe_duration(left * seconds)} for the {left} steps "
-                f"that are left, {seconds:.2g} s each, and the evaluations"
+                f"that are left, {seconds:.2g} s each, and the evaluations "
+                "(vfnet train --time 1h fits the schedule to one hour)"
             )
 
 

@@ -9,6 +9,8 @@ from vfnet_tf.data.canvases import resized_sizes
 SMALL_SIDE = 8.0
 #: Share of such objects from which on a warning is due.
 MOST_SMALL = 1 / 3
+#: Learning rate of an image in an update, by optimizer.
+USUAL_RATES = {"sgd": 0.01 / 16, "adamw": 0.002 / 16}
 #: A learning rate this many times above or below the linear rule is far from it.
 FAR = 10.0
 
@@ -45,15 +47,17 @@ def find_faults(config, dataset, steps_per_epoch):
             f"an update takes {batch} images and there are {len(dataset)}: images come "
             "twice in a batch. Make --batch-size smaller"
         )
-    if not training.scale_learning_rate:
-        linear = training.base_batch_size
-        ratio = batch / linear
-        if not 1 / FAR <= ratio <= FAR:
-            faults.append(
-                f"the learning rate {training.base_learning_rate:g} is taken as it is for "
-                f"{batch} images an update, and is meant for {linear}: leave "
-                "--scale-learning-rate on"
-            )
+    linear = USUAL_RATES[training.optimizer] * batch
+    rate = training.base_learning_rate
+    if training.scale_learning_rate:
+        rate *= batch / training.base_batch_size
+    if not linear / FAR <= rate <= linear * FAR:
+        faults.append(
+            f"the learning rate {rate:g} for {batch} images an update is far from "
+            f"{linear:g}, which the linear rule gives for {training.optimizer}: leave "
+            "--scale-learning-rate on, and --learning-rate (for "
+            f"{training.base_batch_size} images) out"
+        )
     small = _share_of_small(config.data, dataset)
     if small > MOST_SMALL:
         faults.append(
