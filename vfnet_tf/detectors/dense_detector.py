@@ -1,4 +1,5 @@
 import inspect
+import pathlib
 import re
 
 import keras
@@ -12,6 +13,7 @@ from vfnet_tf.ops.nms import suppress
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS, check_settings
 from vfnet_tf.ops.shapes import sizes_of
 from vfnet_tf.priors import make_points
+from vfnet_tf.weights_file import check_seal, seal
 
 _VIEW_KEYS = ("images", "image_size", "scale", "flipped")
 
@@ -285,14 +287,25 @@ class DenseDetector(TrainableParts, keras.Model):
             )
         return {name: float(weight) for name, weight in weights.items()}
 
+    def save_weights(self, filepath, *args, **kwargs):
+        """See `keras.Model.save_weights`; a `.weights.h5` gets a checksum."""
+        super().save_weights(filepath, *args, **kwargs)
+        if pathlib.Path(filepath).is_file():  # shards have another name
+            seal(filepath)
+
     def load_weights(self, filepath, *args, **kwargs):
         """See `keras.Model.load_weights`.
 
         Raises:
-            ValueError: if the weights do not fit; it names another number of classes.
+            ValueError: if the file is damaged, or the weights do not fit; it names
+                another number of classes.
         """
+        if str(filepath).endswith(".weights.h5"):
+            check_seal(filepath)
         try:
             return super().load_weights(filepath, *args, **kwargs)
+        except RuntimeError as error:  # of h5py
+            raise ValueError(f"The file is damaged: {filepath} ({error})") from error
         except ValueError as error:
             number = self._stored_classes(filepath)
             if number in (None, self.num_classes):

@@ -8,20 +8,17 @@ The order of callbacks matters, since each reads the `logs` of those before it:
 
 import contextlib
 import csv
-import json
 import math
 import shutil
 import time
 import warnings
 from pathlib import Path
 
-import h5py
 import keras
 from keras import ops
 
 from vfnet_tf.files import replacing
 from vfnet_tf.training.run_state import (
-    STATE_ATTRIBUTE,
     assign_metrics,
     copy_without_optimizer,
     read_first,
@@ -32,7 +29,9 @@ from vfnet_tf.training.run_state import (
     steps_of,
     sync_state,
     without_distribution,
+    write_state,
 )
+from vfnet_tf.weights_file import HDF5_ERRORS, seal
 
 
 class HistoryCsv(keras.callbacks.Callback):
@@ -92,15 +91,23 @@ def read_history(path):
         list of dicts, one a line; `epoch` and `step` are ints, the others floats.
 
     Raises:
-        ValueError: a column is missing or not numeric; names file and line.
+        ValueError: a column is missing or not numeric; names file and line. A last line
+            that was cut short is left out with a warning.
     """
     rows = []
     with open(path, newline="", encoding="utf-8") as file:
-        for number, line in enumerate(csv.DictReader(file), start=2):
+        lines = list(csv.DictReader(file))
+        for number, line in enumerate(lines, start=2):
             try:
                 row = {name: float(value) for name, value in line.items()}
                 row.update({name: int(row[name]) for name in ("epoch", "step")})
             except (KeyError, TypeError, ValueError):
+                is_cut = number == len(lines) + 1 and None in line.values()
+                if is_cut:
+                    warnings.warn(
+                        f"{path} ends in half a line, which is left out", stacklevel=2
+                    )
+                    continue
                 raise ValueError(
                     "A history must have numeric columns, `epoch` and `step` among "
                     f"them. Received: path={path}, line {number}: {line}"
@@ -161,6 +168,10 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         writes: bool; False for a worker that is not the chief, which only counts.
         keep_epochs: int >= 0, the number of last epochs whose weights are kept as
             `epoch-001.weights.h5`, ...
+        facts: dict of JSON types that each state holds, such as a digest of the data.
+
+    Attributes:
+        restored_facts: the `facts` of the state that `restore` has loaded.
 
     Raises:
         ValueError: an unknown `mode`, a `save_every_steps` or `keep` below 1,
@@ -178,6 +189,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         weights=None,
         writes=True,
         keep_epochs=0,
+        facts=None,
     ):
         super().__init__()
         if mode not in ("max", "min"):
@@ -201,6 +213,8 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         self.writes = writes
         self.keep_epochs = keep_epochs
         self.weights = weights or contextlib.nullcontext
+        self.facts = facts or {}
+        self.restored_facts = {}
         self.best = None
         self.best_epoch = None
         self._resumed = (0, 0)
@@ -262,7 +276,12 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self._resumed = (state["epoch"], state["step"])
         self._resumed_metrics = state.get("metrics", {})
+        self.restored_facts = state.get("facts", {})
         return self._resumed
+
+    def begin_epoch_again(self):
+        """Forgets the batches that the restored state has of an epoch."""
+        self._resumed, self._resumed_metrics = (self._resumed[0], 0), {}
 
     def restore_best(self, model):
         """Loads the best weights; the optimizer keeps its state.
@@ -285,7 +304,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
     def _load(model, path, objects_to_skip=()):
         try:
             model.load_weights(path, objects_to_skip=list(objects_to_skip))
-        except (ValueError, OSError, KeyError) as error:
+        except HDF5_ERRORS as error:
             raise ValueError(
                 "The model must be the one whose state was saved. Received: "
                 f"{path}, which does not fit: {error}"
@@ -352,6 +371,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             "optimizer": type(self.model.optimizer).__name__,
             "iterations": steps_of(self.model.optimizer),
             "metrics": metrics or {},
+            "facts": self.facts,
         }
         try:
             with (
@@ -359,8 +379,8 @@ class ResumableCheckpoint(keras.callbacks.Callback):
                 replacing(self.last_path, self.state_paths) as temporary,
             ):
                 self.model.save_weights(temporary)
-                with h5py.File(temporary, "a") as file:
-                    file.attrs[STATE_ATTRIBUTE] = json.dumps(state)
+                seal(temporary, again=False)
+                write_state(temporary, state)
                 if is_best:
                     # Before the last state: a kill between the two repeats the epoch.
                     self._save_best(temporary, state)

@@ -3,10 +3,12 @@
 import json
 import math
 import pathlib
+import warnings
 
 import keras
 
 from vfnet_tf.detectors.dense_detector import sum_over_replicas
+from vfnet_tf.files import write_file
 from vfnet_tf.training.callbacks import learning_rate_of_step
 from vfnet_tf.training.run_state import scope_of, steps_of, sync_state
 
@@ -180,10 +182,13 @@ class NonFiniteAlarm(keras.callbacks.Callback):
             return
         entries = []
         if self.path.exists():
-            entries = json.loads(self.path.read_text(encoding="utf-8"))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps([*entries, entry], indent=2) + "\n"
-        self.path.write_text(text, encoding="utf-8")
+            try:
+                entries = json.loads(self.path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                warnings.warn(
+                    f"{self.path} is damaged ({error}) and begins again", stacklevel=2
+                )
+        write_file(self.path, json.dumps([*entries, entry], indent=2) + "\n")
 
     def _mend_mean_loss(self):
         """Sets Keras's mean loss to that of the steps with a finite loss."""

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import warnings
+import zlib
 from pathlib import Path
 
 import h5py
@@ -10,9 +11,11 @@ import keras
 from keras import ops
 
 from vfnet_tf.files import replacing
+from vfnet_tf.weights_file import HDF5_ERRORS, check_seal, seal
 
 # The attribute of an HDF5 file that holds the place in the run, as JSON.
 STATE_ATTRIBUTE = "vfnet_tf_training_state"
+_CHECK = f"{STATE_ATTRIBUTE}_crc32"
 
 
 @contextlib.contextmanager
@@ -45,10 +48,17 @@ def save_without_optimizer(model, path, state):
         model.save_weights(whole)
         with replacing(path) as temporary:
             copy_without_optimizer(whole, temporary)
-            with h5py.File(temporary, "a") as file:
-                file.attrs[STATE_ATTRIBUTE] = json.dumps(state)
+            write_state(temporary, state)
     finally:
         whole.unlink(missing_ok=True)
+
+
+def write_state(path, state):
+    """Writes a dict of JSON types into an HDF5 file, for `read_state`."""
+    text = json.dumps(state)
+    with h5py.File(path, "a") as file:
+        file.attrs[STATE_ATTRIBUTE] = text
+        file.attrs[_CHECK] = zlib.crc32(text.encode())
 
 
 def read_state(path):
@@ -67,8 +77,12 @@ def read_state(path):
     """
     try:
         with h5py.File(path, "r") as file:
-            return json.loads(file.attrs[STATE_ATTRIBUTE])
-    except (OSError, KeyError, ValueError) as error:
+            text = file.attrs[STATE_ATTRIBUTE]
+            check = file.attrs.get(_CHECK)
+        if check not in (None, zlib.crc32(text.encode())):
+            raise ValueError("the state is not what was written")
+        return json.loads(text)
+    except HDF5_ERRORS as error:
         raise ValueError(
             "A checkpoint must be a whole HDF5 file with a training state. "
             f"Received: path={path} ({error})"
@@ -81,6 +95,7 @@ def read_first(paths):
     for path in paths:
         try:
             state = read_state(path)
+            check_seal(path)
         except ValueError as error:
             problems.append(error)
             continue
@@ -91,7 +106,9 @@ def read_first(paths):
                 stacklevel=3,
             )
         return path, state
-    raise problems[0]
+    if len(problems) == 1:
+        raise problems[0]
+    raise ValueError("No state can be read. " + " ".join(map(str, problems)))
 
 
 def sync_state(model):
@@ -136,3 +153,4 @@ def copy_without_optimizer(source, target):
                 old.copy(name, new)
         for name, value in old.attrs.items():
             new.attrs[name] = value
+    seal(target)

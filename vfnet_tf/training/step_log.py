@@ -41,8 +41,10 @@ class StepLog(keras.callbacks.Callback):
             return
         step = steps_of(self.model.optimizer)
         with self.path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
-        kept = [row for row in rows if int(row[0]) <= step]
+            header, *rows = [*csv.reader(file)] or [[]]
+        # A line that was cut short is written again.
+        whole = [row for row in rows if len(row) == len(header) and row[0].isdecimal()]
+        kept = [row for row in whole if int(row[0]) <= step]
         if len(kept) < len(rows):
             with (
                 replacing(self.path) as temporary,
