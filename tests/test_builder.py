@@ -157,6 +157,9 @@ def test_weights_and_run_directories_bring_a_detector_back(tmp_path):
         ({"model__backbone__name": "keras:Nothing"}, "ConvNeXtTiny.*keras:Nothing"),
         ({"model__backbone__norm": "no_norm"}, "norm=no_norm"),
         ({"model__nms": "softer"}, "nms='softer'"),
+        ({"model__neck_filters": 10**6}, "from 1 to 2048. Received: neck_filters="),
+        ({"model__num_classes": 10**9}, "num_classes=1000000000"),
+        ({"model__head_convs": 0}, "from 1 to 32. Received: head_convs=0"),
     ],
 )
 def test_unknown_names_are_refused(changes, message):

@@ -84,7 +84,10 @@ def test_a_config_is_saved_and_found_by_its_path_or_directory(tmp_path):
     config = off_default(Config)
     save_config(config, tmp_path / "config.json")
     assert load_config(tmp_path / "config.json") == config
-    assert load_config(str(tmp_path)) == config
+    # A run holds its weights: those of the backbone are not fetched to read it.
+    run = override(config, model__backbone__weights=None)
+    assert config.model.backbone.weights is not None
+    assert load_config(str(tmp_path)) == run
     assert load_config(config) is config
 
 
@@ -93,6 +96,26 @@ def test_the_shipped_configs_load_and_have_the_names_of_their_files():
     assert "vfnet_r50_fpn_1x_coco" in names and "__init__" not in names
     for name in names:
         assert load_config(name).name == name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        '{"model": []}',
+        '{"model": {"head_convs": null}}',
+        "[" * 10**5,
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    for given in (path, tmp_path):
+        with pytest.raises(ValueError, match=r"Received: .*config\.json: "):
+            load_config(given)
 
 
 def test_a_python_file_that_defines_config_is_read(tmp_path):

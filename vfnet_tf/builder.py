@@ -69,6 +69,14 @@ APPLICATIONS = {
     ),
 }
 
+#: Largest values that are taken for meant: with more, a detector fills the memory.
+LIMITS = {
+    "num_classes": 30_000,
+    "neck_filters": 2_048,
+    "head_filters": 2_048,
+    "head_convs": 32,
+}
+
 #: Ending of the names of the last norm in a residual branch.
 APPLICATION_LAST_NORMS = dict.fromkeys(("ResNet50", "ResNet101", "ResNet152"), "_3_bn")
 
@@ -98,6 +106,12 @@ def build_detector(config, weights=None):
                 f"`{name}` must be one of {sorted(table)}. "
                 f"Received: {name}={getattr(model, name)}."
                 + did_you_mean(getattr(model, name), table)
+            )
+    for name, most in LIMITS.items():
+        if not 1 <= getattr(model, name) <= most:
+            raise ValueError(
+                f"`{name}` must be from 1 to {most}. "
+                f"Received: {name}={getattr(model, name)}"
             )
     if model.assigner is not None and (
         model.assigner not in POINT_ASSIGNERS

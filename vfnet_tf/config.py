@@ -10,6 +10,7 @@ import types
 import typing
 
 from vfnet_tf.data.settings import DataConfig as DataConfig
+from vfnet_tf.files import write_file
 
 #: Value of `BackboneConfig.weights` for the weights that come with a Keras model.
 PRETRAINED = "pretrained"
@@ -263,6 +264,10 @@ def to_dict(config):
 
 def from_dict(values, kind=Config):
     """The inverse of `to_dict`; unknown keys and wrong types are errors."""
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{kind.__name__} must be a JSON object. Received: {type(values).__name__}"
+        )
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:
@@ -278,9 +283,8 @@ def from_dict(values, kind=Config):
 
 
 def save_config(config, path):
-    """Writes a config as JSON."""
-    text = json.dumps(to_dict(config), indent=2) + "\n"
-    pathlib.Path(path).write_text(text, encoding="utf-8")
+    """Writes a config as JSON; the file appears whole or not at all."""
+    write_file(path, json.dumps(to_dict(config), indent=2) + "\n")
 
 
 def _config_directories():
@@ -339,13 +343,15 @@ def load_config(config):
         return config
     path = pathlib.Path(config)
     if path.is_dir():
-        path = path / "config.json"
-        if not path.is_file():
+        if not (path / "config.json").is_file():
             raise ValueError(
                 f"A run directory must hold config.json. Received: {config}"
             )
+        # The weights of a run lie in the run: nothing is fetched to read it.
+        found = _read_config_file(path / "config.json")
+        return override(found, model__backbone__weights=None)
     if path.suffix == ".json" and path.is_file():
-        return from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return _read_config_file(path)
     if path.suffix == ".py" and path.is_file():
         return _run_config_file(path)
     files = config_files()
@@ -356,6 +362,15 @@ def load_config(config):
         f"Received: {config}.{did_you_mean(config, files)} "
         f"Known names: {', '.join(files)}"
     )
+
+
+def _read_config_file(path):
+    try:
+        return from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"A config must be JSON as `vfnet train` writes it. Received: {path}: {error}"
+        ) from error
 
 
 def _run_config_file(path):

@@ -37,11 +37,11 @@ def find_checkpoint(checkpoint, config=None):
             f"published model. Received: checkpoint={path}, {problem}"
         )
     if config is None:
-        config = run_dir / "config.json"
-        if not config.is_file():
+        config = run_dir
+        if not (run_dir / "config.json").is_file():
             raise ValueError(
                 "Weights need their config: a config.json beside them, or `config`. "
-                f"Received: checkpoint={path} without {config}"
+                f"Received: checkpoint={path} without {run_dir / 'config.json'}"
             )
     return load_config(config), weights
 
