@@ -22,6 +22,7 @@ from vfnet_tf.data.synthetic import make_synthetic_dataset
 from vfnet_tf.reports import curves
 from vfnet_tf.training import trainer as trainer_module
 from vfnet_tf.training.callbacks import read_history
+from vfnet_tf.training.run_lock import only_this_process
 from vfnet_tf.training.run_state import read_state
 from vfnet_tf.training.schedules import CosineCycles
 from vfnet_tf.training.strategies import make_strategy
@@ -205,6 +206,33 @@ def quick(datasets, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "_draw_samples", lambda self, found: None)
     monkeypatch.setattr(curves, "plot_history", lambda *paths: None)
     return make
+
+
+def test_a_run_goes_on_with_its_own_data_or_when_told_to(quick, capsys):
+    quick(epochs=1).fit(verbose=0)
+    more = quick(epochs=2)
+    (more.run_dir / "config.json").unlink()  # the epochs are another schedule
+    more.train_dataset = more.train_dataset.subset(7)
+    with pytest.raises(
+        ValueError, match="there are 7 images, and were 8.*--changed-data"
+    ):
+        more.fit(verbose=0)
+    more.accepts_changes = True
+    more.fit(verbose=0)
+    said = capsys.readouterr().out
+    assert "changed    in the training data there are 7 images, and were 8" in said
+    assert "resuming after epoch 1 of 2" in said
+
+
+def test_a_run_directory_has_one_process(quick):
+    trainer = quick(epochs=1)
+    with (
+        only_this_process(trainer.run_dir),
+        pytest.raises(ValueError, match=r"trains in this run directory.*--out"),
+    ):
+        trainer.fit(verbose=0)
+    trainer.fit(verbose=0)
+    assert not (trainer.run_dir / ".running").exists()
 
 
 def test_without_validation_there_are_weights_but_no_metrics(quick):

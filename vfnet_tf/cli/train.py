@@ -51,6 +51,8 @@ class TrainOptions(TrainingOptions):
     """write scalars and pictures to OUT/tensorboard (extra tensorboard)"""
     cpu_replicas: int | None = None
     """divide the CPU into so many devices and mirror over them, to try out replicas"""
+    changed_data: bool = False
+    """go on with a run though its images or boxes have changed"""
     dry_run: bool = False
     """say what would be trained on what and how much memory it takes, and end"""
     overfit: bool = False
@@ -112,6 +114,7 @@ def run(options):
             on_nonfinite=options.on_nonfinite,
             keep_epochs=options.keep_epochs,
             tensorboard=options.tensorboard,
+            accepts_changes=options.changed_data,
             deadline=deadline,
         )
 

@@ -24,6 +24,7 @@ from vfnet_tf.training.callbacks import (
     learning_rate_of_step,
 )
 from vfnet_tf.training.coco_evaluation import CocoEvaluation
+from vfnet_tf.training.data_digest import data_digest, find_changes
 from vfnet_tf.training.data_wait import DataWait
 from vfnet_tf.training.early_stopping import StopWithoutImprovement
 from vfnet_tf.training.ema import ema_weights
@@ -32,6 +33,7 @@ from vfnet_tf.training.optimizers import SGD, AdamW
 from vfnet_tf.training.preemption import SaveOnSignal
 from vfnet_tf.training.preview import describe_run, draw_batch, preview_run
 from vfnet_tf.training.progress_line import HideMissing, TimeEstimate
+from vfnet_tf.training.run_lock import only_this_process
 from vfnet_tf.training.run_state import steps_of
 from vfnet_tf.training.schedule_checks import find_faults
 from vfnet_tf.training.schedules import (
@@ -72,6 +74,7 @@ class Trainer:
             `epoch-001.weights.h5`, ...
         tensorboard: bool, write scalars and pictures to `run_dir/tensorboard` (extra
             `tensorboard`).
+        accepts_changes: bool, whether a run goes on though its data have changed.
         deadline: float, of `time.monotonic()`: the training ends after the last epoch
             that fits; None for no such end.
 
@@ -101,6 +104,7 @@ class Trainer:
         tensorboard=False,
         on_nonfinite="stop",
         keep_epochs=0,
+        accepts_changes=False,
         deadline=None,
     ):
         self.run_dir = pathlib.Path(run_dir)
@@ -112,6 +116,7 @@ class Trainer:
         self.tensorboard = tensorboard
         self.on_nonfinite = on_nonfinite
         self.keep_epochs = keep_epochs
+        self.accepts_changes = accepts_changes
         self.deadline = deadline
         self.strategy = strategy or strategies.make_strategy("mirrored")
         training = config.training
@@ -264,13 +269,27 @@ class Trainer:
 
         Returns:
             The metrics of the best weights on the validation set, or None without one.
+
+        Raises:
+            ValueError: `run_dir` holds a run with another config or other data, or
+                another process trains there.
+            PreemptedError: a signal ended the training; the state is saved.
         """
+        is_chief = self.cluster.is_chief
+        lock = only_this_process(self.run_dir) if is_chief else contextlib.nullcontext()
+        with lock:
+            return self._run(verbose, callbacks)
+
+    def _run(self, verbose, callbacks):
         training = self.config.training
         # In every process, so that all stop if the directory holds another run.
         self._check_config()
         checkpoint, averaging = self._checkpoint()
         with loop.explaining_lost_workers():
             epoch, step = checkpoint.restore(self.detector)
+        if self._check_data(checkpoint) and step:
+            checkpoint.begin_epoch_again()
+            step = 0
         loop.check_same_everywhere(
             self.strategy,
             finished_epochs=epoch,
@@ -279,7 +298,8 @@ class Trainer:
         )
         if self.cluster.is_chief:
             self.run_dir.mkdir(parents=True, exist_ok=True)
-            configs.save_config(self.config, self._config_path)
+            if not self._config_path.exists():
+                configs.save_config(self.config, self._config_path)
             self._draw_batches()
         if self.cluster.is_chief and (epoch or step):
             within = f" and {step} of {self.steps_per_epoch} steps" if step else ""
@@ -371,8 +391,33 @@ class Trainer:
             weights=average,
             writes=self.cluster.is_chief,
             keep_epochs=self.keep_epochs,
+            facts={
+                "training": data_digest(self.train_dataset),
+                "validation": data_digest(self.val_dataset),
+            },
         )
         return checkpoint, averaging
+
+    def _check_data(self, checkpoint):
+        """Refuses data that changed since a state was saved; whether the steps did."""
+        before, now = checkpoint.restored_facts, checkpoint.facts
+        if not before:
+            return False
+        changes = [
+            f"in the {name} data {change}"
+            for name in now
+            for change in find_changes(before.get(name, {}), now[name])
+        ]
+        if changes and not self.accepts_changes:
+            raise ValueError(
+                f"The data are not those that the run began with: {'; '.join(changes)}. "
+                "Give another directory (--out), or go on all the same (--changed-data; "
+                f"accepts_changes=True). Received: run_dir={self.run_dir}"
+            )
+        for change in changes:
+            print(f"changed    {change}")
+        images = [facts.get("training", {}).get("images") for facts in (before, now)]
+        return images[0] != images[1]
 
     def _evaluation(self, checkpoint, save_on_signal):
         """The evaluation of the validation set, or None."""
