@@ -229,6 +229,7 @@ def _load(options):
 
 def _export_litert(options):
     """Runs `--format litert`."""
+    from vfnet_tf.export import targets
     from vfnet_tf.export.litert import exporter as litert
 
     if options.precision != "float32":
@@ -236,9 +237,8 @@ def _export_litert(options):
             "--format litert takes float32 and has --quantize in place of --precision. "
             f"Received: --precision {options.precision}"
         )
-    out = litert.check_target(
-        options.out or options.run_dir / "model.tflite", options.overwrite
-    )
+    out = options.out or options.run_dir / "model.tflite"
+    targets.check_file(out, ".tflite", options.overwrite)
     detector, config, weights = _load(options)
     print(f"weights    {weights}\nquantize   {options.quantize}", flush=True)
     given = {

@@ -5,6 +5,7 @@ import time
 
 def run(options):
     """Exports by `ExportOptions`; returns the exit status."""
+    from vfnet_tf.export import targets
     from vfnet_tf.export.onnx import model as onnx_model
     from vfnet_tf.export.onnx import verification as onnx_verification
     from vfnet_tf.inference.load import load_checkpoint
@@ -14,7 +15,7 @@ def run(options):
             f"--format onnx writes float32. Received: --precision {options.precision}"
         )
     out = options.out or options.run_dir / "model.onnx"
-    onnx_model.check_target(out, options.overwrite)
+    targets.check_file(out, ".onnx", options.overwrite)
     detector, config, weights = load_checkpoint(options.run_dir, options.config)
     print(f"weights    {weights}", flush=True)
     start = time.perf_counter()

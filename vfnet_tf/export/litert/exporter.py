@@ -21,6 +21,7 @@ import tensorflow as tf
 from vfnet_tf import config as configs
 from vfnet_tf.data.canvases import CANVAS_MULTIPLE
 from vfnet_tf.export.metadata import describe_detector
+from vfnet_tf.export.targets import check_file
 from vfnet_tf.files import write_file
 from vfnet_tf.inference.litert import METADATA_FILE
 from vfnet_tf.ops.kernels import portable_kernels
@@ -73,7 +74,7 @@ def export_litert(
             precision, unknown settings, or a `path` that must not be written to.
         RuntimeError: if the converter fails, or needs operators that are not builtin.
     """
-    path = check_target(path, overwrite)
+    path = check_file(path, ".tflite", overwrite)
     _check(detector, image_size, quantize, settings)
     config = None if config is None else configs.load_config(config)
     content = _convert(detector, image_size, quantize)
@@ -94,19 +95,6 @@ def default_image_size(config):
 def metadata_path(path):
     """Path of the metadata beside a `.tflite` file."""
     return pathlib.Path(f"{path}.json")
-
-
-def check_target(path, overwrite=False):
-    """Returns `path` as a `pathlib.Path`; a ValueError if it must not be written to."""
-    path = pathlib.Path(path)
-    if path.suffix != ".tflite" or path.is_dir():
-        raise ValueError(f"`path` must be a file *.tflite. Received: path={path}")
-    if path.exists() and not overwrite:
-        raise ValueError(
-            "`path` is there already; `overwrite` must be True to replace it. "
-            f"Received: path={path}"
-        )
-    return path
 
 
 def _check(detector, image_size, quantize, settings):

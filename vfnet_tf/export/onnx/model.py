@@ -5,7 +5,6 @@ some of them odd.
 """
 
 import json
-import pathlib
 
 import keras
 import numpy as np
@@ -16,6 +15,7 @@ from vfnet_tf.export.metadata import describe_detector
 from vfnet_tf.export.onnx import heads as onnx_heads
 from vfnet_tf.export.onnx import nms as onnx_nms
 from vfnet_tf.export.onnx.graph import OPSET, Graph
+from vfnet_tf.export.targets import check_file
 from vfnet_tf.files import replacing
 from vfnet_tf.inference.onnx import open_session
 
@@ -79,8 +79,7 @@ def export_onnx(
     """
     import onnx
 
-    path = pathlib.Path(path)
-    check_target(path, overwrite)
+    path = check_file(path, ".onnx", overwrite)
     if detector.dtype_policy.name != "float32":
         raise ValueError(
             "An ONNX file is written from float32. Received: a detector of the dtype "
@@ -102,18 +101,6 @@ def export_onnx(
         onnx.save(model, temporary)
         open_session(temporary)
     return {"num_nodes": len(model.graph.node), **report}
-
-
-def check_target(path, overwrite=False):
-    """Raises a ValueError for a path that `export_onnx` would not write to."""
-    path = pathlib.Path(path)
-    if path.suffix != ".onnx" or path.is_dir():
-        raise ValueError(f"`path` must be a file *.onnx. Received: path={path}")
-    if path.exists() and not overwrite:
-        raise ValueError(
-            "`overwrite` must be True to replace a file that is there. "
-            f"Received: path={path}"
-        )
 
 
 def build_model(detector, metadata, nms_in_graph=False):

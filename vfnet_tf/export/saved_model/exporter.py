@@ -12,11 +12,8 @@ docs/parity.md, S32. A file that cannot be decoded is left out, see `safe_decodi
 
 import functools
 import json
-import os
 import pathlib
-import shutil
 import tempfile
-import uuid
 
 import keras
 import tensorflow as tf
@@ -26,6 +23,7 @@ from vfnet_tf.data import transforms
 from vfnet_tf.data.normalization import Normalization
 from vfnet_tf.export.metadata import describe_detector
 from vfnet_tf.export.saved_model import safe_decoding
+from vfnet_tf.export.targets import check_place, replacing_folder
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 from vfnet_tf.ops.shapes import sizes_of
 
@@ -125,23 +123,20 @@ def export_saved_model(
     config = None if config is None else configs.load_config(config)
     metadata = _make_metadata(detector, config, settings, max_pixels, box_format)
     text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    aside = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            asset = pathlib.Path(folder) / "metadata.json"
-            asset.write_text(text, encoding="utf-8")
-            module, signatures = _make_module(detector, metadata, text, asset)
-            tf.saved_model.save(
-                module,
-                str(aside),
-                signatures=signatures,
-                # It is not trained, and gradients would double the graph.
-                options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
-            )
-        _put_in_place(aside, directory)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with (
+        replacing_folder(directory) as aside,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        asset = pathlib.Path(folder) / "metadata.json"
+        asset.write_text(text, encoding="utf-8")
+        module, signatures = _make_module(detector, metadata, text, asset)
+        tf.saved_model.save(
+            module,
+            str(aside),
+            signatures=signatures,
+            # It is not trained, and gradients would double the graph.
+            options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+        )
     return directory
 
 
@@ -193,10 +188,11 @@ def _describe_tensor(info):
 def check_target(directory, overwrite=False):
     """Raises a ValueError for a directory that `export_saved_model` does not write to.
 
-    These are a file, a directory with anything else than a SavedModel, and a SavedModel
-    without `overwrite`.
+    These are a file, a directory with anything else than a SavedModel, a SavedModel
+    without `overwrite`, and what `targets.check_place` refuses.
     """
     directory = pathlib.Path(directory)
+    check_place(directory)
     if not directory.exists():
         return
     if not directory.is_dir():
@@ -214,20 +210,6 @@ def check_target(directory, overwrite=False):
             "`directory` holds a SavedModel; `overwrite` must be True to replace it. "
             f"Received: directory={directory}"
         )
-
-
-def _put_in_place(aside, directory):
-    """Renames `aside` to `directory`, and then deletes the old one."""
-    if not directory.exists():
-        return os.rename(aside, directory)
-    old = aside.with_suffix(".old")
-    os.rename(directory, old)
-    try:
-        os.rename(aside, directory)
-    except OSError:
-        os.rename(old, directory)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _make_metadata(detector, config, given, max_pixels, box_format):

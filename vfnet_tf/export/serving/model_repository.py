@@ -10,11 +10,11 @@ import pathlib
 import re
 import shlex
 import shutil
-import uuid
 
 import tensorflow as tf
 
 from vfnet_tf.export.saved_model import exporter as saved_models
+from vfnet_tf.export.targets import check_place, unfinished
 from vfnet_tf.files import write_file
 
 MODEL_CONFIG = "models.config"
@@ -101,7 +101,7 @@ def export_for_serving(
     """
     directory = pathlib.Path(directory)
     max_batch_size = check_layout(directory, model_name, version, max_batch_size)
-    staging = directory / f".{model_name}.{uuid.uuid4().hex[:8]}.tmp"
+    staging = unfinished(directory, model_name)
     try:
         saved_models.export_saved_model(detector, staging, **settings)
         write_warmup(staging, model_name, (1, max_batch_size))
@@ -140,6 +140,7 @@ def check_layout(directory, model_name, version=None, max_batch_size=None):
             "`directory` must be the folder above the models, not a SavedModel. "
             f"Received: directory={directory}"
         )
+    check_place(directory / model_name)
     _read_model_config(directory / MODEL_CONFIG)
     written = _read_max_batch_size(directory / BATCHING_PARAMETERS)
     if max_batch_size is None:
