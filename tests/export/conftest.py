@@ -60,6 +60,7 @@ def soft_exported(tmp_path_factory, soft_detector):
         image_size=(64, 96),
         keep_ratio=False,
         max_pixels=10**6,
+        max_batch=50,
         box_format="yxyx_normalized",
     )
 

@@ -30,6 +30,12 @@ from vfnet_tf.ops.shapes import sizes_of
 #: Number of the format; it grows when a signature or key changes its meaning.
 FORMAT_VERSION = 2
 
+#: Default of the most images of a call.
+MAX_BATCH = 32
+
+#: Images that are in the network at a time.
+PART = 8
+
 #: `box_format` -> description of boxes and classes.
 BOX_FORMATS = {
     "xyxy": "x1, y1, x2, y2 in pixels of the image that came in; classes from 0",
@@ -46,6 +52,7 @@ def export_saved_model(
     *,
     config=None,
     max_pixels=safe_decoding.MAX_PIXELS,
+    max_batch=MAX_BATCH,
     box_format="xyxy",
     overwrite=False,
     **settings,
@@ -94,6 +101,7 @@ def export_saved_model(
             classes have no names.
         max_pixels: int, largest height x width of an encoded image, which is checked
             before it is decoded.
+        max_batch: int, most images of a call; with more it is an error.
         box_format: `"xyxy"`, see above, or `"yxyx_normalized"`, the format of the
             TensorFlow Object Detection API: boxes (ymin, xmin, ymax, xmax) in 0..1,
             classes 1..K (1 after the last), `num_detections`, all float32.
@@ -121,7 +129,9 @@ def export_saved_model(
     directory = pathlib.Path(directory)
     check_target(directory, overwrite)
     config = None if config is None else configs.load_config(config)
-    metadata = _make_metadata(detector, config, settings, max_pixels, box_format)
+    metadata = _make_metadata(
+        detector, config, settings, max_pixels, max_batch, box_format
+    )
     text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
     with (
         replacing_folder(directory) as aside,
@@ -212,11 +222,15 @@ def check_target(directory, overwrite=False):
         )
 
 
-def _make_metadata(detector, config, given, max_pixels, box_format):
+def _make_metadata(detector, config, given, max_pixels, max_batch, box_format):
     """The content of `metadata.json`, a dict of JSON types."""
     if max_pixels < 1:
         raise ValueError(
             f"`max_pixels` must be at least 1. Received: max_pixels={max_pixels}"
+        )
+    if max_batch < 1:
+        raise ValueError(
+            f"`max_batch` must be at least 1. Received: max_batch={max_batch}"
         )
     if box_format not in BOX_FORMATS:
         raise ValueError(
@@ -231,6 +245,7 @@ def _make_metadata(detector, config, given, max_pixels, box_format):
         "box_format_description": BOX_FORMATS[box_format],
         "status_codes": {str(k): v for k, v in safe_decoding.STATUS_CODES.items()},
         "max_pixels": int(max_pixels),
+        "max_batch": int(max_batch),
     }
 
 
@@ -255,15 +270,16 @@ def _make_module(detector, metadata, text, asset):
     module.weights = [weight.value for weight in detector.weights]
     module.metadata_file = tf.saved_model.Asset(str(asset))
     prepare = _make_prepare(metadata)
+    check_batch = functools.partial(check_batch_size, most=metadata["max_batch"])
     detect, detect_with_thresholds, raw = _make_detect(detector, metadata)
 
     def answer(found, status, *thresholds):
         inputs = [found[name] for name in ("images", "image_size", "scale")]
         if thresholds:
             thresholds = [tf.gather(own, found["index"]) for own in thresholds]
-            detections = detect_with_thresholds(*inputs, *thresholds)
+            detections = _in_parts(detect_with_thresholds, *inputs, *thresholds)
         else:
-            detections = detect(*inputs)
+            detections = _in_parts(detect, *inputs)
         detections = _spread(detections, found["index"], status)
         shape = tf.stack([tf.size(status), 2])
         places = found["index"][:, None]
@@ -329,7 +345,7 @@ def _make_module(detector, metadata, text, asset):
     # the first axis.
     @_function(("string", (None,), "request"))
     def read_metadata(request):
-        return {"metadata": tf.fill(tf.shape(request), text)}
+        return {"metadata": tf.fill([check_batch(request)], text)}
 
     return module, {
         "serving_default": image_bytes,
@@ -495,9 +511,54 @@ def to_box_format(detections, original_size, box_format):
     }
 
 
-def check_batch(inputs):
-    """The number of images in a batch; for 0 the graph raises InvalidArgumentError."""
+def _in_parts(detect, images, *others):
+    """`detect` for a batch, `PART` images at a time, so that memory is bounded.
+
+    Args:
+        detect: a function of `_make_detect`.
+        images: float32 `[B, H, W, 3]`, B > 0.
+        *others: tensors `[B, ...]`.
+
+    Returns:
+        dict, see `DenseDetector.detect`.
+    """
+    inputs = (images, *others)
+    total = tf.shape(images)[0]
+
+    def part(start):
+        found = detect(*(tensor[start : start + PART] for tensor in inputs))
+        # The last part may be smaller, and a loop has rows of one size.
+        rest = PART - tf.shape(found["num_detections"])[0]
+        return {
+            name: tf.pad(value, [[0, rest]] + [[0, 0]] * (value.shape.rank - 1))
+            for name, value in found.items()
+        }
+
+    outputs = detect.get_concrete_function().structured_outputs
+    rows = tf.map_fn(
+        part,
+        tf.range(0, total, PART),
+        fn_output_signature={
+            name: tf.TensorSpec((PART, *value.shape[1:]), value.dtype)
+            for name, value in outputs.items()
+        },
+        parallel_iterations=1,
+    )
+    return {
+        name: tf.reshape(value, (-1, *outputs[name].shape[1:]))[:total]
+        for name, value in rows.items()
+    }
+
+
+def check_batch_size(inputs, most):
+    """The number of rows of a batch; the graph raises InvalidArgumentError for others.
+
+    Args:
+        inputs: tensor `[B, ...]`.
+        most: int, rows at most; 1 at least.
+    """
     count = tf.shape(inputs)[0]
-    rule = "A batch must have at least one image. Received: batch of"
-    with tf.control_dependencies([tf.debugging.Assert(count > 0, [rule, count])]):
+    rule = f"A batch must have 1 to {most} images. Received: batch of"
+    is_good = (count > 0) & (count <= most)
+    with tf.control_dependencies([tf.debugging.Assert(is_good, [rule, count])]):
         return tf.identity(count)

@@ -38,7 +38,7 @@ MAX_PNG_TEXTS = 16
 
 #: Most scans times pixels of a JPEG. Each scan of some 50 bytes costs a pass over all
 #: pixels; progressive files have about ten.
-MAX_SCANNED_PIXELS = 256 * 50_000_000
+MAX_SCANNED_PIXELS = 25 * 50_000_000
 
 #: Shapes of the float32 inputs made of an image: pixels for the network, (height, width)
 #: without padding, (vertical, horizontal) factors of resizing, (height, width) of the file.

@@ -101,6 +101,7 @@ def export_for_serving(
     """
     directory = pathlib.Path(directory)
     max_batch_size = check_layout(directory, model_name, version, max_batch_size)
+    settings.setdefault("max_batch", max(saved_models.MAX_BATCH, max_batch_size))
     staging = unfinished(directory, model_name)
     try:
         saved_models.export_saved_model(detector, staging, **settings)
