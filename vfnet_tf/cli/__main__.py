@@ -27,7 +27,7 @@ COMMANDS = {
     "convert": ("vfnet_tf.cli.convert", "official PyTorch checkpoints in, and out"),
     "convert-data": (
         "vfnet_tf.cli.convert_data",
-        "COCO, Pascal VOC, YOLO, CSV and TFDS data to another format",
+        "COCO, Pascal VOC, YOLO, CSV, TFRecord and TFDS data to another format",
     ),
     "configs": ("vfnet_tf.cli.configs", "list the configs, or print one's model card"),
     "benchmark": (

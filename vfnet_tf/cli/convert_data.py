@@ -10,7 +10,7 @@ import tyro
 
 @dataclasses.dataclass(frozen=True)
 class ConvertDataOptions:
-    """Write a dataset in another format: COCO, Pascal VOC, YOLO or CSV.
+    """Write a dataset in another format: COCO, Pascal VOC, YOLO, CSV or TFRecord.
 
     vfnet convert-data VOCdevkit/VOC2007 --to coco --out voc2007_coco
 
@@ -21,12 +21,12 @@ class ConvertDataOptions:
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """as vfnet train --data takes it: folder, file or tfds:NAME; it is not changed"""
-    to: Literal["coco", "voc", "yolo", "csv"]
+    to: Literal["coco", "voc", "yolo", "csv", "tfrecord"]
     """the format to write"""
     out: pathlib.Path
     """folder to write, absent or empty"""
     images: Literal["copy", "link"] = "copy"
-    """copy the images, or make symbolic links to them"""
+    """copy the images, or make symbolic links to them; TFRecords hold copies only"""
     skip_bad_images: bool = False
     """go on without unreadable images, and list them, instead of stopping"""
 

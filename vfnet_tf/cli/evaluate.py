@@ -26,8 +26,8 @@ class EvaluateOptions:
     """.tflite file of `vfnet export --format litert`, run on the CPU in place of a
     checkpoint; images are fitted into its size"""
     data: str | None = None
-    """folder or file in COCO, Pascal VOC, YOLO or CSV format, or tfds:NAME, as vfnet
-    train takes it, or one COCO json"""
+    """folder or file in COCO, Pascal VOC, YOLO, CSV or TFRecord format, or tfds:NAME, as
+    vfnet train takes it, or one COCO json or TFRecord"""
     split: Literal["train", "val", "test"] = "val"
     """which part of the data"""
     images: pathlib.Path | None = None

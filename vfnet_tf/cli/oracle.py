@@ -20,8 +20,8 @@ class OracleOptions:
     checkpoint: pathlib.Path
     """run directory (its best weights), .weights.h5, or .pth of the official code"""
     data: str | None = None
-    """folder or file in COCO, Pascal VOC, YOLO or CSV format, or tfds:NAME, as vfnet
-    train takes it, or one COCO json"""
+    """folder or file in COCO, Pascal VOC, YOLO, CSV or TFRecord format, or tfds:NAME, as
+    vfnet train takes it, or one COCO json or TFRecord"""
     split: Literal["train", "val", "test"] = "val"
     """which part of the data"""
     images: pathlib.Path | None = None

@@ -31,8 +31,8 @@ class SwaOptions:
     """.weights.h5 files of the run's detector to average, each counted the same; by
     default all epoch-*.weights.h5 in the run directory"""
     data: str | None = None
-    """folder or file in COCO, Pascal VOC, YOLO or CSV format, or tfds:NAME, as vfnet
-    train takes it; without it the generated images"""
+    """folder or file in COCO, Pascal VOC, YOLO, CSV or TFRecord format, or tfds:NAME, as
+    vfnet train takes it; without it the generated images"""
     out: pathlib.Path | None = None
     """directory of the averaged weights, RUN_DIR/swa by default"""
     learning_rate: float | None = None

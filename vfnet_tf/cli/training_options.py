@@ -24,8 +24,9 @@ class TrainingOptions:
     """name or file of a config; by default vfnet_r50_fpn_1x_coco, and without --data
     vfnet_r50_synthetic"""
     data: str | None = None
-    """folder or file in COCO, Pascal VOC, YOLO or CSV format, or tfds:NAME: docs/data.md;
-    coco:, voc:, yolo: or csv: before it says which, where that is not found out"""
+    """folder or file in COCO, Pascal VOC, YOLO, CSV or TFRecord format, or tfds:NAME:
+    docs/data.md; coco:, voc:, yolo:, csv: or tfrecord: before it says which, where that
+    is not found out. TFRecords may be remote, gs://bucket/folder"""
     epochs: int | None = None
     """passes over the training images"""
     batch_size: int | None = None

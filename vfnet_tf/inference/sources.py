@@ -13,6 +13,7 @@ from PIL import Image
 from vfnet_tf.data.folders import is_hidden, list_tree, regular_file_error
 from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES, MAX_PIXELS, inspect_image
 from vfnet_tf.data.images.numpy_decode import pixels_of
+from vfnet_tf.data.images.places import find_place
 from vfnet_tf.data.images.reasons import ImageError
 from vfnet_tf.data.unread_files import OTHER_IMAGE_SUFFIXES
 from vfnet_tf.inference import video
@@ -63,6 +64,8 @@ def expand_source(source, passed_over=None):
 
 
 def _expand_path(text, passed_over):
+    if find_place(text) is not None:
+        return [text], True
     if _SCHEME.match(text):
         if not is_url(text):
             raise ValueError(

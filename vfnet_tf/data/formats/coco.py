@@ -49,6 +49,7 @@ from vfnet_tf.data.folders import (
     list_folders,
 )
 from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES, ImageHeader, inspect_images
+from vfnet_tf.data.images.places import find_place, is_remote
 from vfnet_tf.data.images.reasons import Reason
 from vfnet_tf.data.splits import SPLITS, FoundSplits, by_split, split_named
 from vfnet_tf.data.text import NOT_UTF8, is_valid, printable, read_json
@@ -451,7 +452,8 @@ def _hint(image_dir, listing, name):
 
     `listing` is a function from a folder to its `images_by_stem`.
     """
-    if os.path.lexists(find_file(image_dir, name)):
+    path = find_file(image_dir, name)
+    if os.path.lexists(path) or find_place(path) is not None:
         return ""
     plain = urllib.parse.unquote(name.replace("\\", "/"))
     parts = plain.split("/")
@@ -681,7 +683,7 @@ def read_coco(
         names_of_files = [image.get("file_name") for image in content["images"]]
         names_of_files = [name for name in names_of_files if isinstance(name, str)]
         image_dir = _find_image_dir(annotation_file, [names_of_files])
-    elif not os.path.isdir(image_dir):
+    elif not is_remote(os.fspath(image_dir)) and not os.path.isdir(image_dir):
         raise ValueError(
             f"`image_dir` must be an existing folder. Received: image_dir={image_dir!r}"
         )

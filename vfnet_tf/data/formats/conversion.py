@@ -1,10 +1,10 @@
 """Writes a dataset in another format."""
 
 import dataclasses
+import functools
 import itertools
 import os
 import pathlib
-import shutil
 import unicodedata
 
 import numpy as np
@@ -14,9 +14,11 @@ from vfnet_tf.data.formats.coco import read_coco
 from vfnet_tf.data.formats.coco_content import CocoContent
 from vfnet_tf.data.formats.csv_file import write_csv
 from vfnet_tf.data.formats.labelled_image import LabelledImage
+from vfnet_tf.data.formats.tfrecord import write_tfrecord
 from vfnet_tf.data.formats.voc import LABEL_SUFFIXES, write_voc
 from vfnet_tf.data.formats.yolo import write_yolo
 from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES
+from vfnet_tf.data.images.places import open_image
 from vfnet_tf.files import filling_folder
 
 # As COCO's own files round, and one more.
@@ -38,7 +40,8 @@ def _write_coco(out, split, images, class_names, category_ids):
 
 
 #: format -> (folder of the images of a split, writer as in `labelled_image`, message on the
-#: number that it returns); COCO's writer takes category ids too and returns None
+#: number that it returns). COCO's writer takes category ids too and returns None; that of
+#: TFRecords takes them too, and writes the images itself.
 _WRITERS = {
     "coco": ("{split}", _write_coco, None),
     "voc": ("JPEGImages", write_voc, "{} boxes moved by rounding to whole pixels"),
@@ -48,6 +51,7 @@ _WRITERS = {
         "{} crowd regions left out, YOLO cannot mark them",
     ),
     "csv": ("images", write_csv, None),
+    "tfrecord": (None, write_tfrecord, None),
 }
 TARGETS = tuple(_WRITERS)
 # Rules for names of images, by format; COCO has none.
@@ -92,7 +96,8 @@ def convert_dataset(
         splits: `Splits` of `readers.find_splits`.
         target: str, one of `TARGETS`.
         out: str or path, a folder that is absent or empty. It is complete or absent.
-        link: bool, make symbolic links to the images in place of copies.
+        link: bool, make symbolic links to the images in place of copies; not to or from
+            TFRecords, which hold the images.
         skip_bad_images: bool, leave out images that cannot be used.
         progress: see `tfds.find_tfds_splits`; it counts images that are copied.
 
@@ -100,12 +105,17 @@ def convert_dataset(
         `Conversion`.
 
     Raises:
-        ValueError: if `out` holds something, the target is unknown, images are bad, or
-            no split can be read.
+        ValueError: if `out` holds something, the target is unknown, images are bad or
+            cannot be linked, or no split can be read.
     """
     if target not in TARGETS:
         raise ValueError(
             f"The format must be one of {', '.join(TARGETS)}. Received: {target!r}"
+        )
+    if link and "tfrecord" in (target, splits.format):
+        raise ValueError(
+            "Images in TFRecords cannot be linked: copy them (--images copy). "
+            f"Received: link=True from {splits.format} to {target}"
         )
     out = pathlib.Path(out).expanduser().absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -124,16 +134,21 @@ def convert_dataset(
     num_lost, total = 0, sum(map(len, images.values()))
     with filling_folder(out) as aside:
         shown = None if progress is None else progress(total)
+        done = (lambda: None) if shown is None else functools.partial(shown.add, 1)
         for split, entries in images.items():
+            if target == "tfrecord":
+                ids = _category_ids(next(iter(read.values())))
+                write(aside, split, entries, names, ids, done)
+                continue
             place = aside / folder.format(split=split)
             place.mkdir(parents=True, exist_ok=True)
             for image in entries:
                 if link:
                     (place / image.name).symlink_to(os.path.abspath(image.path))
                 else:
-                    shutil.copyfile(image.path, place / image.name)
-                if shown is not None:
-                    shown.add(1)
+                    with open_image(image.path) as source:
+                        (place / image.name).write_bytes(source.read())
+                done()
             if target == "coco":
                 write(aside, split, entries, names, _category_ids(read[split]))
             else:

@@ -12,9 +12,12 @@ from vfnet_tf.data import synthetic
 from vfnet_tf.data.folders import list_folder, list_folders
 from vfnet_tf.data.formats.coco import coco_parts, is_coco_folder, read_coco, split_of
 from vfnet_tf.data.formats.csv_file import find_csv_splits, is_csv
+from vfnet_tf.data.formats.record_files import is_record_file
 from vfnet_tf.data.formats.tfds import find_tfds_splits
+from vfnet_tf.data.formats.tfrecord import find_tfrecord_splits, is_tfrecord
 from vfnet_tf.data.formats.voc import find_voc_splits, is_voc
 from vfnet_tf.data.formats.yolo import find_yolo_splits, is_yolo
+from vfnet_tf.data.images.places import is_remote
 from vfnet_tf.data.splits import FoundSplits, by_split
 from vfnet_tf.data.text import is_valid, printable
 
@@ -24,10 +27,17 @@ FORMATS = {
     "yolo": "YOLO txt",
     "voc": "Pascal VOC xml",
     "csv": "CSV",
+    "tfrecord": "TFRecord",
     "tfds": "TensorFlow Datasets",
 }
 _SUFFIXES = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".csv": "csv"}
-_IN_FOLDER = {"coco": is_coco_folder, "yolo": is_yolo, "voc": is_voc, "csv": is_csv}
+_IN_FOLDER = {
+    "coco": is_coco_folder,
+    "yolo": is_yolo,
+    "voc": is_voc,
+    "csv": is_csv,
+    "tfrecord": is_tfrecord,
+}
 # Files that are not read: so many are named, the others are counted.
 _MAX_UNUSED = 5
 _PREFIXED = re.compile(rf"({'|'.join(FORMATS)}):(.+)")
@@ -45,7 +55,7 @@ class Splits(collections.abc.Mapping):
         description: str, one line that says what was found.
         found: `FoundSplits`; `unused`, `label_suffix` and `label_files` are attributes
             here too.
-        is_file: bool, whether the data is a single COCO json.
+        is_file: bool, whether the data is a single COCO json or TFRecord.
         folder: str, the folder of the data; None where it is no folder.
     """
 
@@ -75,7 +85,7 @@ class Splits(collections.abc.Mapping):
         return len(self._parts)
 
     def locate(self, split):
-        """The value of a split; a single COCO json stands for every split.
+        """The value of a split; a single COCO json or TFRecord stands for every one.
 
         Args:
             split: str, train, val or test.
@@ -97,9 +107,9 @@ def find_format(data):
     """Recognises the format of a dataset.
 
     Args:
-        data: str or path: a folder, a file (.json, .yaml, .csv), or either after a
-            prefix that names the format, `coco:`, `voc:`, `yolo:`, `csv:`; or
-            `tfds:NAME[/CONFIG]`.
+        data: str or path: a folder, a file (.json, .yaml, .csv, .tfrecord), or either
+            after a prefix that names the format, `coco:`, `voc:`, `yolo:`, `csv:`,
+            `tfrecord:`; or `tfds:NAME[/CONFIG]`. TFRecords may be remote, `gs://...`.
 
     Returns:
         (format, str path or name without prefix, list of formats that a folder could
@@ -118,6 +128,12 @@ def find_format(data):
     kind, name = match.groups() if match else (None, data)
     if kind == "tfds":
         return kind, name, []
+    if is_remote(name):
+        if kind not in (None, "tfrecord"):
+            raise ValueError(
+                f"Only TFRecords are read from other file systems. Received: --data {data}"
+            )
+        return "tfrecord", name, []
     path = pathlib.Path(name).expanduser()
     if not path.exists():
         raise ValueError(
@@ -131,6 +147,7 @@ def find_format(data):
     else:
         suffix = path.suffix.lower()
         kinds = [_SUFFIXES[suffix]] if suffix in _SUFFIXES else []
+        kinds += ["tfrecord"] if not kinds and is_record_file(path.name) else []
     if kinds:
         return kinds[0], str(path), kinds[1:]
     present = sorted(os.listdir(path))[:20] if path.is_dir() else path.name
@@ -141,8 +158,9 @@ def find_format(data):
         "instances_{train,val,test}[year].json, {train,valid,test}/_annotations.coco.json, "
         "or one json), YOLO (a data.yaml with names and train or val), Pascal VOC (xml "
         "files in Annotations/, in train/, valid/, test/ or "
-        "beside the images), CSV (with the columns image,x1,y1,x2,y2,label), or "
-        f"tfds:NAME.{hint} Received: --data {data}, which holds {present}"
+        "beside the images), CSV (with the columns image,x1,y1,x2,y2,label), TFRecord "
+        f"(train.tfrecord, train-00000-of-00010, ...), or tfds:NAME.{hint} "
+        f"Received: --data {data}, which holds {present}"
     )
 
 
@@ -161,11 +179,12 @@ def find_splits(data, progress=None):
         ImportError: the extra of the format is not installed.
     """
     kind, name, others = find_format(data)
-    is_file = kind == "coco" and os.path.isfile(name)
-    if is_file:
+    is_file = kind in ("coco", "tfrecord") and os.path.isfile(name)
+    if kind == "coco" and is_file:
         found = FoundSplits({split_of(name) or "train": (name, None)})
-    elif kind == "tfds":
-        found = find_tfds_splits(name, progress)
+    elif kind in ("tfds", "tfrecord"):
+        find = find_tfds_splits if kind == "tfds" else find_tfrecord_splits
+        found = find(name, progress)
     else:
         find = {
             "coco": coco_parts,
@@ -210,7 +229,8 @@ def open_dataset(data, *, skip_bad_images=False, keep_empty=False, progress=None
     """Reads the splits of a dataset in any format.
 
     Args:
-        data: folder or file in COCO, Pascal VOC, YOLO or CSV format, or `tfds:NAME`.
+        data: folder or file in COCO, Pascal VOC, YOLO, CSV or TFRecord format, or
+            `tfds:NAME`.
         skip_bad_images: bool, go on without unreadable images; `report.bad_images` of a
             dataset lists them. Otherwise they are an error.
         keep_empty: bool, keep training images without objects.

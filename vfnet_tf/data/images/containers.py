@@ -80,7 +80,9 @@ class FileView:
 
     def __init__(self, file):
         self._file = file
-        self._size = os.fstat(file.fileno()).st_size
+        position = file.tell()
+        self._size = file.seek(0, os.SEEK_END)
+        file.seek(position)
         self._head = b""
         self._head = self[:_HEAD]
 

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from vfnet_tf.data.images import containers, numpy_decode
+from vfnet_tf.data.images.places import RECORD_PATH
 
 _JPEG_EXIF, _PNG_EXIF, _PNG_END = (
     int.from_bytes(name, "big") for name in (b"Exif", b"eXIf", b"IEND")
@@ -206,6 +207,45 @@ def orient(image, orientation):
     return tf.ensure_shape(oriented, [None, None, image.shape[-1]])
 
 
+def read_record(file, start):
+    """The data of one record of a TFRecord, whose checksums must be right.
+
+    Args:
+        file: string `[]`, the TFRecord, which may be remote.
+        start: int64 `[]`, the first byte of the record.
+
+    Returns:
+        string `[]`.
+
+    Raises:
+        tf.errors.DataLossError: for a wrong checksum, or where the file ends too early.
+    """
+    # `tf.data.TFRecordDataset` has no argument for the place where it begins.
+    kind = {"output_types": [tf.string], "output_shapes": [[]]}
+    records = tf.raw_ops.TFRecordDatasetV2(
+        filenames=[file], compression_type="", buffer_size=0, byte_offsets=[start]
+    )
+    record = tf.raw_ops.TakeDataset(input_dataset=records, count=1, **kind)
+    return tf.raw_ops.DatasetToSingleElement(dataset=record, **kind)[0]
+
+
+def _read(path):
+    """The bytes of an image, string `[]`; for its path see `places`."""
+
+    def read_from_record():
+        def group(number):
+            return tf.strings.regex_replace(path, RECORD_PATH, rf"\{number}")
+
+        start, skip, size = (
+            tf.strings.to_number(group(number), "int64") for number in (2, 3, 4)
+        )
+        return tf.strings.substr(read_record(group(1), start), skip, size)
+
+    path = tf.convert_to_tensor(path)
+    is_in_record = tf.strings.regex_full_match(path, RECORD_PATH)
+    return tf.cond(is_in_record, read_from_record, lambda: tf.io.read_file(path))
+
+
 def _load_with_pil(path):
     """Reads a file that TensorFlow cannot: path as bytes to uint8 `[h, w, 3]`, upright."""
     return numpy_decode.load_image(os.fsdecode(np.asarray(path).item()))
@@ -215,7 +255,7 @@ def load_image(path, orientation=1, needs_pil=False):
     """Reads an image file; `images.inspect.inspect_image` gives the other arguments.
 
     Args:
-        path: string `[]`.
+        path: string `[]`, of a file or of an image in a record, see `places`.
         orientation: int `[]` in 1..8, EXIF.
         needs_pil: bool `[]`, decode with PIL, which is slower.
 
@@ -224,7 +264,7 @@ def load_image(path, orientation=1, needs_pil=False):
     """
 
     def load():
-        return orient(_decode_pixels(tf.io.read_file(path)), orientation)
+        return orient(_decode_pixels(_read(path)), orientation)
 
     def load_with_pil():
         image = tf.numpy_function(_load_with_pil, [path], tf.uint8, stateful=False)

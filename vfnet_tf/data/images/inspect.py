@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vfnet_tf.data.folders import regular_file_error
 from vfnet_tf.data.images import containers, corruption, numpy_decode
+from vfnet_tf.data.images.places import find_place, image_stamps, open_image
 from vfnet_tf.data.images.reasons import ImageError, Reason
 from vfnet_tf.files import cache_directory, write_file
 
@@ -89,13 +90,13 @@ def inspect_image(path, full=True, look=None, find_damage=False):
 
 
 def _inspect(path, full, look, find_damage):
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):  # Opening a pipe would wait for a writer.
+    # Opening a pipe would wait for a writer.
+    if find_place(path) is None and not stat.S_ISREG(os.stat(path).st_mode):
         raise ImageError(Reason.UNDECODABLE, regular_file_error(path))
-    if status.st_size == 0:
-        raise ImageError(Reason.UNDECODABLE, "is empty")
-    with open(path, "rb") as file:
+    with open_image(path) as file:
         data = containers.FileView(file)
+        if len(data) == 0:
+            raise ImageError(Reason.UNDECODABLE, "is empty")
         image_format = containers.format_of(data)
         _check_format(image_format, data)
         _check_end(image_format, data)
@@ -201,16 +202,12 @@ def inspect_images(paths, image_dir, full):
     if full:
         with contextlib.suppress(OSError, ValueError):
             known = json.loads(cache_file.read_text())
-    headers, todo, stamps = {}, [], {}
-    for path in dict.fromkeys(paths):
-        try:
-            status = os.stat(path)
-        except (OSError, ValueError):  # ValueError: a zero byte in the name
-            todo.append(path)
-            continue
-        stamps[path] = [status.st_size, status.st_mtime_ns]
+    headers, todo = {}, []
+    paths = list(dict.fromkeys(paths))
+    stamps = image_stamps(paths)
+    for path in paths:
         entry = known.get(path)
-        if entry is not None and entry[:2] == stamps[path]:
+        if entry is not None and entry[:2] == stamps.get(path):
             headers[path] = ImageHeader(*entry[2:])
         else:
             todo.append(path)

@@ -10,10 +10,13 @@
 - The orientation is applied once; see `containers.exif_orientation`.
 """
 
+import os
+
 import numpy as np
 from PIL import Image, ImageChops
 
 from vfnet_tf.data.images import containers
+from vfnet_tf.data.images.places import open_image
 from vfnet_tf.data.images.reasons import ImageError, Reason
 
 #: Formats as PIL calls them. It opens MPO, a JPEG with more behind it, as JPEG.
@@ -128,7 +131,7 @@ def load_image(path):
     """Reads an image file.
 
     Args:
-        path: str or path-like.
+        path: str or path-like, see `places`.
 
     Returns:
         uint8 `[h, w, 3]`, RGB, upright.
@@ -136,7 +139,7 @@ def load_image(path):
     Raises:
         ImageError: for pixels of a kind that is refused. Errors of PIL are raised too.
     """
-    with open(path, "rb") as file:
+    with open_image(os.fspath(path)) as file:
         orientation = containers.exif_orientation(containers.FileView(file))
         with Image.open(file, formats=PIL_FORMATS) as image:
             pixels = np.asarray(to_rgb(image))

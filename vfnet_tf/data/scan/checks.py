@@ -16,6 +16,7 @@ from vfnet_tf.data.dataset import MIN_IMAGE_SIDE, OTHER_CLASS
 from vfnet_tf.data.folders import find_file
 from vfnet_tf.data.formats import coco
 from vfnet_tf.data.images import inspect, numpy_decode
+from vfnet_tf.data.images.places import file_of, open_image
 from vfnet_tf.data.images.reasons import Reason
 from vfnet_tf.data.scan.findings import Finding, Picture, ScanResult, SplitStatistics
 from vfnet_tf.data.scan.kinds import (
@@ -108,7 +109,7 @@ class _ImageChecker:
                 text = f"TensorFlow cannot decode it: {reason}"
                 header = inspect.ImageHeader(error=text, code=Reason.TENSORFLOW)
                 return _CheckedImage(header)
-        with open(path, "rb") as file:
+        with open_image(path) as file:
             digest = hashlib.file_digest(file, "sha256").digest()
         return _CheckedImage(header, digest, *thumbs[0])
 
@@ -292,7 +293,7 @@ def _reader_findings(split, dataset):
     report, findings = dataset.report, []
     for name, reason, kind in report.bad_images:
         path = os.path.join(dataset.image_dir, name)
-        pictures = (Picture(path),) if os.path.isfile(path) else ()
+        pictures = (Picture(path),) if os.path.isfile(file_of(path)) else ()
         findings.append(Finding(str(kind), split, f"{name} {reason}", 1, pictures))
     for problem in report.problems:
         kind = PROBLEM_KINDS.get(problem.reason, "dropped_box")
