@@ -115,6 +115,7 @@ class _Parser:
 
     def __init__(self, text):
         self._text, self._position = text, 0
+        self._counted, self._number = 0, 1
 
     def _next(self):
         """(kind, text) of the next token."""
@@ -131,7 +132,9 @@ class _Parser:
         return token
 
     def _line(self):
-        return self._text.count("\n", 0, self._position) + 1
+        self._number += self._text.count("\n", self._counted, self._position)
+        self._counted = self._position
+        return self._number
 
     def message(self, closing=None, depth=0):
         """List of (name, value, line) up to a closing mark, or to the end.

@@ -124,8 +124,7 @@ def find_tfrecord_splits(path, progress=None):
         `FoundSplits`; its functions write the index, unless the cache has it.
 
     Raises:
-        ValueError: if there are no such files.
-        OSError: if a remote folder cannot be read.
+        ValueError: if there are no such files, or the folder cannot be read.
     """
     path = os.fspath(path)
     if is_remote(path):
@@ -142,7 +141,13 @@ def find_tfrecord_splits(path, progress=None):
                 "A TFRecord must have a name such as train.tfrecord, train.record or "
                 f"train-00000-of-00010. Received: {path}"
             )
-        files, folders = list_names(root)
+        try:
+            files, folders = list_names(root)
+        except OSError as error:
+            raise ValueError(
+                "TFRecords must be in an existing folder that can be read. "
+                f"Received: {path} ({error})"
+            ) from error
         if "dataset_info.json" in files:
             raise ValueError(
                 "Records that TensorFlow Datasets made have features of their own: give "
@@ -545,8 +550,9 @@ def write_tfrecord(out, split, images, class_names, category_ids, done):
 
     sizes = [_num_bytes(image.path) for image in images]
     num_shards = max(1, -(-sum(sizes) // SHARD_BYTES))
-    begins = np.cumsum([0, *sizes[:-1]])
-    shards = begins * num_shards // max(1, sum(sizes))
+    # An image belongs to the shard that has its middle byte.
+    middles = np.cumsum(sizes) - np.asarray(sizes) // 2 - 1
+    shards = middles * num_shards // sum(sizes)
     for shard in range(num_shards):
         name = f"{split}-{shard:05d}-of-{num_shards:05d}.tfrecord"
         with tf.io.TFRecordWriter(str(out / name)) as writer:

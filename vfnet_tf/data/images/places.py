@@ -72,7 +72,7 @@ def gfile():
     try:
         yield tf.io.gfile
     except tf.errors.OpError as error:
-        raise OSError(f"{error.message} (gs:// and the like)") from error
+        raise OSError(error.message) from error
 
 
 def file_stamp(path):

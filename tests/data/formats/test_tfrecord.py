@@ -1,0 +1,452 @@
+import dataclasses
+import gzip
+import itertools
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.image_files import exif
+from tests.layouts import read
+from tests.tf_examples import (
+    LABEL_MAP,
+    crc32c,
+    example,
+    features,
+    framed,
+    picture,
+    record,
+    write_records,
+)
+from vfnet_tf.data.formats import tfrecord
+from vfnet_tf.data.formats.coco import read_coco
+from vfnet_tf.data.formats.conversion import convert_dataset
+from vfnet_tf.data.formats.readers import find_format, find_splits, open_dataset
+from vfnet_tf.data.images.places import find_place, open_image
+from vfnet_tf.data.pipeline import build_pipeline
+from vfnet_tf.data.scan.checks import scan_splits
+from vfnet_tf.inference.sources import expand_source, load_file
+
+
+@pytest.fixture
+def source(coco):
+    """Four images of all kinds with boxes of COCO's decimals, a crowd, ids of their own."""
+    coco.content["categories"] = [{"id": 9, "name": "a 'b' \\"}, {"id": 4, "name": "ü"}]
+    for number in range(4):
+        coco.image(40 + number, 60 + 7 * number, id=100 - number)
+    coco.box([1.25, 2.5, 20.13, 30.33], image_id=100, category_id=9)
+    coco.box([0.01, 0, 59.98, 39.99], image_id=100, category_id=4, area=77.5)
+    coco.box([10, 20, 30, 10], image_id=99, category_id=4, iscrowd=1)
+    coco.box([33.333, 1.001, 5.55, 6.6], image_id=99, category_id=4)
+    coco.box([3, 1, 5, 6], image_id=97, category_id=9)
+    turned = Image.open(coco.directory / "2.jpg").resize((42, 74))
+    turned.save(coco.directory / "2.jpg", exif=exif(6))
+    coco.content["images"][2] |= {"height": 42, "width": 74}
+    Image.open(coco.directory / "3.jpg").save(coco.directory / "3.bmp")
+    (coco.directory / "3.jpg").unlink()
+    coco.content["images"][3]["file_name"] = "3.bmp"
+    (coco.directory / "train.json").write_text(json.dumps(coco.content))
+    return coco.directory
+
+
+@pytest.fixture
+def converted(source, tmp_path, monkeypatch):
+    """`source` as TFRecords, two shards."""
+    monkeypatch.setattr(tfrecord, "SHARD_BYTES", 12000)
+    convert_dataset(find_splits(source), "tfrecord", tmp_path / "records")
+    return tmp_path / "records"
+
+
+def test_a_set_comes_back_as_it_was(source, converted):
+    assert sorted(os.listdir(converted)) == [
+        "label_map.pbtxt",
+        "train-00000-of-00002.tfrecord",
+        "train-00001-of-00002.tfrecord",
+    ]
+    before = read(source, keep_empty=True)
+    after = read(converted, keep_empty=True)
+    assert after.class_names == before.class_names == ("ü", "a 'b' \\")
+    assert after.category_ids == before.category_ids == (4, 9)
+    assert len(before) == 4
+    for old, new in zip(before, after, strict=True):
+        assert pathlib.Path(new.path).name == pathlib.Path(old.path).name
+        with open_image(new.path) as image:
+            assert image.read() == pathlib.Path(old.path).read_bytes()
+        for item in dataclasses.fields(old):
+            if item.name not in ("path", "annotation_ids"):
+                old_value, new_value = (getattr(r, item.name) for r in (old, new))
+                np.testing.assert_array_equal(old_value, new_value, item.name)
+    content = json.loads(pathlib.Path(after.annotation_file).read_text())
+    assert content["annotations"][0]["bbox"] == [1.25, 2.5, 20.13, 30.33]
+
+
+def batches(path, **options):
+    dataset = read(path, keep_empty=True)
+    options = {"image_size": (64, 96), "batch_size": 2, "training": True} | options
+    pipeline = build_pipeline(dataset, seed=5, **options)
+    return list(itertools.chain(pipeline.as_numpy_iterator(), pipeline.take(1)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"training": False},
+        {"start_epoch": 3, "random_crop": 0.5},
+        {"replicas": range(1, 2), "num_replicas": 2},
+        {"cache_decoded": True},
+    ],
+)
+def test_batches_equal_those_of_the_coco_form_bit_by_bit(source, converted, options):
+    pairs = zip(batches(source, **options), batches(converted, **options), strict=True)
+    for old, new in pairs:
+        assert old.keys() == new.keys()
+        for name in old:
+            np.testing.assert_array_equal(old[name], new[name], name)
+
+
+def test_only_shards_with_images_of_a_process_are_opened(converted):
+    dataset = read(converted, keep_empty=True).subset(1)
+    (converted / "train-00001-of-00002.tfrecord").unlink()
+    options = {"image_size": (64, 96), "batch_size": 1, "training": False}
+    assert len(list(build_pipeline(dataset, **options))) == 1
+
+
+def test_records_written_by_hand_are_read(tmp_path):
+    assert crc32c(b"123456789") == 0xE3069283
+    objects = {
+        "xmin": [0.1, 0.5, 0.25],
+        "xmax": [0.4, 1.0, 0.75],
+        "ymin": [0.4, 0.0, 0.2],
+        "ymax": [0.8, 0.5, 0.9],
+        "text": [b"cat", b"", b"dog"],
+        "label": [1, 2, 2],
+        "is_crowd": [0, 0, 1],
+        "area": [12.5, 0.0, 3.0],
+    }
+    none = dict.fromkeys(("xmin", "xmax", "ymin", "ymax", "text", "label"))
+    png = picture(seed=3, image_format="PNG")
+    records = [
+        framed(example(features(1, source_id=[b"40"], **objects), packed=False)),
+        # Also without a size, and an image without a name.
+        record(2, source_id=[b"7"], height=None, width=None, filename=[b"x/y\xc3\xbc"]),
+        record(3, source_id=[b"12"], encoded=[png], filename=[b"C:\\d\\b"], **none),
+    ]
+    root = {"train.record": records, "label_map.pbtxt": LABEL_MAP}
+    dataset = read(write_records(tmp_path / "data", root), keep_empty=True)
+    assert dataset.class_names == ("cat", "dog") and dataset.category_ids == (1, 2)
+    first, second, third = dataset
+    assert [one.image_id for one in dataset] == [40, 7, 12]
+    assert first.boxes.tolist() == [[10, 20, 40, 40], [50, 0, 100, 25]]
+    assert first.labels.tolist() == [0, 1]
+    assert first.crowd_boxes.tolist() == [[25, 10, 75, 45]]
+    assert second.boxes.tolist() == [[10, 20, 40, 40]]
+    assert (second.height, second.width) == (50, 100)
+    names = [pathlib.Path(one.path).name for one in dataset]
+    assert names == ["1.jpg", "yü.jpg", "b.png"]
+    assert len(third.boxes) == 0
+    content = json.loads(pathlib.Path(dataset.annotation_file).read_text())
+    areas = [annotation.get("area") for annotation in content["annotations"]]
+    assert areas == [12.5, None, 3.0, None]
+    place = find_place(second.path)
+    data = (tmp_path / "data" / "train.record").read_bytes()
+    # 12 bytes of the record's head come before its data.
+    begin = len(records[0]) + 12 + place.skip
+    assert data[begin:][: place.size] == picture(seed=2)
+
+
+ONE = [record(1)]
+SHARDS = {"a_train.record-00000-of-00002": ONE, "a_train.record-00001-of-00002": ONE}
+
+
+@pytest.mark.parametrize(
+    ("files", "found", "unused"),
+    [
+        ({"cells.tfrecord": ONE}, {"train": 1}, []),
+        ({"cells_val.tfrecords": ONE}, {"val": 1}, []),
+        (SHARDS, {"train": 2}, []),
+        ({"x-00000-of-00001": ONE, "ckpt-00000-of-00001": b"weights"}, {"train": 1}, []),
+        ({"train-00000-of-00002.tfrecord": ONE, "train-00001-of-00002.tfrecord": b""},
+         {"train": 1}, []),
+        ({"train/Cells.tfrecord": ONE, "valid/Cells.tfrecord": ONE * 2},
+         {"train": 1, "val": 2}, []),
+        ({"train_1.tfrec": ONE, "train_2.tfrec": ONE, "other.tfrec": ONE},
+         {"train": 2}, ["other.tfrec"]),
+        ({"train.tfrecord": ONE, "train/a.tfrecord": ONE}, {"train": 1},
+         [os.path.join("train", "a.tfrecord")]),
+        ({"val.tfrecord": ONE, "valid.tfrecord": ONE}, {"val": 1}, ["valid.tfrecord"]),
+    ],
+)  # fmt: skip
+def test_splits_are_named_by_files_and_folders(tmp_path, files, found, unused):
+    splits = find_splits(write_records(tmp_path / "data", files))
+    assert splits.format == "tfrecord" and splits.unused == unused
+    datasets = {s: read_coco(*splits[s], training=False) for s in splits}
+    assert {split: len(dataset) for split, dataset in datasets.items()} == found
+
+
+def test_roboflow_exports_have_a_label_map_in_each_folder(tmp_path):
+    text = 'item {\n    name: "cat",\n    id: 1,\n    display_name: "Cat"\n}\n'
+    files = {}
+    for split in ("train", "valid", "test"):
+        files[f"{split}/Cells.tfrecord"] = ONE
+        files[f"{split}/Cells_label_map.pbtxt"] = text
+    datasets = open_dataset(write_records(tmp_path / "data", files))
+    assert list(datasets) == ["train", "val", "test"]
+    assert all(dataset.class_names == ("Cat",) for dataset in datasets.values())
+
+
+def test_a_file_stands_for_its_shards_and_for_every_split(tmp_path):
+    root = write_records(tmp_path, {**SHARDS, "label_map.pbtxt": LABEL_MAP})
+    splits = find_splits(root / "a_train.record-00001-of-00002")
+    assert len(read_coco(*splits.locate("val"), training=False)) == 2
+    forced = f"tfrecord:{root}"
+    assert find_format(forced) == ("tfrecord", str(root), [])
+
+
+def test_without_a_label_map_classes_are_the_texts_of_all_splits(tmp_path):
+    files = {"train.tfrecord": [record(1, text=[b"dog"])], "val.tfrecord": ONE}
+    datasets = open_dataset(write_records(tmp_path / "data", files))
+    assert datasets["train"].class_names == ("cat", "dog")
+    assert datasets["val"][0].labels.tolist() == [0]
+
+
+def damaged(data, position):
+    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+
+
+GOOD = record(1)
+PAIR = {"xmin": [0.1, 0.2]}
+FOREIGN = framed(example({"image": [b"x"], "label": [3]}))
+TWICE = "item { id: 1 name: 'a' } item { id: 1 name: 'b' }"
+NO_TEXT = {"train.tfrecord": [record(1, text=None)]}
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        # Files.
+        ({"train.tfrecord": GOOD + GOOD[:-9]},
+         "train.tfrecord/record-2@ cannot be read file ends within it Copy the file"),
+        ({"train.tfrecord": GOOD + GOOD[:7]}, "record-2@ file ends within it"),
+        ({"train.tfrecord": GOOD[:7]}, "record-1@ file ends within it"),
+        ({"train.tfrecord": GOOD + damaged(GOOD, 60) + GOOD},
+         "1 bad of 3 images train.tfrecord/record-2@ wrong checksum: copy the file"),
+        ({"train.tfrecord": GOOD + damaged(GOOD, 3) + GOOD},
+         "1 bad of 2 images train.tfrecord/record-2@ length has a wrong checksum"),
+        ({"train.tfrecord": b"<html>" * 9}, "train.tfrecord record 1 begins with <html>"),
+        ({"train.tfrecord": gzip.compress(GOOD)}, "train.tfrecord GZIP unpack it"),
+        ({"train.tfrecord.gz": gzip.compress(GOOD)}, "train.tfrecord.gz GZIP unpack it"),
+        ({"train-00000-of-00003.tfrecord": ONE, "train-00002-of-00003.tfrecord": ONE},
+         "train-00001-of-00003.tfrecord copy 2 of 3"),
+        ({"train-00000-of-00001": ONE, "train-00000-of-00002": ONE,
+          "train-00001-of-00002": ONE}, "remove the older one train-?-of-00002"),
+        ({"a.tfrecord": ONE, "b.tfrecord": ONE}, "rename them a b"),
+        ({"dataset_info.json": "{}", "x-train.tfrecord": ONE}, "give them as tfds:"),
+        # Label maps.
+        (NO_TEXT, "label map label_map.pbtxt item { id: 1 name: 'cat' } neither"),
+        ({"label_map.pbtxt": TWICE, **NO_TEXT}, "label_map.pbtxt line 1 second the id 1"),
+        ({"a.pbtxt": LABEL_MAP, "b.pbtxt": LABEL_MAP, **NO_TEXT}, "one label map a.pbtxt"),
+        # Records.
+        ({"train.tfrecord": framed(b"\xff" * 30)}, "record-1@ is no tf.train.Example"),
+        ({"train.tfrecord": FOREIGN},
+         "record-1@ no image in image/encoded Object Detection API image, label"),
+        ({"train.tfrecord": GOOD + record(1, encoded=[b"GIF89a, a picture"])},
+         "train.tfrecord/record-2@ /1.jpg is GIF convert it to 8-bit JPEG or PNG"),
+        ({"train.tfrecord": [record(1, encoded=[picture()[:900]])]}, "record-1@ truncated"),
+        ({"train.tfrecord": [record(1, height=[51])]},
+         "record-1@ is 50 high and 100 wide, its annotation says 51 and 100"),
+        ({"train.tfrecord": [record(1, height=[-2])]}, "record-1@ positive integers -2"),
+        ({"train.tfrecord": [record(1, height=[50, 50])]},
+         "record-1@ 2 values of image/height must have one"),
+        ({"train.tfrecord": [record(1, **PAIR)]},
+         "record-1@ lists of different lengths 2 values of bbox/xmin 1 of bbox/ymax"),
+        ({"train.tfrecord": [record(1, is_crowd=[0, 1])]}, "record-1@ 2 of is_crowd"),
+    ],
+)  # fmt: skip
+def test_each_fault_is_named_with_file_and_record(tmp_path, files, words):
+    root = write_records(tmp_path / "data", files)
+    with pytest.raises(ValueError) as caught:
+        read(root)
+    for word in words.split():
+        assert word in str(caught.value), f"{word!r} is not in {caught.value}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "words"),
+    [
+        ({"label": [3], "text": None}, "category is not in the file", "(label 3"),
+        ({"label": [1.5]}, "category is not in the file", "(label 1.5"),
+        ({"label": None, "text": [b"cow"]}, "category is not in the file", "'cow'"),
+        ({"label": [2]}, "class text and label map disagree", "(label 2, text 'cat')"),
+        ({"label": None, "text": None}, "object has neither a label nor a class", ""),
+        ({"xmin": [12.0]}, "corners are not in parts of the image", "(12, 0.4, 0.4"),
+        ({"xmin": [float("nan")]}, "box is not four finite numbers", "nan"),
+        ({"xmin": [b"?"]}, "box is not four finite numbers", "'?'"),
+        ({"xmin": [-0.5], "xmax": [0.0]}, "box lies outside the image", ""),
+        ({"xmin": [0.5]}, "box has a width or height <= 0", ""),
+        ({"xmax": [1.5]}, "clipped", ""),
+        ({"difficult": [2]}, "flag is neither true nor false", "difficult=2"),
+    ],
+)
+def test_objects_that_cannot_be_used_are_dropped_and_named(
+    tmp_path, changes, reason, words
+):
+    files = {
+        "train.tfrecord": [GOOD, record(2, **changes)],
+        "label_map.pbtxt": LABEL_MAP,
+    }
+    report = read(write_records(tmp_path / "data", files)).report
+    summary = report.summary()
+    assert reason in summary and words in summary, summary
+    assert "train.tfrecord record 2 object 1" in summary, summary
+    assert len(report.problems) == 1
+
+
+def test_bad_records_are_skipped_on_request_and_others_keep_their_ids(tmp_path):
+    records = [record(n, source_id=[b"%d" % (n + 5)]) for n in range(3)]
+    records[1] = damaged(records[1], 50)
+    root = write_records(tmp_path / "data", {"train.tfrecord": records})
+    dataset = read(root, skip_bad_images=True)
+    assert [one.image_id for one in dataset] == [5, 7]
+    (bad,) = dataset.report.bad_images
+    assert bad.code == "corrupt_image" and "record-2@" in bad.name
+
+
+def test_the_index_is_made_once_and_anew_when_a_file_changes(tmp_path, monkeypatch):
+    files = {"train.tfrecord": ONE, "label_map.pbtxt": LABEL_MAP}
+    root = write_records(tmp_path / "data", files)
+    calls, read_files = [], tfrecord._read_files
+
+    def counted(*args):
+        calls.append(args)
+        return read_files(*args)
+
+    monkeypatch.setattr(tfrecord, "_read_files", counted)
+    assert len(read(root)) == len(read(root)) == len(calls) == 1
+    write_records(root, {"train.tfrecord": ONE * 2})
+    assert len(read(root)) == len(read(root)) == len(calls) == 2
+    write_records(root, {"label_map.pbtxt": LABEL_MAP.replace("cat", "Cat")})
+    with pytest.raises(ValueError, match="class text and label map disagree"):
+        read(root)
+    assert len(calls) == 3
+
+
+def test_progress_counts_records(tmp_path, progress):
+    root = write_records(tmp_path / "data", {"train.tfrecord": ONE * 3})
+    assert find_splits(root, progress)["train"]
+    assert progress.told == [3, 1, 1, 1, "closed"]
+
+
+def test_scan_finds_in_records_what_it_finds_in_files(source, converted):
+    results = [scan_splits(find_splits(path)) for path in (source, converted)]
+    old, new = (
+        [(one.kind, one.split, one.count) for one in result.findings]
+        for result in results
+    )
+    assert old == new
+    assert {"exif_orientation", "converted_format"} <= {kind for kind, *_ in old}
+    path = converted / "train-00001-of-00002.tfrecord"
+    path.write_bytes(damaged(path.read_bytes(), 90))
+    findings = scan_splits(find_splits(converted)).findings
+    (finding,) = (one for one in findings if one.kind == "corrupt_image")
+    assert "train-00001-of-00002.tfrecord/record-1@" in finding.text
+    assert "checksum" in finding.text
+
+
+@pytest.mark.parametrize("target", ["coco", "voc", "yolo", "csv", "tfrecord"])
+def test_images_are_taken_out_of_records(converted, tmp_path, target):
+    out = tmp_path / "again"
+    made = convert_dataset(find_splits(converted), target, out)
+    assert (made.num_images, made.num_boxes) == (4, 4)
+    before, after = (read(path, keep_empty=True) for path in (converted, out))
+    for old, new in zip(before, sorted(after, key=lambda r: os.path.basename(r.path)),
+                        strict=True):  # fmt: skip
+        with open_image(old.path) as first, open_image(new.path) as second:
+            assert first.read() == second.read()
+
+
+def test_links_are_refused(source, converted, tmp_path):
+    for path, target in ((source, "tfrecord"), (converted, "voc")):
+        with pytest.raises(ValueError, match="cannot be linked.*--images copy"):
+            convert_dataset(find_splits(path), target, tmp_path / "x", link=True)
+
+
+def test_an_image_in_a_record_is_a_source_of_predictions(source, converted):
+    path = read(converted, keep_empty=True)[2].path
+    assert expand_source(path) == ([path], True)
+    pixels = load_file(path)
+    np.testing.assert_array_equal(pixels, load_file(str(source / "2.jpg")))
+    assert pixels.shape == (42, 74, 3)
+
+
+def test_remote_records_are_read_through_tensorflow(converted, source):
+    import tensorflow as tf
+
+    # `ram://` is TensorFlow's file system in memory; gs:// goes the same way.
+    root = "ram://bucket/set"
+    for name in os.listdir(converted):
+        with tf.io.gfile.GFile(f"{root}/{name}", "wb") as file:
+            file.write((converted / name).read_bytes())
+    for path in (root, f"tfrecord:{root}/", f"{root}/train-00000-of-00002.tfrecord"):
+        assert len(read(path, keep_empty=True)) == 4
+    for old, new in zip(batches(source), batches(root), strict=True):
+        np.testing.assert_array_equal(old["images"], new["images"])
+    with pytest.raises(ValueError, match="Only TFRecords are read"):
+        find_splits("voc:ram://bucket/set")
+    with pytest.raises((ValueError, OSError), match="ram://nothing"):
+        find_splits("ram://nothing/here")
+
+
+def mutated(data, rng, places, kinds=(0, 1, 2)):
+    """Bytes with one or two of them changed (0), left out (1) or put in (2)."""
+    data = bytearray(data)
+    for _ in range(rng.integers(1, 3)):
+        kind, place = rng.choice(kinds), int(rng.choice(places)) % len(data)
+        if kind == 0:
+            data[place] = rng.integers(256)
+        elif kind == 1:
+            del data[place : place + int(rng.integers(1, 9))]
+        else:
+            data[place:place] = rng.bytes(rng.integers(1, 9))
+    return bytes(data)
+
+
+def test_damaged_files_are_refused_or_read_as_they_were(tmp_path):
+    rng, whole = np.random.default_rng(0), record(0) + record(1) + record(2)
+    root = write_records(tmp_path / "data", {"train.tfrecord": whole})
+    options = {"skip_bad_images": True, "check_images": "header"}
+    expected = [one.boxes.tolist() for one in read(root, **options)]
+    num_read = 0
+    for _ in range(60):
+        data = mutated(whole, rng, range(len(whole)))
+        write_records(root, {"train.tfrecord": data})
+        try:
+            dataset = read(root, **options)
+        except ValueError as error:
+            assert "train.tfrecord" in str(error)
+            continue
+        num_read += 1
+        assert all(one.boxes.tolist() == expected[0] for one in dataset)
+        assert len(dataset) == 3 or dataset.report.bad_images or data[-4:] != whole[-4:]
+    assert 20 < num_read < 60
+
+
+def test_damaged_examples_under_right_checksums_are_bad_images_or_read(tmp_path):
+    rng, plain = np.random.default_rng(1), example(features())
+    begin = plain.index(picture()) - 40
+    # The bytes of the image are left alone: decoders judge those.
+    places = [*range(begin + 40), *range(begin + 40 + len(picture()), len(plain))]
+    kinds = [(0,), (0, 1, 2)] * 150
+    records = [framed(mutated(plain, rng, places, some)) for some in kinds]
+    files = {"train.tfrecord": [record(0), *records], "label_map.pbtxt": LABEL_MAP}
+    root = write_records(tmp_path / "data", files)
+    dataset = read(root, skip_bad_images=True, check_images="header", keep_empty=True)
+    report = dataset.report
+    assert len(dataset) + len(report.bad_images) == 301
+    assert len(dataset) > 20 and len(report.bad_images) > 100
+    assert all("/record-" in bad.name for bad in report.bad_images)
+    for one in dataset:
+        assert np.isfinite(one.boxes).all() and set(one.labels) <= {0, 1}
