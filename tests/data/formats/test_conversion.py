@@ -16,7 +16,7 @@ pytest.importorskip("yaml", reason="needs PyYAML, the extra yolo")
 
 # Corners of boxes inside images of up to 640 pixels: whole pixels, eight decimals of the
 # image's sides, thousandths of a pixel; reading gives float32.
-ROUNDING = {"voc": 0.5, "yolo": 1e-4, "csv": 6e-4, "coco": 1.1e-3}
+ROUNDING = {"voc": 0.5, "yolo": 1e-4, "csv": 6e-4, "coco": 1.1e-3, "tfrecord": 0}
 
 
 @pytest.fixture
@@ -67,12 +67,12 @@ def test_a_set_comes_back_equal_up_to_the_rounding(shared_data, tmp_path):
     before = {split: read(splits, split) for split in splits}
     for target in TARGETS:
         out = tmp_path / target
-        made = convert_dataset(splits, target, out, link=True)
+        made = convert_dataset(splits, target, out, link=target != "tfrecord")
         assert (made.num_images, made.num_boxes, made.losses) == (364, 4886, [])
         converted = find_splits(out)
         assert (converted.format, list(converted)) == (target, ["train", "val", "test"])
         for split in splits:
-            # The boxes are whole pixels: VOC has them as they are.
+            # The boxes are whole pixels: VOC and TFRecords have them as they are.
             rounding = 0 if target == "voc" else ROUNDING[target]
             assert_same(before[split], read(converted, split), rounding)
 
@@ -200,7 +200,7 @@ def test_a_conversion_that_fails_leaves_nothing(source, tmp_path, monkeypatch):
 NAMES = ["cat", "Cat", "traffic light", "a,b", 'say "no"', "it's", "back\\slash", "no"]
 NAMES += ["<b> & ]]>", "1.5", "nan", "None", "# cat", "- cat: dog", "k\u00e4fer"]
 NAMES += ["\u732b", "\U0001f408", "a\u2028b", "\u200b."]
-# Only json, and yaml in quotes, have these.
+# Only json, label maps, and yaml in quotes, have these.
 ODD_NAMES = [" dog", "dog ", "two\nlines", "a\rb", "tab\tin", "\x00", "\x7f", "a\x85b"]
 ODD_NAMES.append("\ufeffcat")
 
@@ -213,7 +213,7 @@ def name_classes(coco, names):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_classes_come_back_by_their_names(coco, tmp_path, target):
-    names = NAMES + (ODD_NAMES if target in ("coco", "yolo") else [])
+    names = NAMES + (ODD_NAMES if target in ("coco", "yolo", "tfrecord") else [])
     name_classes(coco, names)
     coco.image(48, 640)
     for label in range(len(names)):

@@ -133,24 +133,25 @@ def test_records_written_by_hand_are_read(tmp_path):
         framed(example(features(1, source_id=[b"40"], **objects), packed=False)),
         # Also without a size, and an image without a name.
         record(2, source_id=[b"7"], height=None, width=None, filename=[b"x/y\xc3\xbc"]),
-        record(3, source_id=[b"12"], encoded=[png], filename=[b"C:\\d\\b"], **none),
+        record(3, source_id=[b"12"], encoded=[png], filename=None, **none),
+        record(4, source_id=[b"13"], filename=[b"C:\\d\\b.jpg"]),
     ]
     root = {"train.record": records, "label_map.pbtxt": LABEL_MAP}
     dataset = read(write_records(tmp_path / "data", root), keep_empty=True)
     assert dataset.class_names == ("cat", "dog") and dataset.category_ids == (1, 2)
-    first, second, third = dataset
-    assert [one.image_id for one in dataset] == [40, 7, 12]
+    first, second, third, _ = dataset
+    assert [one.image_id for one in dataset] == [40, 7, 12, 13]
     assert first.boxes.tolist() == [[10, 20, 40, 40], [50, 0, 100, 25]]
     assert first.labels.tolist() == [0, 1]
     assert first.crowd_boxes.tolist() == [[25, 10, 75, 45]]
     assert second.boxes.tolist() == [[10, 20, 40, 40]]
     assert (second.height, second.width) == (50, 100)
     names = [pathlib.Path(one.path).name for one in dataset]
-    assert names == ["1.jpg", "yü.jpg", "b.png"]
+    assert names == ["1.jpg", "yü", "12.png", "b.jpg"]
     assert len(third.boxes) == 0
     content = json.loads(pathlib.Path(dataset.annotation_file).read_text())
     areas = [annotation.get("area") for annotation in content["annotations"]]
-    assert areas == [12.5, None, 3.0, None]
+    assert areas == [12.5, None, 3.0, None, None]
     place = find_place(second.path)
     data = (tmp_path / "data" / "train.record").read_bytes()
     # 12 bytes of the record's head come before its data.
@@ -207,9 +208,18 @@ def test_a_file_stands_for_its_shards_and_for_every_split(tmp_path):
 
 
 def test_without_a_label_map_classes_are_the_texts_of_all_splits(tmp_path):
-    files = {"train.tfrecord": [record(1, text=[b"dog"])], "val.tfrecord": ONE}
+    texts = ([b"dog"], [b""], [b"k\xe4fer"])
+    records = [record(n, text=text) for n, text in enumerate(texts)]
+    files = {"train.tfrecord": records, "val.tfrecord": ONE}
     datasets = open_dataset(write_records(tmp_path / "data", files))
     assert datasets["train"].class_names == ("cat", "dog")
+    problems = [p.text + ": " + p.reason for p in datasets["train"].report.problems]
+    assert problems == [
+        "train.tfrecord record 2 object 1 (label 1, text ''): "
+        "object has no class text, and there is no label map",
+        "train.tfrecord record 3 object 1 (label 1, text 'k\\udce4fer'): "
+        "category is not in the file",
+    ]
     assert datasets["val"][0].labels.tolist() == [0]
 
 

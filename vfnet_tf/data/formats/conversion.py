@@ -5,6 +5,7 @@ import functools
 import itertools
 import os
 import pathlib
+import shutil
 import unicodedata
 
 import numpy as np
@@ -18,7 +19,7 @@ from vfnet_tf.data.formats.tfrecord import write_tfrecord
 from vfnet_tf.data.formats.voc import LABEL_SUFFIXES, write_voc
 from vfnet_tf.data.formats.yolo import write_yolo
 from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES
-from vfnet_tf.data.images.places import open_image
+from vfnet_tf.data.images.places import find_place, open_image
 from vfnet_tf.files import filling_folder
 
 # As COCO's own files round, and one more.
@@ -146,8 +147,7 @@ def convert_dataset(
                 if link:
                     (place / image.name).symlink_to(os.path.abspath(image.path))
                 else:
-                    with open_image(image.path) as source:
-                        (place / image.name).write_bytes(source.read())
+                    _copy_image(image.path, place / image.name)
                 done()
             if target == "coco":
                 write(aside, split, entries, names, _category_ids(read[split]))
@@ -171,6 +171,14 @@ def convert_dataset(
         total,
         sum(dataset.num_boxes for dataset in read.values()),
     )
+
+
+def _copy_image(path, target):
+    if find_place(path) is None:
+        shutil.copyfile(path, target)
+    else:
+        with open_image(path) as image:
+            target.write_bytes(image.read())
 
 
 def _read_all(splits, skip_bad_images):

@@ -35,7 +35,7 @@ from vfnet_tf.data.formats.record_files import (
     sets_by_split,
 )
 from vfnet_tf.data.images import containers
-from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES, inspect_image
+from vfnet_tf.data.images.inspect import inspect_image
 from vfnet_tf.data.images.places import (
     RECORD_HEAD,
     RecordPlace,
@@ -48,7 +48,7 @@ from vfnet_tf.data.images.places import (
 )
 from vfnet_tf.data.images.reasons import Reason
 from vfnet_tf.data.splits import FoundSplits
-from vfnet_tf.data.text import decode_text, printable
+from vfnet_tf.data.text import decode_text, is_valid, printable
 from vfnet_tf.data.values import CROWD_FLAGS, read_integer, read_number, read_size
 from vfnet_tf.files import cache_directory, write_file
 
@@ -252,7 +252,8 @@ class _Dataset:
                 continue
             for record in records:
                 has_objects |= bool(record.objects)
-                texts.update(one.text for one in record.objects if one.text.strip())
+                texts.update(one.text for one in record.objects)
+        texts = {text for text in texts if text.strip() and is_valid(text)}
         if has_objects and not texts:
             raise ValueError(
                 "TFRecords must have a label map, a .pbtxt beside them with an "
@@ -354,9 +355,9 @@ def _label_of(one, label_map):
     """(label, why there is none; empty where there is one) of an `_Object`."""
     by_text = label_map.labels_of.get(one.text)
     has_text = bool(one.text.strip())
-    if label_map.ids is None:
-        return by_text, "" if has_text else NO_LABEL_MAP
-    if one.label is None:
+    if label_map.ids is None and not has_text:
+        return None, NO_LABEL_MAP
+    if label_map.ids is None or one.label is None:
         reason = UNKNOWN_CATEGORY if has_text else NO_CLASS
         return by_text, reason if by_text is None else ""
     number = read_integer(one.label)
@@ -464,7 +465,7 @@ def _read_record(root, file, number, start, data):
     if header.error:
         return record._replace(error=header.error, code=header.code)
     return record._replace(
-        source_id="".join(map(_text, _values(features, "image/source_id"))),
+        source_id=_joined(features, "image/source_id"),
         stated=stated,
         sides=(header.width, header.height),
         objects=objects,
@@ -478,7 +479,13 @@ def _values(features, name):
 
 
 def _text(value):
-    return decode_text(value) if isinstance(value, bytes) else str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return str(value)
+
+
+def _joined(features, name):
+    return "".join(map(_text, _values(features, name)))
 
 
 def _one(features, name):
@@ -494,12 +501,13 @@ def _plain(value):
 
 
 def _image_name(features, encoded, number):
-    """The name of an image, without folders and with a suffix of images."""
-    named = _values(features, "image/filename") or _values(features, "image/source_id")
+    """The name of an image, without folders."""
     # Also without the folders of Windows.
-    name = re.split(r"/|^[A-Za-z]:.*\\", "".join(map(_text, named)))[-1]
-    name = printable(name).replace("\0", "") or f"record-{number}"
-    if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:
+    name = re.split(r"/|^[A-Za-z]:.*\\", _joined(features, "image/filename"))[-1]
+    name = printable(name).replace("\0", "")
+    if not name:
+        name = _joined(features, "image/source_id")
+        name = name if name.isalnum() else f"record-{number}"
         name += _SUFFIXES.get(containers.format_of(encoded), ".jpg")
     return name
 
