@@ -29,6 +29,7 @@ from vfnet_tf.data.epoch_plan import (
 )
 from vfnet_tf.data.example import PADDING_IMAGE_ID, PADDING_LABEL
 from vfnet_tf.data.images import decode
+from vfnet_tf.data.images.places import find_place
 from vfnet_tf.data.settings import DataConfig
 from vfnet_tf.data.transforms import (
     compose,
@@ -64,6 +65,7 @@ class _RecordTensors:
             self.boxes = tf.constant(boxes, "float32")
             self.labels = tf.constant(labels, "int32")
         self.has_pil = any(record.needs_pil for record in records)
+        self.in_records = any(find_place(record.path) for record in records)
 
     def example(self, index):
         """One example, see `data.example`; its image is decoded from the file."""
@@ -72,6 +74,7 @@ class _RecordTensors:
             self.paths[index],
             self.orientations[index],
             self.needs_pil[index] if self.has_pil else False,
+            self.in_records,
         )
         return {
             "image": image,

@@ -6,6 +6,7 @@ import tensorflow as tf
 from vfnet_tf.data import transforms
 from vfnet_tf.data.canvases import check_image_size
 from vfnet_tf.data.images import decode
+from vfnet_tf.data.images.places import find_place
 from vfnet_tf.data.normalization import TORCHVISION
 
 #: (short, long) sides of the official test-time augmentation, pixels (docs/parity.md, S29).
@@ -64,10 +65,12 @@ def build_views(
     image_sizes = _checked(image_sizes, keep_ratio)
     records = list(dataset)
     has_pil = any(record.needs_pil for record in records)
+    in_records = any(find_place(record.path) for record in records)
 
     @tf.autograph.experimental.do_not_convert
     def prepare(path, orientation, needs_pil, image_id):
-        image = decode.load_image(path, orientation, needs_pil if has_pil else False)
+        needs_pil = needs_pil if has_pil else False
+        image = decode.load_image(path, orientation, needs_pil, in_records)
         views = make_views(
             image, image_sizes, normalization=normalization, keep_ratio=keep_ratio
         )

@@ -1,12 +1,9 @@
-import re
-
 import pytest
 import tensorflow as tf
 
 from tests.tf_examples import framed, picture, record, write_records
 from vfnet_tf.data.images import decode
 from vfnet_tf.data.images.places import (
-    RECORD_PATH,
     RecordPlace,
     file_of,
     find_place,
@@ -24,11 +21,6 @@ def test_paths_in_records_say_where_the_image_is(file, name):
     place = RecordPlace(file, 2**40, 93, 5120, name)
     path = record_path(3, place)
     assert find_place(path) == place and file_of(path) == file
-    # RE2, in the graph, must see the same parts.
-    assert tf.strings.regex_full_match(path, RECORD_PATH)
-    parts = [tf.strings.regex_replace(path, RECORD_PATH, rf"\{n}") for n in range(1, 6)]
-    groups = re.fullmatch(RECORD_PATH, path).groups()
-    assert [part.numpy().decode() for part in parts] == list(groups)
 
 
 @pytest.mark.parametrize("path", ["a.jpg", "/d/record-1@2+3/a.jpg", "d/record-1@2+3+4"])
@@ -49,13 +41,15 @@ def test_images_in_records_are_opened_in_python_and_in_graphs(tmp_path):
     (root / "a.jpg").write_bytes(picture(seed=1))
     plain = decode.load_image(str(root / "a.jpg"))
     tf.debugging.assert_equal(decode.load_image(path), plain)
+    graph = tf.function(lambda path: decode.load_image(path, in_record=True))
+    tf.debugging.assert_equal(graph(tf.constant(path)), plain)
+    # With `enable_op_determinism` such operations would run one image at a time.
+    operations = graph.get_concrete_function(tf.constant(path)).graph.get_operations()
+    assert not [one.name for one in operations if one.op_def.is_stateful]
     status = (root / "t.tfrecord").stat()
     stamps = image_stamps([path, str(root / "nothing"), "zero\0byte"])
     assert stamps == {path: [status.st_size, status.st_mtime_ns]}
     data = (root / "t.tfrecord").read_bytes()
-    (root / "t.tfrecord").write_bytes(data[:-100])
-    with pytest.raises(tf.errors.DataLossError):
-        decode.load_image(path)
     (root / "t.tfrecord").write_bytes(data[:-1000])
     with pytest.raises(OSError, match="t.tfrecord ends before the image of a.jpg"):
         open_image(path)

@@ -409,8 +409,6 @@ def _read_data(path, places):
     """Yields the data of each record; None where its checksum is wrong."""
     import tensorflow as tf
 
-    from vfnet_tf.data.images.decode import read_record
-
     done = 0
     try:
         dataset = tf.data.TFRecordDataset(path)
@@ -421,11 +419,29 @@ def _read_data(path, places):
         # It cannot go on behind a wrong checksum.
         for start, _ in places[done:]:
             try:
-                with tf.device("CPU:0"):
-                    data = read_record(path, tf.constant(start, "int64")).numpy()
+                data = _read_one(path, start)
             except tf.errors.DataLossError:
                 data = None
             yield data
+
+
+def _read_one(path, start):
+    """The data of the record that begins at a byte."""
+    import tensorflow as tf
+
+    # `tf.data.TFRecordDataset` has no argument for the place where it begins.
+    kind = {"output_types": [tf.string], "output_shapes": [[]]}
+    with tf.device("CPU:0"):
+        records = tf.raw_ops.TFRecordDatasetV2(
+            filenames=[path],
+            compression_type="",
+            buffer_size=0,
+            byte_offsets=tf.constant([start], "int64"),
+        )
+        record = tf.raw_ops.TakeDataset(
+            input_dataset=records, count=tf.constant(1, "int64"), **kind
+        )
+        return tf.raw_ops.DatasetToSingleElement(dataset=record, **kind)[0].numpy()
 
 
 def _bad(file, number, start, text, code=Reason.BAD_ENTRY):

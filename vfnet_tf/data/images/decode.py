@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from vfnet_tf.data.images import containers, numpy_decode
-from vfnet_tf.data.images.places import RECORD_PATH
+from vfnet_tf.data.images.places import find_place, open_image
 
 _JPEG_EXIF, _PNG_EXIF, _PNG_END = (
     int.from_bytes(name, "big") for name in (b"Exif", b"eXIf", b"IEND")
@@ -207,43 +207,10 @@ def orient(image, orientation):
     return tf.ensure_shape(oriented, [None, None, image.shape[-1]])
 
 
-def read_record(file, start):
-    """The data of one record of a TFRecord, whose checksums must be right.
-
-    Args:
-        file: string `[]`, the TFRecord, which may be remote.
-        start: int64 `[]`, the first byte of the record.
-
-    Returns:
-        string `[]`.
-
-    Raises:
-        tf.errors.DataLossError: for a wrong checksum, or where the file ends too early.
-    """
-    # `tf.data.TFRecordDataset` has no argument for the place where it begins.
-    kind = {"output_types": [tf.string], "output_shapes": [[]]}
-    records = tf.raw_ops.TFRecordDatasetV2(
-        filenames=[file], compression_type="", buffer_size=0, byte_offsets=[start]
-    )
-    record = tf.raw_ops.TakeDataset(input_dataset=records, count=1, **kind)
-    return tf.raw_ops.DatasetToSingleElement(dataset=record, **kind)[0]
-
-
-def _read(path):
-    """The bytes of an image, string `[]`; for its path see `places`."""
-
-    def read_from_record():
-        def group(number):
-            return tf.strings.regex_replace(path, RECORD_PATH, rf"\{number}")
-
-        start, skip, size = (
-            tf.strings.to_number(group(number), "int64") for number in (2, 3, 4)
-        )
-        return tf.strings.substr(read_record(group(1), start), skip, size)
-
-    path = tf.convert_to_tensor(path)
-    is_in_record = tf.strings.regex_full_match(path, RECORD_PATH)
-    return tf.cond(is_in_record, read_from_record, lambda: tf.io.read_file(path))
+def _read_from_record(path):
+    """The bytes of an image in a record: path as bytes to an object array `[]`."""
+    with open_image(os.fsdecode(np.asarray(path).item())) as image:
+        return np.asarray(image.read(), object)
 
 
 def _load_with_pil(path):
@@ -251,20 +218,34 @@ def _load_with_pil(path):
     return numpy_decode.load_image(os.fsdecode(np.asarray(path).item()))
 
 
-def load_image(path, orientation=1, needs_pil=False):
+def load_image(path, orientation=1, needs_pil=False, in_record=None):
     """Reads an image file; `images.inspect.inspect_image` gives the other arguments.
 
     Args:
         path: string `[]`, of a file or of an image in a record, see `places`.
         orientation: int `[]` in 1..8, EXIF.
         needs_pil: bool `[]`, decode with PIL, which is slower.
+        in_record: bool, whether the image is in a record; None finds it out where the
+            path is a str or bytes, and takes a tensor for the path of a file.
 
     Returns:
         uint8 `[h, w, 3]`, RGB, upright.
     """
+    if in_record is None:
+        is_text = isinstance(path, str | bytes)
+        in_record = is_text and find_place(os.fsdecode(path)) is not None
 
     def load():
-        return orient(_decode_pixels(_read(path)), orientation)
+        if not in_record:
+            contents = tf.io.read_file(path)
+        else:
+            # With operations of TensorFlow it would take a dataset within a dataset,
+            # which `enable_op_determinism` runs one image at a time.
+            contents = tf.numpy_function(
+                _read_from_record, [path], tf.string, stateful=False
+            )
+            contents = tf.ensure_shape(contents, [])
+        return orient(_decode_pixels(contents), orientation)
 
     def load_with_pil():
         image = tf.numpy_function(_load_with_pil, [path], tf.uint8, stateful=False)

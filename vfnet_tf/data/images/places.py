@@ -14,8 +14,10 @@ import os
 import re
 import typing
 
-#: For Python's `re` and for RE2: the file; start, image and size as numbers; the name.
-RECORD_PATH = r"(?s)(.+)/record-[0-9]+@([0-9]+)\+([0-9]+)\+([0-9]+)/([^/]*)"
+# The file; start, image and size as numbers; the name.
+_RECORD_PATH = re.compile(
+    r"(.+)/record-[0-9]+@([0-9]+)\+([0-9]+)\+([0-9]+)/([^/]*)", re.DOTALL
+)
 #: Bytes of a record before its data: its length and a checksum of that.
 RECORD_HEAD = 12
 
@@ -46,7 +48,7 @@ def record_path(number, place):
 
 def find_place(path):
     """The `RecordPlace` of a path, None for a file of its own."""
-    match = re.fullmatch(RECORD_PATH, os.fspath(path))
+    match = _RECORD_PATH.fullmatch(os.fspath(path))
     if match is None:
         return None
     file, *numbers, name = match.groups()
