@@ -207,6 +207,22 @@ def test_a_file_stands_for_its_shards_and_for_every_split(tmp_path):
     assert find_format(forced) == ("tfrecord", str(root), [])
 
 
+def test_the_label_map_may_lie_above_and_beside_other_texts(tmp_path):
+    files = {
+        "valid/a.tfrecord": ONE,
+        "my_labels.pbtxt": LABEL_MAP,
+        "graph.pbtxt": "node",
+    }
+    root = write_records(tmp_path, files)
+    for path in (root, root / "valid", root / "valid" / "a.tfrecord"):
+        dataset = read(path, "val", training=False)
+        assert dataset.class_names == ("cat", "dog")
+        assert "my_labels.pbtxt)" in dataset.summary()
+    (root / "valid").rename(root / "other")
+    dataset = read(root / "other")
+    assert dataset.class_names == ("cat",) and "no label map" in dataset.summary()
+
+
 def test_without_a_label_map_classes_are_the_texts_of_all_splits(tmp_path):
     texts = ([b"dog"], [b""], [b"k\xe4fer"])
     records = [record(n, text=text) for n, text in enumerate(texts)]
@@ -257,6 +273,7 @@ NO_TEXT = {"train.tfrecord": [record(1, text=None)]}
         ({"dataset_info.json": "{}", "x-train.tfrecord": ONE}, "give them as tfds:"),
         # Label maps.
         (NO_TEXT, "label map label_map.pbtxt item { id: 1 name: 'cat' } neither"),
+        ({"label_map.pbtxt": b"\xff\xfei", **NO_TEXT}, "label_map.pbtxt no valid UTF-16"),
         ({"label_map.pbtxt": TWICE, **NO_TEXT}, "label_map.pbtxt line 1 second the id 1"),
         ({"a.pbtxt": LABEL_MAP, "b.pbtxt": LABEL_MAP, **NO_TEXT}, "one label map a.pbtxt"),
         # Records.

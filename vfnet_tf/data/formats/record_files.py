@@ -6,6 +6,7 @@ Folders are local, or remote as `places` says.
 """
 
 import collections
+import contextlib
 import dataclasses
 import os
 import re
@@ -26,6 +27,8 @@ _NAME = re.compile(
     rf"(?P<ending>{_SUFFIX})?(?P<packed>\.(?:gz|gzip|zlib|zz|bz2|xz|zst))?",
     re.IGNORECASE | re.DOTALL,
 )
+# Quick to look for in the names of many images.
+_HINT = re.compile("rec|-of-", re.IGNORECASE)
 #: Bytes behind the data of a record: its checksum.
 RECORD_END = 4
 _PACKED = ((b"\x1f\x8b", "GZIP"), (b"\x78\x01", "ZLIB"), (b"\x78\x9c", "ZLIB"))
@@ -71,20 +74,31 @@ def list_names(folder):
     Returns:
         (list of names of files, list of names of folders), each sorted.
     """
+    files, folders = [], []
     if is_remote(folder):
-        with gfile() as files:
-            names = sorted({name.rstrip("/") for name in files.listdir(folder)})
-            folders = [name for name in names if files.isdir(f"{folder}/{name}")]
+        with gfile() as remote:
+            for name in {name.rstrip("/") for name in remote.listdir(folder)}:
+                is_folder = remote.isdir(f"{folder}/{name}")
+                (folders if is_folder else files).append(name)
     else:
-        names = sorted(os.listdir(folder))
-        folders = [name for name in names if os.path.isdir(f"{folder}/{name}")]
-        names = [name for name in names if os.path.isfile(f"{folder}/{name}")] + folders
-    files = [name for name in names if name not in folders and not is_hidden(name)]
-    return files, [name for name in folders if not is_hidden(name)]
+        # A folder without permission has no entries.
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):  # a loop of links
+                    if entry.is_dir():
+                        folders.append(entry.name)
+                    elif entry.is_file():
+                        files.append(entry.name)
+    return tuple(
+        sorted(name for name in names if not is_hidden(name))
+        for names in (files, folders)
+    )
 
 
 def is_record_file(name):
     """Whether a file has the name of TFRecords or of a shard."""
+    if not _HINT.search(name):
+        return False
     parts = _NAME.fullmatch(name)
     return any(parts[group] for group in ("suffix", "total", "ending"))
 
@@ -93,9 +107,9 @@ def find_sets(folder):
     """The `RecordSet`s in a folder, without the folders in it, sorted by name."""
     groups = collections.defaultdict(dict)
     for name in list_names(folder)[0]:
-        parts = _NAME.fullmatch(name).groupdict(default="")
-        index, total = parts.pop("index"), parts["total"]
         if is_record_file(name):
+            parts = _NAME.fullmatch(name).groupdict(default="")
+            index, total = parts.pop("index"), parts["total"]
             groups[tuple(parts.values())][int(index) if index else 0] = name
     sets = []
     for (stem, suffix, total, ending, packed), files in sorted(groups.items()):
@@ -123,10 +137,11 @@ def find_sets(folder):
 
 def _begins_like_records(folder, names):
     for name in names:
-        with open_file(f"{folder}/{name}") as file:
-            head = file.read(RECORD_HEAD)
-        if head:
-            return _length(head) is not None
+        with contextlib.suppress(OSError):
+            with open_file(f"{folder}/{name}") as file:
+                head = file.read(RECORD_HEAD)
+            if head:
+                return _length(head) is not None
     return False
 
 

@@ -47,7 +47,7 @@ from vfnet_tf.data.images.places import (
     record_path,
 )
 from vfnet_tf.data.images.reasons import Reason
-from vfnet_tf.data.splits import FoundSplits
+from vfnet_tf.data.splits import FoundSplits, split_named
 from vfnet_tf.data.text import decode_text, is_valid, printable
 from vfnet_tf.data.values import CROWD_FLAGS, read_integer, read_number, read_size
 from vfnet_tf.files import cache_directory, write_file
@@ -110,9 +110,9 @@ def find_tfrecord_splits(path, progress=None):
     Splits are named by a word of the file's name (`coco_train.record-00000-of-00010`), or
     by the folder (`train/Cells.tfrecord`, as Roboflow exports). All files that one word
     names are one split; a set of shards must be whole. Classes are those of the label map,
-    a `.pbtxt` beside the files, in the folder above or in that of another split; without
-    one they are the texts of all splits in alphabetical order. Where all `source_id`s of a
-    split are different numbers, they are the ids of its images.
+    a `.pbtxt` beside the files, in the folder above that of a split, or in that of another
+    split; without one they are the texts of all splits in alphabetical order. Where all
+    `source_id`s of a split are different numbers, they are the ids of its images.
 
     Args:
         path: str, a folder or file, local or remote as `gs://bucket/folder`. A shard
@@ -212,7 +212,10 @@ class _Dataset:
         path = cache_directory() / "tfrecord" / f"instances_{split}-{key}.json"
         if not path.is_file():
             label_map = _read_label_map(map_file) if map_file else self._texts()
-            content = self._content(split, label_map)
+            shown = (
+                os.path.relpath(map_file, self._root) if map_file else "no label map"
+            )
+            content = self._content(split, label_map, shown)
             write_file(path, json.dumps(content.content))
         return str(path), self._root
 
@@ -223,9 +226,10 @@ class _Dataset:
         """The label map of a split; None without one."""
         own = [one.folder for one in self._used[split]]
         others = [one.folder for sets in self._used.values() for one in sets]
-        above = os.path.dirname(self._root)
+        above, name = os.path.split(self._root)
+        others += [above] if split_named(name) else []
         names = tuple(one.stem.lower() for one in self._used[split])
-        for folder in dict.fromkeys([*own, self._root, *others, above]):
+        for folder in dict.fromkeys([*own, self._root, *others]):
             found = _label_maps(folder)
             of_name = [file for file in found if _base(file).startswith(names)]
             plain = [file for file in found if _base(file) == "label_map.pbtxt"]
@@ -265,10 +269,10 @@ class _Dataset:
         labels_of = {name: label for label, name in enumerate(names)}
         return LabelMap(names, None, labels_of)
 
-    def _content(self, split, label_map):
+    def _content(self, split, label_map, shown):
         records, num_files = self._records(split), len(self._paths(split))
         files = "one file" if num_files == 1 else f"{num_files} files"
-        source = f"{self._root} ({split}, {files})"
+        source = f"{self._root} ({split}, {files}, {shown})"
         content = CocoContent(label_map.names, label_map.ids, source=source)
         for record, image_id in zip(records, _image_ids(records), strict=True):
             image_id = content.add_image(
@@ -302,11 +306,18 @@ def _label_maps(folder):
     """Files in a folder that may be label maps, by their ending and by a word in them."""
     try:
         names = list_names(folder)[0]
-    except OSError:  # the folder above a bucket
+    except OSError:  # a remote folder above that may not be listed
         return []
     files = [f"{folder}/{name}" for name in names if name.lower().endswith(".pbtxt")]
-    # A graph of TensorFlow has the ending too.
-    return [file for file in files if re.search(r"\bitem\b", _read_text(file))]
+    return [file for file in files if _may_be_label_map(file)]
+
+
+def _may_be_label_map(path):
+    """A graph of TensorFlow, and a pipeline's settings, have the ending too."""
+    try:
+        return bool(re.search(r"\bitem\b", _read_text(path)))
+    except ValueError:  # It is said where the file is read.
+        return True
 
 
 def _read_text(path):
