@@ -66,6 +66,8 @@ def test_a_set_comes_back_as_it_was(source, converted):
         "train-00000-of-00002.tfrecord",
         "train-00001-of-00002.tfrecord",
     ]
+    sizes = [path.stat().st_size for path in converted.glob("*.tfrecord")]
+    assert min(sizes) > 4000
     before = read(source, keep_empty=True)
     after = read(converted, keep_empty=True)
     assert after.class_names == before.class_names == ("ü", "a 'b' \\")
@@ -381,6 +383,7 @@ def test_scan_finds_in_records_what_it_finds_in_files(source, converted):
     (finding,) = (one for one in findings if one.kind == "corrupt_image")
     assert "train-00001-of-00002.tfrecord/record-1@" in finding.text
     assert "checksum" in finding.text
+    assert finding.pictures[0].path.startswith(str(path))
 
 
 @pytest.mark.parametrize("target", ["coco", "voc", "yolo", "csv", "tfrecord"])
