@@ -45,7 +45,7 @@ class ImageRecord:
 
     Attributes:
         image_id: int, the id in the annotation file.
-        path: str, the image file.
+        path: str, the image file, or an image in a record, see `images.places`.
         height: int, pixels, with the EXIF orientation applied.
         width: int, pixels, with the EXIF orientation applied.
         boxes: float32 `[R, 4]`, `(x1, y1, x2, y2)` in pixels, inside the image.

@@ -20,7 +20,7 @@ class LabelledImage:
     """One image on its way into another format.
 
     Attributes:
-        path: str, the image file to copy or link.
+        path: str, the image to copy or link, see `images.places`.
         name: str, its name in the new folder.
         image_id: int, the id in the annotation file that it comes from.
         height: int, pixels, with the EXIF orientation applied.
