@@ -5,6 +5,8 @@ import zlib
 
 import numpy as np
 
+from vfnet_tf.data.images.places import open_image
+
 #: Files whose pixels are looked at, spread over the data.
 LOOKED_AT = 2_000
 #: Bytes that are read at either end of a file.
@@ -72,7 +74,7 @@ def find_changes(before, now):
 
 def _ends_of(path):
     try:
-        with open(path, "rb") as file:
+        with open_image(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
             start = file.read(END_BYTES)
