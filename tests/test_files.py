@@ -1,6 +1,9 @@
+import sys
+import threading
+
 import pytest
 
-from vfnet_tf.files import filling_folder
+from vfnet_tf.files import filling_folder, only_process
 
 
 def names(folder):
@@ -43,3 +46,27 @@ def test_a_folder_that_another_process_filled_meanwhile_stays(tmp_path, is_same)
             fill()
     assert names(tmp_path) == ["set", "set/a.txt"]
     assert (folder / "a.txt").read_text() == "theirs"
+
+
+def test_one_process_at_a_time_has_a_folder(tmp_path):
+    waiting, has_begun, order = threading.Event(), threading.Event(), []
+
+    def second():
+        has_begun.wait()
+        with only_process(tmp_path / "home", waiting.set) as is_alone:
+            order.append(("second", is_alone))
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with only_process(tmp_path / "home") as is_alone:
+        has_begun.set()
+        assert waiting.wait(timeout=10)
+        order.append(("first", is_alone))
+    thread.join()
+    assert order == [("first", True), ("second", True)]
+
+
+def test_without_locks_nobody_waits(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with only_process(tmp_path) as first, only_process(tmp_path) as second:
+        assert (first, second) == (False, False)

@@ -76,6 +76,39 @@ def filling_folder(path, is_filled=lambda: False):
         shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def only_process(folder, when_waiting=lambda: None):
+    """Keeps other processes that ask for the same folder waiting.
+
+    Where files cannot be locked (Windows, some network drives) nobody waits.
+
+    Args:
+        folder: `Path`; it is made.
+        when_waiting: function, called if another process has the folder.
+
+    Yields:
+        bool, whether the folder is locked: what others began there is then left over.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "wb") as file:
+        yield _lock(file, when_waiting)
+
+
+def _lock(file, when_waiting):
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        when_waiting()
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
+
+
 def cache_directory():
     """Returns the cache folder as a `Path`; it need not exist yet.
 

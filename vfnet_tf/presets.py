@@ -4,6 +4,7 @@ A preset is a folder with `config.json` and `model.weights.h5`; a run directory 
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -17,11 +18,14 @@ from vfnet_tf.checkpoints.imagenet import fetch_repository
 from vfnet_tf.checkpoints.published import (
     PATHS,
     WITHOUT_ADDRESS,
+    address_of,
     fetch_published,
     preset_folder,
+    writing_to,
 )
 from vfnet_tf.config import load_config, override, save_config
 from vfnet_tf.detectors import DenseDetector
+from vfnet_tf.files import only_process
 from vfnet_tf.warm_start import load_run_weights
 
 #: Files of weights in a folder, the first that is there is taken.
@@ -146,10 +150,34 @@ def find_weights(folder):
 
 def _published_directory(name):
     """The folder of a published model in the cache; its file is converted once."""
+    address_of(name)  # before a folder is made
     folder = preset_folder(name)
-    if (folder / "source.json").is_file():
+    # The record of the source is written last.
+    is_whole = (folder / "source.json").is_file
+    if is_whole():
         return folder
-    source = fetch_published(name)
+    waits = functools.partial(
+        print, f"waiting    for another process that has {folder}"
+    )
+    with writing_to(folder), only_process(folder, waits) as is_alone:
+        if is_alone:
+            _remove_unfinished(folder)
+        if not is_whole():
+            _convert(fetch_published(name), name, folder)
+    return folder
+
+
+def _remove_unfinished(folder):
+    """Removes what a killed process left."""
+    for path in folder.glob(".unfinished-*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def _convert(source, name, folder):
+    """Writes the preset of an official file into a folder."""
     detector, config = load_official(source, name)
     aside = pathlib.Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
     try:
@@ -158,12 +186,10 @@ def _published_directory(name):
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         record = {"file": source.name, "sha256": digest}
         (aside / "source.json").write_text(json.dumps(record, indent=1))
-        # The record comes last: without it the folder is not taken for whole.
         for name in ("config.json", WEIGHT_FILES[0], "source.json"):
             os.replace(aside / name, folder / name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return folder
 
 
 def load_official(path, config):

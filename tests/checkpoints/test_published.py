@@ -5,7 +5,9 @@ import http.server
 import threading
 
 import pytest
+import requests
 
+from vfnet_tf import presets
 from vfnet_tf.checkpoints import published
 from vfnet_tf.checkpoints.imagenet import WeightsUnavailableError
 
@@ -84,52 +86,116 @@ def test_every_real_name_has_the_digits_of_its_hash():
         assert published.re.search(r"-[0-9a-f]{8}\.pth$", path)
 
 
+BY_HAND = "etch .* with another program.* put the file into .*" + NAME
+
+
+def full_disk(monkeypatch):
+    def write(*_, **__):
+        raise OSError(published.errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(published, "open", write, raising=False)
+
+
+def read_only(monkeypatch):
+    def write(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(published, "replacing", write)
+
+
+def variable(name, value):
+    return lambda monkeypatch: monkeypatch.setenv(name, value)
+
+
+def proxy(monkeypatch):
+    monkeypatch.setenv("VFNET_WEIGHTS_URL", "http://weights.example/")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+
+
+def certificate(monkeypatch):
+    class Session:
+        def get(self, url, **_):
+            raise requests.exceptions.SSLError("self-signed certificate")
+
+    monkeypatch.setattr(published, "_session", Session)
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("change", "message"),
     [
-        ({"content": CONTENT + b"x"}, "its name says " + DIGITS + ".*Nothing was kept"),
-        ({"cut": 70_000}, "broke off. Try again"),
-        ({"answers": [404]}, "answers 404 Not Found.*VFNET_WEIGHTS_URL names a mirror"),
+        (
+            {"content": CONTENT + b"x"},
+            f"its name says {DIGITS}.*Nothing was kept. Try again. Or f{BY_HAND}",
+        ),
+        ({"cut": 70_000}, f"broke off. Try again. Or f{BY_HAND}"),
+        (
+            {"answers": [404]},
+            "answers 404 Not Found.*VFNET_WEIGHTS_URL names a mirror. Or download the "
+            f"file by hand from .*convert FILE --config {NAME}",
+        ),
+        ({"answers": [503] * 4}, "answers 503 .*VFNET_WEIGHTS_URL names a mirror"),
+        (
+            variable("VFNET_WEIGHTS_URL", "http://127.0.0.1:9/"),
+            f"127.0.0.1:9 cannot be reached .offline.*Or f{BY_HAND}",
+        ),
+        (variable("VFNET_WEIGHTS_URL", "mirror"), "Look at VFNET_WEIGHTS_URL"),
+        (variable("VFNET_OFFLINE", "1"), f"VFNET_OFFLINE forbids .*F{BY_HAND}"),
+        (proxy, f"look at HTTPS_PROXY and NO_PROXY. Or f{BY_HAND}"),
+        (certificate, f"REQUESTS_CA_BUNDLE names .*Or f{BY_HAND}"),
+        (full_disk, "there is no room in .*VFNET_HOME names another folder"),
+        (read_only, "Permission denied. VFNET_HOME names another folder"),
+    ],
+    ids=[
+        "wrong hash",
+        "broken off",
+        "not found",
+        "busy",
+        "no network",
+        "no address",
+        "offline",
+        "proxy",
+        "certificate",
+        "full disk",
+        "read-only",
     ],
 )
 def test_what_goes_wrong_leaves_nothing_and_says_what_to_do(
-    server, tmp_path, changes, message
+    server, tmp_path, monkeypatch, change, message
 ):
-    for name, value in changes.items():
-        setattr(server, name, value)
+    if callable(change):
+        change(monkeypatch)
+    else:
+        for name, value in change.items():
+            setattr(server, name, value)
     with pytest.raises(WeightsUnavailableError, match=message):
         published.fetch_published(NAME)
     assert files(tmp_path) == []
 
 
-def test_a_server_that_is_not_there_is_asked_once(server, tmp_path, monkeypatch):
+def test_what_broke_off_is_had_by_the_next_try(server):
+    server.cut = 70_000
+    with pytest.raises(WeightsUnavailableError, match="Try again"):
+        published.fetch_published(NAME)
+    server.cut = None
+    assert published.fetch_published(NAME).read_bytes() == CONTENT
+
+
+def test_a_server_that_is_not_there_is_asked_once(server, monkeypatch):
     monkeypatch.setenv("VFNET_WEIGHTS_URL", "http://127.0.0.1:9/")
     for _ in range(2):
         with pytest.raises(WeightsUnavailableError, match="cannot be reached"):
             published.fetch_published(NAME)
-    assert published._unreachable == {"127.0.0.1:9"} and files(tmp_path) == []
+    assert published._unreachable == {"127.0.0.1:9"}
 
 
-def test_a_proxy_that_refuses_is_named(server, monkeypatch):
-    monkeypatch.setenv("VFNET_WEIGHTS_URL", "http://weights.example/")
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    with pytest.raises(WeightsUnavailableError, match="look at HTTPS_PROXY"):
+def test_a_file_that_was_put_into_the_cache_by_hand_is_checked(server, tmp_path):
+    path = tmp_path / "home" / "coco" / NAME / FILE
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT[1:])
+    with pytest.raises(WeightsUnavailableError, match="is damaged .*Delete it"):
         published.fetch_published(NAME)
-
-
-def test_a_full_disk_names_the_variable(server, tmp_path, monkeypatch):
-    def full(path, *_, **__):
-        raise OSError(published.errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(published, "replacing", full)
-    with pytest.raises(WeightsUnavailableError, match="no room.*VFNET_HOME names"):
-        published.fetch_published(NAME)
-
-
-def test_offline_is_said_before_the_network_is_touched(server, monkeypatch):
-    monkeypatch.setenv("VFNET_OFFLINE", "1")
-    with pytest.raises(WeightsUnavailableError, match="VFNET_OFFLINE forbids"):
-        published.fetch_published(NAME)
+    path.write_bytes(CONTENT)
+    assert published.fetch_published(NAME) == path
     assert server.asked == []
 
 
@@ -139,3 +205,70 @@ def test_a_model_without_an_address_names_the_table_and_the_command(server):
         published.fetch_published(name)
     with pytest.raises(WeightsUnavailableError, match="published for other, only"):
         published.fetch_published("other")
+
+
+@pytest.fixture
+def converted(server, monkeypatch):
+    """Converting takes no time: a function that writes files of a preset."""
+
+    def write(detector, folder, config):
+        for name in ("config.json", "model.weights.h5"):
+            (folder / name).write_text("x")
+
+    monkeypatch.setattr(presets, "load_official", lambda path, name: (None, None))
+    monkeypatch.setattr(presets, "save_to_preset", write)
+
+
+def test_two_at_once_download_once_and_one_says_that_it_waits(
+    server, converted, tmp_path, monkeypatch
+):
+    begun, waiting = threading.Event(), threading.Event()
+    fetch = presets.fetch_published
+
+    def slow(name):
+        begun.set()
+        assert waiting.wait(timeout=10)
+        return fetch(name)
+
+    def say(*words, **_):
+        said.append(words[0])
+        waiting.set()
+
+    said, folders = [], []
+    monkeypatch.setattr(presets, "fetch_published", slow)
+    monkeypatch.setattr(presets, "print", say, raising=False)
+    threads = [
+        threading.Thread(target=lambda: folders.append(presets.preset_directory(NAME)))
+        for _ in range(2)
+    ]
+    threads[0].start()
+    assert begun.wait(timeout=10)
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    folder = tmp_path / "home" / "coco" / NAME
+    assert folders == [folder, folder] and len(server.asked) == 1
+    assert said == [f"waiting    for another process that has {folder}"]
+
+
+def test_what_a_killed_process_left_is_removed(server, converted, tmp_path):
+    folder = tmp_path / "home" / "coco" / NAME
+    (folder / ".unfinished-abc").mkdir(parents=True)
+    (folder / ".unfinished-abc" / "config.json").touch()
+    (folder / ".unfinished-x.pth").touch()
+    presets.preset_directory(NAME)
+    kept = {".lock", FILE, "config.json", "model.weights.h5", "source.json"}
+    assert {path.name for path in folder.iterdir()} == kept
+
+
+def test_a_disk_that_is_full_while_converting_is_said_and_nothing_stays(
+    server, converted, tmp_path, monkeypatch
+):
+    def full(*_):
+        # As h5py says it, without an errno.
+        raise OSError("Can't write data (errno = 28, 'No space left on device')")
+
+    monkeypatch.setattr(presets, "save_to_preset", full)
+    with pytest.raises(WeightsUnavailableError, match="no room in .*VFNET_HOME names"):
+        presets.preset_directory(NAME)
+    assert files(tmp_path) == [".lock", FILE]

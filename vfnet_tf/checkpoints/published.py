@@ -7,6 +7,7 @@ paths. `VFNET_OFFLINE=1` forbids every download.
 Not verified: no download could be tried where this was written.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -76,8 +77,7 @@ def address_of(name):
     """
     if name in WITHOUT_ADDRESS:
         raise WeightsUnavailableError(
-            f"the weights of {name} have no address for programs. Download the file from "
-            f"{OFFICIAL_TABLE}, then: --checkpoint FILE --config {name}"
+            f"the weights of {name} have no address for programs: {_from_table(name)}"
         )
     if name not in PATHS:
         raise WeightsUnavailableError(
@@ -102,22 +102,32 @@ def fetch_published(name):
     url = address_of(name)
     path = preset_folder(name) / url.rsplit("/", 1)[1]
     if path.is_file():
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        _check_digest(digest, path, path, "Delete it, and try again")
         return path
     if os.environ.get("VFNET_OFFLINE", "0") not in ("", "0"):
         raise WeightsUnavailableError(
-            f"{path.name} is not in the cache {path.parent}, and VFNET_OFFLINE forbids to "
-            "download it"
+            f"{path.name} is not in the cache, and VFNET_OFFLINE forbids to download it. "
+            + _by_hand(url, path)
         )
-    try:
+    with writing_to(path.parent):
         _download(url, path)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise WeightsUnavailableError(
-            f"there is no room for {path.name} in {path.parent}; VFNET_HOME names another "
-            "folder"
-        ) from error
     return path
+
+
+@contextlib.contextmanager
+def writing_to(folder):
+    """Raises a `WeightsUnavailableError` where a folder of the cache cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        # h5py has no errno, and says it in words.
+        is_full = error.errno == errno.ENOSPC or "No space left" in str(error)
+        problem = f"there is no room in {folder}" if is_full else error
+        raise WeightsUnavailableError(
+            f"the weights cannot be written: {problem}. VFNET_HOME names another folder"
+        ) from error
 
 
 def _download(url, path):
@@ -125,10 +135,7 @@ def _download(url, path):
     import requests
 
     server = requests.utils.urlparse(url).netloc
-    remedy = (
-        f"Or fetch {url} elsewhere, and give the file: --checkpoint FILE --config NAME, "
-        "or --weights FILE of vfnet train"
-    )
+    remedy = "Or f" + _by_hand(url, path)[1:]
     if server in _unreachable:
         raise WeightsUnavailableError(f"{server} cannot be reached (offline?)")
     digest = hashlib.sha256()
@@ -140,8 +147,8 @@ def _download(url, path):
         ):
             if answer.status_code != 200:
                 raise WeightsUnavailableError(
-                    f"{server} answers {answer.status_code} {answer.reason} for {url}: "
-                    "VFNET_WEIGHTS_URL names a mirror"
+                    f"{server} answers {answer.status_code} {answer.reason} for {url}. "
+                    f"VFNET_WEIGHTS_URL names a mirror. Or {_from_table(path.parent.name)}"
                 )
             has_begun = True
             total = int(answer.headers.get("Content-Length") or 0)
@@ -159,22 +166,26 @@ def _download(url, path):
                 raise WeightsUnavailableError(
                     f"{url} ended after {size} of {total} bytes. Try again. {remedy}"
                 )
-            _check_digest(digest.hexdigest(), path.name, url)
-    except requests.exceptions.ProxyError as error:
-        _unreachable.add(server)
-        raise WeightsUnavailableError(
-            f"the proxy refuses {url}: look at HTTPS_PROXY and NO_PROXY. {remedy}"
-        ) from error
-    except (
-        requests.exceptions.ConnectionError,
-        requests.exceptions.Timeout,
-        requests.exceptions.ChunkedEncodingError,
-    ) as error:
-        if not has_begun:
-            _unreachable.add(server)
+            _check_digest(
+                digest.hexdigest(), path, url, f"Nothing was kept. Try again. {remedy}"
+            )
+    except requests.exceptions.RequestException as error:
+        kinds = requests.exceptions
+        if isinstance(error, kinds.ProxyError):
+            reason = f"the proxy refuses {url}: look at HTTPS_PROXY and NO_PROXY"
+        elif isinstance(error, kinds.SSLError):
+            reason = (
+                f"the certificate of {server} is not trusted: REQUESTS_CA_BUNDLE names a "
+                "file of certificates, as companies with a proxy have"
+            )
+        elif has_begun:
+            reason = f"{url} broke off. Try again"
+        elif isinstance(error, kinds.ConnectionError | kinds.Timeout):
             reason = f"{server} cannot be reached (offline?)"
         else:
-            reason = f"{url} broke off. Try again"
+            reason = f"{url} cannot be fetched: {error}. Look at VFNET_WEIGHTS_URL"
+        if not has_begun:
+            _unreachable.add(server)
         raise WeightsUnavailableError(f"{reason}. {remedy}") from error
 
 
@@ -193,10 +204,24 @@ def _session():
     return session
 
 
-def _check_digest(digest, name, url):
-    wanted = re.search(r"-([0-9a-f]{8})\.pth$", name)[1]
+def _by_hand(url, path):
+    return (
+        f"Fetch {url} with another program or on another computer, and put the file into "
+        f"{path.parent}"
+    )
+
+
+def _from_table(name):
+    return (
+        f"download the file by hand from {OFFICIAL_TABLE}, then: vfnet convert FILE "
+        f"--config {name} --out runs/official, and give runs/official in place of the name"
+    )
+
+
+def _check_digest(digest, path, place, remedy):
+    wanted = re.search(r"-([0-9a-f]{8})\.pth$", path.name)[1]
     if not digest.startswith(wanted):
         raise WeightsUnavailableError(
-            f"the SHA-256 of {url} begins with {digest[:8]}, its name says {wanted}: the "
-            "file is damaged or is another one. Nothing was kept"
+            f"the SHA-256 of {place} begins with {digest[:8]}, its name says {wanted}: "
+            f"the file is damaged or is another one. {remedy}"
         )
