@@ -21,7 +21,6 @@ from vfnet_tf.checkpoints import published
 from vfnet_tf.checkpoints.pytorch import to_pytorch_state_dict
 from vfnet_tf.config import load_config, override, save_config
 from vfnet_tf.data.formats.coco_classes import COCO_CLASS_NAMES
-from vfnet_tf.inference.evaluate import evaluate
 from vfnet_tf.training.initial_weights import with_weights
 
 torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
@@ -162,7 +161,7 @@ def test_a_detector_is_written_and_read_back(tmp_path):
         ("EMPTY", "must hold model.weights.h5"),
         (pathlib.Path("hf://someone/nothing"), "hf://someone/nothing is not"),
         ("vfnet_r101_fpn_1x_coco", "VFNET_OFFLINE forbids"),
-        ("vfnet_r101_fpn_2x_coco", "--checkpoint FILE --config vfnet_r101_fpn_2x_coco"),
+        ("vfnet_r101_fpn_2x_coco", "convert FILE --config vfnet_r101_fpn_2x_coco"),
     ],
 )
 def test_a_preset_that_cannot_be_had_says_what_to_do(
@@ -176,20 +175,3 @@ def test_a_preset_that_cannot_be_had_says_what_to_do(
         preset = tmp_path
     with pytest.raises(ValueError, match=message):
         vfnet_tf.VFNet.from_preset(preset)
-
-
-def test_what_is_measured_of_a_published_model_is_not_written_into_the_cache(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setenv("VFNET_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "home" / "coco" / "tiny"
-    tiny_run.shared_detector().save_to_preset(folder, tiny_run.tiny_config())
-    data = tmp_path / "data"
-    tiny_run.write_coco(data)
-    evaluate(folder, data, limit=1, out="beside", verbose=False)
-    assert (tmp_path / "runs" / "tiny" / "evaluation_val" / "metrics.json").is_file()
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "config.json",
-        "model.weights.h5",
-    ]

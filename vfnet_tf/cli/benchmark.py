@@ -15,11 +15,13 @@ class BenchmarkOptions:
 
     A SavedModel is measured stage by stage, from the bytes of JPEG files to detections;
     an .onnx or .tflite file as the network alone, with NMS if the file has it. Each
-    number of images and threads gets processes of its own.
+    number of images and threads gets processes of its own. Of a run or a published model
+    the SavedModel is measured, which is written first if there is none.
     """
 
     export: tyro.conf.Positional[pathlib.Path]
-    """a SavedModel's directory, or an .onnx or .tflite file"""
+    """a SavedModel's directory, an .onnx or .tflite file, a run directory, or the name of
+    a published model"""
     batches: tuple[int, ...] = (1, 8)
     """numbers of images"""
     threads: tuple[int, ...] = (1, 2)
@@ -35,11 +37,13 @@ OPTIONS = BenchmarkOptions
 
 def run(options):
     """Measures and prints a table; returns the exit status."""
+    from vfnet_tf.cli.demo import find_model
     from vfnet_tf.export import latency
 
-    rows = latency.measure(
-        options.export, options.batches, options.threads, options.repeats
-    )
+    path = options.export
+    if path.suffix not in (".onnx", ".tflite"):
+        path = find_model(path)
+    rows = latency.measure(path, options.batches, options.threads, options.repeats)
     if options.json is not None:
         write_file(options.json, json.dumps(rows, indent=2) + "\n")
     return 0

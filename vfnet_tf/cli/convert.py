@@ -20,8 +20,8 @@ class ConvertOptions:
     source: Annotated[
         tyro.conf.Positional[pathlib.Path], tyro.conf.arg(metavar="SOURCE")
     ]
-    """.pth or .safetensors with the names of mmdetection 2 or 3; with --to-pytorch a run
-    directory (its best weights) or .weights.h5"""
+    """.pth or .safetensors with the names of mmdetection 2 or 3, or the name of a published
+    model; with --to-pytorch also a run directory (its best weights) or .weights.h5"""
     out: pathlib.Path
     """the run directory to write; with --to-pytorch the file, .pth or .safetensors"""
     config: str | None = None
@@ -48,12 +48,14 @@ def run(options):
 def _to_run_directory(options):
     from vfnet_tf.config import save_config
     from vfnet_tf.inference.load import load_checkpoint
-    from vfnet_tf.presets import OFFICIAL_SUFFIXES
+    from vfnet_tf.presets import OFFICIAL_SUFFIXES, is_preset_name
 
-    if options.source.suffix not in OFFICIAL_SUFFIXES or not options.source.is_file():
+    is_file = options.source.suffix in OFFICIAL_SUFFIXES and options.source.is_file()
+    if not is_file and (options.source.exists() or not is_preset_name(options.source)):
         raise ValueError(
-            "The checkpoint must be an existing .pth or .safetensors file; a run "
-            f"directory is converted with --to-pytorch. Received: {options.source}"
+            "The checkpoint must be an existing .pth or .safetensors file or the name "
+            "of a published model; a run directory is converted with --to-pytorch. "
+            f"Received: {options.source}"
         )
     files = [options.out / name for name in ("config.json", "best.weights.h5")]
     # A training state would belong to another training.

@@ -25,14 +25,15 @@ _POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none
 class DemoOptions:
     """Open a local web page: drop an image, see boxes and scores, move the threshold.
 
-    It runs the SavedModel of the run, RUN_DIR/saved_model, which is written first if
-    there is none. Needs the extra `demo`.
+    It runs the SavedModel of the run, RUN_DIR/saved_model (for the name of a published
+    model runs/published/NAME/saved_model), which is written first if there is none.
+    Needs the extra `demo`.
     """
 
     run_dir: Annotated[
         tyro.conf.Positional[pathlib.Path], tyro.conf.arg(metavar="RUN_DIR")
     ]
-    """run directory, or a SavedModel by `vfnet export`"""
+    """run directory, name of a published model, or a SavedModel by `vfnet export`"""
     host: str = "127.0.0.1"
     """address to listen at; any other than this computer's own lets others in, as the
     page asks for no password"""
@@ -96,21 +97,21 @@ def find_model(run_dir):
     """Exports the SavedModel of a run if there is none.
 
     Args:
-        run_dir: run directory, or the directory of a SavedModel.
+        run_dir: run directory, a preset, or the directory of a SavedModel.
 
     Returns:
         Directory of the SavedModel, a `pathlib.Path`.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none of these.
     """
-    run_dir = pathlib.Path(run_dir)
+    from vfnet_tf.inference.load import load_checkpoint, output_folder
+
+    run_dir = pathlib.Path(run_dir).expanduser()
     if (run_dir / "saved_model.pb").is_file():
         return run_dir
-    directory = run_dir / "saved_model"
+    directory = (output_folder(run_dir) or run_dir) / "saved_model"
     if not (directory / "saved_model.pb").is_file():
-        from vfnet_tf.inference.load import load_checkpoint
-
         detector, config, weights = load_checkpoint(run_dir)
         print(f"weights    {weights}")
         print(f"exporting  to {directory}, which takes a minute", flush=True)

@@ -21,7 +21,8 @@ class EvaluateOptions:
     """
 
     checkpoint: pathlib.Path | None = None
-    """run directory (its best weights), .weights.h5, or .pth of the official code"""
+    """run directory (its best weights), .weights.h5, .pth of the official code, or the
+    name of a published model"""
     model: pathlib.Path | None = None
     """.tflite file of `vfnet export --format litert`, run on the CPU in place of a
     checkpoint; images are fitted into its size"""
@@ -35,8 +36,9 @@ class EvaluateOptions:
     results: pathlib.Path | None = None
     """json in COCO's results format to evaluate, in place of a checkpoint"""
     out: pathlib.Path | None = None
-    """folder for the json files; by default evaluation_SPLIT in the run directory,
-    FILE_SPLIT beside a --model, and nothing is written for --results"""
+    """folder for the json files; by default evaluation_SPLIT in the run directory
+    (for a name in runs/published/NAME), FILE_SPLIT beside a --model, and nothing is
+    written for --results"""
     config: str | None = None
     """name or file of a config, for weights without a config.json beside"""
     batch_size: int = 1

@@ -31,9 +31,11 @@ class ExportOptions:
     run_dir: Annotated[
         tyro.conf.Positional[pathlib.Path], tyro.conf.arg(metavar="RUN_DIR")
     ]
-    """run directory (its best weights), .weights.h5, or .pth of the official code"""
+    """run directory (its best weights), .weights.h5, .pth of the official code, or the
+    name of a published model"""
     out: pathlib.Path | None = None
-    """directory of the SavedModel; RUN_DIR/saved_model by default. TensorFlow Serving
+    """directory of the SavedModel; by default RUN_DIR/saved_model, or for a name
+    runs/published/NAME/saved_model. TensorFlow Serving
     wants a version number at the end, e.g. models/vfnet/1. For ONNX and LiteRT the file,
     RUN_DIR/model.onnx or RUN_DIR/model.tflite by default"""
     format: Literal["saved_model", "onnx", "litert"] = "saved_model"
@@ -86,6 +88,8 @@ OPTIONS = ExportOptions
 
 def run(options):
     """Exports to the format of `options`; returns the exit status."""
+    from vfnet_tf.inference.load import output_folder
+
     _check_format(options)
     missing = [str(path) for path in options.verify if not path.is_file()]
     if missing:
@@ -102,18 +106,20 @@ def run(options):
                 f"--{option} must stand beside --serving. "
                 f"Received: {name}={getattr(options, name)}"
             )
-    if options.serving is None and options.out is None and not options.run_dir.is_dir():
+    folder = output_folder(options.run_dir)
+    if options.serving is None and options.out is None and folder is None:
         raise ValueError(
-            "--out must say where to write, except for a run directory. "
+            "--out must say where to write, except for a run directory and the name of "
+            "a published model (`vfnet configs` lists them). "
             f"Received: {options.run_dir}"
         )
     if options.format == "litert":
-        return _export_litert(options)
+        return _export_litert(options, folder)
     if options.format == "onnx":
         from vfnet_tf.cli import export_onnx
 
-        return export_onnx.run(options)
-    out = options.out or options.run_dir / "saved_model"
+        return export_onnx.run(options, folder)
+    out = options.out or folder / "saved_model"
     import tensorflow as tf
 
     from vfnet_tf.export.saved_model import exporter as saved_model
@@ -227,7 +233,7 @@ def _load(options):
         keras.config.set_dtype_policy(policy)
 
 
-def _export_litert(options):
+def _export_litert(options, folder):
     """Runs `--format litert`."""
     from vfnet_tf.export import targets
     from vfnet_tf.export.litert import exporter as litert
@@ -237,7 +243,7 @@ def _export_litert(options):
             "--format litert takes float32 and has --quantize in place of --precision. "
             f"Received: --precision {options.precision}"
         )
-    out = options.out or options.run_dir / "model.tflite"
+    out = options.out or folder / "model.tflite"
     targets.check_file(out, ".tflite", options.overwrite)
     detector, config, weights = _load(options)
     print(f"weights    {weights}\nquantize   {options.quantize}", flush=True)

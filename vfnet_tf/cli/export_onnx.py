@@ -3,8 +3,8 @@
 import time
 
 
-def run(options):
-    """Exports by `ExportOptions`; returns the exit status."""
+def run(options, folder):
+    """Exports by `ExportOptions`, into `folder` by default; returns the exit status."""
     from vfnet_tf.export import targets
     from vfnet_tf.export.onnx import model as onnx_model
     from vfnet_tf.export.onnx import verification as onnx_verification
@@ -14,7 +14,7 @@ def run(options):
         raise ValueError(
             f"--format onnx writes float32. Received: --precision {options.precision}"
         )
-    out = options.out or options.run_dir / "model.onnx"
+    out = options.out or folder / "model.onnx"
     targets.check_file(out, ".onnx", options.overwrite)
     detector, config, weights = load_checkpoint(options.run_dir, options.config)
     print(f"weights    {weights}", flush=True)

@@ -18,7 +18,8 @@ class OracleOptions:
     """
 
     checkpoint: pathlib.Path
-    """run directory (its best weights), .weights.h5, or .pth of the official code"""
+    """run directory (its best weights), .weights.h5, .pth of the official code, or the
+    name of a published model"""
     data: str | None = None
     """folder or file in COCO, Pascal VOC, YOLO, CSV or TFRecord format, or tfds:NAME, as
     vfnet train takes it, or one COCO json or TFRecord"""

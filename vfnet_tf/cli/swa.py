@@ -54,7 +54,7 @@ OPTIONS = SwaOptions
 
 def run(options):
     """Averages kept weights, or trains on for it; returns the exit status."""
-    from vfnet_tf.inference.load import find_checkpoint
+    from vfnet_tf.inference.load import find_checkpoint, output_folder
 
     if options.epochs is not None and (options.checkpoints or options.epochs < 1):
         raise ValueError(
@@ -62,7 +62,8 @@ def run(options):
             f"{options.epochs}, --checkpoints {list(map(str, options.checkpoints))}"
         )
     config, weights = find_checkpoint(options.run_dir)
-    out = options.out or pathlib.Path(options.run_dir) / "swa"
+    run_dir = output_folder(options.run_dir) or pathlib.Path(options.run_dir)
+    out = options.out or run_dir / "swa"
     if options.epochs is None:
         metrics = _average(options, config, out)
     else:

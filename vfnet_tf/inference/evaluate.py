@@ -3,7 +3,6 @@
 import os
 import pathlib
 
-from vfnet_tf.checkpoints.published import cache_home
 from vfnet_tf.evaluation.coco import (
     CocoEvaluator,
     format_table,
@@ -17,6 +16,7 @@ from vfnet_tf.inference.dataset import (
     detect_views,
     view_sizes,
 )
+from vfnet_tf.inference.load import output_folder
 from vfnet_tf.inference.predictor import Predictor
 from vfnet_tf.inference.runtime import RuntimePredictor
 from vfnet_tf.progress import Progress
@@ -113,7 +113,7 @@ def evaluate(
     check_classes(predictor.detector if predictor else model, dataset)
     evaluator = CocoEvaluator(dataset, backend=backend)
     if out == "beside":
-        out = _folder_beside(source, split, views, image_size)
+        out = _folder_beside(detector, source, split, views, image_size)
     if predictor is not None:
         _predict_dataset(predictor, dataset, evaluator)
     elif views:
@@ -250,7 +250,7 @@ def _open(detector, config, say):
     return predictor, predictor.config, path
 
 
-def _folder_beside(source, split, views, image_size):
+def _folder_beside(detector, source, split, views, image_size):
     if source is None:
         raise ValueError(
             "`out` must be a folder or None where the detector comes from no file. "
@@ -258,9 +258,7 @@ def _folder_beside(source, split, views, image_size):
         )
     if source.suffix in (".tflite", ".onnx"):
         return source.with_name(f"{source.stem}_{split}")
-    folder = source.parent
-    if folder.is_relative_to(cache_home()):  # a published model
-        folder = pathlib.Path("runs") / folder.name
+    folder = output_folder(detector) or source.parent
     suffix = "_tta" if views else ""
     if image_size is not None:
         suffix += "_{}x{}".format(*image_size)

@@ -1,8 +1,13 @@
 """Builds a detector from a run directory, a weights file or an official checkpoint."""
 
+import os
 import pathlib
 
+from vfnet_tf.checkpoints.published import cache_home
 from vfnet_tf.config import load_config
+
+#: Not `runs/NAME`, which is where `vfnet train` writes the run of that config.
+PUBLISHED_RUNS = pathlib.Path("runs", "published")
 
 
 def find_checkpoint(checkpoint, config=None):
@@ -34,7 +39,8 @@ def find_checkpoint(checkpoint, config=None):
         problem = "another file" if path.is_file() else "which does not exist"
         raise ValueError(
             "`checkpoint` must be a run directory, a .weights.h5 file or the name of a "
-            f"published model. Received: checkpoint={path}, {problem}"
+            "published model (`vfnet configs` lists them). "
+            f"Received: checkpoint={path}, {problem}"
         )
     if config is None:
         config = run_dir
@@ -44,6 +50,32 @@ def find_checkpoint(checkpoint, config=None):
                 f"Received: checkpoint={path} without {run_dir / 'config.json'}"
             )
     return load_config(config), weights
+
+
+def output_folder(checkpoint):
+    """The folder for what is written about a checkpoint.
+
+    Args:
+        checkpoint: see `find_checkpoint`.
+
+    Returns:
+        `pathlib.Path`: the run directory itself; `runs/published/NAME` for a published
+        model and for a repository of the hub, whose files are in a cache; None for a
+        single file and for what does not exist.
+    """
+    path = pathlib.Path(checkpoint).expanduser()
+    if path.is_dir():
+        if path.is_relative_to(cache_home()):
+            return PUBLISHED_RUNS / path.name
+        return path
+    if path.exists():
+        return None
+    from vfnet_tf.presets import is_preset_name
+
+    if not is_preset_name(checkpoint):
+        return None
+    name = os.fspath(checkpoint).removeprefix("hf:").lstrip("/")
+    return PUBLISHED_RUNS / name
 
 
 def load_detector(config, weights):
@@ -73,8 +105,8 @@ def load_checkpoint(checkpoint, config=None):
     """Builds and loads the detector of a run, or of an official file.
 
     Args:
-        checkpoint: a run directory, a `.weights.h5`, or a `.pth` or `.safetensors` file
-            with official names.
+        checkpoint: a run directory, a `.weights.h5`, a preset, or a `.pth` or
+            `.safetensors` file with official names.
         config: name or path; None takes the `config.json` beside the weights. An
             official file has none, so it needs one.
 
