@@ -185,7 +185,7 @@ def test_a_ratio_is_of_calls_that_were_neighbours():
 
 def test_a_process_that_fails_says_why(tmp_path):
     with pytest.raises(ValueError, match="No module named 'nothing_like_it'"):
-        latency._run_code("import nothing_like_it", ["model"], tmp_path)
+        latency._run_python(["-c", "import nothing_like_it"], "model", tmp_path)
 
 
 def test_a_litert_file_is_measured_without_tensorflow(tmp_path, capsys):

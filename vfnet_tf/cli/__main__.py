@@ -11,6 +11,7 @@ import warnings
 from typing import Annotated
 
 import vfnet_tf
+from vfnet_tf.cli.process import hide_start_notes
 
 #: command -> (module of `OPTIONS` and `run(options)`, what it does)
 COMMANDS = {
@@ -104,6 +105,7 @@ def run_command(name, arguments=None, prog=None):
     if hasattr(sys.stdout, "reconfigure"):
         # A file name that the terminal's encoding lacks must not stop a message.
         sys.stdout.reconfigure(errors="backslashreplace")
+    hide_start_notes()
     try:
         if prog is not None:
             sys.argv[0] = prog

@@ -179,10 +179,10 @@ def _environment():
     }
 
 
-def _run_code(code, arguments, folder):
-    """Runs Python code in a fresh process; its first argument is the time of its start."""
+def _run_python(arguments, path, folder=None):
+    """Runs Python in a fresh process; what it writes is shown if it fails."""
     process = subprocess.run(
-        [sys.executable, "-c", _PEAK_GB + code, str(time.time()), *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         cwd=folder,
         env=_environment(),
         capture_output=True,
@@ -191,7 +191,7 @@ def _run_code(code, arguments, folder):
     if process.returncode != 0:
         raise ValueError(
             "The export must run in a process of its own. Received: "
-            f"{arguments[0]} with exit status {process.returncode}:\n"
+            f"{path} with exit status {process.returncode}:\n"
             f"{process.stderr.strip()[-1500:]}"
         )
 
@@ -209,8 +209,9 @@ def _cold_start(path, opening, threads, calls, batch, files=()):
     with tempfile.TemporaryDirectory() as folder:
         answer = pathlib.Path(folder) / "answer.json"
         path = pathlib.Path(path).resolve()
+        code = _PEAK_GB + _COLD_START % opening
         arguments = [path, threads, calls, answer, batch, *files[:batch]]
-        _run_code(_COLD_START % opening, arguments, folder)
+        _run_python(["-c", code, time.time(), *arguments], path, folder)
         return json.loads(answer.read_text(encoding="utf-8"))
 
 
@@ -247,13 +248,8 @@ def _stages_in_fresh_process(directory, files, threads, rounds):
             "threads": threads,
             "rounds": rounds,
         }
-        command = [sys.executable, "-m", "vfnet_tf.export.latency"]
-        subprocess.run(
-            [*command, json.dumps(request), str(answer)],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            env=_environment(),
-        )
+        arguments = ["-m", "vfnet_tf.export.latency", json.dumps(request), answer]
+        _run_python(arguments, directory)
         return json.loads(answer.read_text(encoding="utf-8"))
 
 
