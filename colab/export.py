@@ -49,7 +49,7 @@ print(
 
 # %% [markdown]
 # ## A detector
-# A run: weights and config in a folder, as `quickstart` or `vfnet train` leave it. Without one, an untrained detector will do: export does not mind
+# A run: weights and config in a folder, as `vfnet train` leaves it. Without one, an untrained detector will do: export does not mind
 # what a detector has learned. (Its scores are near 0.5 once the bias of -4.6 is gone, with which training begins.)
 
 # %%
@@ -57,7 +57,7 @@ import pathlib
 
 from vfnet_tf.config import load_config, override
 
-RUN = pathlib.Path("runs/quickstart")  # <-- EDIT: your run
+RUN = pathlib.Path("runs/mine")  # <-- EDIT: your run
 
 if RUN.is_dir():
     predictor = vfnet_tf.Predictor.from_checkpoint(RUN)

@@ -1,8 +1,11 @@
 """Settings for several processes of this machine that talk to each other."""
 
 import contextlib
+import functools
+import http.server
 import json
 import socket
+import threading
 
 
 def free_ports(count):
@@ -43,3 +46,17 @@ def worker_variables(index, *ports):
     addresses = [f"127.0.0.1:{port}" for port in ports]
     task = {"type": "worker", "index": index}
     return {"TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task})}
+
+
+@contextlib.contextmanager
+def serve_folder(folder):
+    """Serves the files of a folder; yields the address of the server."""
+    handler = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=str(folder)
+    )
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()

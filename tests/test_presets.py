@@ -1,29 +1,25 @@
 """Detectors by name, from a server on this machine that has one published file."""
 
-import functools
 import hashlib
-import http.server
 import json
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
 
 import vfnet_tf
 from tests import tiny_run
+from tests.loopback import serve_folder
+from tests.official_file import write_official_file
 from vfnet_tf import presets
 from vfnet_tf.checkpoints import published
-from vfnet_tf.checkpoints.pytorch import to_pytorch_state_dict
 from vfnet_tf.config import load_config, override, save_config
 from vfnet_tf.data.formats.coco_classes import COCO_CLASS_NAMES
 from vfnet_tf.training.initial_weights import with_weights
-
-torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
 
 NAME = "vfnet_r50_fpn_1x_coco"
 ROOT = pathlib.Path(__file__).parents[1]
@@ -39,32 +35,15 @@ def original():
 def home(request, tmp_path_factory, original):
     """An empty cache, and a server with the file in one of PyTorch's two formats."""
     folder = tmp_path_factory.mktemp("server")
-    path = folder / "file.pth"
-    state = {k: torch.from_numpy(v) for k, v in to_pytorch_state_dict(original).items()}
-    content = {"meta": {"CLASSES": COCO_CLASS_NAMES}, "state_dict": state}
-    is_zip = request.param == "zip"
-    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
-    digits = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    name = f"{NAME}_2020-{digits}.pth"
-    path.rename(folder / name)
-    handler = functools.partial(
-        http.server.SimpleHTTPRequestHandler, directory=str(folder)
-    )
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
-    ):
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    file = write_official_file(original, folder, NAME, request.param == "zip")
+    with pytest.MonkeyPatch.context() as patch, serve_folder(folder) as address:
         cache = tmp_path_factory.mktemp("home")
-        patch.setitem(published.PATHS, NAME, name)
-        patch.setenv("VFNET_WEIGHTS_URL", f"http://127.0.0.1:{server.server_port}")
+        patch.setitem(published.PATHS, NAME, file)
+        patch.setenv("VFNET_WEIGHTS_URL", address)
         patch.setenv("VFNET_HOME", str(cache))
         patch.setenv("VFNET_OFFLINE", "0")
         patch.setenv("NO_PROXY", "127.0.0.1")
         yield cache
-        server.shutdown()
-        thread.join()
 
 
 def assert_same(detector, original, names=()):
