@@ -181,7 +181,10 @@ def _download(url, path):
         elif has_begun:
             reason = f"{url} broke off. Try again"
         elif isinstance(error, kinds.ConnectionError | kinds.Timeout):
-            reason = f"{server} cannot be reached (offline?). VFNET_WEIGHTS_URL names a mirror"
+            reason = (
+                f"{server} cannot be reached (offline?). "
+                "VFNET_WEIGHTS_URL names a mirror"
+            )
         else:
             reason = f"{url} cannot be fetched: {error}. Look at VFNET_WEIGHTS_URL"
         if not has_begun:
