@@ -60,3 +60,36 @@ def serve_folder(folder):
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+@contextlib.contextmanager
+def raw_server(answers, family=socket.AF_INET, host="127.0.0.1"):
+    """A server that answers a request for `/name` with what `answers[name]` yields.
+
+    Args:
+        answers: dict name -> function without arguments that yields bytes; it may wait.
+
+    Yields:
+        The port.
+    """
+    with socket.create_server((host, 0), family=family) as listening:
+        threading.Thread(target=_accept, args=(listening, answers), daemon=True).start()
+        yield listening.getsockname()[1]
+        # A close alone would leave the thread waiting.
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def _accept(listening, answers):
+    with contextlib.suppress(OSError):
+        while True:
+            client, _ = listening.accept()
+            threading.Thread(
+                target=_answer, args=(client, answers), daemon=True
+            ).start()
+
+
+def _answer(client, answers):
+    with client, contextlib.suppress(OSError):
+        name = client.recv(65536).split(b" ")[1].decode().lstrip("/")
+        for part in answers[name]():
+            client.sendall(part)

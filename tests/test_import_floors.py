@@ -18,6 +18,7 @@ PORTABLE = {
     "__init__",
     "_registration",
     "files",
+    "foreign_text",
     "ops",
     "layers",
     "losses",
@@ -168,6 +169,8 @@ def test_imports_in_functions_and_under_the_backend_switch_do_not_run_at_import(
             },
         ),
         ("flask", {"vfnet_tf/cli/demo.py"}),
+        ("waitress", {"vfnet_tf/cli/demo.py"}),
+        ("werkzeug", set()),
         ("av", {"vfnet_tf/inference/video.py"}),
         ("supervision", {"vfnet_tf/inference/prediction.py"}),
         ("grpc", {"vfnet_tf/export/serving/connections.py"}),
@@ -271,7 +274,7 @@ def test_setup_requires_what_the_package_imports():
         "yaml",
     }
     optional |= {"safetensors", "huggingface_hub", "jax", "onnx", "onnxruntime"}
-    optional |= {"ai_edge_litert", "tensorflow_serving", "grpc", "flask", "werkzeug"}
+    optional |= {"ai_edge_litert", "tensorflow_serving", "grpc", "flask", "waitress"}
     optional |= {"keras_hub"}
     optional |= {"av", "supervision", "urllib3"}
     optional |= {"google"}  # protobuf, which TensorFlow requires

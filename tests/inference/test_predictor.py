@@ -383,7 +383,7 @@ def test_urls_that_give_no_image_are_errors_that_name_them(
     plain, server, images, monkeypatch
 ):
     for url, message in (
-        (f"{server}/none.jpg", rf"{server}/none\.jpg, .* 404"),
+        (f"{server}/none.jpg", rf"{server}/none\.jpg, .*answers 404"),
         (f"{server}/", rf"{server}/ is a web page"),
         ("http://127.0.0.1:1/a.jpg", r"reachable.*http://127\.0\.0\.1:1/a\.jpg"),
         ("file:///nowhere/a.jpg", r"reachable.*file:///nowhere/a\.jpg"),
@@ -392,7 +392,7 @@ def test_urls_that_give_no_image_are_errors_that_name_them(
             plain(url)
     size = (images / "a.jpg").stat().st_size
     monkeypatch.setattr(sources, "MAX_DOWNLOAD", size - 1)
-    with pytest.raises(ValueError, match=f"at most {size - 1} bytes"):
+    with pytest.raises(ValueError, match=f"more than {size - 1} bytes"):
         plain(f"{server}/a.jpg")
 
 

@@ -16,6 +16,7 @@ import re
 
 from vfnet_tf.checkpoints.imagenet import WeightsUnavailableError
 from vfnet_tf.files import replacing
+from vfnet_tf.foreign_text import one_line
 from vfnet_tf.progress import Progress
 
 BASE_URL = "https://download.openmmlab.com/mmdetection/v2.0"
@@ -23,6 +24,8 @@ BASE_URL = "https://download.openmmlab.com/mmdetection/v2.0"
 OFFICIAL_TABLE = 'github.com/hyz-xmaster/VarifocalNet, "Results and Models"'
 #: Seconds to reach a server, and to wait for its next bytes.
 TIMEOUT = (5.0, 30.0)
+#: Most bytes of a file; the largest published one has a quarter of that.
+MAX_BYTES = 2**31
 
 #: Config -> path below `BASE_URL`. The eight digits before `.pth` begin the file's SHA-256.
 PATHS = {
@@ -146,12 +149,14 @@ def _download(url, path):
             replacing(path, is_shared=True) as aside,
         ):
             if answer.status_code != 200:
+                reason = one_line(answer.reason, 80)
                 raise WeightsUnavailableError(
-                    f"{server} answers {answer.status_code} {answer.reason} for {url}. "
+                    f"{server} answers {answer.status_code} {reason} for {url}. "
                     f"VFNET_WEIGHTS_URL names a mirror. Or {_from_table(path.parent.name)}"
                 )
             has_begun = True
-            total = int(answer.headers.get("Content-Length") or 0)
+            stated = answer.headers.get("Content-Length", "")
+            total = int(stated) if stated.isdecimal() and len(stated) < 16 else 0
             progress = Progress(total // 10**6 or None, f"MB of {path.name}")
             with open(aside, "wb") as file:
                 for block in answer.iter_content(10**6):
@@ -159,6 +164,11 @@ def _download(url, path):
                     digest.update(block)
                     new = (size + len(block)) // 10**6 - size // 10**6
                     size += len(block)
+                    if size > MAX_BYTES:
+                        raise WeightsUnavailableError(
+                            f"{url} gives more than {MAX_BYTES} bytes, which are no "
+                            "weights of VarifocalNet. Nothing was kept"
+                        )
                     if new:
                         progress.add(new)
             progress.close()
@@ -186,7 +196,8 @@ def _download(url, path):
                 "VFNET_WEIGHTS_URL names a mirror"
             )
         else:
-            reason = f"{url} cannot be fetched: {error}. Look at VFNET_WEIGHTS_URL"
+            shown = one_line(error, 200)  # such as a redirect to ftp
+            reason = f"{url} cannot be fetched: {shown}. Look at VFNET_WEIGHTS_URL"
         if not has_begun:
             _unreachable.add(server)
         raise WeightsUnavailableError(f"{reason}. {remedy}") from error

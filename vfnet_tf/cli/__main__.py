@@ -3,6 +3,7 @@
 `python -m vfnet_tf.cli COMMAND ...` and `scripts/COMMAND.py ...` are the same.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import sys
@@ -12,6 +13,7 @@ from typing import Annotated
 
 import vfnet_tf
 from vfnet_tf.cli.process import hide_start_notes
+from vfnet_tf.foreign_text import terminal_text
 
 #: command -> (module of `OPTIONS` and `run(options)`, what it does)
 COMMANDS = {
@@ -112,17 +114,32 @@ def run_command(name, arguments=None, prog=None):
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             module = importlib.import_module(COMMANDS[name][0])
-            return module.run(_parse(module.OPTIONS, arguments)) or 0
+            options = _parse(module.OPTIONS, arguments)
+            with contextlib.redirect_stdout(_PlainStream(sys.stdout)):
+                return module.run(options) or 0
     except USER_ERRORS as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {terminal_text(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
     finally:
         sys.argv[0] = program
+
+
+class _PlainStream:
+    """A text stream through which names of files and classes cannot steer a terminal."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text):
+        return self._stream.write(terminal_text(text))
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
 
 
 def _parse(options, arguments):
@@ -143,7 +160,7 @@ def _parse(options, arguments):
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
     """Prints one line without the place in the code."""
-    print(f"warning: {message}", file=file or sys.stderr)
+    print(f"warning: {terminal_text(message)}", file=file or sys.stderr)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from vfnet_tf.foreign_text import terminal_text
+
 
 @dataclasses.dataclass(frozen=True)
 class ConvertDataOptions:
@@ -59,5 +61,6 @@ def run(options):
         f"{conversion.num_boxes} boxes"
     )
     for split, fault in conversion.faults.items():
-        print(f"error: the split {split} was left out: {fault}", file=sys.stderr)
+        text = terminal_text(f"the split {split} was left out: {fault}")
+        print(f"error: {text}", file=sys.stderr)
     return 1 if conversion.faults else 0

@@ -5,6 +5,7 @@ import glob
 import os
 import pathlib
 import re
+import urllib.parse
 import urllib.request
 
 import numpy as np
@@ -16,13 +17,15 @@ from vfnet_tf.data.images.numpy_decode import pixels_of
 from vfnet_tf.data.images.places import find_place
 from vfnet_tf.data.images.reasons import ImageError
 from vfnet_tf.data.unread_files import OTHER_IMAGE_SUFFIXES
+from vfnet_tf.foreign_text import one_line
 from vfnet_tf.inference import video
+from vfnet_tf.inference.download import fetch
 
 #: Most bytes that a URL may give; a photograph has a tenth of that.
 MAX_DOWNLOAD = 64 * 2**20
 
-#: Seconds to wait for a server.
-DOWNLOAD_TIMEOUT = 30.0
+#: Seconds that a URL may take, from the look-up of the name to the last byte.
+DOWNLOAD_SECONDS = 60.0
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _URL_SCHEMES = ("http", "https", "file")
@@ -197,30 +200,36 @@ def load_file(path, name=None):
 
 
 def download(url, path):
-    """Fetches a URL into a file, at most `MAX_DOWNLOAD` bytes of it."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme.lower() == "file":
-        named = urllib.request.url2pathname(parts.path)
-        error = regular_file_error(named) if os.path.exists(named) else ""
-        if error:
-            raise ValueError(f"A URL must be of a file. Received: {url}, which {error}")
-    request = urllib.request.Request(url, headers={"User-Agent": "vfnet_tf"})
+    """Fetches a URL into a file, at most `MAX_DOWNLOAD` bytes of it.
+
+    Raises:
+        ValueError: naming the URL and why there is nothing; see `download.fetch`.
+    """
     try:
-        with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT) as answer:
-            contents = answer.read(MAX_DOWNLOAD + 1)
-    except urllib.error.HTTPError as error:
-        reason = f"the server answers {error.code} {error.reason}"
-        raise ValueError(f"A URL must exist. Received: {url}, {reason}") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+        if urllib.parse.urlsplit(url).scheme.lower() == "file":
+            contents = _read_local(url)
+        else:
+            contents = fetch(url, MAX_DOWNLOAD, DOWNLOAD_SECONDS)
+    except ValueError as error:
         raise ValueError(
-            f"A URL must be reachable. Received: {url}, {reason}"
-        ) from error
-    if len(contents) > MAX_DOWNLOAD:
-        raise ValueError(
-            f"A URL must give at most {MAX_DOWNLOAD} bytes. Received: {url} with more"
-        )
+            "A URL must be reachable and give one image of at most "
+            f"{MAX_DOWNLOAD} bytes. Received: {one_line(url)}, {error}"
+        ) from None
     pathlib.Path(path).write_bytes(contents)
+
+
+def _read_local(url):
+    """The bytes that a file URL names."""
+    path = urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
+    problem = regular_file_error(path)
+    if problem:
+        raise ValueError(f"which {problem}")
+    if os.path.getsize(path) > MAX_DOWNLOAD:
+        raise ValueError(f"which has more than {MAX_DOWNLOAD} bytes")
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"which cannot be read: {error.strerror}") from None
 
 
 def pixels_of_pil(image):

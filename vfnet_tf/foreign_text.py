@@ -1,0 +1,60 @@
+"""Text and values of others in messages: on one line, cut, without control characters."""
+
+import reprlib
+import unicodedata
+
+# Marks that turn the direction of the text behind them (Unicode TR9), and line ends that
+# are no control characters.
+_TURNING = frozenset("\u061c\u200e\u200f\u2028\u2029")
+_TURNING |= {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
+_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = 8
+_SHORT.maxstring = _SHORT.maxother = 160
+
+
+def one_line(text, max_length=400):
+    """A text of others as one line that a terminal, a page or a figure can show.
+
+    Control characters (also escape codes and line breaks), marks that turn the direction
+    and lone surrogates are written out as in Python.
+
+    Args:
+        text: anything with a `str`.
+        max_length: int, characters; the middle of a longer text is left out.
+    """
+    text = str(text)
+    if len(text) > max_length:
+        half = (max_length - 1) // 2
+        text = f"{text[: max_length - 1 - half]}…{text[len(text) - half :]}"
+    return _written_out(text, "")
+
+
+def terminal_text(text):
+    """The text without what steers a terminal; line breaks and tabs stay."""
+    return _written_out(str(text), "\n\t")
+
+
+def clipped(value, max_length=200):
+    """The `repr` of a value from a file, at most so long.
+
+    The work is bounded too: what is deep or wide is left out before it is written.
+    """
+    try:
+        return one_line(_SHORT.repr(value), max_length)
+    except ValueError:  # Python writes out no integer of more than 4300 digits.
+        return f"a {type(value).__name__} of too many digits"
+
+
+def _written_out(text, kept):
+    if text.isascii() and text.isprintable():  # nearly all
+        return text
+    return "".join(
+        c if c in kept or not _steers(c) else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
+
+
+def _steers(character):
+    return character in _TURNING or unicodedata.category(character) in ("Cc", "Cs")
