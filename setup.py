@@ -22,7 +22,7 @@ REQUIREMENTS = [
 
 EXTRAS = {
     # The page of `vfnet demo`.
-    "demo": ["flask>=3.1"],
+    "demo": ["flask>=3.1", "waitress>=3.0"],
     # The site that `make docs` builds.
     "docs": ["furo>=2025.7", "myst-parser>=4.0", "sphinx>=8.2"],
     "fast-eval": ["faster-coco-eval>=1.6"],
@@ -80,6 +80,7 @@ EXTRAS = {
         "tensorflow-serving-api>=2.20",
         "torch==2.13.0",
         "urllib3>=2.0",
+        "waitress>=3.0",
     ],
 }
 # Rules and formatter change between versions. .pre-commit-config.yaml has the same one.

@@ -19,6 +19,7 @@ from tests.browser import Page
 from vfnet_tf.cli.__main__ import main
 
 pytest.importorskip("flask", reason="the extra `demo` is not installed")
+pytest.importorskip("waitress", reason="the extra `demo` is not installed")
 
 from vfnet_tf.cli import demo
 
@@ -86,21 +87,31 @@ def serve():
 
     def start(detector):
         listening = demo.listen("127.0.0.1", 0)
-        server = demo.make_server(detector, "127.0.0.1", listening)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append((server, listening))
+        server = demo.make_server(detector, ["127.0.0.1"], listening)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        servers.append((server, thread))
         return f"http://127.0.0.1:{listening.getsockname()[1]}"
 
     yield start
-    for server, listening in servers:
-        server.shutdown()
-        server.server_close()
-        listening.close()
+    for server, thread in servers:
+        stop(server)
+        thread.join()
+
+
+def stop(server):
+    """Ends the loop of `server.run` as Ctrl-C does, from any thread."""
+
+    def interrupt(now):
+        raise KeyboardInterrupt
+
+    server.maintenance, server.next_channel_cleanup = interrupt, 0
+    server.pull_trigger()
 
 
 @pytest.fixture
 def web(found):
-    return demo.make_app(found, "127.0.0.1").test_client()
+    return demo.make_app(found, ["127.0.0.1"]).test_client()
 
 
 def jpeg(pixels):
@@ -161,9 +172,37 @@ def test_pages_of_other_hosts_cannot_use_it(web, found):
     assert web.get("/", base_url="http://evil.example:7860").status_code == 400
     assert web.get("/", base_url="http://localhost:7860").status_code == 200
     assert not found.contents
-    # Who listens on all addresses is called by many names.
-    other = demo.make_app(found, "0.0.0.0").test_client()
-    assert other.get("/", base_url="http://box.example:7860").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("hosts", "right", "wrong"),
+    [
+        (
+            ["127.0.0.1"],
+            "127.0.0.1 127.0.0.1:7860 127.8.9.1:80 [::1] [::1]:7860 localhost LOCALHOST:1",
+            "evil.example 192.0.2.7 127.0.0.1.evil.example [::1]evil :7860 a:b localhost.",
+        ),
+        (["::1"], "[::1] [::1]:7860 localhost 127.0.0.1", "[::2] evil.example [::1]:x"),
+        (
+            ["192.0.2.7"],
+            "192.0.2.7 192.0.2.7:7860 127.0.0.1 [::1]",
+            "192.0.2.8 evil.example:7860 [2001:db8::1]",
+        ),
+        (
+            ["2001:DB8::1"],
+            "[2001:db8::1] [2001:db8:0::1]:7860",
+            "[2001:db8::2] 2001:db8::1",
+        ),
+        # Only names can be made to point here.
+        (["0.0.0.0"], "192.0.2.7:7860 [2001:db8::1]", "box.example evil.example"),
+        (["0.0.0.0", "Box.example"], "box.example:7860 192.0.2.7", "evil.example"),
+    ],
+)
+def test_the_host_of_a_request_names_the_server(hosts, right, wrong):
+    for header in right.split():
+        assert demo.is_named(header, hosts), header
+    for header in (*wrong.split(), "", " ", "localhost localhost"):
+        assert not demo.is_named(header, hosts), header
 
 
 @pytest.fixture(scope="module")
@@ -257,8 +296,10 @@ def test_mistakes_end_in_one_message(tmp_path, mistake, arguments, message):
 
 
 def test_without_the_extra_it_is_named(tmp_path, mistake, monkeypatch):
-    monkeypatch.setitem(sys.modules, "flask", None)
-    assert "pip install 'vfnet_tf[demo]'" in mistake("demo", tmp_path)
+    for library in ("flask", "waitress"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, library, None)
+            assert "pip install 'vfnet_tf[demo]'" in mistake("demo", tmp_path)
 
 
 def test_the_command_serves_until_interrupted(tmp_path, capsys, monkeypatch, found):
@@ -268,30 +309,23 @@ def test_the_command_serves_until_interrupted(tmp_path, capsys, monkeypatch, fou
     monkeypatch.setattr(demo, "ServedDetector", lambda directory: found)
     make = demo.make_server
 
-    def make_and_ask(detector, host, listening):
-        server = make(detector, host, listening)
+    def make_and_ask(detector, hosts, listening):
+        server = make(detector, hosts, listening)
         port = listening.getsockname()[1]
 
-        def serve_one():
-            asked = []
+        def ask():
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
+                asked.append(answer.status)
+            stop(server)
 
-            def ask():
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
-                    asked.append(answer.status)
-
-            thread = threading.Thread(target=ask)
-            thread.start()
-            server.handle_request()
-            thread.join()
-            assert asked == [200]
-            raise KeyboardInterrupt
-
-        server.serve_forever = serve_one
+        threading.Thread(target=ask).start()
         return server
 
+    asked = []
     monkeypatch.setattr(demo, "make_server", make_and_ask)
     assert main(["demo", str(tmp_path), "--port", "0"]) == 0
     printed = capsys.readouterr().out
+    assert asked == [200]
     assert f"model      {tmp_path / 'saved_model'}" in printed
     assert "open       http://127.0.0.1:" in printed and "stopped" in printed
     assert "no password" not in printed

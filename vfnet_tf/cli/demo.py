@@ -1,11 +1,14 @@
 """`vfnet demo`: a local page that shows the detections of an exported detector.
 
-Flask serves it, and it loads nothing from elsewhere.
+Flask answers, waitress serves, and the page loads nothing from elsewhere.
 """
 
 import dataclasses
+import functools
+import ipaddress
 import logging
 import pathlib
+import re
 import socket
 import threading
 import time
@@ -15,7 +18,14 @@ import tyro
 
 #: Largest size of an uploaded image in bytes.
 MAX_UPLOAD = 64 * 2**20
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+#: Requests at a time, and connections at a time; further ones wait.
+MAX_THREADS = 4
+MAX_CONNECTIONS = 32
+#: Seconds after which a connection without a byte is closed, and any that gives none of
+#: its requests as a whole.
+IDLE_SECONDS = 30
+CONNECTION_SECONDS = 120
+_HOST_HEADER = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:\[\]]+)(:[0-9]{1,5})?")
 _PAGE = pathlib.Path(__file__).parent / "demo_page"
 # No content from another host and none inline; images come from the browser's memory.
 _POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'"
@@ -39,6 +49,9 @@ class DemoOptions:
     page asks for no password"""
     port: int = 7860
     """port of the page; 0 takes a free one"""
+    allow_host: tuple[str, ...] = ()
+    """further names under which the page may be asked for, such as the name of this
+    computer in its network"""
 
 
 OPTIONS = DemoOptions
@@ -55,18 +68,17 @@ def run(options):
         detector = ServedDetector(directory)
         seconds = time.perf_counter() - start
         print(f"loaded     in {seconds:.0f} s, first image included")
-        server = make_server(detector, options.host, listening)
+        hosts = (options.host, *options.allow_host)
+        server = make_server(detector, hosts, listening)
         host = f"[{options.host}]" if ":" in options.host else options.host
-        if options.host not in _LOOPBACK:
+        if not _is_own(options.host):
             print(
                 "others     who reach this address may use the page: it has no password"
             )
         port = listening.getsockname()[1]
         print(f"open       http://{host}:{port}", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print("stopped")
+        server.run()  # until Ctrl-C
+        print("stopped")
     return 0
 
 
@@ -74,9 +86,10 @@ def import_flask():
     """Returns the module flask; an ImportError names the extra `demo`."""
     try:
         import flask
+        import waitress  # noqa: F401 - told before the detector is loaded
     except ImportError as error:
         raise ImportError(
-            "The page needs Flask: pip install 'vfnet_tf[demo]'"
+            "The page needs Flask and waitress: pip install 'vfnet_tf[demo]'"
         ) from error
     return flask
 
@@ -241,20 +254,57 @@ def _refusal(message):
     return f"The model takes whole JPEG and PNG images only. It said: {detail}"
 
 
-def make_app(detector, host):
+def is_named(header, hosts):
+    """Whether the `Host` of a request names this server.
+
+    Args:
+        header: str, the field of the request, with or without a port.
+        hosts: names and addresses of the server; those of this computer's loopback are
+            always right. Where it listens at all addresses (`0.0.0.0`, `::`), every
+            address is right: only names can be made to point here by others.
+    """
+    match = _HOST_HEADER.fullmatch(header.lower())
+    if match is None:
+        return False
+    name = match[1].strip("[]")
+    if _is_own(name) or name in [host.lower() for host in hosts]:
+        return True
+    address, listening = _address(name), [_address(host) for host in hosts]
+    return address is not None and (
+        address in listening or any(one and one.is_unspecified for one in listening)
+    )
+
+
+def _is_own(name):
+    address = _address(name)
+    return name == "localhost" or (address is not None and address.is_loopback)
+
+
+def _address(name):
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None
+
+
+def make_app(detector, hosts):
     """The Flask application over a `ServedDetector`.
 
     Args:
         detector: has `describe()` and `detect(contents)`.
-        host: str, the address of the server. On an address of this computer it refuses
-            requests that name another host: a foreign page whose name points here could
-            read the answers.
+        hosts: str, see `is_named`. Requests under another name are refused: a foreign
+            page whose name was made to point here could read the answers.
     """
     flask = import_flask()
     app = flask.Flask("vfnet_demo", static_folder=_PAGE, static_url_path="")
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD
-    if host in _LOOPBACK:
-        app.config["TRUSTED_HOSTS"] = ["127.0.0.1", "localhost", "[::1]"]
+
+    @app.before_request
+    def check_host():
+        if not is_named(flask.request.headers.get("Host", ""), hosts):
+            names = "this server's own address; --allow-host NAME adds another"
+            return {"error": f"The Host of a request must be {names}"}, 400
+        return None
 
     @app.get("/")
     def page():
@@ -288,11 +338,33 @@ def make_app(detector, host):
     return app
 
 
-def make_server(detector, host, listening):
-    """A threaded server of `make_app` on a listening socket."""
-    from werkzeug.serving import make_server as make
+def make_server(detector, hosts, listening):
+    """A waitress server of `make_app` on a listening socket; `run` serves until Ctrl-C.
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    port = listening.getsockname()[1]
-    app = make_app(detector, host)
-    return make(host, port, app, threaded=True, fd=listening.fileno())
+    A thread gets a request when all of it is there, so that slow clients hold none.
+    """
+    from waitress import create_server
+
+    logging.getLogger("waitress").setLevel(logging.CRITICAL)
+    server = create_server(
+        make_app(detector, hosts),
+        sockets=[listening],
+        threads=MAX_THREADS,
+        connection_limit=MAX_CONNECTIONS,
+        channel_timeout=IDLE_SECONDS,
+        cleanup_interval=min(5, IDLE_SECONDS),
+        # Above Flask's limit, whose message the page can show.
+        max_request_body_size=MAX_UPLOAD + 2**20,
+        max_request_header_size=2**15,
+        ident=None,
+    )
+    server.maintenance = functools.partial(_close_old, server, server.maintenance)
+    return server
+
+
+def _close_old(server, close_idle, now):
+    """Closes idle connections, and those that take too long for one request."""
+    close_idle(now)
+    for channel in server.active_channels.values():
+        if not channel.requests and channel.creation_time < now - CONNECTION_SECONDS:
+            channel.will_close = True
