@@ -8,11 +8,6 @@ import unicodedata
 _TURNING = frozenset("\u061c\u200e\u200f\u2028\u2029")
 _TURNING |= {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel = 3
-_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = 8
-_SHORT.maxstring = _SHORT.maxother = 160
-
 
 def one_line(text, max_length=400):
     """A text of others as one line that a terminal, a page or a figure can show.
@@ -36,13 +31,17 @@ def terminal_text(text):
     return _written_out(str(text), "\n\t")
 
 
-def clipped(value, max_length=200):
-    """The `repr` of a value from a file, at most so long.
+def clipped(value, max_length=200, max_items=8):
+    """The `repr` of a value from a file, at most so long, of at most so many items.
 
     The work is bounded too: what is deep or wide is left out before it is written.
     """
+    short = reprlib.Repr()
+    short.maxlevel = 3
+    short.maxdict = short.maxlist = short.maxtuple = short.maxset = max_items
+    short.maxstring = short.maxother = max_length
     try:
-        return one_line(_SHORT.repr(value), max_length)
+        return one_line(short.repr(value), max_length)
     except ValueError:  # Python writes out no integer of more than 4300 digits.
         return f"a {type(value).__name__} of too many digits"
 

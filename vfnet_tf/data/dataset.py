@@ -13,6 +13,7 @@ import numpy as np
 
 from vfnet_tf.data.images.reasons import Reason
 from vfnet_tf.data.text import printable
+from vfnet_tf.foreign_text import one_line
 
 # Official training leaves out smaller images and smaller boxes (docs/parity.md, S33).
 MIN_IMAGE_SIDE = 32
@@ -157,7 +158,7 @@ class ReadReport:
         self._note("clipped", CLIPPED, example, path, box)
 
     def _note(self, key, reason, example, path, box):
-        example = printable(example)
+        example = one_line(printable(example))
         examples = self.examples.setdefault(key, [])
         if len(examples) < _MAX_EXAMPLES:
             examples.append(example)
@@ -280,7 +281,7 @@ class DetectionDataset:
 
 def listed(texts):
     """Texts one a line, at most twenty and then how many more."""
-    lines = [f"\n  {text}" for text in texts[:MAX_LISTED]]
+    lines = [f"\n  {one_line(text, 1000)}" for text in texts[:MAX_LISTED]]
     if len(texts) > MAX_LISTED:
         lines.append(f"\n  and {len(texts) - MAX_LISTED} more")
     return "".join(lines)

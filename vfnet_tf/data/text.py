@@ -11,6 +11,7 @@ import os
 import unicodedata
 
 from vfnet_tf.data.folders import regular_file_error
+from vfnet_tf.foreign_text import clipped
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -101,7 +102,9 @@ def read_json(path):
     gc.disable()  # A fifth of the time: nothing of a json can be garbage yet.
     try:
         return json.loads(read_text(path), object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise ValueError("must be valid json (it is nested too deeply)") from None
+    except ValueError as error:
         raise ValueError(f"must be valid json ({error})") from error
     finally:
         if was_enabled:
@@ -122,7 +125,7 @@ def _object(pairs):
     if len(found) < len(pairs):
         for key, value in pairs:
             if found[key] is not value and found[key] != value:
-                raise ValueError(f"the key {key!r} comes twice with two values")
+                raise ValueError(f"the key {clipped(key)} comes twice with two values")
     return found
 
 

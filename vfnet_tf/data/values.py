@@ -9,6 +9,8 @@ from math import isfinite
 
 import numpy as np
 
+from vfnet_tf.foreign_text import clipped
+
 #: Texts for a missing value; pandas and spreadsheets write them.
 _BLANK_TEXTS = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>"})
 _FLAG_TEXTS = {
@@ -97,7 +99,7 @@ def read_crowd(entry):
     for name in _CROWD_FLAGS & entry.keys():
         flag = read_flag(entry[name])
         if flag is None:
-            return False, f"{name}={entry[name]!r}"
+            return False, f"{name}={clipped(entry[name])}"
         is_crowd |= flag
     return is_crowd, ""
 
@@ -120,6 +122,7 @@ def read_size(height, width):
         return None
     if any(side is None or side < 1 for side in sides):
         raise ValueError(
-            f"must have a size of positive integers: height {height!r}, width {width!r}"
+            "must have a size of positive integers: "
+            f"height {clipped(height)}, width {clipped(width)}"
         )
     return tuple(sides)

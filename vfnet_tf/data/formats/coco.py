@@ -54,6 +54,7 @@ from vfnet_tf.data.images.reasons import Reason
 from vfnet_tf.data.splits import SPLITS, FoundSplits, by_split, split_named
 from vfnet_tf.data.text import NOT_UTF8, is_valid, printable, read_json
 from vfnet_tf.data.values import is_blank, read_crowd, read_id, read_number, read_size
+from vfnet_tf.foreign_text import clipped
 
 # Further keys of a json that `coco_content` made from another format: the source of an
 # entry, why an image cannot be used (text and `Reason`), and the objects without a box.
@@ -93,9 +94,14 @@ def _load_json(annotation_file, training):
             raise ValueError(
                 f"The annotation file must have the keys {keys}, each a list of "
                 f"objects; {key!r} is missing or is not. Received: "
-                f"annotation_file={str(annotation_file)!r}, keys={sorted(content)}"
+                f"annotation_file={str(annotation_file)!r}, keys={clipped(sorted(content))}"
             )
     return content
+
+
+def _shown(names):
+    """Names of classes for a message: a hundred of them, as LVIS has 1,203."""
+    return clipped(list(names), 2000, 100)
 
 
 def _read_categories(content, class_names, annotation_file):
@@ -107,13 +113,14 @@ def _read_categories(content, class_names, annotation_file):
         if category_id is None or not is_name:
             raise ValueError(
                 "Each category must have an integer id and a name in UTF-8. "
-                f"Received: category={category} in {str(annotation_file)!r}"
+                f"Received: category={clipped(category)} in {str(annotation_file)!r}"
             )
         name = unicodedata.normalize("NFC", name)
         if category_id in found:
             raise ValueError(
-                f"Category ids must be unique: {found[category_id]!r} and {name!r} "
-                f"share one. Received: id={category_id} in {str(annotation_file)!r}"
+                f"Category ids must be unique: {clipped(found[category_id])} and "
+                f"{clipped(name)} share one. "
+                f"Received: id={category_id} in {str(annotation_file)!r}"
             )
         found[category_id] = name
     # In other formats all labels may be unreadable: another message tells that.
@@ -130,21 +137,21 @@ def _read_categories(content, class_names, annotation_file):
     elif len(set(class_names)) != len(class_names) or not class_names:
         raise ValueError(
             "`class_names` must be at least one name, each once. "
-            f"Received: class_names={list(class_names)}"
+            f"Received: class_names={_shown(class_names)}"
         )
     class_names = [unicodedata.normalize("NFC", name) for name in class_names]
     missing = [name for name in class_names if name not in by_name]
     if missing:
         raise ValueError(
             f"All classes must be in the annotation file {str(annotation_file)!r}. "
-            f"Expected: {list(class_names)}. Found: {sorted(by_name)}. "
-            f"Received: missing={missing}"
+            f"Expected: {_shown(class_names)}. Found: {_shown(sorted(by_name))}. "
+            f"Received: missing={_shown(missing)}"
         )
     repeated = {name: by_name[name] for name in class_names if len(by_name[name]) > 1}
     if repeated:
         raise ValueError(
             "Category names must be unique, or labels could not be told apart. "
-            f"Received: {repeated} (name: ids) in {str(annotation_file)!r}"
+            f"Received: {clipped(repeated)} (name: ids) in {str(annotation_file)!r}"
         )
     return tuple(class_names), tuple(by_name[name][0] for name in class_names), found
 
@@ -395,12 +402,14 @@ def _list_images(content, image_dir, level):
             refuse(printable(name), f"{reason}: rename the file")
             continue
         if not isinstance(name, str) or name not in paths:
-            text = f"has no file_name (id {image.get('id')!r})"
+            text = f"has no file_name (id {clipped(image.get('id'))})"
             refuse(f"images[{index}]", text)
             continue
         # -1 marks the repeats that fill a batch.
         if image_id is None or image_id < 0:
-            refuse(name, f"must have an integer id >= 0, has {image.get('id')!r}")
+            refuse(
+                name, f"must have an integer id >= 0, has {clipped(image.get('id'))}"
+            )
             continue
         if image_id in first_name:
             refuse(name, f"has id {image_id}, as {first_name[image_id]} has")
@@ -534,14 +543,22 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
             name = f"annotation {annotation_id}"
         name = annotation.get(SOURCE_KEY, name)
         image_id = annotation.get("image_id")
+        image_key = read_id(image_id)
         category_id, bbox = annotation.get("category_id"), annotation.get("bbox")
         report.num_masks += bool(annotation.get("segmentation"))
         if annotation_id >= 0:
-            content_of = (image_id, category_id, repr(bbox))
+            content_of = tuple(
+                clipped(value) if known is None else known
+                for value, known in (
+                    (image_id, image_key),
+                    (category_id, read_id(category_id)),
+                    (bbox, _finite_box(bbox)),
+                )
+            )
             first = first_with_id.setdefault(annotation_id, content_of)
             if first is not content_of:
                 if first == content_of:
-                    report.drop(DUPLICATE, f"{name} (image id {image_id})")
+                    report.drop(DUPLICATE, f"{name} (image id {clipped(image_id)})")
                     continue
                 # Evaluation looks annotations up by id: it would find one of the two.
                 raise ValueError(
@@ -549,17 +566,16 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
                     f"truth. Received: id={annotation_id} for (image id, category id, "
                     f"bbox) {first} and {content_of} in {report.annotation_file!r}"
                 )
-        image_key = read_id(image_id)
         if image_key not in good:
             is_skipped = image_key in skipped_ids
             reason = SKIPPED_IMAGE if is_skipped else UNKNOWN_IMAGE
-            report.drop(reason, f"{name} (image id {image_id!r})")
+            report.drop(reason, f"{name} (image id {clipped(image_id)})")
             continue
         path, header = good[image_key]
         name = f"{name} in {os.path.basename(path)}"
         category_key = read_id(category_id)
         if category_key not in found:
-            text = f"{name} (category id {category_id!r})"
+            text = f"{name} (category id {clipped(category_id)})"
             report.drop(UNKNOWN_CATEGORY, text, path, _corners(bbox))
             continue
         if category_key not in labels:
@@ -574,10 +590,10 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
         box, reason, is_clipped = clip_box(bbox, area, header.height, header.width)
         if box is None:
             value = area if reason == BAD_AREA else bbox
-            report.drop(reason, f"{name} ({value})", path, _corners(bbox))
+            report.drop(reason, f"{name} ({clipped(value)})", path, _corners(bbox))
             continue
         if is_clipped and not is_crowd:
-            report.clip(f"{name} ({bbox})", path, _corners(bbox))
+            report.clip(f"{name} ({clipped(bbox)})", path, _corners(bbox))
         found_objects = crowds if is_crowd else objects
         found_objects[image_key].append((box, labels[category_key], annotation_id))
     return objects, crowds
@@ -726,7 +742,7 @@ def read_coco(
         raise ValueError(
             "The dataset must not be empty: no image "
             f"{'with a usable box ' if training else ''}is left. Expected classes: "
-            f"{list(names)}. Found categories: {sorted(found.values())}. "
+            f"{_shown(names)}. Found categories: {_shown(sorted(found.values()))}. "
             f"Received: {report.summary()}"
         )
     return DetectionDataset(

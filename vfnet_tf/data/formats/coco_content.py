@@ -18,6 +18,7 @@ from vfnet_tf.data.formats.coco import (
 from vfnet_tf.data.images.reasons import Reason
 from vfnet_tf.data.text import NOT_UTF8, is_valid, plain_name, printable, read_lines
 from vfnet_tf.files import cache_directory, write_file
+from vfnet_tf.foreign_text import clipped
 
 
 class CocoContent:
@@ -152,6 +153,6 @@ def read_class_names(directory):
     if reason or not names or len(set(names)) != len(names):
         raise ValueError(
             "classes.txt must name at least one class, each once, one a line, in UTF-8. "
-            f"Received: {reason or names} in {str(path)!r}"
+            f"Received: {reason or clipped(names)} in {str(path)!r}"
         )
     return names

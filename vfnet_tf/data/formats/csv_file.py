@@ -17,6 +17,7 @@ from vfnet_tf.data.formats.coco_content import CocoContent, read_class_names
 from vfnet_tf.data.splits import SPLITS, FoundSplits, by_split, split_named
 from vfnet_tf.data.text import NOT_UTF8, is_valid, plain_name, printable, read_text
 from vfnet_tf.data.values import CROWD_FLAGS, is_blank, read_number, read_size
+from vfnet_tf.foreign_text import clipped, one_line
 
 COLUMNS = ("split", "image", "x1", "y1", "x2", "y2", "label", "crowd")
 # Names that TensorFlow's older tools and others give to columns.
@@ -84,7 +85,7 @@ def find_csv_splits(path):
             if own is None:
                 raise ValueError(
                     f"`split` must be one of {', '.join(SPLITS)}, valid or validation. "
-                    f"Received: {named!r} in {file} line {row['line']}"
+                    f"Received: {clipped(named)} in {file} line {row['line']}"
                 )
             tables.setdefault(own, (file, []))[1].append(row)
     if not tables and faults:
@@ -211,7 +212,7 @@ def _read_rows(path):
             "A CSV file must begin with a line that names the columns "
             f"{', '.join(_HEADERLESS)} (and split, crowd, width, height), separated by "
             "commas, or have those six without names. Received: "
-            f"{str(path)!r}, which begins with {printable(str(first))}"
+            f"{str(path)!r}, which begins with {clipped(first)}"
         )
     return rows
 
@@ -224,7 +225,7 @@ def _row(names, texts, line):
     elif not all(map(is_valid, texts)):
         wrong = next(text for text in texts if not is_valid(text))
         row["error"] = f"line {NOT_UTF8}, save the file so"
-        row["shown"] = f" ({printable(wrong)})"
+        row["shown"] = f" ({one_line(printable(wrong), 80)})"
     elif is_blank(row["image"]):
         row["error"] = "line names no image"
     else:

@@ -24,9 +24,12 @@ from vfnet_tf.data.images.reasons import Reason
 from vfnet_tf.data.splits import FoundSplits, by_split, split_named
 from vfnet_tf.data.text import decode_text, has_mark, plain_name, read_lines
 from vfnet_tf.data.values import CROWD_FLAGS, read_number
+from vfnet_tf.foreign_text import clipped, one_line
 
 # An object takes about 300 bytes: room for thirty thousand.
 MAX_XML_BYTES = 10 * 2**20
+MAX_XML_ELEMENTS = 600_000
+MAX_XML_DEPTH = 50
 NO_NAME = "object has no name"
 REPEATED = "object states something twice"
 
@@ -251,17 +254,36 @@ def _find_image(name, stated, places, listing):
             if len(by_case) == 1:
                 found = by_case
             if len(found) > 1:
-                text = (
-                    f"the name of its image, {' or '.join(found)}: it states {stated!r}"
-                )
+                text = f"the name of its image, {' or '.join(found)}: "
+                text += f"it states {clipped(stated)}"
                 return None, f"must have in <filename> {text}", Reason.BAD_ENTRY
             if found:
                 return path.parent / found[0], None, None
     return None, f"has no image {name}.jpg, .png, ...", Reason.MISSING
 
 
-class _NoDoctype(ElementTree.TreeBuilder):
-    """Stops at a DTD: its entities can fill the memory, and no annotation needs one."""
+class _Bounded(ElementTree.TreeBuilder):
+    """Stops at what no annotation needs and what can fill the memory.
+
+    That is a DTD, whose entities multiply, and elements in too large a number or depth.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._count = self._depth = 0
+
+    def start(self, tag, attributes):
+        self._count += 1
+        self._depth += 1
+        if self._count > MAX_XML_ELEMENTS:
+            raise ValueError(f"has more than {MAX_XML_ELEMENTS} elements")
+        if self._depth > MAX_XML_DEPTH:
+            raise ValueError(f"is nested deeper than {MAX_XML_DEPTH} elements")
+        return super().start(tag, attributes)
+
+    def end(self, tag):
+        self._depth -= 1
+        return super().end(tag)
 
     def doctype(self, name, public_id, system_id):
         raise ValueError("has a DTD, which is refused")
@@ -294,7 +316,7 @@ def _read_xml(path):
         raise ValueError(f"cannot be read: {error.strerror}") from error
     if len(text) > MAX_XML_BYTES:
         raise ValueError(f"is larger than {MAX_XML_BYTES} bytes")
-    parser = ElementTree.XMLParser(target=_NoDoctype())
+    parser = ElementTree.XMLParser(target=_Bounded())
     try:
         # Where they differ, the byte order mark is right and not the declaration.
         parser.feed(decode_text(text) if has_mark(text) else _recoded(text))
@@ -302,7 +324,9 @@ def _read_xml(path):
     except (ElementTree.ParseError, LookupError) as error:
         raise ValueError(f"is no valid xml: {error}") from error
     if root.tag != "annotation":
-        raise ValueError(f"is no annotation of Pascal VOC, but <{root.tag}>")
+        raise ValueError(
+            f"is no annotation of Pascal VOC, but <{one_line(root.tag, 80)}>"
+        )
     # <Object>, or an object inside another element, would be lost silently.
     found = [element.tag for element in root.iter() if element.tag.lower() == "object"]
     if len(found) != len(root.findall("object")):

@@ -5,6 +5,7 @@ more, in even number, are a polygon or an oriented box: the box around it is tak
 `kpt_shape` in the yaml, keypoints follow the box. An ambiguous line is dropped.
 """
 
+import collections
 import functools
 import json
 import os
@@ -32,8 +33,13 @@ from vfnet_tf.data.text import (
     split_lines,
 )
 from vfnet_tf.data.values import read_integer, read_number
+from vfnet_tf.foreign_text import clipped, one_line
 
-MAX_YAML_BYTES = 2**20
+# The yaml of 1,200 classes takes 30 kB.
+MAX_YAML_BYTES = 2**18
+#: Most values of a yaml, those counted again for which an alias stands.
+MAX_YAML_VALUES = 50_000
+MAX_YAML_DEPTH = 20
 
 # Eight decimals: a thousandth of a pixel even where a side has 50,000.
 _DECIMALS = 8
@@ -97,16 +103,16 @@ def find_yolo_splits(path):
     if not used:
         raise ValueError(
             "The yaml must name the images of a split by `train`, `val` or `test`. "
-            f"Received: {str(path)!r} with the keys {sorted(map(str, content))}"
+            f"Received: {str(path)!r} with the keys {clipped(list(content))}"
         )
     unused = [
-        f"{key}: of {path.name}{'' if content[key] else ', which is empty'}"
+        f"{one_line(key, 80)}: of {path.name}{'' if content[key] else ', which is empty'}"
         for keys in named.values()
         for key in keys
         if key not in used.values()
     ]
     unused += [
-        f"{key}: of {path.name}"
+        f"{one_line(key, 80)}: of {path.name}"
         for key, value in content.items()
         if isinstance(value, str)
         and key != "path"
@@ -198,26 +204,61 @@ def _read_yaml(path):
         )
 
     class Loader(yaml.SafeLoader):
-        """Refuses a key that comes twice; yaml would take the last one silently."""
+        """Refuses a key that comes twice, of which yaml would take the last one.
+
+        Refuses too many values as well: a few aliases of aliases stand for billions.
+        """
+
+        def __init__(self, stream):
+            super().__init__(stream)
+            self._counts = {}  # id of a node -> values in it
+            self._depth = 0
+
+        def compose_node(self, parent, index):
+            is_alias = self.check_event(yaml.AliasEvent)
+            self._depth += 1
+            if self._depth > MAX_YAML_DEPTH:
+                raise ValueError(f"it is nested deeper than {MAX_YAML_DEPTH} levels")
+            node = super().compose_node(parent, index)
+            self._depth -= 1
+            if not is_alias:
+                parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+                if isinstance(node, yaml.MappingNode):
+                    parts = [part for pair in parts for part in pair]
+                count = 1 + sum(self._counts[id(part)] for part in parts)
+                self._counts[id(node)] = count
+            elif id(node) not in self._counts:
+                raise ValueError("an alias stands for what it is in")
+            if self._counts[id(node)] > MAX_YAML_VALUES:
+                raise ValueError(
+                    f"it has more than {MAX_YAML_VALUES} values, those of aliases "
+                    "counted each time"
+                )
+            return node
 
         def construct_mapping(self, node, deep=False):
-            pairs = node.value
-            keys = [key.value for key, _ in pairs if not key.tag.endswith(":merge")]
-            if len(set(map(repr, keys))) < len(keys):
-                twice = next(key for key in keys if keys.count(key) > 1)
-                raise ValueError(f"the key {twice!r} comes twice")
+            keys = [
+                key.value
+                for key, _ in node.value
+                if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge")
+            ]
+            twice = [
+                key for key, count in collections.Counter(keys).items() if count > 1
+            ]
+            if twice:
+                raise ValueError(f"the key {clipped(twice[0])} comes twice")
             return super().construct_mapping(node, deep)
 
     try:
         text = read_text(path)
         wrong = [line for line in split_lines(text) if not is_valid(line)]
         if wrong:
-            raise ValueError(f"{printable(wrong[0])!r} {NOT_UTF8}")
+            raise ValueError(f"{clipped(printable(wrong[0]))} {NOT_UTF8}")
         content = yaml.load(text, Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(
             f"The file must be valid yaml ({error}). Received: {str(path)!r}"
-        ) from error
+        ) from None
     if not isinstance(content, dict):
         raise ValueError(
             "The yaml must hold keys such as path, train, val and names. Received: "
@@ -241,18 +282,21 @@ def _read_names(content, path):
         not isinstance(names, dict)
         or not names
         or any(type(key) is not int or key < 0 for key in names)
-        or any(type(name) not in (str, int) for name in names.values())
+        or any(
+            type(name) is not str and (type(name) is bool or read_integer(name) is None)
+            for name in names.values()
+        )
     ):
         raise ValueError(
             "`names` must be a list of class names, or a dict from class ids >= 0 to "
             "names; put a name like no or 1.5 in quotes. Received: "
-            f"names={names!r} in {str(path)!r}"
+            f"names={clipped(names)} in {str(path)!r}"
         )
     count = content.get("nc", len(names))
     if type(count) is bool or read_integer(count) != len(names):
         raise ValueError(
             "`nc` must be the number of `names`. Received: "
-            f"nc={count!r}, {len(names)} names in {str(path)!r}"
+            f"nc={clipped(count)}, {len(names)} names in {str(path)!r}"
         )
     ids = sorted(names)
     return ids, [str(names[class_id]) for class_id in ids]
@@ -267,7 +311,7 @@ def _keypoint_columns(content, path):
     if len(counts) != 2 or None in counts or counts[0] < 1 or counts[1] not in (2, 3):
         raise ValueError(
             "`kpt_shape` must be the number of keypoints and 2 (x, y) or 3 (visibility "
-            f"too). Received: kpt_shape={shape!r} in {str(path)!r}"
+            f"too). Received: kpt_shape={clipped(shape)} in {str(path)!r}"
         )
     return counts[0] * counts[1]
 
@@ -275,7 +319,12 @@ def _keypoint_columns(content, path):
 def _root(content, path):
     """The folder that `path` of the yaml names; if there is none, that of the yaml."""
     named = content.get("path")
-    root = path.parent / os.path.expanduser("" if named is None else str(named))
+    if not isinstance(named, str | None):
+        raise ValueError(
+            "`path` must be the name of a folder. Received: "
+            f"path={clipped(named)} in {str(path)!r}"
+        )
+    root = path.parent / os.path.expanduser(named or "")
     # A data set from elsewhere may name a folder of the computer that made it.
     return root if root.is_dir() else path.parent
 
@@ -283,15 +332,20 @@ def _root(content, path):
 def _listed_images(key, entries, root, path):
     """All image files of a split, as absolute paths in a fixed order."""
     images = []
-    for entry in entries if isinstance(entries, list) else [entries]:
-        text = str(entry)
+    for text in entries if isinstance(entries, list) else [entries]:
+        if not isinstance(text, str):
+            raise ValueError(
+                f"`{key}` must be a name of a folder or list, or a list of such names. "
+                f"Received: {key}={clipped(entries)} in {str(path)!r}"
+            )
         # Some exports write ../train/images for a folder beside the yaml.
         candidates = [root / text, root / text.removeprefix("../"), path.parent / text]
         place = next(filter(os.path.exists, candidates), None)
         if place is None:
             raise ValueError(
                 f"`{key}` must name existing folders or lists of images. Received: "
-                f"{text!r} in {str(path)!r}, looked for {str(candidates[0])!r}"
+                f"{clipped(text)} in {str(path)!r}, looked for "
+                f"{clipped(str(candidates[0]))}"
             )
         place = pathlib.Path(os.path.normpath(place))
         if place.is_dir():
@@ -304,7 +358,7 @@ def _listed_images(key, entries, root, path):
             images += _read_list(place, root)
     if not images:
         raise ValueError(
-            f"`{key}` must lead to at least one image. Received: {entries!r} in "
+            f"`{key}` must lead to at least one image. Received: {clipped(entries)} in "
             f"{str(path)!r}"
         )
     return list(dict.fromkeys(images))
