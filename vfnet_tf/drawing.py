@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vfnet_tf.files import replacing
+from vfnet_tf.foreign_text import one_line
 
 # Ten colours that differ well on photographs and in print; further ones are computed.
 _COLORS = (
@@ -125,7 +126,7 @@ def draw_detections(
             if captions is True:
                 text = _caption(labels[row], scores, row, class_names)
             else:
-                text = captions[row]
+                text = one_line(captions[row], 80)
             if not text:
                 continue
             place = _caption_place(painter, text, font, corners, canvas.size, taken)
@@ -230,7 +231,7 @@ def add_title(image, text):
     Returns:
         uint8 `[h + strip, w, 3]`.
     """
-    canvas = _as_canvas(image)
+    canvas, text = _as_canvas(image), one_line(text)
     font = _font(int(np.clip(min(canvas.size) / 28, 13, 72)))
     painter = ImageDraw.Draw(canvas)
     while text and painter.textlength(text, font=font) > canvas.width - 8:
@@ -330,6 +331,7 @@ def _caption(label, scores, row, class_names):
             f"Each label must have a name. Received: label={label}, "
             f"{len(class_names)} class names"
         )
+    name = one_line(name, 60)
     return name if scores is None else f"{name} {scores[row]:.2f}"
 
 

@@ -26,6 +26,13 @@ def one_line(text, max_length=400):
     return _written_out(text, "")
 
 
+def figure_text(text, max_length=60):
+    """A text of others for a figure, which takes `$` for mathematics."""
+    text = one_line(text, max_length).replace("$", r"\$")
+    # A legend leaves out what begins with `_`.
+    return f" {text}" if text.startswith("_") else text
+
+
 def terminal_text(text):
     """The text without what steers a terminal; line breaks and tabs stay."""
     return _written_out(str(text), "\n\t")

@@ -2,10 +2,12 @@
 
 import csv
 import os
+import warnings
 
 import numpy as np
 
 from vfnet_tf.files import replacing
+from vfnet_tf.foreign_text import figure_text
 
 
 def plot_history(history, png_path):
@@ -31,7 +33,7 @@ def plot_history(history, png_path):
     ):
         _plot_panel(axes, *panel)
     with replacing(png_path, is_shared=True) as temporary:
-        figure.savefig(temporary, dpi=110)
+        save_figure(figure, temporary, dpi=110)
 
 
 def history_figures(history):
@@ -121,6 +123,13 @@ def new_figure(width=5.6, height=3.8):
     return figure
 
 
+def save_figure(figure, file, **settings):
+    """`figure.savefig` without a warning for each character that the font has not."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from ")
+        figure.savefig(file, **settings)
+
+
 def _horizontal(columns):
     """The name and the values of the horizontal axis."""
     x_name = next((name for name in ("epoch", "step") if name in columns), "row")
@@ -152,7 +161,7 @@ def _plot_curve(axes, x, values, color, linestyle, label):
         linestyle=linestyle,
         linewidth=1.4,
         marker="." if there.sum() <= 60 else None,
-        label=label,
+        label=figure_text(label),
     )
 
 
@@ -165,7 +174,7 @@ def _finish_axes(axes, kind, title, x_name, curves):
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
-    axes.set_title(title)
+    axes.set_title(figure_text(title, 100))
     axes.set_xlabel(x_name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

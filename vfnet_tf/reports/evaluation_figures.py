@@ -3,6 +3,7 @@
 import numpy as np
 
 from vfnet_tf.drawing import class_color
+from vfnet_tf.foreign_text import figure_text
 from vfnet_tf.reports.curves import new_figure
 
 #: Largest number of classes in one figure.
@@ -53,7 +54,7 @@ def precision_recall_by_class(curves, class_names):
     axes = figure.subplots()
     for number, label in enumerate(labels):
         color = [value / 255 for value in class_color(number)]
-        name = f"{_cut(class_names[label])}: {ap[label]:.3f}"
+        name = f"{_short_name(class_names[label])}: {ap[label]:.3f}"
         axes.plot(curves.recalls, precision[:, label], color=color, label=name)
     return _finish_curves(figure, axes, title)
 
@@ -135,7 +136,7 @@ def error_costs(costs):
             f"{value:.1f}", (max(value, 0), place), (4, 0),
             textcoords="offset points", va="center", fontsize=9,
         )  # fmt: skip
-    axes.set_yticks(places, list(bars))
+    axes.set_yticks(places, [figure_text(name) for name in bars])
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlabel("gain in AP50 if mended, points")
@@ -188,7 +189,7 @@ def confusion(matrix, class_names):
         axes.text(
             column, row, text, ha="center", va="center", color=color, fontsize=size
         )
-    names = [_cut(name) for name in names]
+    names = [_short_name(name) for name in names]
     font = {"fontsize": 9 if count <= 12 else 7.5}
     axes.set_xticks(range(count), [*names, "missed"], rotation=90, **font)
     axes.set_yticks(range(count), [*names, "background"], **font)
@@ -237,5 +238,5 @@ def _short(count):
     return f"{count / 1000:.3g}k" if count >= 10000 else str(int(count))
 
 
-def _cut(name, length=16):
-    return name if len(name) <= length else name[: length - 1] + "…"
+def _short_name(name, length=16):
+    return figure_text(name if len(name) <= length else name[: length - 1] + "…")

@@ -8,6 +8,7 @@ from PIL import Image
 from vfnet_tf.data.images.numpy_decode import load_image
 from vfnet_tf.data.scan.kinds import KINDS, LEVELS
 from vfnet_tf.drawing import draw_detections
+from vfnet_tf.foreign_text import figure_text
 from vfnet_tf.reports import web_page
 from vfnet_tf.reports.curves import new_figure
 
@@ -184,7 +185,7 @@ def _class_figure(splits):
     # Symlog, so that a class with one box has a bar and one without has none.
     axes.set_xscale("symlog", linthresh=1)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_yticks(np.arange(len(shown)) + 0.4, shown)
+    axes.set_yticks(np.arange(len(shown)) + 0.4, [figure_text(name) for name in shown])
     axes.invert_yaxis()
     axes.margins(y=0.01)
     axes.set_xlabel("boxes")

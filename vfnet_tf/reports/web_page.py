@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 
 from vfnet_tf.files import write_file
+from vfnet_tf.foreign_text import terminal_text
+from vfnet_tf.reports.curves import save_figure
 
 # Readable in light and dark, on paper and on a phone; system fonts only.
 _STYLE = """
@@ -63,7 +65,7 @@ class WebPage:
 
     def html(self):
         """The whole page, str."""
-        text = html.escape
+        text = _escape
         names = [heading for heading, _, _ in self.sections]
         links = "".join(
             f'<a href="#s{number}">{text(name)}</a>'
@@ -107,7 +109,7 @@ def table_html(header, rows):
     ] or [""] * len(header)
     head, *body = (
         "".join(
-            f"<{tag}{kind}>{html.escape(cell)}</{tag}>"
+            f"<{tag}{kind}>{_escape(cell)}</{tag}>"
             for kind, cell in zip(kinds, row, strict=True)
         )
         for tag, row in (("th", list(map(str, header))), *(("td", row) for row in rows))
@@ -131,8 +133,8 @@ def figure_html(figure, caption=""):
     stream = io.BytesIO()
     # No date and no random ids, so that the same figure gives equal bytes.
     with matplotlib.rc_context({"svg.hashsalt": "vfnet_tf"}):
-        figure.savefig(
-            stream, format="svg", bbox_inches="tight", metadata={"Date": None}
+        save_figure(
+            figure, stream, format="svg", bbox_inches="tight", metadata={"Date": None}
         )
     return _figure("image/svg+xml", stream.getvalue(), caption)
 
@@ -165,13 +167,17 @@ def gallery_html(images, min_width=240):
 
 def subheading_html(text, note=""):
     """A heading within a section, with an explanation `note` below it."""
-    note = f'<p class="note">{html.escape(note)}</p>' if note else ""
-    return f"<h3>{html.escape(text)}</h3>{note}"
+    note = f'<p class="note">{_escape(note)}</p>' if note else ""
+    return f"<h3>{_escape(text)}</h3>{note}"
+
+
+def _escape(text):
+    return html.escape(terminal_text(text))
 
 
 def _figure(kind, content, caption):
     source = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-    caption = html.escape(caption)
+    caption = _escape(caption)
     return (
         f'<figure><img src="{source}" alt="{caption}">'
         f"<figcaption>{caption}</figcaption></figure>"
