@@ -56,6 +56,8 @@ def run(options):
         print(f"read       {summary}")
     for loss in conversion.losses:
         print(f"lost       {loss}")
+    for note in conversion.notes:
+        print(f"note       {note}")
     print(
         f"written    {options.out}: {options.to}, {conversion.num_images} images, "
         f"{conversion.num_boxes} boxes"

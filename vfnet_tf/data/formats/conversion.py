@@ -21,6 +21,7 @@ from vfnet_tf.data.formats.yolo import write_yolo
 from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES
 from vfnet_tf.data.images.places import find_place, open_image
 from vfnet_tf.files import filling_folder
+from vfnet_tf.foreign_text import clipped, one_line
 
 # As COCO's own files round, and one more.
 _DECIMALS = 3
@@ -73,6 +74,7 @@ class Conversion:
         summaries: list of str, what was read, one of each split.
         faults: dict split -> str, why it could not be read and was left out.
         losses: list of str, what the new format does not have.
+        notes: list of str, what to know of the images and names that were written.
         num_images: int.
         num_boxes: int, crowd regions not counted.
     """
@@ -80,6 +82,7 @@ class Conversion:
     summaries: list
     faults: dict
     losses: list
+    notes: list
     num_images: int
     num_boxes: int
 
@@ -168,6 +171,7 @@ def convert_dataset(
         [dataset.summary() for dataset in read.values()],
         faults,
         losses,
+        [*_outside(splits, read, link), *_formulas(target, names)],
         total,
         sum(dataset.num_boxes for dataset in read.values()),
     )
@@ -179,6 +183,35 @@ def _copy_image(path, target):
     else:
         with open_image(path) as image:
             target.write_bytes(image.read())
+
+
+def _outside(splits, read, link):
+    """A note on images that annotations name by an absolute path or by `..`."""
+    found = []
+    for dataset in read.values():
+        folder = os.path.abspath(splits.folder or dataset.image_dir)
+        paths = [os.path.abspath(record.path) for record in dataset]
+        found += [
+            path for path in paths if os.path.commonpath([path, folder]) != folder
+        ]
+    if not found or splits.format in ("tfds", "tfrecord"):
+        return []
+    done = "linked" if link else "copied"
+    return [
+        f"{len(found)} images lie outside of the dataset's folder, where its annotations "
+        f"name them, and were {done} too, such as {clipped(found[0])}"
+    ]
+
+
+def _formulas(target, names):
+    """A note on what spreadsheets run."""
+    found = [name for name in names if name.startswith(tuple("=+-@"))]
+    if target != "csv" or not found:
+        return []
+    return [
+        f"a spreadsheet may take {clipped(found)} for formulas: import annotations.csv "
+        "with all columns as text"
+    ]
 
 
 def _read_all(splits, skip_bad_images):
@@ -266,13 +299,14 @@ def _check_names(target, class_names, images):
         wrong = [n for n in class_names if n != n.strip() or _has_controls(n)]
         if wrong:
             shown = [
-                f"{n!r} beside {n.strip()!r}" if n.strip() in class_names else repr(n)
+                clipped(n)
+                + (f" beside {clipped(n.strip())}" if n.strip() in class_names else "")
                 for n in wrong
             ]
             raise ValueError(
                 f"Names of classes in {target} must not begin or end with blanks and "
                 "must have no line break or control character: rename them, or write "
-                f"coco or yolo. Received: {', '.join(shown)}"
+                f"coco or yolo. Received: {one_line(', '.join(shown), 2000)}"
             )
     names = [image.name for entries in images.values() for image in entries]
     wrong = [name for name in names if _is_lost(target, name)]
@@ -280,7 +314,7 @@ def _check_names(target, class_names, images):
         more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise ValueError(
             f"Names of images in {target} must {_IMAGE_RULES[target]}: rename them, or "
-            f"write coco. Received: {', '.join(map(repr, wrong[:10]))}{more}"
+            f"write coco. Received: {', '.join(map(clipped, wrong[:10]))}{more}"
         )
 
 
