@@ -54,7 +54,7 @@ def fetch(url, max_bytes, seconds):
         return found["content"]
     error = found["error"]
     reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-    raise ValueError(f"cannot be had: {one_line(reason, 200)}") from None
+    raise ValueError(f"cannot be had: {one_line(str(reason).strip(), 200)}") from None
 
 
 def _follow(url, max_bytes, seconds, sockets):
