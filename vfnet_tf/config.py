@@ -200,7 +200,7 @@ def override(config, **changes):
             nested.setdefault(first, {})[rest] = value
         else:
             own[first] = value
-    hints = typing.get_type_hints(type(config))
+    hints = _field_types(type(config))
     for name in (*nested, *own):
         if name not in hints:
             raise ValueError(
@@ -226,6 +226,12 @@ def with_epochs(config, epochs):
     ratio = epochs / training.epochs
     drops = tuple(round(epoch * ratio, 2) for epoch in training.drop_epochs)
     return override(config, training__epochs=epochs, training__drop_epochs=drops)
+
+
+def _field_types(kind):
+    """Field -> type of a dataclass."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _checked(value, hint, name):
@@ -259,7 +265,15 @@ def _checked(value, hint, name):
 
 def to_dict(config):
     """A config as a dict of JSON types."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    data = config if isinstance(config, DataConfig) else getattr(config, "data", None)
+    if data is not None and not isinstance(data.augment, str):
+        from vfnet_tf.data.augmentation import presets
+
+        # `asdict` forgets which class a dataclass has.
+        own = values if data is config else values["data"]
+        own["augment"] = json.loads(json.dumps(presets.to_list(data.augment)))
+    return values
 
 
 def from_dict(values, kind=Config):
@@ -268,18 +282,33 @@ def from_dict(values, kind=Config):
         raise ValueError(
             f"{kind.__name__} must be a JSON object. Received: {type(values).__name__}"
         )
-    hints = typing.get_type_hints(kind)
+    hints = _field_types(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ValueError(f"{kind.__name__} has no such fields. Received: {unknown}")
     fields = {}
     for name, value in values.items():
         hint = hints[name]
-        if dataclasses.is_dataclass(hint):
+        if kind is DataConfig and name == "augment" and isinstance(value, list | tuple):
+            fields[name] = tuple(map(augmentation_from_dict, value))
+        elif dataclasses.is_dataclass(hint):
             fields[name] = from_dict(value, hint)
         else:
             fields[name] = _checked(value, hint, f"{kind.__name__}.{name}")
     return kind(**fields)
+
+
+def augmentation_from_dict(values):
+    """An `Augmentation` from a dict of its class's `name` and its settings."""
+    from vfnet_tf.data.augmentation import presets
+
+    if not isinstance(values, dict):
+        raise ValueError(
+            "An augmentation must be a JSON object with its `name` and settings. "
+            f"Received: {values!r}"
+        )
+    settings = dict(values)
+    return from_dict(settings, presets.augmentation_class(settings.pop("name", None)))
 
 
 def save_config(config, path):

@@ -1,7 +1,7 @@
 """From a dataset of records to batches, as a `tf.data.Dataset`.
 
 Which images make a batch, in which order, cropped and scaled how and on which canvas, is
-planned beforehand with numpy; decoding, resizing, flipping and padding then run in
+planned beforehand with numpy; decoding, resizing, augmenting and padding then run in
 TensorFlow's threads.
 A plan depends on the seed and the epoch only, so a resumed run sees what the
 uninterrupted one would have seen.
@@ -12,6 +12,13 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from vfnet_tf.data.augmentation.augmentation import Augmentation
+from vfnet_tf.data.augmentation.partners import (
+    count_partner_epochs,
+    make_partner_loader,
+    with_partners,
+)
+from vfnet_tf.data.augmentation.presets import training_transforms
 from vfnet_tf.data.canvases import check_image_size, check_scale_range, resized_sizes
 from vfnet_tf.data.epoch_plan import (
     CROP,
@@ -38,7 +45,6 @@ from vfnet_tf.data.transforms import (
     pad_to,
     resize_exact,
     resize_keep_ratio,
-    training_transforms,
 )
 
 # Epochs whose order is planned beforehand; the epochs after them repeat these from the
@@ -133,7 +139,15 @@ def _cache_resized(load, num_records, sizes, num_parallel, limit):
 
 def _pad_objects(example, max_boxes):
     """Pads boxes with zeros and labels with -1 to `max_boxes` rows."""
-    padding = [[0, max_boxes - tf.shape(example["boxes"])[0]]]
+    count = tf.shape(example["boxes"])[0]
+    check = tf.debugging.assert_less_equal(
+        count,
+        max_boxes,
+        "A transform gave an image more boxes than `max_boxes`: give "
+        "`build_pipeline(max_boxes=...)` as many as an image can get.",
+    )
+    with tf.control_dependencies([check] if check is not None else []):
+        padding = [[0, max_boxes - count]]
     boxes = tf.pad(example["boxes"], [*padding, [0, 0]])
     labels = tf.pad(example["labels"], padding, constant_values=PADDING_LABEL)
     return {
@@ -161,6 +175,7 @@ def build_pipeline(
     shuffle=None,
     seed=0,
     start_epoch=0,
+    epochs=None,
     max_boxes=None,
     drop_remainder=False,
     pad_last_batch=True,
@@ -185,14 +200,18 @@ def build_pipeline(
         batch_size: int, images of one step over all replicas.
         training: bool. Training shuffles, and applies what `data` draws at random.
         transforms: list of transforms of resized images before they are normalised, see
-            `data.transforms`. None takes `training_transforms(data)` in training and
-            none in evaluation. Each gets a seed of its own.
+            `data.transforms`. None takes `augmentation.presets.training_transforms(data)`
+            in training and none in evaluation. Each gets a seed of its own.
         canvas_shapes: list of (height, width), multiples of 32, that images are padded
             to. None chooses them by `choose_canvas_shapes`.
         shuffle: bool; None shuffles in training only.
         seed: int >= 0, with the epoch it fixes order, fill-up and all that is drawn.
         start_epoch: int >= 0, the epoch of the first iteration, for a resumed run.
-        max_boxes: int, M; None takes the most boxes of an image in the dataset.
+        epochs: int >= 1, those of the training, which say when `data.partners_off`
+            begins. Augmentations of several images need it; None lets them run in all
+            epochs, with a warning.
+        max_boxes: int, M; None takes the most boxes of an image in the dataset, or more
+            if the augmentations add some. Own transforms that add boxes need it.
         drop_remainder: bool, leave out what does not fill a last batch.
         pad_last_batch: bool, in evaluation; False gives smaller last batches instead.
         num_parallel: int, images prepared at a time.
@@ -220,12 +239,14 @@ def build_pipeline(
     data = _with_fields(data or DataConfig(), fields)
     if transforms is None:
         transforms = training_transforms(data) if training else []
-    max_boxes = _checked_max_boxes(dataset, max_boxes)
+    transforms = [each for each in transforms if not getattr(each, "is_idle", False)]
+    max_boxes = _checked_max_boxes(dataset, transforms, max_boxes)
     _check_numbers(
         data,
         batch_size=(batch_size, 1),
         seed=(seed, 0),
         start_epoch=(start_epoch, 0),
+        epochs=(1 if epochs is None else epochs, 1),
         num_parallel=(num_parallel, 1),
     )
     if training:
@@ -236,7 +257,14 @@ def build_pipeline(
     planner, shapes, size = _make_planner(dataset, data, canvas_shapes, training, order)
 
     load = _make_loader(dataset, data, training, size, num_parallel, cache_limit)
-    prepare = _make_preparation(load, transforms, data.normalization, max_boxes, shapes)
+    partner_epochs = count_partner_epochs(transforms, data.partners_off, epochs)
+
+    def steps(row, epoch):
+        load_other = make_partner_loader(load, row, RECORD, len(dataset))
+        is_on = epoch < partner_epochs
+        return [with_partners(each, load_other, is_on) for each in transforms]
+
+    prepare = _make_preparation(load, steps, data.normalization, max_boxes, shapes)
     share = batch_size // num_replicas
 
     def plan(epoch):
@@ -248,7 +276,7 @@ def build_pipeline(
     if training:
         rows, num_orders = _rows_in_order(plan, epoch_order, share * len(replicas))
     else:
-        rows = tf.data.Dataset.from_tensor_slices(plan(start_epoch))
+        rows = _with_epoch(plan(start_epoch), start_epoch)
     batches = rows.map(prepare, num_parallel_calls=num_parallel, deterministic=True)
     batches = batches.batch(share, drop_remainder=True)
     if not training and not pad_last_batch:
@@ -306,13 +334,16 @@ def _make_planner(dataset, data, canvas_shapes, training, order):
 
 
 def _make_loader(dataset, data, training, size, num_parallel, cache_limit):
-    """Makes the function from a row of the plan to a cropped and resized example."""
+    """Makes the function from a row of the plan to a cropped and resized example.
+
+    A partner, an image that another row needs besides its own, is not cropped.
+    """
     records = _RecordTensors(dataset)
     resize = resize_keep_ratio if data.keep_ratio else resize_exact
 
-    def load(row):
+    def load(row, is_partner=False):
         example = records.example(row[RECORD])
-        if training and data.random_crop > 0:
+        if training and data.random_crop > 0 and not is_partner:
             example = crop(*tf.unstack(tf.cast(row[CROP:], "int32")))(example)
         size = tf.cast(row[SHORT : LONG + 1], "int32")
         return resize(size[0], size[1])(example)
@@ -327,21 +358,24 @@ def _make_loader(dataset, data, training, size, num_parallel, cache_limit):
         num_parallel,
         cache_limit,
     )
-    return lambda row: load_cached(row[RECORD])
+    return lambda row, is_partner=False: load_cached(row[RECORD])
 
 
-def _make_preparation(load, transforms, normalization, max_boxes, shapes):
-    """Makes the function from a row of the plan to one image of a batch."""
+def _make_preparation(load, steps, normalization, max_boxes, shapes):
+    """Makes the function from a row of the plan and its epoch to an image of a batch.
+
+    `steps` makes the list of transforms of such a row.
+    """
     # With one shape all of the graph behind can be static.
     static = shapes[0] if len(shapes) == 1 else (None, None)
 
     # AutoGraph would take seconds of every start, and there is nothing to convert: no
     # `if` or loop depends on a tensor.
     @tf.autograph.experimental.do_not_convert
-    def prepare(row):
+    def prepare(row, epoch):
         example = load(row)
         rng = tf.cast(row[SEED : SEED + 2], "int32")
-        example = compose(transforms)(example, rng)
+        example = compose(steps(row, epoch))(example, rng)
         example = normalize(normalization)(example)
         canvas = tf.cast(row[HEIGHT : WIDTH + 1], "int32")
         example = pad_to(canvas[0], canvas[1])(example)
@@ -382,9 +416,15 @@ def _rows_in_order(plan, epoch_order, num_rows):
     def rows_of_epoch(_):
         epoch, step = epoch_order.take()
         rows = orders[epoch % count][step * num_rows :]
-        return tf.data.Dataset.from_tensor_slices(tf.cast(rows, "int64"))
+        return _with_epoch(tf.cast(rows, "int64"), epoch)
 
     return tf.data.Dataset.from_tensors(0).flat_map(rows_of_epoch), count
+
+
+def _with_epoch(rows, epoch):
+    """The rows of an epoch, each with its number, as a `tf.data.Dataset`."""
+    epochs = tf.fill([tf.shape(rows)[0]], tf.cast(epoch, "int64"))
+    return tf.data.Dataset.from_tensor_slices((rows, epochs))
 
 
 def _options():
@@ -417,20 +457,25 @@ def _check_numbers(data, **numbers):
     for name, (value, lowest) in numbers.items():
         if value < lowest:
             raise ValueError(f"`{name}` must be >= {lowest}. Received: {name}={value}")
-    for name in ("flip", "random_crop", "cut_out"):
+    for name in ("flip", "random_crop", "cut_out", "partners_off"):
         value = getattr(data, name)
         if not 0 <= value <= 1:
             raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={value}")
 
 
-def _checked_max_boxes(dataset, max_boxes):
-    """`max_boxes`, or the most boxes of an image where it is None."""
+def _checked_max_boxes(dataset, transforms, max_boxes):
+    """`max_boxes`, or the most boxes that an image can get where it is None."""
     if len(dataset) == 0:
         raise ValueError("`dataset` must hold at least one image. Received: 0 images")
     most_boxes = max(1, *(len(record.boxes) for record in dataset))
+    of_partner = most_boxes
+    for each in transforms:
+        if isinstance(each, Augmentation):
+            most_boxes = each.most_boxes(most_boxes, of_partner)
     if max_boxes is not None and max_boxes < most_boxes:
         raise ValueError(
-            f"`max_boxes` must be at least {most_boxes}, the most boxes of an image. "
+            f"`max_boxes` must be at least {most_boxes}, the most boxes of an image"
+            f"{' after its augmentations' if most_boxes > of_partner else ''}. "
             f"Received: max_boxes={max_boxes}"
         )
     return most_boxes if max_boxes is None else max_boxes

@@ -18,6 +18,12 @@ class DataConfig:
         scale_range: smallest and largest (short, long): each training image draws whole
             numbers from it independently, in place of `image_size`; empty for none. The
             paper's 1333x[640:800] is `((640, 1333), (800, 1333))`.
+        augment: what else is drawn in training: `"flip"`, nothing but `flip`,
+            `random_crop` and `cut_out` (the paper); `"light"` or `"strong"`, see
+            `data.augmentation.presets`; a tuple of `data.augmentation.Augmentation`, in
+            their order before `cut_out` and `flip`; or `"none"`, not even the flip.
+        partners_off: share of the epochs, the last ones, in which augmentations that
+            take several images (mosaic, mixup) rest.
         flip: probability of a horizontal flip in training.
         random_crop: probability of a crop in training, see `data.random_sizes`.
         cut_out: probability of holes in training, see `data.transforms.cut_out`.
@@ -31,6 +37,8 @@ class DataConfig:
     keep_ratio: bool = True
     scales: tuple[tuple[int, int], ...] = ()
     scale_range: tuple[tuple[int, int], ...] = ()
+    augment: str | tuple = "flip"
+    partners_off: float = 0.1
     flip: float = 0.5
     random_crop: float = 0.0
     cut_out: float = 0.0

@@ -2,13 +2,15 @@
 
 A transform is a function `(example, rng) -> example`; `rng` is an int32 `[2]` seed for
 `tf.random.stateless_*`. So the same place of the same epoch gives the same transform,
-independent of threads. Transforms that draw nothing ignore it.
+independent of threads. Transforms that draw nothing ignore it. A transform that has the
+attribute `num_partners` > 0 takes a third argument, see `data.augmentation`.
 
 An example passes through in this order; keys beyond those of `data.example` are added:
 
     decode         image uint8 [h, w, 3], boxes, labels, image_id
     crop
     resize         + scale float32 [2], (y, x) resized / before (after the crop)
+    augmentations  see `data.augmentation`
     cut out
     flip
     normalize      image float32
@@ -271,11 +273,6 @@ def pad_to(height, width):
         return {**example, "image": image, "image_size": tf.cast(size, "float32")}
 
     return transform
-
-
-def training_transforms(data):
-    """The transforms of resized training images that a `DataConfig` asks for."""
-    return [cut_out(probability=data.cut_out), flip_horizontal(data.flip)]
 
 
 def compose(transforms):

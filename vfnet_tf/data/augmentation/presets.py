@@ -1,0 +1,114 @@
+"""What `DataConfig.augment` names, and the transforms of a training that follow."""
+
+import dataclasses
+
+from vfnet_tf.data import augmentation
+from vfnet_tf.data.augmentation.augmentation import Augmentation
+from vfnet_tf.data.augmentation.copy_paste import CopyPaste
+from vfnet_tf.data.augmentation.large_scale_jitter import LargeScaleJitter
+from vfnet_tf.data.augmentation.mix_up import MixUp
+from vfnet_tf.data.augmentation.mosaic import Mosaic
+from vfnet_tf.data.augmentation.photometric_distortion import PhotometricDistortion
+from vfnet_tf.data.transforms import cut_out, flip_horizontal
+
+#: Name -> the transforms besides those that `flip`, `random_crop` and `cut_out` ask for.
+#: "flip" is the paper's; "none" leaves out these three too. Where a probability is 0, the
+#: transform is there to be turned on.
+PRESETS = {
+    "none": (),
+    "flip": (),
+    "light": (
+        LargeScaleJitter(scale=(0.8, 1.25)),
+        PhotometricDistortion(brightness=16.0, contrast=0.25, saturation=0.25, hue=6.0),
+    ),
+    "strong": (
+        CopyPaste(probability=0.3),
+        Mosaic(probability=0.5),
+        MixUp(probability=0.0),
+        LargeScaleJitter(scale=(0.5, 2.0)),
+        PhotometricDistortion(),
+    ),
+}
+
+
+def augmentations(augment):
+    """The tuple of `Augmentation` that a preset names, or the tuple itself.
+
+    Raises:
+        ValueError: another name, or a tuple that holds something else.
+    """
+    if isinstance(augment, str):
+        if augment not in PRESETS:
+            raise ValueError(
+                f"`augment` must be one of {', '.join(PRESETS)}, or a tuple of "
+                f"augmentations. Received: augment={augment!r}"
+            )
+        return PRESETS[augment]
+    others = [each for each in augment if not isinstance(each, Augmentation)]
+    if others:
+        raise ValueError(
+            "`augment` must hold instances of `vfnet_tf.data.augmentation.Augmentation`, "
+            "which a config can keep; `build_pipeline(transforms=[...])` takes any "
+            f"function. Received: {others[0]!r}"
+        )
+    return tuple(augment)
+
+
+def augmentation_class(name):
+    """The class of that name; the error lists all names."""
+    known = sorted(set(augmentation.__all__) - {"Augmentation"})
+    if name not in known:
+        raise ValueError(
+            f"An augmentation is one of {', '.join(known)}. Received: {name!r}"
+        )
+    return getattr(augmentation, name)
+
+
+def to_list(augment):
+    """A tuple of augmentations as dicts of JSON types: `name`, and the settings."""
+    return [{"name": type(each).__name__, **vars(each)} for each in augment]
+
+
+def with_settings(augment, settings):
+    """Changes single settings of a preset or a tuple.
+
+    Args:
+        augment: as in `DataConfig`.
+        settings: dict of name of the class -> dict of setting -> value.
+
+    Returns:
+        Tuple of `Augmentation`.
+
+    Raises:
+        ValueError: a name that is not among those of `augment`.
+    """
+    given = augmentations(augment)
+    names = [type(each).__name__ for each in given]
+    unknown = sorted(set(settings) - set(names))
+    if unknown:
+        raise ValueError(
+            f"augment={augment!r} has {', '.join(names) or 'no settings'}. "
+            f"Received: {unknown[0]}"
+        )
+    return tuple(
+        dataclasses.replace(each, **settings.get(name, {}))
+        for name, each in zip(names, given, strict=True)
+    )
+
+
+def training_transforms(data):
+    """The transforms of resized training images that a `DataConfig` asks for.
+
+    Raises:
+        ValueError: `augment="none"` with `cut_out` or `random_crop`.
+    """
+    added = list(augmentations(data.augment))
+    if data.augment != "none":
+        return [*added, cut_out(probability=data.cut_out), flip_horizontal(data.flip)]
+    if data.cut_out or data.random_crop:
+        raise ValueError(
+            '`augment="none"` leaves images as they are: take "flip" with `cut_out` or '
+            f"`random_crop`. Received: cut_out={data.cut_out}, "
+            f"random_crop={data.random_crop}"
+        )
+    return []
