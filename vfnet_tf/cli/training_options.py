@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from vfnet_tf import config as configs
+from vfnet_tf.cli.augment_settings import augment_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,11 @@ class TrainingOptions:
     image_size: tuple[int, int] | None = None
     """short and long side in pixels that images are resized to fit into, in place of the
     config's scales"""
+    augment: Literal["none", "flip", "light", "strong"] | None = None
+    """what is drawn for each training image, see docs/augmentation.md; by default the
+    config's, and flip is the paper's"""
+    augment_set: tuple[str, ...] = ()
+    """single settings of it: Mosaic.probability=0.3 LargeScaleJitter.scale=0.5,2"""
     weights: str | None = None
     """coco (the published weights of the config), imagenet, none, or a path: the run
     directory of a detector (or a .weights.h5 in one)
@@ -126,6 +132,9 @@ def resolve(options, **further):
     )
     if options.epochs is not None:
         config = configs.with_epochs(config, options.epochs)
+    augment = augment_of(options.augment, options.augment_set, config.data.augment)
+    if augment is not None:
+        changes["data__augment"] = augment
     if options.backbone not in (None, config.model.backbone.name):
         normalization = builder.normalization_for(options.backbone)
         changes["model__backbone__name"] = options.backbone

@@ -5,6 +5,7 @@ import collections
 import numpy as np
 import tensorflow as tf
 
+from vfnet_tf.data.augmentation.presets import augmentations
 from vfnet_tf.drawing import draw_detections, draw_grid
 from vfnet_tf.training import strategies
 
@@ -222,6 +223,14 @@ def _describe_learning(run):
 def _describe_draws(data):
     """The random sizes and crops of training images, as the end of a line."""
     draws = []
+    if data.augment != "flip":
+        names = [
+            type(each).__name__
+            for each in augmentations(data.augment)
+            if not each.is_idle
+        ]
+        preset = data.augment if isinstance(data.augment, str) else "own"
+        draws.append(f"augmentations {preset!r} ({', '.join(names) or 'none'})")
     if data.scales:
         draws.append(f"one of {len(data.scales)} scales")
     if data.scale_range:
