@@ -1,12 +1,18 @@
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
+from vfnet_tf.config import Config, override
+from vfnet_tf.data.formats.coco import read_coco
+from vfnet_tf.data.formats.readers import find_splits
+from vfnet_tf.data.synthetic import make_synthetic_dataset
 from vfnet_tf.training.preview import (
     describe_batches,
     describe_data,
     describe_memory,
     estimate_step_memory,
+    write_preview,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -68,3 +74,23 @@ def test_memory_is_weights_gradients_slots_and_what_is_computed():
     twice = estimate_step_memory(Two(), (2, 4, 5), slots=2)
     assert twice["activations"] == 2 * memory["activations"]
     assert describe_memory(memory).startswith("memory     about 0.6 GB")
+
+
+def test_the_pages_of_a_preview_show_augmented_batches(tmp_path):
+    folder = make_synthetic_dataset(tmp_path / "data", num_train=6, num_val=1)
+    dataset = read_coco(*find_splits(folder)["train"])
+    config = override(
+        Config(),
+        data__image_size=(64, 80),
+        data__augment="strong",
+        data__flip=0.0,
+        training__batch_size=2,
+    )
+    paths = write_preview(config, dataset, tmp_path / "new" / "pages", pages=2)
+    assert [path.name for path in paths] == ["page_1.png", "page_2.png"]
+    plain = override(config, data__augment="none")
+    others = write_preview(plain, dataset, tmp_path / "plain")
+    assert len(others) == 3  # all of the epoch
+    for path, other in zip(paths, others, strict=False):
+        drawn, undrawn = (np.asarray(Image.open(each)) for each in (path, other))
+        assert drawn.shape == undrawn.shape and (drawn != undrawn).any()

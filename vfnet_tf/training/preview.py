@@ -1,12 +1,14 @@
 """Preview of a training without a step: data, batches and memory."""
 
 import collections
+import pathlib
 
 import numpy as np
 import tensorflow as tf
 
 from vfnet_tf.data.augmentation.presets import augmentations
-from vfnet_tf.drawing import draw_detections, draw_grid
+from vfnet_tf.data.pipeline import build_pipeline
+from vfnet_tf.drawing import draw_detections, draw_grid, save_image
 from vfnet_tf.training import strategies
 
 # COCO's sizes: areas up to 32^2 and 96^2 pixels.
@@ -241,6 +243,41 @@ def _describe_draws(data):
     if data.cut_out:
         draws.append(f"cut-outs at {data.cut_out:g}")
     return "; in training " + ", ".join(draws) if draws else ""
+
+
+def write_preview(config, dataset, folder, pages=8):
+    """Draws the first batches of a training, `page_1.png`, ..., as the network sees them.
+
+    Args:
+        config: a `vfnet_tf.config.Config`.
+        dataset: `DetectionDataset` to learn from.
+        folder: path of a folder, which is made if it is missing.
+        pages: int, batches to draw; an epoch with fewer gives fewer.
+
+    Returns:
+        List of the paths.
+    """
+    batches = build_pipeline(
+        dataset,
+        config.data,
+        batch_size=config.training.batch_size,
+        training=True,
+        seed=config.training.seed,
+        epochs=config.training.epochs,
+    )
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number, batch in enumerate(batches.take(pages), 1):
+        drawn = draw_batch(
+            batch,
+            config.data.normalization,
+            dataset.class_names,
+            most=config.training.batch_size,
+        )
+        paths.append(folder / f"page_{number}.png")
+        save_image(paths[-1], drawn)
+    return paths
 
 
 def draw_batch(batch, normalization, class_names, most=8):
