@@ -53,6 +53,9 @@ class TrainOptions(TrainingOptions):
     """divide the CPU into so many devices and mirror over them, to try out replicas"""
     changed_data: bool = False
     """go on with a run though its images or boxes have changed"""
+    preview: pathlib.Path | None = None
+    """write pages of training batches to this folder, augmented and with their boxes,
+    and end"""
     dry_run: bool = False
     """say what would be trained on what and how much memory it takes, and end"""
     overfit: bool = False
@@ -70,6 +73,7 @@ def run(options):
     choose_onednn()
     from vfnet_tf.training import preemption, strategies, trainer
     from vfnet_tf.training.initial_weights import with_weights
+    from vfnet_tf.training.preview import write_preview
     from vfnet_tf.training.time_budget import parse_duration
 
     deadline = None if options.time is None else began + parse_duration(options.time)
@@ -95,6 +99,11 @@ def run(options):
     )
     if options.frozen_stages is not None:
         start = _freeze(start, options.frozen_stages)
+    if options.preview is not None:
+        config, _ = _fitted(start, options, run_dir, train_dataset, strategy, None)
+        paths = write_preview(config, train_dataset, options.preview)
+        print(f"preview    {len(paths)} pages in {options.preview}")
+        return 0
 
     def make_trainer(epochs=None):
         config, evaluate_every = _fitted(
