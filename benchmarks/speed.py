@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import itertools
 import pathlib
 import resource
 import subprocess
@@ -58,13 +59,15 @@ class BenchmarkOptions:
             "losses",
             "model",
             "data",
+            "augment",
             "evaluation",
         ],
         ...,
     ] = MEASUREMENTS
     """what to measure; losses is the share of assignment and losses in a training step
     of 2x512x640, model the config's line of --all, data the input pipeline alone,
-    evaluation the COCO metrics of 5000 images with 100 detections each"""
+    augment the pipeline with each augmentation and each preset, evaluation the COCO
+    metrics of 5000 images with 100 detections each"""
     all: bool = False
     """instead, a table of all published models: parameters, operations, forward time
     and memory at 1x800x1344"""
@@ -156,8 +159,8 @@ def format_rows(rows):
             continue
         if "images_per_second" in row:
             lines.append(
-                f"{row['name']:44} {row['images_per_second']:7.1f} images/s, load "
-                f"{row['load']:.1f}"
+                f"{row['name']:44} {row['images_per_second']:7.1f} images/s, "
+                f"{row['cpu_ms']:5.1f} ms of a core each, load {row['load']:.1f}"
             )
             continue
         if "first_seconds" in row:
@@ -189,6 +192,8 @@ def _measure(name, options):
     keras.config.set_dtype_policy(options.precision)
     if name == "data":
         return _data(options.repeats)
+    if name == "augment":
+        return _data(options.repeats, _augmented())
     if name == "evaluation":
         return _evaluation()
     timer = _Timer(options.repeats)
@@ -375,12 +380,32 @@ def _layers(timer, tf):
     return [*rows, {"name": "  deformable to plain", "ratio": ratio}]
 
 
-def _data(repeats):
+def _augmented():
+    """Name -> arguments of `build_pipeline`, for each augmentation at probability 1."""
+    from vfnet_tf.data import augmentation
+    from vfnet_tf.data.augmentation.presets import PRESETS
+
+    kinds = [getattr(augmentation, name) for name in augmentation.__all__]
+    variants = {
+        kind.__name__: {"transforms": [kind(probability=1.0)]}
+        for kind in kinds
+        if kind is not augmentation.Augmentation
+    }
+    presets = {f'augment="{name}"': {"augment": name} for name in PRESETS}
+    return presets | variants
+
+
+def _data(repeats, variants=None):
     """Training images per second of the input pipeline, which nothing else slows down.
 
     The fastest of `repeats` epochs over generated JPEGs, all of whose work is decoding,
     resizing, flipping, normalising, padding and batching; the files are in the system's
-    cache. With it the load average of the last minute: the pipeline alone makes 2.
+    cache. With it the load average of the last minute (the pipeline alone makes 2), and
+    the time of all cores for an image, which depends less on what else is running.
+
+    Args:
+        repeats: int.
+        variants: dict name -> arguments of `build_pipeline`; None for its defaults.
     """
     import os
     import tempfile
@@ -392,7 +417,10 @@ def _data(repeats):
     with tempfile.TemporaryDirectory() as folder:
         path = _write_photographs(pathlib.Path(folder))
         dataset = read_coco(path, folder, check_images="header")
-        for height, width in DATA_SIZES:
+        source = "x".join(map(str, DATA_IMAGE_SIZE))
+        for (height, width), (name, arguments) in itertools.product(
+            DATA_SIZES, (variants or {f"input {source}": {}}).items()
+        ):
             batches = build_pipeline(
                 dataset,
                 batch_size=DATA_BATCH,
@@ -400,17 +428,20 @@ def _data(repeats):
                 canvas_shapes=[(height, width)],
                 training=True,
                 num_parallel=DATA_PARALLEL,
+                partners_off=0.0,
+                **arguments,
             )
-            times = []
+            times, cpu_times = [], []
             for _ in range(1 + repeats):  # the first one traces and fills buffers
-                start = time.perf_counter()
+                start, cpu_start = time.perf_counter(), time.process_time()
                 num_images = sum(len(batch["images"]) for batch in batches)
                 times.append(time.perf_counter() - start)
-            source = "x".join(map(str, DATA_IMAGE_SIZE))
+                cpu_times.append(time.process_time() - cpu_start)
             rows.append(
                 {
-                    "name": f"input {source} to {height}x{width}",
+                    "name": f"{name} to {height}x{width}",
                     "images_per_second": num_images / min(times[1:]),
+                    "cpu_ms": 1000 * min(cpu_times[1:]) / num_images,
                     "load": os.getloadavg()[0],
                 }
             )

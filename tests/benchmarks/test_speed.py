@@ -131,10 +131,23 @@ def test_the_input_pipeline_is_measured_on_files_of_its_own(
     assert all(row["images_per_second"] > 0 and row["load"] >= 0 for row in rows)
     text = capsys.readouterr().out
     assert all(f"{row['images_per_second']:.1f} images/s" in text for row in rows)
+    assert all(f"{row['cpu_ms']:.1f} ms of a core" in text for row in rows)
     # The set has that many JPEGs of that size.
     file = speed._write_photographs(tmp_path)
     dataset = read_coco(file, tmp_path)
     assert len(dataset) == 6 and set(map(tuple, dataset.sizes)) == {(48, 64)}
+
+
+def test_every_augmentation_and_preset_is_measured(monkeypatch):
+    variants = speed._augmented()
+    assert {"Mosaic", 'augment="light"', 'augment="strong"'} <= set(variants)
+    assert len(variants) == 12 + 4
+    monkeypatch.setattr(speed, "DATA_IMAGE_SIZE", (48, 64))
+    monkeypatch.setattr(speed, "DATA_IMAGES", 4)
+    monkeypatch.setattr(speed, "DATA_SIZES", ((32, 64),))
+    rows = speed._data(1, {"VerticalFlip": variants["VerticalFlip"]})
+    assert [row["name"] for row in rows] == ["VerticalFlip to 32x64"]
+    assert rows[0]["cpu_ms"] > 0
 
 
 def test_the_evaluation_is_measured_on_detections_of_its_own():
