@@ -2,22 +2,18 @@ import pytest
 
 from vfnet_tf.cli.augment_settings import augment_of
 from vfnet_tf.cli.training_options import TrainingOptions, resolve
-from vfnet_tf.data.augmentation import LargeScaleJitter, MixUp, PhotometricDistortion
+from vfnet_tf.data.augmentation import LargeScaleJitter, MixUp
+from vfnet_tf.data.augmentation.presets import PRESETS
 
 
-def test_without_settings_the_preset_stays_a_name():
-    assert augment_of(None, (), "flip") is None
-    assert augment_of("light", (), "flip") == "light"
-
-
-def test_settings_change_the_preset_or_that_of_the_config():
+def test_settings_change_a_preset_or_a_tuple():
     settings = ["LargeScaleJitter.scale=0.5,2", "LargeScaleJitter.min_visible=1"]
-    settings += ["PhotometricDistortion.hue=3"]
-    for augment, default in [("light", "flip"), (None, "light")]:
-        jitter, photometric = augment_of(augment, settings, default)
-        assert jitter == LargeScaleJitter(scale=(0.5, 2.0), min_visible=1.0)
-        assert isinstance(photometric, PhotometricDistortion)
-        assert photometric.hue == 3.0 and photometric.brightness == 16.0
+    jitter, photometric = augment_of("light", settings)
+    assert jitter == LargeScaleJitter(scale=(0.5, 2.0), min_visible=1.0)
+    assert photometric == PRESETS["light"][1]
+    jitter, photometric = augment_of((jitter, photometric), ["PhotometricDistortion.hue=3"])
+    assert jitter.scale == (0.5, 2.0)
+    assert photometric.hue == 3.0 and photometric.brightness == 16.0
 
 
 def test_the_options_reach_the_config():
@@ -42,9 +38,9 @@ def test_the_options_reach_the_config():
 )
 def test_a_setting_that_cannot_be_is_named(text, message):
     with pytest.raises(ValueError, match=message):
-        augment_of("light", [text], "flip")
+        augment_of("light", [text])
 
 
 def test_settings_without_a_preset_say_that_there_is_nothing_to_set():
     with pytest.raises(ValueError, match="augment='flip' has no settings"):
-        augment_of(None, ["Mosaic.probability=1"], "flip")
+        resolve(TrainingOptions(augment_set=("Mosaic.probability=1",)))

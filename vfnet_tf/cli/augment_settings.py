@@ -1,26 +1,25 @@
-"""The options `--augment` and `--augment-set`: a preset, and single settings of it."""
+"""The option `--augment-set`: single settings of the augmentations."""
 
 import json
 
 from vfnet_tf import config as configs
 
 
-def augment_of(augment, settings, default):
-    """`DataConfig.augment` by the options; None if neither is given.
+def augment_of(augment, settings):
+    """`DataConfig.augment` with single settings changed.
 
     Args:
-        augment: name of a preset, or None for `default`.
+        augment: name of a preset, or a tuple of augmentations.
         settings: strings `NAME.SETTING=VALUE`, such as `Mosaic.probability=0.3` or
             `LargeScaleJitter.scale=0.5,2`.
-        default: `augment` of the config.
+
+    Returns:
+        Tuple of `Augmentation`.
 
     Raises:
         ValueError: a string of another form, or a name, setting or value that does not
             exist there.
     """
-    augment = default if augment is None and settings else augment
-    if not settings:
-        return augment
     from vfnet_tf.data.augmentation import presets
 
     changes = {}

@@ -105,6 +105,7 @@ def chosen_fields(options):
         "training__precision": options.precision,
         "training__seed": options.seed,
         "data__image_size": options.image_size,
+        "data__augment": options.augment,
     }
     if options.image_size is not None:
         changes.update(data__scales=(), data__scale_range=())
@@ -132,9 +133,10 @@ def resolve(options, **further):
     )
     if options.epochs is not None:
         config = configs.with_epochs(config, options.epochs)
-    augment = augment_of(options.augment, options.augment_set, config.data.augment)
-    if augment is not None:
-        changes["data__augment"] = augment
+    if options.augment_set:
+        changes["data__augment"] = augment_of(
+            options.augment or config.data.augment, options.augment_set
+        )
     if options.backbone not in (None, config.model.backbone.name):
         normalization = builder.normalization_for(options.backbone)
         changes["model__backbone__name"] = options.backbone

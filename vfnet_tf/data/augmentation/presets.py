@@ -87,7 +87,7 @@ def with_settings(augment, settings):
     unknown = sorted(set(settings) - set(names))
     if unknown:
         raise ValueError(
-            f"augment={augment!r} has {', '.join(names) or 'no settings'}. "
+            f"augment={augment!r} has {', '.join(names) or 'no settings: take another'}. "
             f"Received: {unknown[0]}"
         )
     return tuple(
