@@ -11,7 +11,9 @@ def test_settings_change_a_preset_or_a_tuple():
     jitter, photometric = augment_of("light", settings)
     assert jitter == LargeScaleJitter(scale=(0.5, 2.0), min_visible=1.0)
     assert photometric == PRESETS["light"][1]
-    jitter, photometric = augment_of((jitter, photometric), ["PhotometricDistortion.hue=3"])
+    jitter, photometric = augment_of(
+        (jitter, photometric), ["PhotometricDistortion.hue=3"]
+    )
     assert jitter.scale == (0.5, 2.0)
     assert photometric.hue == 3.0 and photometric.brightness == 16.0
 
