@@ -106,7 +106,7 @@ def test_the_table_has_a_row_for_every_augmentation():
 def test_marked_pixels_lie_in_the_moved_boxes(kind, settings, _):
     transform = kind(probability=1.0, **settings)
     changed = 0
-    example = marked((40, 30, 90, 60))
+    example = marked((30, 24, 84, 52))
     for out in call(transform, example, 12):
         image, boxes = out["image"], out["boxes"]
         assert image.dtype == np.uint8 and boxes.dtype == np.float32
@@ -139,7 +139,7 @@ def test_marked_pixels_lie_in_the_moved_boxes(kind, settings, _):
 def test_a_turned_object_has_the_hull_of_its_corners():
     turned = call(
         RandomAffine(probability=1.0, degrees=40.0, shift=0.0, scale=(0.7, 0.7)),
-        marked((40, 30, 90, 60)),
+        marked((30, 24, 84, 52)),
         8,
     )
     for out in turned:
@@ -250,14 +250,14 @@ def test_saturation_scales_the_distance_from_grey(draw, expected, monkeypatch):
 
 
 def test_a_crop_has_the_iou_with_an_object_that_was_asked_for():
-    example = marked((40, 30, 90, 60))
+    example = marked((30, 24, 84, 52))
     crops = call(
         MinIoUCrop(probability=1.0, min_ious=(0.5,), side=(0.2, 1.0)), example, 20
     )
     changed = [
-        out for out in crops if len(out["image"]) != 96 or out["boxes"][0, 0] != 40
+        out for out in crops if len(out["image"]) != 96 or out["boxes"][0, 0] != 30
     ]
-    assert len(changed) >= 10
+    assert len(changed) >= 6
     for out in changed:
         x1, y1, x2, y2 = out["boxes"][0]
         factor_area = np.prod(out["image"].shape[:2])
@@ -291,7 +291,7 @@ def test_an_object_that_others_cover_is_not_copied():
 
 
 def test_a_mixture_shows_both_images_by_one_share():
-    example = marked((40, 30, 90, 60))
+    example = marked((30, 24, 84, 52))
     for out in call(MixUp(probability=1.0), example, 5):
         assert out["labels"].tolist() == [0, 1]
         values = set(np.unique(out["image"]).tolist()) - {0, 255}
