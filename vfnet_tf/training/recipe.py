@@ -170,7 +170,9 @@ def _choose_size(config, facts):
         )
     reason += f", images of {natural:.0f}x{natural * ratio:.0f} pixels"
     if facts.device == "cpu":
-        reason += f", on a CPU within {least} and {most} pixels and not enlarged"
+        reason += (
+            f", on a CPU within {least} and {most} pixels, not enlarged beyond that"
+        )
     changes = {
         "data__image_size": size,
         "data__keep_ratio": True,

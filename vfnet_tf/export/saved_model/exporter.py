@@ -217,7 +217,7 @@ def check_target(directory, overwrite=False):
         )
     if not overwrite:
         raise ValueError(
-            "`directory` holds a SavedModel; `overwrite` must be True to replace it. "
+            "`directory` holds a SavedModel; `overwrite` must be True (--overwrite) to replace it. "
             f"Received: directory={directory}"
         )
 
