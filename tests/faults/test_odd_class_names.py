@@ -44,7 +44,7 @@ NAMES = [
 @pytest.fixture(autouse=True)
 def no_warning():
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         yield
 
 
