@@ -51,8 +51,8 @@ def check_file(path, suffix, overwrite=False):
         raise ValueError(f"`path` must be a file *{suffix}. Received: path={path}")
     if path.exists() and not overwrite:
         raise ValueError(
-            "`path` is there already; `overwrite` must be True (--overwrite) to replace it. "
-            f"Received: path={path}"
+            "`path` is there already; `overwrite` must be True "
+            f"(--overwrite) to replace it. Received: path={path}"
         )
     check_place(path)
     return path

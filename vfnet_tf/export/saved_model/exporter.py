@@ -217,8 +217,8 @@ def check_target(directory, overwrite=False):
         )
     if not overwrite:
         raise ValueError(
-            "`directory` holds a SavedModel; `overwrite` must be True (--overwrite) to replace it. "
-            f"Received: directory={directory}"
+            "`directory` holds a SavedModel; `overwrite` must be True "
+            f"(--overwrite) to replace it. Received: directory={directory}"
         )
 
 
