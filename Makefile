@@ -16,7 +16,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONDONTWRITEBYTECODE :=
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 
-.PHONY: help train test test-all lint format docs release-check clean
+.PHONY: help train test test-all fuzz lint format docs release-check clean
 .NOTPARALLEL:
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "               more options: make train ARGS='--epochs 3 --data DIR'"
 	@echo "make test      the test suite: TensorFlow, then the parity on JAX, then the portable part on PyTorch"
 	@echo "make test-all  the same with the slow tests"
+	@echo "make fuzz N=10000  inputs made by chance, N for each entrance"
 	@echo "make lint      check style; make format repairs what can be repaired"
 	@echo "make docs      the site, in site/; a warning is an error"
 	@echo "make release-check  build the release, install it elsewhere and use it"
@@ -60,6 +61,11 @@ test test-all: $(VENV)/.installed-dev
 	KERAS_BACKEND=tensorflow $(PYTEST) $(SIDE_BY_SIDE) -m "$(SELECTION)" $(ARGS)
 	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) $(SIDE_BY_SIDE) -m "backend $(ALSO)" $(ON_JAX) $(ARGS)
 	KERAS_BACKEND=torch $(PYTEST) $(SIDE_BY_SIDE) -m "backend $(ALSO)" $(ARGS)
+
+# Each entrance for what others write gets N inputs; `make test` has some hundred each.
+N ?= 10000
+fuzz: $(VENV)/.installed-dev
+	VFNET_FUZZ=$(N) $(PYTEST) $(SIDE_BY_SIDE) -m fuzz $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

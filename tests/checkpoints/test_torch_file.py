@@ -13,6 +13,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from tests.fuzzing import inputs
 from vfnet_tf.checkpoints import torch_file
 from vfnet_tf.checkpoints.torch_file import Inert, read_torch_file
 
@@ -572,9 +573,12 @@ def mutated_files(path, source, way, count):
 
 
 @pytest.mark.parametrize(
-    "count", [67, pytest.param(667, marks=pytest.mark.slow)], ids=["few", "many"]
+    "count",
+    [inputs(67), pytest.param(667, marks=pytest.mark.slow)],
+    ids=["few", "many"],
 )
 @pytest.mark.parametrize("way", ["zip", "checksums made anew", "stream"])
+@pytest.mark.fuzz
 def test_mutated_files_give_an_error_or_the_same_tensors(
     tmp_path, torch, monkeypatch, way, count
 ):

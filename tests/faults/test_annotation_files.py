@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fuzzing import inputs
 from vfnet_tf.data.formats.coco import read_coco
 from vfnet_tf.data.formats.readers import find_splits
 from vfnet_tf.data.formats.voc import MAX_XML_DEPTH, MAX_XML_ELEMENTS
@@ -198,6 +199,7 @@ def test_a_csv_is_refused_in_a_few_words(tmp_path):
         assert message in found and bool(message) == ("all.csv" in found)
 
 
+@pytest.mark.fuzz
 def test_hundreds_of_mutated_files_are_read_or_refused(tmp_path):
     """Bytes of small good files are changed, repeated and cut out."""
     rng = np.random.default_rng(26)
@@ -214,7 +216,7 @@ def test_hundreds_of_mutated_files_are_read_or_refused(tmp_path):
     }
     outcomes = set()
     for name, text in files.items():
-        for _ in range(60):
+        for _ in range(inputs(60)):
             data = list(text.encode())
             for _ in range(rng.integers(1, 4)):
                 place = rng.integers(len(data))

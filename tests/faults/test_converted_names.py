@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fuzzing import inputs
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.data.formats.coco import read_coco
 from vfnet_tf.data.formats.conversion import TARGETS, convert_dataset
@@ -133,10 +134,11 @@ def read(place):
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.fuzz
 def test_random_names_are_refused_or_come_back(tmp_path, target):
     rng = np.random.default_rng(5)
     counts = collections.Counter()
-    for case in range(80):
+    for case in range(inputs(80)):
         odd_classes = case % 2 == 0
         classes, images = ["cell", "dog"], ["plain.png", "other.png"]
         name = random_name(rng).replace("/", "")

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("flask", reason="the extra `demo` is not installed")
 pytest.importorskip("waitress", reason="the extra `demo` is not installed")
 
+from tests.fuzzing import inputs
 from vfnet_tf.cli import demo
 
 
@@ -129,6 +130,7 @@ def test_a_body_that_is_too_large_is_refused_unread(start):
     assert ask(place, None, (head + "Content-Length: 1\r\n\r\na").encode()) == 200
 
 
+@pytest.mark.fuzz
 def test_broken_requests_leave_the_server_as_it_was(start):
     place = start("127.0.0.1")
     rng = np.random.default_rng(26)
@@ -139,7 +141,7 @@ def test_broken_requests_leave_the_server_as_it_was(start):
     pieces = [b" ", b"\r\n", b"\r\n\r\n", b"\0", b"\xff\xfe", b"\x1b[2J", 9000 * b"a"]
     pieces += texts.encode().split()
     statuses = []
-    for _ in range(200):
+    for _ in range(inputs(200)):
         data = b"".join(pieces[k] for k in rng.integers(len(pieces), size=10))
         statuses.append(ask(place, None, data))
     assert 500 not in statuses and 400 in statuses

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fuzzing import inputs
 from tests.loopback import raw_server
 from vfnet_tf.cli.__main__ import terminal_text
 from vfnet_tf.inference import sources
@@ -114,6 +115,7 @@ def test_a_good_answer_is_fetched(server, name):
     assert fetch(server + name, MAX_BYTES, 5.0) == jpeg()
 
 
+@pytest.mark.fuzz
 def test_hundreds_of_broken_answers_are_one_line_each(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     rng = np.random.default_rng(20)
@@ -130,7 +132,7 @@ def test_hundreds_of_broken_answers_are_one_line_each(monkeypatch):
     answers = {"a": answer, "b": answer_of_status}
     refused = 0
     with raw_server(answers) as port:
-        for number in range(300):
+        for number in range(inputs(300)):
             try:
                 fetch(f"http://127.0.0.1:{port}/{'ab'[number % 2]}", MAX_BYTES, 5.0)
             except ValueError as error:

@@ -1,11 +1,18 @@
 """`.safetensors` files as numpy arrays, without PyTorch."""
 
 import json
+import math
+import operator
+import os
 import pathlib
 
 import numpy as np
 
 from vfnet_tf.files import replacing
+from vfnet_tf.foreign_text import clipped
+
+#: Most bytes of a header; those of large models have some hundred thousand.
+MAX_HEADER = 2**26
 
 _DTYPES = {
     "F64": "float64",
@@ -35,18 +42,49 @@ def read_safetensors(path):
         ImportError: if the package safetensors is not installed.
     """
     library = _library("Reading")
-    contents = pathlib.Path(path).read_bytes()
     try:
-        entries = library.deserialize(contents)
-    except Exception as error:  # its class differs by version
+        notes = _check_header(path).get("__metadata__") or {}
+        entries = library.deserialize(pathlib.Path(path).read_bytes())
+    except Exception as error:  # the library's class differs by version
         raise ValueError(
             "The file must be whole and in the safetensors format. "
-            f"Received: {path}: {error}"
+            f"Received: {path}: {clipped(str(error))}"
         ) from error
-    # The library has checked it: eight bytes of length, then JSON.
-    length = int.from_bytes(contents[:8], "little")
-    notes = json.loads(contents[8 : 8 + length]).get("__metadata__") or {}
     return {name: _to_array(name, entry, path) for name, entry in entries}, notes
+
+
+def _check_header(path):
+    """The header, a dict, if the file has what it claims.
+
+    Eight bytes of length, then JSON, then the bytes of the tensors.
+    """
+    total = os.path.getsize(path)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= min(total - 8, MAX_HEADER):
+            raise ValueError(f"a header of {length} bytes in a file of {total}")
+        header = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("its header must be a JSON object")
+    last = 0
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            begin, end = map(operator.index, entry["data_offsets"])
+            shape = [*map(operator.index, entry["shape"])]
+            dtype = str(entry["dtype"])
+        except (TypeError, KeyError, ValueError):
+            raise ValueError(f"no dtype, shape and offsets of {name}") from None
+        if min([begin, *shape]) < 0 or not begin <= end <= total - 8 - length:
+            raise ValueError(f"{name} lies outside of the file")
+        width = 2 if dtype == "BF16" else np.dtype(_DTYPES.get(dtype, "V0")).itemsize
+        if width and math.prod(shape) * width != end - begin:
+            raise ValueError(f"{name} of the shape {shape} has {end - begin} bytes")
+        last = max(last, end)
+    if last != total - 8 - length:
+        raise ValueError(f"tensors of {last} bytes in {total - 8 - length}")
+    return header
 
 
 def write_safetensors(path, tensors, notes=None):

@@ -205,20 +205,30 @@ def history_columns(history):
         dict of float64 arrays; NaN for cells that are no numbers.
 
     Raises:
-        ValueError: the file does not exist.
+        ValueError: the file does not exist, or is no table of text.
     """
     if not isinstance(history, dict):
         path = os.fspath(history)
         if not os.path.exists(path):
             raise ValueError(f"The history must exist. Received: path={path}")
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_rows(path)
         names = [name for name in (rows[0] if rows else {}) if name]
         history = {name: [row[name] for row in rows] for name in names}
     return {
         name: np.array([_number(value) for value in values], "float64")
         for name, values in history.items()
     }
+
+
+def read_rows(path):
+    """The lines of a CSV file as dicts by its header; a ValueError names the file."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(
+            f"The file must be a CSV. Received: {path}: {error}"
+        ) from error
 
 
 def _number(value):

@@ -18,6 +18,7 @@ import keras
 from keras import ops
 
 from vfnet_tf.files import replacing
+from vfnet_tf.reports.curves import read_rows
 from vfnet_tf.training.run_state import (
     assign_metrics,
     copy_without_optimizer,
@@ -94,25 +95,23 @@ def read_history(path):
         ValueError: a column is missing or not numeric; names file and line. A last line
             that was cut short is left out with a warning.
     """
-    rows = []
-    with open(path, newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
-        for number, line in enumerate(lines, start=2):
-            try:
-                row = {name: float(value) for name, value in line.items()}
-                row.update({name: int(row[name]) for name in ("epoch", "step")})
-            except (KeyError, TypeError, ValueError):
-                is_cut = number == len(lines) + 1 and None in line.values()
-                if is_cut:
-                    warnings.warn(
-                        f"{path} ends in half a line, which is left out", stacklevel=2
-                    )
-                    continue
-                raise ValueError(
-                    "A history must have numeric columns, `epoch` and `step` among "
-                    f"them. Received: path={path}, line {number}: {line}"
-                ) from None
-            rows.append(row)
+    rows, lines = [], read_rows(path)
+    for number, line in enumerate(lines, start=2):
+        try:
+            row = {name: float(value) for name, value in line.items()}
+            row.update({name: int(row[name]) for name in ("epoch", "step")})
+        except (KeyError, TypeError, ValueError, OverflowError):
+            is_cut = number == len(lines) + 1 and None in line.values()
+            if is_cut:
+                warnings.warn(
+                    f"{path} ends in half a line, which is left out", stacklevel=2
+                )
+                continue
+            raise ValueError(
+                "A history must have numeric columns, `epoch` and `step` among "
+                f"them. Received: path={path}, line {number}: {line}"
+            ) from None
+        rows.append(row)
     return rows
 
 
