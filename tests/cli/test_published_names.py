@@ -56,11 +56,11 @@ def quick(cache, monkeypatch):
     monkeypatch.setattr(latency, "measure", lambda path, *_: [str(path)])
     monkeypatch.setattr(demo, "ServedDetector", lambda directory: None)
 
-    class Interrupted:
-        def serve_forever(self):
-            raise KeyboardInterrupt
+    class Stopped:
+        def run(self):
+            pass
 
-    monkeypatch.setattr(demo, "make_server", lambda *_: Interrupted())
+    monkeypatch.setattr(demo, "make_server", lambda *_: Stopped())
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_the_time_of_the_whole_training_is_told_once(clock, capsys):
     estimate.on_train_batch_end(21)
     # 21 of 500 steps are over; 38 s for the 20 behind the first.
     said = capsys.readouterr().out
-    assert said.count("time ") == 1 and "15 min" in said and "479 steps" in said
+    assert said.count("time   ") == 1 and "15 min" in said and "479 steps" in said
 
 
 def test_a_training_that_is_over_or_of_another_worker_says_nothing(clock, capsys):

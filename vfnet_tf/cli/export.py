@@ -119,7 +119,7 @@ def run(options):
         from vfnet_tf.cli import export_onnx
 
         return export_onnx.run(options, folder)
-    out = options.out or folder / "saved_model"
+    out = options.serving or options.out or folder / "saved_model"
     import tensorflow as tf
 
     from vfnet_tf.export.saved_model import exporter as saved_model

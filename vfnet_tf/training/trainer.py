@@ -241,6 +241,7 @@ class Trainer:
             batch_size=config.training.batch_size,
             training=training,
             seed=config.training.seed,
+            epochs=config.training.epochs,
             **(shares or {}),
         )
 

@@ -79,7 +79,7 @@ def test_a_version_has_the_files_that_a_server_reads(
 ):
     path = export_for_serving(detector, tmp_path / "models", image_size=(128, 160))
     assert path == tmp_path / "models" / "vfnet" / "1"
-    assert quick == [{"image_size": (128, 160)}]
+    assert quick == [{"image_size": (128, 160), "max_batch": 32}]
     assert (path / "saved_model.pb").is_file()
     assert (path / "variables" / "variables.index").is_file()
     (model,) = read_models(tmp_path / "models")
