@@ -5,11 +5,12 @@ imported without Keras in a tenth of a second, so that commands are quick; its c
 are imported when Keras is, or at once if it has been.
 """
 
+import contextlib
 import importlib
-import importlib.abc
-import importlib.util
 import sys
 import types
+
+from vfnet_tf._imports import ImportWatch
 
 #: They bring all that `keras.saving.load_model` must know by name.
 _MODULES = (
@@ -28,30 +29,16 @@ class WatchingPackage(types.ModuleType):
             _register()
 
 
-class _KerasWatch(importlib.abc.MetaPathFinder):
-    """Finds Keras as ever, and has the classes registered when it has been imported."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name != "keras":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def execute_and_register(module):
-                execute(module)
-                _register()
-
-            spec.loader.exec_module = execute_and_register
-        return spec
+@contextlib.contextmanager
+def _before_registering():
+    yield
+    _register()
 
 
 def watch():
     """Registers the classes now if Keras has been imported, or as soon as it is."""
     sys.modules[__package__].__class__ = WatchingPackage
-    if "keras" not in sys.modules:
-        sys.meta_path.insert(0, _KerasWatch())
+    ImportWatch("keras", _before_registering).start()
     _register()
 
 

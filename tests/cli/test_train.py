@@ -64,6 +64,9 @@ def test_time_fits_the_epochs_and_is_refused_where_it_cannot(data, capfd):
     assert (data / "run" / "samples.png").stat().st_mtime > (
         data / "run" / "config.json"
     ).stat().st_mtime
+    # The same command goes on with the run, here at its end.
+    assert main(["train", *options_of(data, "--time", "30m", "--no-export")]) == 0
+    assert "resuming after epoch 8 of 8" in capfd.readouterr().out
     options = options_of(data, "--time", "1s")
     options[-3] = str(data / "other")
     assert main(["train", *options]) == 2

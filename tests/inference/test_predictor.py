@@ -1,10 +1,7 @@
 import fractions
-import functools
-import http.server
 import json
 import os
 import sys
-import threading
 import types
 
 import keras
@@ -13,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests import tiny_run
+from tests.loopback import serve_folder
 from vfnet_tf.config import save_config
 from vfnet_tf.data.formats import coco
 from vfnet_tf.data.pipeline import build_pipeline
@@ -360,17 +358,8 @@ def server(images, monkeypatch):
     """A web server on this machine that gives the files of `images`."""
     monkeypatch.setenv("no_proxy", "*")
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
-
-    handler = functools.partial(Handler, directory=str(images))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_address[1]}"
-        running.shutdown()
-        thread.join()
+    with serve_folder(images) as address:
+        yield address
 
 
 def test_an_http_url_is_fetched(predictor, predictions, server):

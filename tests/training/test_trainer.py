@@ -22,6 +22,7 @@ from vfnet_tf.data.synthetic import make_synthetic_dataset
 from vfnet_tf.reports import curves
 from vfnet_tf.training import trainer as trainer_module
 from vfnet_tf.training.callbacks import read_history
+from vfnet_tf.training.preview import pipeline_of
 from vfnet_tf.training.run_lock import only_this_process
 from vfnet_tf.training.run_state import read_state
 from vfnet_tf.training.schedules import CosineCycles
@@ -143,7 +144,7 @@ def test_scales_are_drawn_in_training_only(datasets):
     scales = ((32, 64), (64, 96))
     config = override(CONFIG, data__scales=scales, data__cache_decoded=False)
     for is_training, expected in ((True, [*scales]), (False, [(64, 96)])):
-        batches = Trainer._pipeline(None, config, datasets[0], is_training)
+        batches = pipeline_of(config, datasets[0], is_training)
         assert batches.canvas_shapes == expected
 
 
@@ -174,7 +175,7 @@ def test_a_run_crops_cuts_out_and_draws_from_a_range(datasets, tmp_path):
         is_black = np.isclose(batch["images"], black, atol=1e-4).all(axis=-1)
         assert is_black.any(axis=(1, 2)).all()
     # Validation has one shape of its own, whatever is drawn in training.
-    batches = trainer._pipeline(trainer.config, datasets[1], training=False)
+    batches = pipeline_of(trainer.config, datasets[1], training=False)
     assert batches.canvas_shapes == [(64, 96)]
     assert {
         tuple(size) for batch in batches for size in batch["image_size"].numpy()

@@ -14,6 +14,7 @@ import subprocess
 import sys
 
 import vfnet_tf
+from vfnet_tf.training.hardware import host_memory
 
 #: Instruction sets that decide the speed, or whether TensorFlow starts at all.
 INSTRUCTIONS = re.compile(
@@ -140,16 +141,11 @@ def _sysctl(key):
 
 def memory():
     """The machine's memory, and the limit of a container that allows less."""
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows
+    total, limit = host_memory()
+    if total is None:
         return "unknown"
     text = f"{total / 2**30:.1f} GiB"
-    try:
-        limit = int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text())
-    except (OSError, ValueError):  # "max" is no limit
-        return text
-    return f"{text}, {limit / 2**30:.1f} GiB usable here"
+    return text if limit is None else f"{text}, {limit / 2**30:.1f} GiB usable here"
 
 
 def packages():

@@ -2,14 +2,13 @@
 
 import contextlib
 import glob
-import importlib.abc
-import importlib.util
 import os
 import pathlib
 import platform
 import subprocess
 import sys
 
+from vfnet_tf._imports import ImportWatch
 from vfnet_tf.cli import start_notes
 
 #: Files of NVIDIA's, WSL's and AMD's drivers.
@@ -43,31 +42,8 @@ def hide_start_notes():
     """
     quiet = "2" if has_device() or "TF_CONFIG" in os.environ else "3"
     level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", quiet)
-    is_watched = any(isinstance(one, _TensorFlowWatch) for one in sys.meta_path)
-    if level in ("1", "2", "3") and not is_watched and "tensorflow" not in sys.modules:
-        sys.meta_path.insert(0, _TensorFlowWatch(level))
-
-
-class _TensorFlowWatch(importlib.abc.MetaPathFinder):
-    """Finds TensorFlow as ever, and has its import pass `start_notes`."""
-
-    def __init__(self, level):
-        self.level = level
-
-    def find_spec(self, name, path=None, target=None):
-        if name != "tensorflow":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def execute_quietly(module):
-                with _notes_held_back(self.level):
-                    execute(module)
-
-            spec.loader.exec_module = execute_quietly
-        return spec
+    if level in ("1", "2", "3"):
+        ImportWatch("tensorflow", lambda: _notes_held_back(level)).start()
 
 
 @contextlib.contextmanager

@@ -100,15 +100,22 @@ def run(options):
     if options.frozen_stages is not None:
         start = _freeze(start, options.frozen_stages)
     if options.preview is not None:
-        config, _ = _fitted(start, options, run_dir, train_dataset, strategy, None)
+        config, _, lines = _fitted(
+            start, options, run_dir, train_dataset, strategy, None
+        )
+        print("\n".join(lines))
         paths = write_preview(config, train_dataset, options.preview)
         print(f"preview    {len(paths)} pages in {options.preview}")
         return 0
 
+    said = set()
+
     def make_trainer(epochs=None):
-        config, evaluate_every = _fitted(
+        config, evaluate_every, lines = _fitted(
             start, options, run_dir, train_dataset, strategy, epochs
         )
+        print("".join(f"{line}\n" for line in lines if line not in said), end="")
+        said.update(lines)
         return trainer.Trainer(
             config,
             train_dataset,
@@ -189,7 +196,7 @@ def _freeze(start, stages):
 
 
 def _fitted(start, options, run_dir, dataset, strategy, epochs):
-    """The config as the recipe makes it, and the epochs between evaluations."""
+    """The config as the recipe makes it, epochs between evaluations, lines to say."""
     from vfnet_tf.training import hardware, recipe, trainer
 
     config, given = start.config, {*chosen_fields(options)}
@@ -197,17 +204,22 @@ def _fitted(start, options, run_dir, dataset, strategy, epochs):
         "_coco" in options.config and options.config in list_configs()
     )
     kind = options.recipe or ("auto" if is_published else "paper")
+    has_config = (run_dir / "config.json").is_file()
+    is_resumed = has_config and trainer.find_state(run_dir) is not None
+    if is_resumed and options.time is not None:
+        # An earlier start has fitted the epochs to its time.
+        epochs = load_config(run_dir).training.epochs
     if options.data is None or kind == "paper":
+        lines = []
         if options.data is not None and options.recipe is None:
-            print("recipe     that of the config; --recipe auto fits it to the data")
+            lines = ["recipe     that of the config; --recipe auto fits it to the data"]
         if epochs is not None:
             config = with_epochs(config, epochs)
-        return config, 1
-    if trainer.find_state(run_dir) is not None and (run_dir / "config.json").is_file():
-        print(f"recipe     that of the run in {run_dir}")
-        earlier = load_config(run_dir)
-        config = recipe.keep_choices(config, earlier, given)
-        return config, recipe.evaluation_interval(config.training.epochs)
+        return config, 1, lines
+    if is_resumed:
+        config = recipe.keep_choices(config, load_config(run_dir), given)
+        lines = [f"recipe     that of the run in {run_dir}"]
+        return config, recipe.evaluation_interval(config.training.epochs), lines
     if epochs is not None:
         config = with_epochs(config, epochs)
         given.add("training__epochs")
@@ -218,8 +230,7 @@ def _fitted(start, options, run_dir, dataset, strategy, epochs):
         weights=start.kind,
         given=given,
     )
-    print("\n".join(lines))
-    return config, recipe.evaluation_interval(config.training.epochs)
+    return config, recipe.evaluation_interval(config.training.epochs), lines
 
 
 def _epochs_until(deadline, training):

@@ -257,14 +257,7 @@ def write_preview(config, dataset, folder, pages=8):
     Returns:
         List of the paths.
     """
-    batches = build_pipeline(
-        dataset,
-        config.data,
-        batch_size=config.training.batch_size,
-        training=True,
-        seed=config.training.seed,
-        epochs=config.training.epochs,
-    )
+    batches = pipeline_of(config, dataset, training=True)
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -278,6 +271,26 @@ def write_preview(config, dataset, folder, pages=8):
         paths.append(folder / f"page_{number}.png")
         save_image(paths[-1], drawn)
     return paths
+
+
+def pipeline_of(config, dataset, training, shares=None):
+    """`build_pipeline` with the settings of a `Config`.
+
+    Args:
+        config: `Config`.
+        dataset: `DetectionDataset`.
+        training: bool.
+        shares: dict of `strategies.shares_of`, or None.
+    """
+    return build_pipeline(
+        dataset,
+        config.data,
+        batch_size=config.training.batch_size,
+        training=training,
+        seed=config.training.seed,
+        epochs=config.training.epochs,
+        **(shares or {}),
+    )
 
 
 def draw_batch(batch, normalization, class_names, most=8):

@@ -14,7 +14,6 @@ from vfnet_tf import builder, drawing
 from vfnet_tf import config as configs
 from vfnet_tf.backbones import kerashub
 from vfnet_tf.data.images.decode import load_image
-from vfnet_tf.data.pipeline import build_pipeline
 from vfnet_tf.evaluation.coco import CocoEvaluator, format_table, save_metrics
 from vfnet_tf.reports import curves
 from vfnet_tf.training import loop, strategies
@@ -31,7 +30,12 @@ from vfnet_tf.training.ema import ema_weights
 from vfnet_tf.training.nonfinite import NonFiniteAlarm
 from vfnet_tf.training.optimizers import SGD, AdamW
 from vfnet_tf.training.preemption import SaveOnSignal
-from vfnet_tf.training.preview import describe_run, draw_batch, preview_run
+from vfnet_tf.training.preview import (
+    describe_run,
+    draw_batch,
+    pipeline_of,
+    preview_run,
+)
 from vfnet_tf.training.progress_line import HideMissing, TimeEstimate
 from vfnet_tf.training.run_lock import only_this_process
 from vfnet_tf.training.run_state import steps_of
@@ -143,7 +147,7 @@ class Trainer:
             class_names=train_dataset.class_names,
             category_ids=train_dataset.category_ids,
         )
-        self.train_batches = self._pipeline(
+        self.train_batches = pipeline_of(
             config, train_dataset, training=True, shares=self._shares
         )
         shares = len(self._shares["replicas"])
@@ -232,17 +236,6 @@ class Trainer:
         raise ValueError(
             "`optimizer` must be 'sgd' or 'adamw'. "
             f"Received: optimizer={training.optimizer}"
-        )
-
-    def _pipeline(self, config, dataset, training, shares=None):
-        return build_pipeline(
-            dataset,
-            config.data,
-            batch_size=config.training.batch_size,
-            training=training,
-            seed=config.training.seed,
-            epochs=config.training.epochs,
-            **(shares or {}),
         )
 
     def describe(self):
@@ -425,7 +418,7 @@ class Trainer:
         if self.val_dataset is None:
             return None
         evaluation = CocoEvaluation(
-            self._pipeline(
+            pipeline_of(
                 self.config, self.val_dataset, training=False, shares=self._shares
             ),
             CocoEvaluator(self.val_dataset),
@@ -448,7 +441,7 @@ class Trainer:
         """Detects on some validation batches; returns the number of all of them."""
         if self.val_dataset is None:
             return 0
-        batches = self._pipeline(
+        batches = pipeline_of(
             self.config, self.val_dataset, training=False, shares=self._shares
         )
         detection = CocoEvaluation(batches.take(count), evaluator)
