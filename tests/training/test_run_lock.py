@@ -75,6 +75,22 @@ def test_half_a_file_is_stale_after_a_while(tmp_path, text, monkeypatch):
     assert files(tmp_path) == []
 
 
+def test_a_file_made_in_between_is_not_taken_for_the_stale_one(tmp_path, monkeypatch):
+    owner(tmp_path, process=2**22 + 1)
+    rename = os.rename
+
+    def race(old, new):
+        # Another process has removed the stale file and has made its own.
+        monkeypatch.setattr(os, "rename", rename)
+        owner(tmp_path, started=run_lock._start_of(os.getpid()))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", race)
+    with pytest.raises(ValueError, match=f"Process {os.getpid()}"):
+        only_this_process(tmp_path).__enter__()
+    assert files(tmp_path) == [NAME]
+
+
 def test_another_host_counts_as_long_as_it_gives_signs_of_life(
     tmp_path, monkeypatch, capsys
 ):
