@@ -112,7 +112,7 @@ def test_a_wide_kernel_is_cut_and_nothing_else_changes(strides):
 
 
 @contracts.on_tensorflow
-def test_a_wide_kernel_takes_no_longer_than_tensorflows_convolution():
+def test_a_wide_kernel_takes_no_multiple_of_tensorflows_convolution():
     import tensorflow as tf
 
     inputs = tf.random.normal((1, 40, 40, 256))
@@ -123,7 +123,9 @@ def test_a_wide_kernel_takes_no_longer_than_tensorflows_convolution():
         return tf.nn.conv2d(inputs, kernel, 1, "SAME")
 
     ours, own = contracts.shortest_times([tf.function(conv2d), whole], inputs, kernel)
-    assert ours < 1.25 * own  # 0.8 of it on two cores
+    # 0.8 of it with AVX2; with AVX-512 1.22 without oneDNN, 1.02 with it. Slices that are
+    # made wrongly (of the kernel in the graph, or one by one) take several times as long.
+    assert ours < 2 * own
 
 
 @pytest.mark.parametrize(
