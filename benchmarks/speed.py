@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Literal
 
-from vfnet_tf.cli.process import choose_onednn
+from vfnet_tf import processor
 from vfnet_tf.export.latency import photograph
 from vfnet_tf.paper.model_cards import ARCHITECTURE
 
@@ -183,7 +183,9 @@ def format_rows(rows):
 
 def _measure(name, options):
     if name in {"train", "losses"}:
-        choose_onednn()  # as `vfnet train` does
+        processor.speed_up_training()
+    else:
+        processor.speed_up_inference()
     import keras
     import tensorflow as tf
 

@@ -32,6 +32,7 @@ _PUBLIC = {
     "open_dataset": "vfnet_tf.data.formats.readers",
     "model_card": "vfnet_tf.paper.model_cards",
     "load_pytorch_checkpoint": "vfnet_tf.checkpoints.pytorch",
+    "speed_up_inference": "vfnet_tf.processor",
 }
 _MODULES = ("layers", "losses", "assigners", "box_coders", "export", "reports")
 

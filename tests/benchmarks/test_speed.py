@@ -161,9 +161,14 @@ def test_the_evaluation_is_measured_on_detections_of_its_own():
 @pytest.mark.parametrize("name", ["train", "losses", "data"])
 def test_the_benchmark_of_training_chooses_as_training_does(monkeypatch, name):
     calls = []
-    monkeypatch.setattr(speed, "choose_onednn", lambda: calls.append(name))
+    for settings in ("training", "inference"):
+        monkeypatch.setattr(
+            speed.processor,
+            f"speed_up_{settings}",
+            lambda settings=settings: calls.append(settings),
+        )
     for measured in ("_data", "_training_step", "_share_of_losses"):
         monkeypatch.setattr(speed, measured, lambda *arguments: [])
     monkeypatch.setattr("vfnet_tf.builder.build_detector", lambda config: None)
     speed._measure(name, speed.BenchmarkOptions())
-    assert calls == ([] if name == "data" else [name])
+    assert calls == ["inference" if name == "data" else "training"]

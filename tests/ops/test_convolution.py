@@ -4,6 +4,7 @@ import pytest
 
 from tests import contracts
 from tests.contracts import to_numpy
+from vfnet_tf.ops import convolution
 from vfnet_tf.ops.convolution import conv2d, merge_groups
 
 ONES = np.ones((1, 4, 4, 1), "float32")
@@ -87,9 +88,10 @@ def test_gradients_of_groups_are_those_of_each_alone():
 
 @contracts.on_tensorflow
 @pytest.mark.parametrize("strides", [1, 2])
-def test_a_wide_kernel_is_cut_and_nothing_else_changes(strides):
+def test_a_wide_kernel_is_cut_and_nothing_else_changes(strides, monkeypatch):
     import tensorflow as tf
 
+    monkeypatch.setattr(convolution, "onednn_is_on", lambda: False)
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(2, 7, 8, 12)).astype("float32")
     kernel = rng.normal(size=(3, 3, 12, 256)).astype("float32")
@@ -123,9 +125,10 @@ def test_a_wide_kernel_takes_no_multiple_of_tensorflows_convolution():
         return tf.nn.conv2d(inputs, kernel, 1, "SAME")
 
     ours, own = contracts.shortest_times([tf.function(conv2d), whole], inputs, kernel)
-    # 0.8 of it with AVX2; with AVX-512 1.22 without oneDNN, 1.02 with it. Slices that are
-    # made wrongly (of the kernel in the graph, or one by one) take several times as long.
-    assert ours < 2 * own
+    # 0.8 of it by Eigen with AVX2, the same by oneDNN. Slices that are made wrongly (of
+    # the kernel in the graph, or one by one) take several times as long, and all slices
+    # do by oneDNN with AVX2.
+    assert ours < 1.5 * own
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import warnings
 from typing import Annotated
 
 import vfnet_tf
+from vfnet_tf import processor
 from vfnet_tf.cli.process import hide_start_notes
 from vfnet_tf.foreign_text import terminal_text
 
@@ -42,6 +43,10 @@ COMMANDS = {
         "versions, processor, devices: for the report of a fault",
     ),
 }
+
+#: Commands whose weights change, and commands whose weights stay; others compute little.
+TRAINING = {"train", "study", "swa"}
+DETECTING = {"predict", "evaluate", "oracle", "export", "demo", "benchmark"}
 
 #: Errors that a user can cause. ImportError: an extra is not installed;
 #: FloatingPointError: a training diverged.
@@ -115,6 +120,10 @@ def run_command(name, arguments=None, prog=None):
             warnings.showwarning = _show_warning
             module = importlib.import_module(COMMANDS[name][0])
             options = _parse(module.OPTIONS, arguments)
+            if name in TRAINING:
+                processor.speed_up_training()
+            elif name in DETECTING and "tensorflow" not in sys.modules:
+                processor.speed_up_inference()
             with contextlib.redirect_stdout(_PlainStream(sys.stdout)):
                 return module.run(options) or 0
     except USER_ERRORS as error:

@@ -6,7 +6,6 @@ from typing import Literal
 
 import tyro
 
-from vfnet_tf.cli.process import choose_onednn
 from vfnet_tf.cli.training_options import TrainingOptions, read_data, resolve
 
 
@@ -39,7 +38,6 @@ OPTIONS = StudyOptions
 
 def run(options):
     """Trains the rows and prints the table; returns the exit status."""
-    choose_onednn()
     from vfnet_tf.paper.study import Study, find_rows
     from vfnet_tf.training import strategies, trainer
     from vfnet_tf.training.initial_weights import with_weights

@@ -7,7 +7,6 @@ import shlex
 import time
 from typing import Literal
 
-from vfnet_tf.cli.process import choose_onednn
 from vfnet_tf.cli.training_options import (
     TrainingOptions,
     chosen_fields,
@@ -70,7 +69,6 @@ OPTIONS = TrainOptions
 def run(options):
     """Trains as `options` say; returns 0, 75 after SIGTERM or 130 after Ctrl-C."""
     began = time.monotonic()
-    choose_onednn()
     from vfnet_tf.training import preemption, strategies, trainer
     from vfnet_tf.training.initial_weights import with_weights
     from vfnet_tf.training.preview import write_preview

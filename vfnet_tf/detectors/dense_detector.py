@@ -13,6 +13,7 @@ from vfnet_tf.ops.nms import suppress
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS, check_settings
 from vfnet_tf.ops.shapes import sizes_of
 from vfnet_tf.priors import make_points
+from vfnet_tf.processor import check_weights_may_change
 from vfnet_tf.weights_file import check_seal, seal
 
 _VIEW_KEYS = ("images", "image_size", "scale", "flipped")
@@ -214,6 +215,7 @@ class DenseDetector(TrainableParts, keras.Model):
             priors that they belong to: `"points"` `[P, 2]`, `"strides"` `[P]` and, for
             RetinaNet, `"anchors"` `[P, 4]`.
         """
+        execution.check_eager_call()
         images = input_checks.find_images(inputs)
         features = self.neck(self.backbone(images, training=training))
         predictions = self.head(features)
@@ -594,6 +596,19 @@ class DenseDetector(TrainableParts, keras.Model):
             return boxes, scores, None
         return boxes, scores, ops.sigmoid(outputs["centerness_logits"][..., 0])
 
+    def rank_all(self, images):
+        """Boxes and ranked scores of all points, for an NMS outside of the detector.
+
+        Args:
+            images: float32 `[B, H, W, 3]`, normalised.
+
+        Returns:
+            Boxes float32 `[B, P, 4]`, not clipped, and scores `[B, P, K]`, multiplied by
+            the centerness if there is one.
+        """
+        boxes, scores, factors = self.ranking(self(images, training=False))
+        return boxes, scores if factors is None else scores * factors[..., None]
+
     def candidates(
         self,
         boxes,
@@ -664,6 +679,7 @@ class DenseDetector(TrainableParts, keras.Model):
         return execution.in_graph(self._traces, method, *arguments)
 
     def make_train_function(self, force=False):
+        check_weights_may_change("Training")
         return super().make_train_function(force or self._traces.is_stale("train"))
 
     def make_test_function(self, force=False):

@@ -1,8 +1,10 @@
 """Runs a detector's methods in each backend's fastest way, and renews stale traces."""
 
 import keras
+import numpy as np
 
 from vfnet_tf.ops.kernels import tensorflow_kernels
+from vfnet_tf.processor import check_weights_may_change, weights_are_frozen
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
@@ -32,12 +34,16 @@ _BOOKKEEPING = frozenset(
 )
 
 
+#: Bytes of a row of `_checksum`.
+_ROW_BYTES = 8192
+
+
 class Traces:
     """Functions that were traced from a model, until the model is changed.
 
     A trace contains everything that is no argument: thresholds, attributes of layers,
     losses, coders and assigners, dtype policies, the layers and variables themselves. It
-    does not contain the values of variables.
+    does not contain the values of variables, but where `weights_are_frozen`.
 
     Args:
         model: a Keras model.
@@ -78,7 +84,19 @@ def state_of(model):
         state += layer._trainable_variables
         state += layer._non_trainable_variables
         _collect(vars(layer), state, seen)
+    if tensorflow_kernels() and weights_are_frozen():
+        state += map(_checksum, model.variables)
     return state
+
+
+def _checksum(variable):
+    """The bytes of a variable in a few words, at the speed of the memory."""
+    values = np.asarray(variable.value.read_value())
+    words = values.reshape(-1).view(np.uint8)
+    rows = words.size // _ROW_BYTES
+    columns = words[: rows * _ROW_BYTES].view(np.uint64).reshape(rows, _ROW_BYTES // 8)
+    # Sums by column: channels that change their places are seen too.
+    return columns.sum(axis=0).tobytes() + words[rows * _ROW_BYTES :].tobytes()
 
 
 def _collect(value, state, seen):
@@ -206,6 +224,20 @@ def _compiled(traces, method, *arguments):
     result = functions[key](values, arguments)
     traces.settle("functions")  # JAX traces for each size
     return result
+
+
+def check_eager_call():
+    """Refuses layers op by op where kernels of one shape would be taken for one another.
+
+    Raises:
+        ValueError: on TensorFlow outside of a graph, if `weights_are_frozen`.
+    """
+    if not tensorflow_kernels() or not weights_are_frozen():
+        return
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        check_weights_may_change("A detector that is called outside of a `tf.function`")
 
 
 def is_eager(values):

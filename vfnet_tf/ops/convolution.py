@@ -5,6 +5,7 @@ from keras import ops
 
 from vfnet_tf.ops.kernels import tensorflow_kernels
 from vfnet_tf.ops.shapes import as_pair
+from vfnet_tf.processor import onednn_is_on
 
 #: The least channels of a block of a grouped convolution, see `merge_groups`.
 BLOCK_CHANNELS = 32
@@ -101,14 +102,17 @@ def _dense_conv(inputs, kernel, strides, padding):
     """`tf.nn.conv2d` with wide kernels cut into slices, which suit the cache of a CPU.
 
     Rows of a float32 kernel that are a power of two apart share few lines of the cache:
-    a 3x3 convolution with 256 filters takes 1.2 times, one with 512 filters 1.6 times as
-    long as in slices of 64 filters. The gradients are those of the whole convolution.
+    with Eigen and AVX2 a 3x3 convolution with 256 filters takes 1.2 times, one with 512
+    filters 1.6 times as long as in slices of 64 filters. oneDNN lays kernels out itself,
+    and slices would take up to 2.4 times as long. The gradients are those of the whole
+    convolution.
     """
     import tensorflow as tf
 
     filters = kernel.shape[-1]
     is_wide = filters > 2 * SLICE_FILTERS and filters % (2 * SLICE_FILTERS) == 0
-    if kernel.shape[0] == 1 or kernel.dtype != tf.float32 or not is_wide:
+    is_float32 = kernel.dtype == tf.float32
+    if kernel.shape[0] == 1 or not is_float32 or not is_wide or onednn_is_on():
         return tf.nn.conv2d(inputs, kernel, strides, padding)
 
     @tf.custom_gradient

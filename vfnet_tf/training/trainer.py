@@ -15,6 +15,7 @@ from vfnet_tf import config as configs
 from vfnet_tf.backbones import kerashub
 from vfnet_tf.data.images.decode import load_image
 from vfnet_tf.evaluation.coco import CocoEvaluator, format_table, save_metrics
+from vfnet_tf.processor import check_weights_may_change
 from vfnet_tf.reports import curves
 from vfnet_tf.training import loop, strategies
 from vfnet_tf.training.callbacks import (
@@ -123,6 +124,7 @@ class Trainer:
         self.accepts_changes = accepts_changes
         self.deadline = deadline
         self.strategy = strategy or strategies.make_strategy("mirrored")
+        check_weights_may_change("Training")
         training = config.training
         strategies.check_settings(
             self.strategy,

@@ -137,10 +137,7 @@ def _convert(detector, image_size, quantize):
     def raw(images):
         # LiteRT has no `crop_and_resize`.
         with portable_kernels():
-            outputs = detector(images, training=False)
-            boxes, scores, factors = detector.ranking(outputs)
-            if factors is not None:
-                scores = scores * factors[..., None]
+            boxes, scores = detector.rank_all(images)
         return {"boxes": boxes, "scores": scores}
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,6 @@
 """Compares a `.tflite` file with the detector in Keras."""
 
+import keras
 import numpy as np
 
 from vfnet_tf.inference.litert import LiteRTModel
@@ -45,10 +46,9 @@ def verify_litert(path, detector, images, num_threads=1):
     quantize = model.metadata["quantize"]
     differences = []
     for image in images:
-        boxes, scores, factors = detector.ranking(detector(image[None], training=False))
-        if factors is not None:
-            scores = scores * factors[..., None]
-        expected = [np.asarray(value)[0] for value in (boxes, scores)]
+        inputs = keras.ops.convert_to_tensor(image[None])
+        ranked = detector.in_graph(detector.rank_all, inputs)
+        expected = [keras.ops.convert_to_numpy(value)[0] for value in ranked]
         found = [value[0] for value in model(image[None])]
         if quantize != "none":
             best = np.argsort(-expected[1].max(axis=-1), kind="stable")[:NUM_BEST]

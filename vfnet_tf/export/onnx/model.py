@@ -217,12 +217,9 @@ def compare(model, detector, sizes=CHECKED_SIZES):
 
 def _predict(detector, images):
     """The detector's own `boxes` and `scores`."""
-    outputs = detector(keras.ops.convert_to_tensor(images), training=False)
-    boxes, scores, factors = (
-        None if x is None else keras.ops.convert_to_numpy(x)
-        for x in detector.ranking(outputs)
-    )
-    return boxes, scores if factors is None else scores * factors[..., None]
+    images = keras.ops.convert_to_tensor(images)
+    ranked = detector.in_graph(detector.rank_all, images)
+    return [keras.ops.convert_to_numpy(value) for value in ranked]
 
 
 def _describe(detector, config, given, nms_in_graph):
