@@ -158,8 +158,16 @@ def test_the_evaluation_is_measured_on_detections_of_its_own():
     assert "evaluate" in speed.format_rows(rows)
 
 
-@pytest.mark.parametrize("name", ["train", "losses", "data"])
-def test_the_benchmark_of_training_chooses_as_training_does(monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [
+        ("train", "training"),
+        ("losses", "training"),
+        ("model", "inference"),
+        ("data", ""),
+    ],
+)
+def test_a_benchmark_chooses_as_the_commands_do(monkeypatch, name, chosen):
     calls = []
     for settings in ("training", "inference"):
         monkeypatch.setattr(
@@ -167,8 +175,8 @@ def test_the_benchmark_of_training_chooses_as_training_does(monkeypatch, name):
             f"speed_up_{settings}",
             lambda settings=settings: calls.append(settings),
         )
-    for measured in ("_data", "_training_step", "_share_of_losses"):
+    for measured in ("_data", "_training_step", "_share_of_losses", "_model"):
         monkeypatch.setattr(speed, measured, lambda *arguments: [])
     monkeypatch.setattr("vfnet_tf.builder.build_detector", lambda config: None)
     speed._measure(name, speed.BenchmarkOptions())
-    assert calls == ["inference" if name == "data" else "training"]
+    assert calls == ([chosen] if chosen else [])
