@@ -19,9 +19,11 @@ from vfnet_tf.config import (
 )
 from vfnet_tf.data.formats.coco import find_coco_splits, read_coco
 from vfnet_tf.data.synthetic import make_synthetic_dataset
+from vfnet_tf.evaluation.coco import METRICS
 from vfnet_tf.reports import curves
 from vfnet_tf.training import trainer as trainer_module
 from vfnet_tf.training.callbacks import read_history
+from vfnet_tf.training.coco_evaluation import CocoEvaluation
 from vfnet_tf.training.preview import pipeline_of
 from vfnet_tf.training.run_lock import only_this_process
 from vfnet_tf.training.run_state import read_state
@@ -311,6 +313,55 @@ def test_the_best_weights_of_a_run_with_a_moving_average_are_averaged(quick):
         value.shape == best[key].shape and (value == best[key]).all()
         for value in averages
     )
+
+
+@pytest.mark.parametrize(
+    ("momentum", "keep_epochs", "aps", "kept"),
+    [
+        # AP of the two epochs, then of the last weights and of the mean of two epochs.
+        (0.5, 2, (0.1, 0.2, 0.3, 0.4), "mean"),
+        (0.5, 2, (0.1, 0.2, 0.4, 0.3), "last"),
+        (0.5, 2, (0.1, 0.2, 0.2, 0.1), "average"),
+        (0.5, 0, (0.1, 0.2, 0.3), "last"),
+        (None, 2, (0.1, 0.2, 0.4), "mean"),
+        (None, 0, (0.1, 0.2), "last"),
+    ],
+)
+def test_the_better_of_average_last_weights_and_mean_is_kept(
+    quick, monkeypatch, capsys, momentum, keep_epochs, aps, kept
+):
+    found = [*aps, 0.5]  # and that of metrics.json
+    zeros = {**dict.fromkeys(METRICS, 0.0), "per_class": {}}
+    monkeypatch.setattr(
+        CocoEvaluation,
+        "evaluate",
+        lambda self: {**zeros, "AP": found.pop(0)},
+    )
+    trainer = quick(epochs=2, ema_momentum=momentum)
+    trainer.keep_epochs = keep_epochs
+    ends = Ends()
+    trainer.fit(verbose=0, callbacks=[ends])
+    assert not found
+    best, last = (
+        arrays_of(trainer.run_dir / f"{name}.weights.h5")[0]
+        for name in ("best", "last")
+    )
+    key = next(key for key in best if key.endswith("vars/0"))
+    first, second = (weights[0] for weights in ends.weights)
+    np.testing.assert_array_equal(last[key], second)
+    expected = {"mean": (first + second) / 2, "last": second}.get(kept)
+    if expected is None:
+        assert np.abs(best[key] - second).max() > 1e-6
+        assert np.abs(best[key] - (first + second) / 2).max() > 1e-6
+    else:
+        np.testing.assert_allclose(best[key], expected, rtol=1e-6)
+    said = capsys.readouterr().out
+    state = read_state(trainer.run_dir / "best.weights.h5")
+    assert (state["best"], state["best_epoch"]) == (max(aps), 2)
+    if momentum:
+        assert f"the last weights without average: val AP {aps[2]:.3f}" in said
+    if keep_epochs:
+        assert f"the mean of 2 epochs' weights: val AP {aps[-1]:.3f}" in said
 
 
 def test_accumulated_batches_train_as_one_large_batch(quick):

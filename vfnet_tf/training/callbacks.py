@@ -295,9 +295,32 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             ValueError: there is no such file, or it does not fit the model.
         """
         state = read_state(self.best_path)
-        optimizer = getattr(model, "optimizer", None)
-        self._load(model, self.best_path, [] if optimizer is None else [optimizer])
+        self._load_weights(model, self.best_path)
         return state["best_epoch"], state["best"]
+
+    def load_last(self, model):
+        """Loads the weights of the last state, without an average of Keras's optimizer."""
+        self._load_weights(model, self.last_path)
+
+    def _load_weights(self, model, path):
+        optimizer = getattr(model, "optimizer", None)
+        self._load(model, path, [] if optimizer is None else [optimizer])
+
+    def offer(self, model, value, epoch):
+        """Makes a model's weights the best ones if their value is better.
+
+        Args:
+            model: built.
+            value: float, of what `monitor` names.
+            epoch: int, from 1, after which the model had these weights.
+        """
+        if not self._is_better(value):
+            return
+        self.best, self.best_epoch = value, epoch
+        if self.writes:
+            state = {"monitor": self.monitor, "best": value, "best_epoch": epoch}
+            with without_distribution():
+                save_without_optimizer(model, self.best_path, state)
 
     @staticmethod
     def _load(model, path, objects_to_skip=()):

@@ -160,9 +160,11 @@ def average_checkpoints(model, paths, batches=None, norm_batches=NORM_BATCHES):
     if batches is None:
         _refuse_trainable_norms(model)
     mean = None
+    optimizer = getattr(model, "optimizer", None)
+    skipped = [] if optimizer is None else [optimizer]
     for count, path in enumerate(paths, start=1):
         try:
-            model.load_weights(path)
+            model.load_weights(path, objects_to_skip=skipped)
         except (ValueError, OSError, KeyError) as error:
             raise ValueError(
                 f"Each file must hold weights of this model. Received: {path}, which "

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import math
 import pathlib
 import time
 import warnings
@@ -47,7 +49,7 @@ from vfnet_tf.training.schedules import (
     scale_learning_rate,
 )
 from vfnet_tf.training.step_log import StepLog
-from vfnet_tf.training.swa import StochasticWeightAveraging
+from vfnet_tf.training.swa import StochasticWeightAveraging, average_checkpoints
 from vfnet_tf.training.tensorboard import TensorBoardLog
 from vfnet_tf.training.time_budget import StopInTime
 from vfnet_tf.warm_start import load_run_weights
@@ -477,6 +479,8 @@ class Trainer:
             if self.config.training.swa:
                 checkpoint.restore_best(self.detector)
             return None
+        if not self.config.training.swa:
+            self._try_others(checkpoint, evaluation)
         if checkpoint.best_path.exists():
             best_epoch, _ = checkpoint.restore_best(self.detector)
             if is_chief:
@@ -495,6 +499,34 @@ class Trainer:
             print(format_table(metrics))
             self._draw_samples(evaluation.kept)
         return metrics
+
+    def _try_others(self, checkpoint, evaluation):
+        """Keeps the last weights, or the mean of the kept epochs, if they are better.
+
+        The epochs were evaluated with the moving average, if there is one.
+        """
+        kept = sorted(self.run_dir.glob("epoch-*.weights.h5"))
+        kept = kept[-self.keep_epochs :] if self.keep_epochs > 1 else []
+        others = {}
+        if self.config.training.ema_momentum is not None:
+            # Keras leaves the average in the model at the end.
+            others["the last weights without average"] = functools.partial(
+                checkpoint.load_last, self.detector
+            )
+        if len(kept) > 1:
+            others[f"the mean of {len(kept)} epochs' weights"] = functools.partial(
+                average_checkpoints, self.detector, kept, self.train_batches
+            )
+        evaluation.set_model(self.detector)
+        for name, load in others.items():
+            load()
+            with self._keras_scope(), loop.explaining_lost_workers():
+                found = evaluation.evaluate()["AP"]
+            if self.cluster.is_chief:
+                best = math.nan if checkpoint.best is None else checkpoint.best
+                print(f"{name}: val AP {found:.3f}; best so far {best:.3f}")
+            checkpoint.offer(self.detector, found, self.config.training.epochs)
+        loop.check_same_everywhere(self.strategy, tried=len(others))
 
     def _tensorboard_log(self):
         return TensorBoardLog(
