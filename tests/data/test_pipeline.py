@@ -8,6 +8,7 @@ from tests.data.batch_rules import check_batch
 from tests.image_files import exif
 from vfnet_tf.data import transforms
 from vfnet_tf.data.canvases import choose_canvas_shapes
+from vfnet_tf.data.epoch_plan import repeat_factors
 from vfnet_tf.data.formats.coco import find_coco_splits, read_coco
 from vfnet_tf.data.normalization import IDENTITY, TORCHVISION
 from vfnet_tf.data.pipeline import build_pipeline
@@ -44,6 +45,36 @@ def assert_same(first, second):
     for one, other in zip(sum(first, []), sum(second, []), strict=True):
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.fixture
+def rare(coco):
+    """Sixteen images with a cell, of which the last one has a rare class too."""
+    coco.content["categories"].append({"id": 9, "name": "rare"})
+    for index in range(16):
+        coco.image(48, 64)
+        coco.box([4, 3, 10, 20], image_id=index + 1)
+    coco.box([20, 3, 10, 20], image_id=16, category_id=9)
+    return coco.read()
+
+
+def test_images_of_a_rare_class_are_repeated_by_hand(rare):
+    # The rare class is in 1/16 of the images: sqrt(0.39 / (1 / 16)) = 2.498.
+    factors = repeat_factors(rare, 0.39)
+    np.testing.assert_allclose(factors, [1.0] * 15 + [2.498], atol=1e-3)
+    np.testing.assert_array_equal(repeat_factors(rare, 1 / 16), np.ones(16))
+    batches = build(rare, oversample=0.39, seed=3)
+    assert len(batches) == 9  # of 18 images: 17.498, rounded up
+    found = np.array([ids(epoch) for epoch in epochs(batches, 40)])
+    counts = np.stack([(found == i + 1).sum(axis=1) for i in range(16)], axis=1)
+    assert set(counts[:, 15]) == {2, 3} and counts[:, :15].min() == 1
+    assert counts[:, 15].mean() == pytest.approx(2.498 * 18 / 17.498, abs=0.15)
+    # Evaluation sees each image once; a resumed run sees the same repeats.
+    assert sorted(ids(list(build(rare, oversample=0.39, training=False)))) == list(
+        range(1, 17)
+    )
+    later = build(rare, oversample=0.39, seed=3, start_epoch=5)
+    assert ids(epochs(later, 1)[0]) == found[5].tolist()
 
 
 def test_canvases_by_hand():
@@ -527,6 +558,8 @@ def test_an_unknown_keyword_is_refused_with_those_that_are_known(dataset):
         ({"scale_range": ((32, 64), (96, 80))}, "short <= long"),
         ({"scale_range": RANGE, "keep_ratio": False}, "needs `keep_ratio=True`"),
         ({"scale_range": RANGE, "cache_decoded": True}, "`scale_range` and"),
+        ({"oversample": 1.5}, r"`oversample` must be in \[0, 1\]"),
+        ({"oversample": 0.5, "random_crop": 0.5}, "`oversample` cannot be combined"),
         ({"random_crop": 0.5, "cache_decoded": True}, "`scale_range` and"),
         ({"random_crop": 0.5, "scales": [(32, 64)]}, "cannot be combined with"),
         ({"scale_range": RANGE, "canvas_shapes": [(96, 96)]}, "cannot be combined"),

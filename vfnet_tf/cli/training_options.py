@@ -40,6 +40,9 @@ class TrainingOptions:
     config's, and flip is the paper's"""
     augment_set: tuple[str, ...] = ()
     """single settings of it: Mosaic.probability=0.3 LargeScaleJitter.scale=0.5,2"""
+    oversample: float | None = None
+    """repeat images with a class that less than this share of the images have, such as
+    0.1, by the repeat factor of LVIS"""
     weights: str | None = None
     """coco (the published weights of the config), imagenet, none, or a path: the run
     directory of a detector (or a .weights.h5 in one)
@@ -106,6 +109,7 @@ def chosen_fields(options):
         "training__seed": options.seed,
         "data__image_size": options.image_size,
         "data__augment": options.augment,
+        "data__oversample": options.oversample,
     }
     if options.image_size is not None:
         changes.update(data__scales=(), data__scale_range=())

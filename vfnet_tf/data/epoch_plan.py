@@ -96,6 +96,36 @@ class Group:
     fitting: np.ndarray | None = None
 
 
+def repeat_factors(dataset, threshold):
+    """How often an epoch repeats each image, by its rarest class (as LVIS does).
+
+    Args:
+        dataset: `DetectionDataset`.
+        threshold: float in (0, 1], share of the images.
+
+    Returns:
+        float `[N]`, at least 1: sqrt(threshold / share of the images that have the
+        class) for the rarest class of an image below the threshold.
+    """
+    members = [np.unique(record.labels) for record in dataset]
+    counts = np.bincount(np.concatenate(members), minlength=1)
+    shares = np.maximum(counts, 1) / len(members)
+    factors = np.maximum(1.0, np.sqrt(threshold / shares))
+    return np.array([factors[labels].max(initial=1.0) for labels in members])
+
+
+def _repeat(records, factors, rng):
+    """Each record `factors` times on average, always the same number in all."""
+    order = rng.permutation(len(records))
+    ends = np.cumsum(factors[order])
+    total = np.ceil(ends[-1])
+    ends *= total / ends[-1]
+    ends[-1] = total
+    # Points of distance 1 from a random start: a longer stretch has more of them.
+    points = np.floor(ends - (1.0 - rng.random())).astype("int64")
+    return np.repeat(records[order], np.diff(points, prepend=-1))
+
+
 class Planner:
     """Turns (seed, epoch) into rows of work; see `build_pipeline`.
 
@@ -103,10 +133,19 @@ class Planner:
         groups: list of `Group`.
         scales: list of (short, long) or (height, width).
         batch_size, seed, shuffle, training, drop_remainder: as in `build_pipeline`.
+        repeats: float `[N]`, see `repeat_factors`, or None for each image once.
     """
 
     def __init__(
-        self, groups, scales, batch_size, seed, shuffle, training, drop_remainder
+        self,
+        groups,
+        scales,
+        batch_size,
+        seed,
+        shuffle,
+        training,
+        drop_remainder,
+        repeats=None,
     ):
         self.groups = groups
         self.scales = np.asarray(scales, "int64")
@@ -115,6 +154,7 @@ class Planner:
         self.shuffle = shuffle
         self.training = training
         self.drop_remainder = drop_remainder
+        self.repeats = repeats
         self.num_batches = self._count_batches()
 
     def sample_groups(self):
@@ -153,7 +193,15 @@ class Planner:
 
     def _draw_groups(self, rng):
         """The groups of one epoch, and their draws for `_rows`."""
-        return self.groups, None
+        if self.repeats is None:
+            return self.groups, None
+        repeated = [
+            dataclasses.replace(
+                group, records=_repeat(group.records, self.repeats[group.records], rng)
+            )
+            for group in self.groups
+        ]
+        return repeated, None
 
     def plan(self, epoch):
         """Returns int64 `[num_batches * B, 8 or 12]`, columns as named above."""

@@ -33,6 +33,7 @@ from vfnet_tf.data.epoch_plan import (
     Planner,
     make_groups,
     plan_random_sizes,
+    repeat_factors,
 )
 from vfnet_tf.data.example import PADDING_IMAGE_ID, PADDING_LABEL
 from vfnet_tf.data.images import decode
@@ -323,7 +324,10 @@ def _make_planner(dataset, data, canvas_shapes, training, order):
         groups, shapes = make_groups(
             dataset, sizes, is_multi_scale, canvas_shapes, max_shapes, keep_ratio
         )
-        planner = Planner(groups, sizes, *order)
+        repeats = None
+        if training and data.oversample > 0:
+            repeats = repeat_factors(dataset, data.oversample)
+        planner = Planner(groups, sizes, *order, repeats=repeats)
     if planner.num_batches == 0:
         counts = [len(group.records) for group in planner.sample_groups()]
         raise ValueError(
@@ -457,7 +461,7 @@ def _check_numbers(data, **numbers):
     for name, (value, lowest) in numbers.items():
         if value < lowest:
             raise ValueError(f"`{name}` must be >= {lowest}. Received: {name}={value}")
-    for name in ("flip", "random_crop", "cut_out", "partners_off"):
+    for name in ("flip", "random_crop", "cut_out", "partners_off", "oversample"):
         value = getattr(data, name)
         if not 0 <= value <= 1:
             raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={value}")
@@ -498,6 +502,12 @@ def _check_sizes(data, canvas_shapes):
             f"Received: scale_range={data.scale_range}, random_crop={data.random_crop}, "
             f"cache_decoded={data.cache_decoded}, canvas_shapes={canvas_shapes}, "
             f"scales={data.scales}"
+        )
+    if is_random and data.oversample > 0:
+        raise ValueError(
+            "`oversample` cannot be combined with `scale_range` or `random_crop`. "
+            f"Received: oversample={data.oversample}, scale_range={data.scale_range}, "
+            f"random_crop={data.random_crop}"
         )
 
 

@@ -24,6 +24,9 @@ class DataConfig:
             their order before `cut_out` and `flip`; or `"none"`, not even the flip.
         partners_off: share of the epochs, the last ones, in which augmentations that
             take several images (mosaic, mixup) rest.
+        oversample: share of the images, 0 for none: images with a class that fewer images
+            have are repeated sqrt(`oversample` / their share) times an epoch (the repeat
+            factor of LVIS).
         flip: probability of a horizontal flip in training.
         random_crop: probability of a crop in training, see `data.random_sizes`.
         cut_out: probability of holes in training, see `data.transforms.cut_out`.
@@ -39,6 +42,7 @@ class DataConfig:
     scale_range: tuple[tuple[int, int], ...] = ()
     augment: str | tuple = "flip"
     partners_off: float = 0.1
+    oversample: float = 0.0
     flip: float = 0.5
     random_crop: float = 0.0
     cut_out: float = 0.0

@@ -233,6 +233,8 @@ def _describe_draws(data):
         ]
         preset = data.augment if isinstance(data.augment, str) else "own"
         draws.append(f"augmentations {preset!r} ({', '.join(names) or 'none'})")
+    if data.oversample:
+        draws.append(f"images of classes below {data.oversample:.0%} of them repeated")
     if data.scales:
         draws.append(f"one of {len(data.scales)} scales")
     if data.scale_range:
