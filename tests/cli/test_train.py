@@ -13,7 +13,7 @@ from vfnet_tf.checkpoints.tensors import to_pytorch_layout
 from vfnet_tf.cli import train
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.config import load_config, override, save_config
-from vfnet_tf.training import initial_weights
+from vfnet_tf.training import initial_weights, strategies
 from vfnet_tf.training.preemption import PreemptedError
 
 CONFIG_FILE = """
@@ -451,6 +451,19 @@ def test_a_dry_run_of_yolo_data_says_all_and_leaves_nothing(data, capsys):
     assert "batches        2 of 4 x 64 x 96 x 3" in said
     assert "memory     about 0." in said
     assert not (data / "run").exists()
+
+
+@pytest.mark.parametrize("command", [["train"], ["study", "table3"], ["swa", "RUN"]])
+def test_xla_over_replicas_is_refused_before_data_are_read(
+    command, mistake, monkeypatch
+):
+    two = strategies.make_strategy("mirrored", ["CPU:0", "CPU:1"])
+    monkeypatch.setattr(strategies, "make_strategy", lambda *arguments: two)
+    command += ["--epochs", "1"]
+    error = mistake(*command, "--jit", "--data", "absent")
+    assert error.count("\n") == 1 and "leave out --jit" in error
+    assert "one_device" in error and "with 2 replicas" in error
+    assert "absent" in mistake(*command, "--no-jit", "--data", "absent")
 
 
 def test_the_cpu_is_divided_before_tensorflow_computes(data, capfd):

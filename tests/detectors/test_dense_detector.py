@@ -303,20 +303,6 @@ def test_fit_takes_a_step_and_shows_the_parts(small_detector, small_batch, as_pa
     assert sum(moved) > len(moved) // 2
 
 
-@on_tensorflow
-@pytest.mark.slow
-def test_fit_compiles_under_xla(small_detector, small_batch):
-    logs = []
-    for jit_compile in (False, True):
-        detector = small_detector()
-        detector.compile(keras.optimizers.SGD(1e-3), jit_compile=jit_compile)
-        detector.train_on_batch(small_batch)
-        detector.reset_metrics()
-        logs.append(detector.train_on_batch(small_batch, return_dict=True))
-    for name, value in logs[0].items():
-        assert float(logs[1][name]) == pytest.approx(float(value), rel=1e-4)
-
-
 def test_a_compiled_detector_trains_on_after_loading(
     tmp_path, small_detector, small_batch
 ):

@@ -51,6 +51,7 @@ def run(options):
     out = options.out or pathlib.Path("runs") / f"study_{options.table}"
     base = resolve(options)
     strategy = strategies.make_strategy(options.strategy)
+    strategies.check_settings(strategy, jit_compile=options.jit)
     print(f"devices    {trainer.local_devices()}")
     datasets = read_data(options, strategy)
     study = Study(
@@ -63,7 +64,7 @@ def run(options):
         settings={"weights": options.weights},
         strategy=strategy,
         evaluate_every=options.evaluate_every,
-        jit_compile=options.jit_compile,
+        jit_compile=options.jit,
     )
     study.run()
     return 0

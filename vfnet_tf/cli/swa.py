@@ -45,8 +45,8 @@ class SwaOptions:
     """use the first so many training images only"""
     skip_bad_images: bool = False
     """go on without unreadable images, and list them, instead of stopping"""
-    jit_compile: bool = False
-    """compile the step with XLA"""
+    jit: bool = False
+    """with --epochs: compile the training step with XLA, see vfnet train"""
 
 
 OPTIONS = SwaOptions
@@ -108,6 +108,7 @@ def _train_on(options, config, weights, out):
     from vfnet_tf.training import strategies, trainer
 
     strategy = strategies.make_strategy(options.strategy)
+    strategies.check_settings(strategy, jit_compile=options.jit)
     print(f"devices    {trainer.local_devices()}\nweights    {weights}")
     train, val = read_data(options, strategy)
     _check_classes(config, train)
@@ -119,7 +120,7 @@ def _train_on(options, config, weights, out):
         strategy=strategy,
         initial_weights=weights,
         evaluate_every=options.evaluate_every,
-        jit_compile=options.jit_compile,
+        jit_compile=options.jit,
     )
     print(training.describe(), flush=True)
     return training.fit()

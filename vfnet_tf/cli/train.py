@@ -89,6 +89,7 @@ def run(options):
         print(f"cluster    {cluster}", flush=True)
     devices = options.cpu_replicas and strategies.split_cpu(options.cpu_replicas)
     strategy = strategies.make_strategy(options.strategy, devices)
+    strategies.check_settings(strategy, jit_compile=options.jit)
     print(f"devices    {trainer.local_devices()}")
     train_dataset, val_dataset = read_data(options, strategy, options.overfit)
     run_dir = options.out or pathlib.Path("runs") / config.name
@@ -122,7 +123,7 @@ def run(options):
             strategy=strategy,
             initial_weights=start.weights,
             evaluate_every=options.evaluate_every or evaluate_every,
-            jit_compile=options.jit_compile,
+            jit_compile=options.jit,
             save_every_steps=options.save_every,
             patience=options.patience,
             on_nonfinite=options.on_nonfinite,

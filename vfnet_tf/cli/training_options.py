@@ -88,8 +88,9 @@ class TrainingOptions:
     """use the first so many training images only"""
     skip_bad_images: bool = False
     """go on without unreadable images, and list them, instead of stopping"""
-    jit_compile: bool = False
-    """compile the step with XLA"""
+    jit: bool = False
+    """compile the training step with XLA, once for each padded shape, on one device; JAX
+    always does. See docs/scaling.md"""
 
 
 def chosen_fields(options):

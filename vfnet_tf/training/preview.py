@@ -156,7 +156,7 @@ def describe_run(run):
         f"validation {num_validation or 'none: no AP, no best weights'}",
         f"images     {sides} {data.image_size[0]}x{data.image_size[1]} pixels"
         + _describe_draws(data),
-        f"graphs     at most {len(shapes)}, one per padded shape: "
+        f"graphs     at most {len(shapes)}, one per padded shape{_describe_jit(run)}: "
         + ", ".join(f"{height}x{width}" for height, width in shapes),
         f"classes    {len(names)}: {', '.join(names[:10])}"
         + (", ..." if len(names) > 10 else ""),
@@ -186,6 +186,12 @@ def preview_run(run):
             describe_batches(shapes, training.batch_size),
             describe_memory(memory) + devices,
         ]
+    )
+
+
+def _describe_jit(run):
+    return (
+        ", each compiled by XLA in its first step" if run.detector.jit_compile else ""
     )
 
 

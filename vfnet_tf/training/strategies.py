@@ -360,9 +360,9 @@ def check_settings(
     # With TF 2.21 and Keras 3.15 the next two fail at the first step.
     if jit_compile is True:
         raise ValueError(
-            "XLA does not compile a step that spans replicas: leave `jit_compile` "
-            f"False, or train on one device. Received: jit_compile={jit_compile} with "
-            f"{replicas} replicas"
+            "XLA does not compile a step that spans replicas: leave out --jit "
+            "(`jit_compile`), or train with --strategy one_device. Received: "
+            f"jit_compile={jit_compile} with {replicas} replicas"
         )
     if steps_per_execution != 1:
         raise ValueError(
