@@ -39,6 +39,12 @@ def _fused_sampling_is_available():
     return tensorflow_kernels() and not _runs_under_xla()
 
 
+def _index_dtype():
+    # Without XLA, TensorFlow computes with int32 on the host, also where there is a GPU,
+    # which then waits for each sum.
+    return "int64" if _fused_sampling_is_available() else "int32"
+
+
 def _inside(coordinates, size):
     """Coordinates in (-1, size); all others, NaN too, become -1, where samples are 0.
 
@@ -52,16 +58,15 @@ def _inside(coordinates, size):
 def _taps(coordinates, size, integral):
     """Two neighbours per coordinate: `[(index in the padded map, weight), ...]`."""
     shifted = coordinates + 1.0  # the padded map starts one cell earlier
+    dtype = _index_dtype()
     if integral:
-        return [(ops.cast(shifted, "int32"), None)]
+        return [(ops.cast(shifted, dtype), None)]
     low = ops.stop_gradient(ops.floor(shifted))
     fraction = shifted - low
-    index = ops.cast(low, "int32")
-    return [
-        (index, 1.0 - fraction),
-        # The cast is for JAX, where this is float if floatx is bfloat16.
-        (ops.cast(ops.minimum(index + 1, size + 1), "int32"), fraction),
-    ]
+    index = ops.cast(low, dtype)
+    # Casts for JAX, where this is float if floatx is bfloat16.
+    following = ops.minimum(index + 1, ops.cast(size + 1, dtype))
+    return [(index, 1.0 - fraction), (ops.cast(following, dtype), fraction)]
 
 
 class _Sampler:
@@ -102,11 +107,13 @@ class _Sampler:
     def _grid_taps(self, ys, xs, integral_y, integral_x):
         """`taps[i][j]`: index in the flat padded map, weights of row and column or None."""
         height, width = self._sizes
-        first = self._images * ((height + 2) * (width + 2))
+        images, stride, size = (
+            ops.cast(number, _index_dtype())
+            for number in (self._images, width + 2, (height + 2) * (width + 2))
+        )
+        first = images * size
         columns = [(first + x, weight) for x, weight in _taps(xs, width, integral_x)]
-        rows = [
-            (y * (width + 2), weight) for y, weight in _taps(ys, height, integral_y)
-        ]
+        rows = [(y * stride, weight) for y, weight in _taps(ys, height, integral_y)]
         return [
             [(y + x, y_weight, x_weight) for x, x_weight in columns]
             for y, y_weight in rows
