@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.conftest import SMALL, build_small, build_two_levels
 from tests.contracts import to_numpy
@@ -91,3 +92,26 @@ def test_a_run_says_how_many_steps_xla_compiles(tmp_path):
         "graphs     at most 2, one per padded shape, each compiled by XLA in its first"
     )
     assert f"{said} step: 64x64, 64x96\n" in run.describe()
+
+
+@pytest.mark.parametrize("kind", ["vfnet", "fcos"])
+def test_xla_compiles_for_shapes_and_not_for_the_values_of_a_batch(kind):
+    """Keras traces a second shape with an open width.
+
+    XLA takes a shape from an operation without its inputs' values, but not from a call
+    of a function, see `shared_trace`.
+    """
+    detector = build_small(kind)
+    detector.compile(SGD(1e-3))
+    detector.optimizer.build(detector.trainable_variables)
+    batch = {
+        "images": tf.TensorSpec((2, 64, None, 3)),
+        "boxes": tf.TensorSpec((2, 2, 4)),
+        "labels": tf.TensorSpec((2, 2), "int32"),
+        "image_size": tf.TensorSpec((2, 2)),
+    }
+    step = tf.function(detector.train_step, autograph=False, jit_compile=True)
+    operations = step.get_concrete_function((batch,)).graph.get_operations()
+    calls = {"PartitionedCall", "StatefulPartitionedCall", "If", "StatelessIf", "While"}
+    assert len(operations) > 2000
+    assert not calls & {operation.type for operation in operations}

@@ -11,32 +11,16 @@ import itertools
 from keras import ops
 
 from vfnet_tf.ops.convolution import centered_padding, merge_groups
-from vfnet_tf.ops.kernels import tensorflow_kernels
+from vfnet_tf.ops.kernels import runs_under_xla, tensorflow_kernels
 from vfnet_tf.ops.shapes import as_pair, sizes_of
 
 #: Signs of the distances (l, t, r, b) when they are added to a cell's place.
 STAR_SIGNS = (-1.0, -1.0, 1.0, 1.0)
 
 
-def _runs_under_xla():
-    import tensorflow as tf
-
-    # `tf.function(jit_compile=True)` enters an XLA control-flow context outside of the
-    # graph that it then traces.
-    graph = tf.compat.v1.get_default_graph()
-    while graph is not None:
-        context = graph._get_control_flow_context()
-        while context is not None:
-            if context.IsXLAContext():
-                return True
-            context = context.outer_context
-        graph = getattr(graph, "outer_graph", None)
-    return False
-
-
 def _fused_sampling_is_available():
     """Whether TensorFlow's `crop_and_resize` may be used, which XLA does not have."""
-    return tensorflow_kernels() and not _runs_under_xla()
+    return tensorflow_kernels() and not runs_under_xla()
 
 
 def _index_dtype():

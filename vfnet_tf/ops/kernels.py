@@ -32,3 +32,20 @@ def portable_kernels():
 def tensorflow_kernels():
     """Whether TensorFlow's own kernels may be used here."""
     return keras.backend.backend() == "tensorflow" and not _is_portable.get()
+
+
+def runs_under_xla():
+    """Whether TensorFlow traces this for XLA."""
+    import tensorflow as tf
+
+    # `tf.function(jit_compile=True)` enters an XLA control-flow context outside of the
+    # graph that it then traces.
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        context = graph._get_control_flow_context()
+        while context is not None:
+            if context.IsXLAContext():
+                return True
+            context = context.outer_context
+        graph = getattr(graph, "outer_graph", None)
+    return False

@@ -2,7 +2,7 @@
 
 import keras
 
-from vfnet_tf.ops.kernels import tensorflow_kernels
+from vfnet_tf.ops.kernels import runs_under_xla, tensorflow_kernels
 
 
 def shared_trace(function, features):
@@ -12,8 +12,8 @@ def shared_trace(function, features):
     gradients, takes most of the time until the first training step. Before the graph
     runs, TensorFlow inlines the function at each call.
 
-    Outside of a graph, in a graph of fixed sizes (where five traces are quicker), on
-    other backends and within `portable_kernels()` it is `function` itself.
+    Outside of a graph, in a graph of fixed sizes (where five traces are quicker), under
+    XLA, on other backends and within `portable_kernels()` it is `function` itself.
 
     Args:
         function: `function(features, scalars)`, a map `[B, H, W, C]` and a dict of
@@ -27,7 +27,9 @@ def shared_trace(function, features):
     if not tensorflow_kernels() or isinstance(features, keras.KerasTensor):
         return function
     batch, height, width, channels = features.shape
-    if None not in (height, width):
+    # XLA compiles for the value of all that reaches a call of which a result is a shape,
+    # as it is in the gradients: it would compile anew for each batch.
+    if None not in (height, width) or runs_under_xla():
         return function
     import tensorflow as tf
 
