@@ -5,6 +5,7 @@
 
 import dataclasses
 import itertools
+import os
 import pathlib
 import resource
 import subprocess
@@ -55,6 +56,8 @@ class BenchmarkOptions:
             "forward",
             "small",
             "train",
+            "jit",
+            "jax",
             "layers",
             "losses",
             "model",
@@ -64,8 +67,9 @@ class BenchmarkOptions:
         ],
         ...,
     ] = MEASUREMENTS
-    """what to measure; losses is the share of assignment and losses in a training step
-    of 2x512x640, model the config's line of --all, data the input pipeline alone,
+    """what to measure; jit and jax are the training step that XLA compiles, by
+    TensorFlow and by JAX, losses is the share of assignment and losses in a training
+    step of 2x512x640, model the config's line of --all, data the input pipeline alone,
     augment the pipeline with each augmentation and each preset, evaluation the COCO
     metrics of 5000 images with 100 detections each"""
     all: bool = False
@@ -114,7 +118,9 @@ def _measure_in_fresh_process(name, options):
         command += ["--config", options.config, "--precision", options.precision]
         command += ["--repeats", str(options.repeats), "--only", name]
         command += ["--json", str(path)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        backend = "jax" if name == "jax" else "tensorflow"
+        environment = {**os.environ, "KERAS_BACKEND": backend}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
         return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -174,15 +180,14 @@ def format_rows(rows):
                 f"{row['name']:44} {row['seconds']:9.1f} {'':7} {row['grown_mb']:9.0f} MB"
             )
             continue
-        lines.append(
-            f"{row['name']:44} {row['seconds']:9.4f} {row['in_g']:7.3f} "
-            f"{row['peak_gb']:9.2f} GB"
-        )
+        unit = f"{row['in_g']:7.3f}" if "in_g" in row else " " * 7
+        peak = f"{row['peak_gb']:9.2f} GB" if "peak_gb" in row else ""
+        lines.append(f"{row['name']:44} {row['seconds']:9.4f} {unit} {peak}".rstrip())
     return "\n".join(lines)
 
 
 def _measure(name, options):
-    if name in {"train", "losses"}:
+    if name in {"train", "jit", "losses"}:
         processor.speed_up_training()
     elif name in {"forward", "small", "model"}:
         processor.speed_up_inference()
@@ -191,6 +196,11 @@ def _measure(name, options):
 
     from vfnet_tf import builder
 
+    if name == "jax" and keras.backend.backend() != "jax":
+        raise ValueError(
+            "In this process the step of JAX needs KERAS_BACKEND=jax. Received: "
+            f"backend={keras.backend.backend()}"
+        )
     keras.config.set_dtype_policy(options.precision)
     if name == "data":
         return _data(options.repeats)
@@ -198,6 +208,8 @@ def _measure(name, options):
         return _data(options.repeats, _augmented())
     if name == "evaluation":
         return _evaluation()
+    if name in {"jit", "jax"}:
+        return _compiled_step(builder.build_detector(options.config), options.repeats)
     timer = _Timer(options.repeats)
     if name == "layers":
         return _layers(timer, tf)
@@ -294,6 +306,29 @@ def _training_step(timer, tf, detector):
     return [
         timer.row("training step 2x256x320", lambda: step((batch,))["loss"].numpy()),
         {"name": "  the first one, with its graph", **first},
+    ]
+
+
+def _compiled_step(detector, repeats):
+    """The step of `fit` under XLA, by TensorFlow or JAX, and its compilation."""
+    import keras
+    import tensorflow as tf
+
+    from vfnet_tf.training.optimizers import SGD
+
+    detector.compile(optimizer=SGD(1e-5), jit_compile=True)
+    batch = _training_batch(tf, detector, (256, 320), 20, 20)
+    batch = {key: value.numpy() for key, value in batch.items()}
+    seconds = []
+    for _ in range(1 + repeats):
+        start = time.perf_counter()
+        float(detector.train_on_batch(batch, return_dict=True)["loss"])
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    name = f"training step 2x256x320, XLA by {keras.backend.backend()}"
+    return [
+        {"name": name, "seconds": min(seconds[1:]), "peak_gb": peak * 1024 / 1e9},
+        {"name": "  the first one, which compiles", "seconds": seconds[0]},
     ]
 
 

@@ -1,4 +1,6 @@
 import json
+import pathlib
+import time
 
 import keras
 import numpy as np
@@ -158,11 +160,46 @@ def test_the_evaluation_is_measured_on_detections_of_its_own():
     assert "evaluate" in speed.format_rows(rows)
 
 
+def test_a_compiled_step_is_told_beside_its_compilation(capsys):
+    class Detector:
+        num_classes = 3
+
+        def compile(self, optimizer, jit_compile):
+            self.seconds = [0.3, 0.0, 0.0]
+            assert jit_compile
+
+        def train_on_batch(self, batch, return_dict):
+            assert batch["images"].shape == (2, 256, 320, 3)
+            time.sleep(self.seconds.pop(0))
+            return {"loss": np.float32(1)}
+
+    step, first = speed._compiled_step(Detector(), repeats=2)
+    assert step["name"].endswith("XLA by tensorflow") and step["peak_gb"] > 0
+    assert step["seconds"] < 0.3 <= first["seconds"]
+    table = speed.format_rows([step, first])
+    assert "GB" in table and f"{first['seconds']:.4f}" in table
+
+
+def test_jax_has_a_process_with_its_backend(monkeypatch):
+    def note(command, env, **settings):
+        seen[command[command.index("--only") + 1]] = env["KERAS_BACKEND"]
+        pathlib.Path(command[-1]).write_text("[]")
+
+    seen = {}
+    monkeypatch.setattr(speed.subprocess, "run", note)
+    for name in ("jit", "jax"):
+        assert speed._measure_in_fresh_process(name, speed.BenchmarkOptions()) == []
+    assert seen == {"jit": "tensorflow", "jax": "jax"}
+    with pytest.raises(ValueError, match="KERAS_BACKEND=jax"):
+        speed._measure("jax", speed.BenchmarkOptions())
+
+
 @pytest.mark.parametrize(
     ("name", "chosen"),
     [
         ("train", "training"),
         ("losses", "training"),
+        ("jit", "training"),
         ("model", "inference"),
         ("data", ""),
     ],
@@ -175,7 +212,13 @@ def test_a_benchmark_chooses_as_the_commands_do(monkeypatch, name, chosen):
             f"speed_up_{settings}",
             lambda settings=settings: calls.append(settings),
         )
-    for measured in ("_data", "_training_step", "_share_of_losses", "_model"):
+    for measured in (
+        "_data",
+        "_training_step",
+        "_share_of_losses",
+        "_model",
+        "_compiled_step",
+    ):
         monkeypatch.setattr(speed, measured, lambda *arguments: [])
     monkeypatch.setattr("vfnet_tf.builder.build_detector", lambda config: None)
     speed._measure(name, speed.BenchmarkOptions())
