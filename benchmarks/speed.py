@@ -4,9 +4,12 @@
 """
 
 import dataclasses
+import importlib.metadata
+import importlib.util
 import itertools
 import os
 import pathlib
+import platform
 import resource
 import subprocess
 import sys
@@ -28,6 +31,12 @@ DATA_SIZES = ((800, 1344), (320, 320))
 #: Input of the table of all models: (height, width).
 MODEL_SIZE = (800, 1344)
 
+#: Instruction sets that decide which kernels there are.
+SHOWN_FLAGS = {
+    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni"),
+    *("amx_bf16", "amx_int8", "asimd", "bf16", "i8mm", "sve"),
+}
+
 #: Rows and columns of the matrices whose product is G.
 G_SIZE = 4096
 
@@ -44,9 +53,11 @@ LOSSES_SIZE, LOSSES_ROWS, LOSSES_BOXES = (512, 640), 100, 20
 class BenchmarkOptions:
     """Measure forward pass, post-processing, training step and the deformable layers.
 
-    Times are given in seconds and in G, the time of one 4096x4096x4096 float32 matrix
-    product of the same process, taken before and after each figure: machines differ, and
-    they are shared. Memory is the peak resident size of a process that does nothing else.
+    Times are given in seconds, in seconds of all cores, and in G, the time of one
+    4096x4096x4096 float32 matrix product, without oneDNN and with it: machines differ,
+    and they are shared. CPU seconds far below the cores times the seconds, or products
+    that differ from those of an idle machine, show a noisy hour. Memory is the peak
+    resident size of a process that does nothing else.
     """
 
     config: str = "vfnet_r50_fpn_1x_coco"
@@ -64,6 +75,7 @@ class BenchmarkOptions:
             "data",
             "augment",
             "evaluation",
+            "product",
         ],
         ...,
     ] = MEASUREMENTS
@@ -71,7 +83,7 @@ class BenchmarkOptions:
     TensorFlow and by JAX, losses is the share of assignment and losses in a training
     step of 2x512x640, model the config's line of --all, data the input pipeline alone,
     augment the pipeline with each augmentation and each preset, evaluation the COCO
-    metrics of 5000 images with 100 detections each"""
+    metrics of 5000 images with 100 detections each, product G alone"""
     all: bool = False
     """instead, a table of all published models: parameters, operations, forward time
     and memory at 1x800x1344"""
@@ -91,24 +103,32 @@ def run(options):
 
     rows = []
     if options.all:
+        print(describe_machine() + "\n")
         print(format_models([]), flush=True)
         for stem in architectures():
             one = dataclasses.replace(options, config=stem)
             rows += _measure_in_fresh_process("model", one)
             print(format_models(rows[-1:], header=False), flush=True)
-    else:
+    elif options.in_process:
         for name in options.only:
-            if options.in_process:
-                rows += _measure(name, options)
-            else:
-                rows += _measure_in_fresh_process(name, options)
+            rows += _measure(name, options)
+        print(format_rows(rows))
+    else:
+        print(describe_machine(), flush=True)
+        products = measure_products()
+        for name in options.only:
+            rows += _measure_in_fresh_process(name, options)
+        after = measure_products()
+        products = {unit: min(products[unit], after[unit]) for unit in products}
+        add_products(rows, products)
+        print(f"G: {products['plain']:.3f} s, {products['onednn']:.3f} s with oneDNN")
         print(format_rows(rows))
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
-def _measure_in_fresh_process(name, options):
+def _measure_in_fresh_process(name, options, **variables):
     import json
     import tempfile
 
@@ -119,7 +139,7 @@ def _measure_in_fresh_process(name, options):
         command += ["--repeats", str(options.repeats), "--only", name]
         command += ["--json", str(path)]
         backend = "jax" if name == "jax" else "tensorflow"
-        environment = {**os.environ, "KERAS_BACKEND": backend}
+        environment = {**os.environ, "KERAS_BACKEND": backend, **variables}
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
         return json.loads(path.read_text(encoding="utf-8"))
 
@@ -143,47 +163,90 @@ def format_models(rows, header=True):
     if header:
         size = "x".join(map(str, MODEL_SIZE))
         lines.append(
-            f"| config | parameters, M | GFLOP at {size} | forward, s | G | G per TFLOP "
-            "| memory, GB |\n|---|---|---|---|---|---|---|"
+            f"| config | parameters, M | GFLOP at {size} | forward, s | CPU s | G of the "
+            "process | G per TFLOP | memory, GB |\n|---|---|---|---|---|---|---|---|"
         )
     for row in rows:
         per_tflop = row["in_g"] / row["gflop"] * 1000
         lines.append(
             f"| {row['name']} | {row['parameters'] / 1e6:.1f} | {row['gflop']:.0f} "
-            f"| {row['seconds']:.2f} | {row['in_g']:.2f} | {per_tflop:.1f} "
+            f"| {row['seconds']:.2f} | {row['cpu_seconds']:.2f} | {row['in_g']:.2f} "
+            f"| {per_tflop:.1f} "
             f"| {row['peak_gb']:.2f} |"
         )
     return "\n".join(lines)
 
 
 def format_rows(rows):
-    """The figures as a text table."""
-    lines = [f"{'figure':44} {'seconds':>9} {'G':>7} {'peak memory':>12}"]
+    """The figures as a Markdown table."""
+    lines = [
+        "| figure | seconds | CPU seconds | G without oneDNN | G with oneDNN | |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows:
-        if "ratio" in row:
-            lines.append(f"{row['name']:44} {'':>9} {row['ratio']:6.2f}x")
-            continue
-        if "images_per_second" in row:
-            lines.append(
-                f"{row['name']:44} {row['images_per_second']:7.1f} images/s, "
-                f"{row['cpu_ms']:5.1f} ms of a core each, load {row['load']:.1f}"
-            )
-            continue
-        if "first_seconds" in row:
-            lines.append(
-                f"{row['name']:44} {row['first_seconds']:9.1f} {'':7} "
-                f"{row['num_operations']:5} operations"
-            )
-            continue
-        if "grown_mb" in row:
-            lines.append(
-                f"{row['name']:44} {row['seconds']:9.1f} {'':7} {row['grown_mb']:9.0f} MB"
-            )
-            continue
-        unit = f"{row['in_g']:7.3f}" if "in_g" in row else " " * 7
-        peak = f"{row['peak_gb']:9.2f} GB" if "peak_gb" in row else ""
-        lines.append(f"{row['name']:44} {row['seconds']:9.4f} {unit} {peak}".rstrip())
+        seconds = row.get("seconds", row.get("first_seconds"))
+        cells = [row["name"], *["" if seconds is None else f"{seconds:.4g}"]]
+        cells.append(f"{row['cpu_seconds']:.4g}" if "cpu_seconds" in row else "")
+        for unit in ("plain", "onednn"):
+            key = f"in_g_{unit}"
+            cells.append(f"{row[key]:.3f}" if key in row else "")
+        cells.append(_further(row))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _further(row):
+    """What a row has besides its seconds."""
+    if "ratio" in row:
+        return f"{row['ratio']:.2f}x"
+    if "images_per_second" in row:
+        return (
+            f"{row['images_per_second']:.1f} images/s, {row['cpu_ms']:.1f} ms of a core "
+            f"each, load {row['load']:.1f}"
+        )
+    if "num_operations" in row:
+        return f"{row['num_operations']} operations"
+    if "grown_mb" in row:
+        return f"{row['grown_mb']:.0f} MB"
+    return f"{row['peak_gb']:.2f} GB" if "peak_gb" in row else ""
+
+
+def describe_machine():
+    """One line on processor, settings and versions."""
+    flags = sorted(processor.cpu_flags() & SHOWN_FLAGS) or ["no known instruction sets"]
+    versions = [
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("tensorflow", "keras", "jax", "vfnet_tf")
+        if importlib.util.find_spec(name)
+    ]
+    return (
+        f"{len(os.sched_getaffinity(0))} cores of {platform.machine()} "
+        f"({', '.join(flags)}); load {os.getloadavg()[0]:.1f}; {', '.join(versions)}"
+    )
+
+
+def add_products(rows, products):
+    """Adds to rows with seconds what they are in G, without and with oneDNN.
+
+    Args:
+        rows: list of dicts.
+        products: dict of seconds, `"plain"` and `"onednn"`.
+    """
+    for row in rows:
+        if "in_g" in row:
+            for unit, seconds in products.items():
+                row[f"in_g_{unit}"] = row["seconds"] / seconds
+
+
+def measure_products():
+    """Seconds of a matrix product in fresh processes, without oneDNN and with it."""
+    found = {}
+    for unit, value in {"plain": "0", "onednn": "1"}.items():
+        (row,) = _measure_in_fresh_process(
+            "product", BenchmarkOptions(), TF_ENABLE_ONEDNN_OPTS=value
+        )
+        found[unit] = row["seconds"]
+    return found
 
 
 def _measure(name, options):
@@ -211,6 +274,8 @@ def _measure(name, options):
     if name in {"jit", "jax"}:
         return _compiled_step(builder.build_detector(options.config), options.repeats)
     timer = _Timer(options.repeats)
+    if name == "product":
+        return [timer.product()]
     if name == "layers":
         return _layers(timer, tf)
     detector = builder.build_detector(options.config)
@@ -607,29 +672,36 @@ class _Timer:
         # Before the matrices of the unit, which take 0.2 GB of their own.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         before = self._unit()
-        seconds = self._best(function)
+        seconds, cpu_seconds = self._best(function)
         unit = min(before, self._unit())
         return {
             "name": name,
             "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
             "in_g": seconds / unit,
             "g_seconds": unit,
             "peak_gb": peak * 1024 / 1e9,
         }
+
+    def product(self):
+        """The row of G itself."""
+        return {"name": "matrix product", "seconds": self._unit()}
 
     def _unit(self):
         import tensorflow as tf
 
         matrix = tf.random.normal((G_SIZE, G_SIZE))
         self._product(matrix, matrix)
-        return self._best(lambda: self._product(matrix, matrix)[0, 0].numpy(), 3)
+        return self._best(lambda: self._product(matrix, matrix)[0, 0].numpy(), 3)[0]
 
     def _best(self, function, repeats=None):
+        """Seconds of the fastest run, and the seconds of all cores in it."""
         times = []
         for _ in range(repeats or self.repeats):
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             function()
-            times.append(time.perf_counter() - start)
+            cpu_seconds = time.process_time() - cpu_start
+            times.append((time.perf_counter() - start, cpu_seconds))
         return min(times)
 
 

@@ -91,9 +91,9 @@ def test_operations_are_counted_as_by_hand(monkeypatch):
 
 def test_models_are_lines_of_a_table():
     row = {"name": "x", "parameters": 32.9e6, "gflop": 500.0, "seconds": 2.0}
-    text = speed.format_models([{**row, "in_g": 4.0, "peak_gb": 1.5}])
-    header, rule, line = text.splitlines()
-    assert line == "| x | 32.9 | 500 | 2.00 | 4.00 | 8.0 | 1.50 |"
+    row |= {"cpu_seconds": 3.9, "in_g": 4.0, "peak_gb": 1.5}
+    header, rule, line = speed.format_models([row]).splitlines()
+    assert line == "| x | 32.9 | 500 | 2.00 | 3.90 | 4.00 | 8.0 | 1.50 |"
     assert header.count("|") == rule.count("|") == line.count("|")
 
 
@@ -116,7 +116,7 @@ def test_the_first_training_step_is_told_with_its_graph(small_detector):
     assert 1000 < first["num_operations"] < 20_000
     assert first["first_seconds"] > 0
     line = speed.format_rows([first]).splitlines()[-1]
-    assert line.endswith(f"{first['num_operations']} operations")
+    assert line.endswith(f"{first['num_operations']} operations |")
 
 
 def test_the_input_pipeline_is_measured_on_files_of_its_own(
@@ -160,6 +160,42 @@ def test_the_evaluation_is_measured_on_detections_of_its_own():
     assert "evaluate" in speed.format_rows(rows)
 
 
+def test_each_figure_is_told_in_g_with_and_without_onednn(monkeypatch, capsys):
+    def measure(name, options, **variables):
+        asked.append((name, variables))
+        if name == "product":
+            return [{"name": "G", "seconds": 2.0 + int(variables[ONEDNN] == "0")}]
+        row = {"name": name, "seconds": 6.0, "cpu_seconds": 11.5}
+        return [{**row, "in_g": 2.9, "peak_gb": 1.25}, {"name": "share", "ratio": 0.5}]
+
+    asked = []
+    monkeypatch.setattr(speed, "_measure_in_fresh_process", measure)
+    assert speed.run(speed.BenchmarkOptions(only=("small",))) == 0
+    products = [("product", {ONEDNN: "0"}), ("product", {ONEDNN: "1"})]
+    assert asked == [*products, ("small", {}), *products]
+    machine, products, *table = capsys.readouterr().out.splitlines()
+    assert "cores of" in machine and f"keras {keras.__version__}" in machine
+    assert products == "G: 3.000 s, 2.000 s with oneDNN"
+    assert table[2:] == [
+        "| small | 6 | 11.5 | 2.000 | 3.000 | 1.25 GB |",
+        "| share |  |  |  |  | 0.50x |",
+    ]
+    assert {line.count("|") for line in table} == {7}
+
+
+def test_the_cpu_seconds_are_those_of_the_fastest_run():
+    def burn():
+        time.sleep(naps.pop(0))
+        end = time.process_time() + 0.05
+        while time.process_time() < end:
+            pass
+
+    naps = [0.4, 0.2, 0.4]
+    timer = speed._Timer(3)
+    seconds, cpu_seconds = timer._best(burn)
+    assert seconds >= 0.25 and 0.05 <= cpu_seconds < seconds - 0.1
+
+
 def test_a_compiled_step_is_told_beside_its_compilation(capsys):
     class Detector:
         num_classes = 3
@@ -177,7 +213,7 @@ def test_a_compiled_step_is_told_beside_its_compilation(capsys):
     assert step["name"].endswith("XLA by tensorflow") and step["peak_gb"] > 0
     assert step["seconds"] < 0.3 <= first["seconds"]
     table = speed.format_rows([step, first])
-    assert "GB" in table and f"{first['seconds']:.4f}" in table
+    assert "GB" in table and f"{first['seconds']:.4g}" in table
 
 
 def test_jax_has_a_process_with_its_backend(monkeypatch):
@@ -192,6 +228,9 @@ def test_jax_has_a_process_with_its_backend(monkeypatch):
     assert seen == {"jit": "tensorflow", "jax": "jax"}
     with pytest.raises(ValueError, match="KERAS_BACKEND=jax"):
         speed._measure("jax", speed.BenchmarkOptions())
+
+
+ONEDNN = speed.processor.ONEDNN
 
 
 @pytest.mark.parametrize(
