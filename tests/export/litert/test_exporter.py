@@ -14,7 +14,7 @@ from vfnet_tf.builder import build_detector
 from vfnet_tf.detectors import VFNet
 from vfnet_tf.export import fingerprint
 from vfnet_tf.export.litert import exporter as litert
-from vfnet_tf.export.litert.verification import TOLERANCES, verify_litert
+from vfnet_tf.export.litert.verification import verify_litert
 from vfnet_tf.heads import VFNetHead
 from vfnet_tf.inference.litert import (
     LiteRTModel,
@@ -130,7 +130,10 @@ def test_quantised_files_are_smaller_and_near_keras(written, trained):
     # A fifth of the file are the anchors, which stay float32.
     assert sizes["float16"] < 0.6 * sizes["none"]
     assert sizes["dynamic_int8"] < 0.4 * sizes["none"]
-    reports = [verify_litert(written[q], trained, small_images()) for q in TOLERANCES]
+    reports = [
+        verify_litert(written[quantize], trained, small_images())
+        for quantize in litert.QUANTIZATIONS
+    ]
     # Coarser weights differ more.
     none, float16, int8 = (report["score_difference"] for report in reports)
     assert none < float16 < int8
