@@ -1,3 +1,5 @@
+import pathlib
+
 import keras
 import pytest
 
@@ -21,16 +23,23 @@ def quick(monkeypatch):
     def write(detector, path, **settings):
         calls.append(settings)
         path.write_bytes(bytes(1500000))
-        return {
+        report = {
             "num_nodes": 702,
             "box_difference": 3e-4,
             "score_difference": 1e-6,
             "sizes": [(2, 75, 107)],
         }
+        if settings["quantize"] != "none":
+            off = {"box_difference": 0.004, "score_difference": 0.03, "num_images": 4}
+            report |= {"quantized": off, "float32_seconds": 0.5, "seconds": 0.6}
+        return report
 
     def verify(path, detector, images):
         calls.append([image.name for image in images])
-        return {"num_detections": 42, "box_difference": 1e-4, "score_difference": 2e-6}
+        report = {"num_detections": 42, "score_difference": 2e-6}
+        if calls[0]["quantize"] != "none":
+            return {**report, "lowest_iou": 0.93}
+        return {**report, "box_difference": 1e-4}
 
     monkeypatch.setattr(onnx_model, "export_onnx", write)
     monkeypatch.setattr(onnx_verification, "verify_onnx", verify)
@@ -53,6 +62,9 @@ def test_options_reach_the_export_and_the_check_is_told(
     assert settings.pop("config").class_names == tiny_run.CLASS_NAMES
     assert settings == {
         "nms_in_graph": True,
+        "quantize": "none",
+        "calibration": (),
+        "allow_slower": False,
         "image_size": (96, 128),
         "score_threshold": 0.2,
         "nms_iou_threshold": 0.5,
@@ -67,6 +79,35 @@ def test_options_reach_the_export_and_the_check_is_told(
     )
     assert "42 detections in 1 images" in captured.out
     assert f"vfnet predict street.jpg --model {out}" in captured.out
+
+
+@pytest.mark.parametrize(
+    ("quantize", "note"),
+    [("float16", "Float16 pays on GPUs"), ("int8", "as --allow-slower says")],
+)
+def test_a_quantised_file_is_described_with_its_differences_and_time(
+    quantize, note, run_dir, traced, data, tmp_path, capsys, quick
+):
+    image = data / "val" / "a.jpg"
+    arguments = ["--format", "onnx", "--quantize", quantize, "--verify", str(image)]
+    arguments += ["--out", str(tmp_path / "cells.onnx")]
+    if quantize == "int8":
+        arguments += ["--data", str(data), "--allow-slower"]
+    status = main(["export", str(run_dir), *arguments])
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    assert quick[0]["quantize"] == quantize
+    assert quick[0]["allow_slower"] is (quantize == "int8")
+    images = {pathlib.Path(path).parent.name for path in quick[0]["calibration"]}
+    assert images == ({"val"} if quantize == "int8" else set())
+    assert f"quantize   {quantize}\n" in captured.out
+    bounds = {"float16": ("0.002", "0.005"), "int8": ("0.05", "0.1")}[quantize]
+    assert f"differ by 0.004 of the longer side at most ({bounds[0]} " in captured.out
+    assert f"scores by 0.03 ({bounds[1]})" in captured.out
+    assert "600 ms for an image of the config's size, 500 ms with" in captured.out
+    assert f"note: {quantize} is slower than float32 here. " in captured.out
+    assert note in captured.out
+    assert "those above 0.3 overlap by 0.93 or more" in captured.out
 
 
 def test_the_file_lies_in_the_run_by_default(run_dir, traced, capsys, quick, mistake):
@@ -84,6 +125,23 @@ def test_what_onnx_files_do_not_have_is_refused(quick, mistake):
     error = mistake("export", "RUN", *arguments)
     assert "Received: --precision mixed_bfloat16" in error
     assert "--nms is for --format onnx" in mistake("export", "RUN", "--nms")
+    for format, quantize, formats in (
+        ("onnx", "dynamic_int8", "litert"),
+        ("litert", "int8", "onnx"),
+        ("saved_model", "float16", "onnx and litert"),
+    ):
+        error = mistake("export", "RUN", "--format", format, "--quantize", quantize)
+        assert f"--quantize {quantize} is for --format {formats}. " in error
+    onnx = ("export", "RUN", "--format", "onnx")
+    for wrong in (
+        ["--quantize", "int8"],
+        ["--quantize", "float16", "--data", "DATA"],
+        ["--quantize", "float16", "--allow-slower"],
+        ["--data", "DATA"],
+    ):
+        assert "--quantize int8 needs --data" in mistake(*onnx, *wrong)
+    error = mistake(*onnx, "--quantize", "int8", "--data", "absent")
+    assert "--data must be an existing folder" in error
     assert not quick
 
 

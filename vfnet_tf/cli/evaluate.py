@@ -24,8 +24,8 @@ class EvaluateOptions:
     """run directory (its best weights), .weights.h5, .pth of the official code, or the
     name of a published model"""
     model: pathlib.Path | None = None
-    """.tflite file of `vfnet export --format litert`, run on the CPU in place of a
-    checkpoint; images are fitted into its size"""
+    """.onnx or .tflite file of `vfnet export`, run on the CPU in place of a checkpoint;
+    with .tflite images are fitted into its size"""
     data: str | None = None
     """folder or file in COCO, Pascal VOC, YOLO, CSV or TFRecord format, or tfds:NAME, as
     vfnet train takes it, or one COCO json or TFRecord"""

@@ -12,10 +12,18 @@ import tyro
 # option -> the one format that has it
 _FORMAT_OF = {
     "nms": "onnx",
-    "quantize": "litert",
+    "data": "onnx",
+    "allow_slower": "onnx",
     "serving": "saved_model",
     "existing": "saved_model",
     "box_format": "saved_model",
+}
+
+# value of --quantize -> the formats that have it
+_FORMATS_OF_QUANTIZE = {
+    "float16": ("onnx", "litert"),
+    "dynamic_int8": ("litert",),
+    "int8": ("onnx",),
 }
 
 
@@ -42,8 +50,16 @@ class ExportOptions:
     """onnx: any batch and size; litert: one image of one size"""
     nms: bool = False
     """of onnx: put the NMS into the graph, too"""
-    quantize: Literal["none", "float16", "dynamic_int8"] = "none"
-    """of litert: how the weights are stored"""
+    quantize: Literal["none", "float16", "int8", "dynamic_int8"] = "none"
+    """how the weights are stored: float16 of onnx (for GPUs) and litert; int8 of onnx,
+    with --data; dynamic_int8 of litert"""
+    data: str | None = None
+    """with --quantize int8: folder or file of the dataset, as vfnet train takes it, whose
+    training images set the steps of activations; or a folder of images like those to
+    come"""
+    allow_slower: bool = False
+    """with --quantize int8: write the file even if it is slower than float32 on this
+    machine, for another one"""
     config: str | None = None
     """name or file of a config, for weights without a config.json beside"""
     image_size: tuple[int, int] | None = None
@@ -189,6 +205,20 @@ def _check_format(options):
                 f"--{name.replace('_', '-')} is for --format {wanted}. "
                 f"Received: --format {options.format}"
             )
+    formats = _FORMATS_OF_QUANTIZE.get(options.quantize, (options.format,))
+    if options.format not in formats:
+        raise ValueError(
+            f"--quantize {options.quantize} is for --format {' and '.join(formats)}. "
+            f"Received: --format {options.format}"
+        )
+    is_int8 = options.quantize == "int8"
+    if is_int8 != (options.data is not None) or (options.allow_slower and not is_int8):
+        raise ValueError(
+            "--quantize int8 needs --data, the images that it is calibrated on; --data "
+            "and --allow-slower are for it alone. Received: --quantize "
+            f"{options.quantize}, --data {options.data}, --allow-slower "
+            f"{options.allow_slower}"
+        )
 
 
 def _check_existing(out, options):

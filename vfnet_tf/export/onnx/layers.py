@@ -28,6 +28,9 @@ from vfnet_tf.necks import FPN, PAFPN
 #: Limit of distances in cells, beyond every map, because infinity times 0 is NaN.
 MAX_DISTANCE = 1e6
 
+#: Scope of the convolutions whose kernel is no weight: they add up distances.
+SUMS = "sums"
+
 
 def convert(graph, layer, inputs):
     """Adds the nodes of a built Keras layer or functional model to a `Graph`.
@@ -316,7 +319,8 @@ def _star_conv(graph, layer, inputs, distances):
                 kernel[0, 0, side, 2 * tap + axis] = step
                 bias[2 * tap + axis] = -step
     distances = graph.node("Min", distances, np.float32(MAX_DISTANCE))
-    offsets = convolution(graph, distances, kernel, bias)
+    with graph.scope(SUMS):
+        offsets = convolution(graph, distances, kernel, bias)
     return deformable_convolution(graph, inputs, offsets, _array(layer.kernel))
 
 
