@@ -1,8 +1,9 @@
 """Time of one image in Keras and in ONNX Runtime, two threads each.
 
 `python benchmarks/onnx_runtime.py runs/mine 480 640` needs a run directory with a
-`model.onnx`, as `vfnet export runs/mine --format onnx` writes it. The two take turns, so
-that other work on the machine disturbs both alike.
+`model.onnx`, as `vfnet export runs/mine --format onnx` writes it. Further files, such as
+quantised ones, can follow. All take turns, so that other work on the machine disturbs
+them alike.
 """
 
 import pathlib
@@ -33,7 +34,7 @@ def measure(ways, image, repeats=7):
     return {name: statistics.median(times[1:]) for name, times in seconds.items()}
 
 
-def main(run_dir, height, width):
+def main(run_dir, height, width, *files):
     """Prints milliseconds of the run's detector, one way a line."""
     import onnxruntime
     import tensorflow as tf
@@ -43,16 +44,13 @@ def main(run_dir, height, width):
     detector = vfnet_tf.Predictor.from_checkpoint(run_dir).detector
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
-    session = onnxruntime.InferenceSession(
-        str(pathlib.Path(run_dir, "model.onnx")), options
-    )
-    ways = {
-        "Keras": tf.function(lambda images: detector(images, training=False)),
-        "ONNX Runtime": lambda images: session.run(None, {"images": images}),
-    }
+    ways = {"Keras": tf.function(lambda images: detector(images, training=False))}
+    for file in (pathlib.Path(run_dir, "model.onnx"), *files):
+        run = onnxruntime.InferenceSession(str(file), options).run
+        ways[str(file)] = lambda images, run=run: run(None, {"images": images})
     image = np.zeros((1, int(height), int(width), 3), "float32")
     for name, median in measure(ways, image).items():
-        print(f"{name:<14}{1000 * median:8.0f} ms")
+        print(f"{name:<40}{1000 * median:8.0f} ms")
 
 
 if __name__ == "__main__":
