@@ -1,12 +1,15 @@
 """A training that is killed: `killed_run.py DATA RUN_DIR [WHEN NUMBER]`.
 
 WHEN is `step` (kill -9 after NUMBER steps of the optimizer), `save` (kill -9 while the
-state after NUMBER steps is saved), `term` (SIGTERM after NUMBER steps) or `evaluation`
-(SIGTERM after NUMBER batches of evaluations). Without it the training runs to its end.
+state after NUMBER steps is saved), `term` (SIGTERM after NUMBER steps), `evaluation`
+(SIGTERM after NUMBER batches of evaluations) or `say` (prints `SAID` after NUMBER steps,
+or after the first one of a run that resumes later). Without it the training runs to its
+end.
 The environment tells whether it is one of several processes. Its exit status is that of
 `vfnet train`.
 """
 
+import math
 import os
 import signal
 import sys
@@ -24,11 +27,12 @@ from vfnet_tf.training.strategies import make_strategy
 
 CONFIG = Config(
     name="killed",
-    data=DataConfig(image_size=(64, 96), cache_decoded=True),
+    data=DataConfig(image_size=(64, 96), cache_decoded=True, augment="strong"),
     training=TrainingConfig(
         epochs=3, batch_size=2, warmup_steps=2, drop_epochs=(1.5,), seed=7
     ),
 )
+SAID = "here"
 
 
 def build(config, weights=None):
@@ -51,6 +55,17 @@ class Kill(keras.callbacks.Callback):
         self.steps += 1
         if self.steps == self.number:
             os.kill(os.getpid(), self.what)
+
+
+class Say(keras.callbacks.Callback):
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def on_train_batch_end(self, batch, logs=None):
+        if steps_of(self.model.optimizer) >= self.number:
+            print(SAID, flush=True)
+            self.number = math.inf
 
 
 def kill_while_saving(number, training):
@@ -108,6 +123,8 @@ def main(data, run_dir, when=None, number=0):
         kill_while_saving(int(number), training)
     elif when == "evaluation":
         interrupt_evaluation(int(number))
+    elif when == "say":
+        callbacks.append(Say(int(number)))
     elif when is not None:
         what = {"step": signal.SIGKILL, "term": signal.SIGTERM}[when]
         callbacks.append(Kill(int(number), what))

@@ -1,12 +1,15 @@
 """Kill -9 or SIGTERM, and the same command again, in processes of their own."""
 
 import csv
+import itertools
 import json
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -19,6 +22,7 @@ from tests.loopback import (
     process_variables,
     worker_variables,
 )
+from tests.training.killed_run import SAID
 from tests.training.tiny_training import arrays_of
 from vfnet_tf.training.preemption import EXIT_STATUS
 
@@ -99,15 +103,47 @@ def test_a_run_killed_three_times_ends_with_the_same_bits(data, straight, tmp_pa
     output, status = end(start(data, run_dir))
     assert status == 0, output
     assert "resuming after epoch 1 of 3 and 3 of 4 steps" in output
+    assert_same_files(run_dir, straight())
 
+
+# The slow ones kill twenty times.
+@pytest.mark.parametrize(
+    ("seed", "kills"),
+    [(0, 3), *(pytest.param(n, 5, marks=pytest.mark.slow) for n in range(1, 5))],
+)
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
+    data, straight, tmp_path, seed, kills
+):
+    rng = random.Random(seed)
+    for step in sorted(rng.randint(1, 11) for _ in range(kills)):
+        process = start(data, tmp_path, "say", step)
+        before = list(itertools.takewhile(f"{SAID}\n".__ne__, process.stdout))
+        # Time for a state, some steps and perhaps an evaluation.
+        time.sleep(rng.uniform(0.0, 0.5))
+        process.kill()
+        output, status = end(process)
+        assert status == -signal.SIGKILL, (before, output)
+    output, status = end(start(data, tmp_path))
+    assert status == 0, output
+    assert_same_files(tmp_path, straight())
+
+
+def assert_same_files(run_dir, straight):
+    """Two runs have the same weights, bit by bit, history and metrics."""
     found, state = arrays_of(run_dir / "last.weights.h5")
-    expected, expected_state = arrays_of(straight() / "last.weights.h5")
+    expected, expected_state = arrays_of(straight / "last.weights.h5")
     assert state == expected_state
     assert any(name.startswith("optimizer") for name in found)
     assert_same_bits(found, expected)
-    histories = [rows_of(path / "history.csv") for path in (run_dir, straight())]
+    best = [arrays_of(path / "best.weights.h5")[0] for path in (run_dir, straight)]
+    assert_same_bits(*best)
+    histories = [rows_of(path / "history.csv") for path in (run_dir, straight)]
     assert histories[0] == histories[1]
     assert len(histories[0]) == 3
+    metrics = [(path / "metrics.json").read_bytes() for path in (run_dir, straight)]
+    assert metrics[0] == metrics[1]
+    # What the kills have left behind is gone.
+    assert [path.name for path in run_dir.glob(".*")] == []
 
 
 def end_both(variables_of, data, run_dir, told=None, *when):
