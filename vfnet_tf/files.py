@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import shutil
@@ -39,6 +40,31 @@ def replacing(path, places=(), *, is_shared=False):
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def reserve(path, size):
+    """Makes a file and takes its space, to find out before HDF5 whether it is there.
+
+    HDF5 prints traces where a disk becomes full while it writes, and the process may end
+    by a segmentation fault when its file is closed.
+
+    Args:
+        path: of the file, which is overwritten.
+        size: int, bytes.
+
+    Raises:
+        OSError: the folder cannot be written to, or has no room; names the file.
+    """
+    path = Path(path)
+    with open(path, "wb") as file:
+        try:
+            if hasattr(os, "posix_fallocate") and size:  # not on Windows and macOS
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):  # a drive without it
+                return
+            path.unlink()
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _sync_folder(folder):

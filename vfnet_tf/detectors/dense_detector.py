@@ -1,4 +1,5 @@
 import inspect
+import math
 import pathlib
 import re
 
@@ -7,6 +8,7 @@ from keras import ops
 
 from vfnet_tf.detectors import execution, input_checks
 from vfnet_tf.detectors.postprocess import merge_candidates, select_candidates
+from vfnet_tf.files import reserve
 from vfnet_tf.layers.trainable_parts import TrainableParts
 from vfnet_tf.ops.boxes import elementwise_iou
 from vfnet_tf.ops.nms import suppress
@@ -290,10 +292,23 @@ class DenseDetector(TrainableParts, keras.Model):
         return {name: float(weight) for name, weight in weights.items()}
 
     def save_weights(self, filepath, *args, **kwargs):
-        """See `keras.Model.save_weights`; a `.weights.h5` gets a checksum."""
+        """See `keras.Model.save_weights`; a `.weights.h5` gets a checksum.
+
+        Raises:
+            OSError: there is no room for the file, or it cannot be written.
+        """
+        if str(filepath).endswith(".weights.h5") and "://" not in str(filepath):
+            reserve(filepath, self._size_of_weights())
         super().save_weights(filepath, *args, **kwargs)
         if pathlib.Path(filepath).is_file():  # shards have another name
             seal(filepath)
+
+    def _size_of_weights(self):
+        """Bytes of the file of weights, a little more than it takes."""
+        optimizer = getattr(self, "optimizer", None)
+        variables = [*self.variables, *(optimizer.variables if optimizer else ())]
+        # 4096: groups and names of HDF5; 65536: checksum and place in the run.
+        return 65536 + sum(4096 + 4 * math.prod(v.shape) for v in variables)
 
     def load_weights(self, filepath, *args, **kwargs):
         """See `keras.Model.load_weights`.

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import warnings
 import zlib
 from pathlib import Path
@@ -10,7 +11,7 @@ import h5py
 import keras
 from keras import ops
 
-from vfnet_tf.files import replacing
+from vfnet_tf.files import replacing, reserve
 from vfnet_tf.weights_file import HDF5_ERRORS, check_seal, seal
 
 # The attribute of an HDF5 file that holds the place in the run, as JSON.
@@ -147,6 +148,7 @@ def steps_of(optimizer):
 
 def copy_without_optimizer(source, target):
     """Copies a `.weights.h5` file without the state of its optimizer."""
+    reserve(target, os.path.getsize(source))
     with h5py.File(source, "r") as old, h5py.File(target, "w") as new:
         for name in old:
             if name != "optimizer":
