@@ -2,7 +2,9 @@ import unicodedata
 
 import pytest
 
+from vfnet_tf.data import text as texts
 from vfnet_tf.data.text import (
+    MAX_TEXT_BYTES,
     decode_text,
     has_mark,
     is_valid,
@@ -92,3 +94,29 @@ def test_a_json_file_of_the_user_is_named(tmp_path):
             read_json_file(path)
     with pytest.raises(ValueError, match=r"json file must exist.*b\.json"):
         read_json_file(tmp_path / "b.json")
+
+
+def test_a_file_that_is_too_large_is_refused_unread(tmp_path):
+    path = tmp_path / "a.json"
+    with open(path, "wb") as file:
+        file.truncate(MAX_TEXT_BYTES + 1)  # sparse
+    with pytest.raises(
+        ValueError, match="has 4294967297 bytes, more than 4294967296: "
+    ):
+        read_text(path)
+    assert set(read_text(path, 8)) == {"\0"}
+    message = r"must be valid json \(has 4294967297 .*`segmentation`.*path=.*a\.json"
+    with pytest.raises(ValueError, match=message):
+        read_json_file(path)
+
+
+def test_a_file_of_the_largest_size_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_text("[1, 2]")
+    for size, is_read in ((6, True), (5, False)):
+        monkeypatch.setattr(texts, "MAX_TEXT_BYTES", size)
+        if is_read:
+            assert read_json(path) == [1, 2]
+        else:
+            with pytest.raises(ValueError, match="has 6 bytes, more than 5"):
+                read_json(path)

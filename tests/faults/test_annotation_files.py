@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from tests.fuzzing import inputs
+from tests.layouts import read
 from vfnet_tf.data.formats.coco import read_coco
 from vfnet_tf.data.formats.readers import find_splits
 from vfnet_tf.data.formats.voc import MAX_XML_DEPTH, MAX_XML_ELEMENTS
 from vfnet_tf.data.formats.yolo import MAX_YAML_VALUES
+from vfnet_tf.data.text import MAX_TEXT_BYTES
 from vfnet_tf.foreign_text import clipped, terminal_text
 
 SECONDS = 10.0
@@ -199,6 +201,26 @@ def test_a_csv_is_refused_in_a_few_words(tmp_path):
         assert message in found and bool(message) == ("all.csv" in found)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["train.json", "annotations/instances_train.json", "all.csv", "labels/a.txt"],
+)
+def test_a_file_that_is_too_large_is_refused_unread(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "images" / "a.png")
+    if name == "labels/a.txt":
+        (tmp_path / "data.yaml").write_text(KEYS)
+    with open(path, "wb") as file:
+        file.truncate(2**40)  # sparse
+    is_alone = name in ("train.json", "all.csv")
+    found = read_all(str(path if is_alone else tmp_path))
+    assert f"has {2**40} bytes, more than {MAX_TEXT_BYTES}" in found
+    assert path.name in found or name == "labels/a.txt"
+
+
 @pytest.mark.fuzz
 def test_hundreds_of_mutated_files_are_read_or_refused(tmp_path):
     """Bytes of small good files are changed, repeated and cut out."""
@@ -213,9 +235,14 @@ def test_hundreds_of_mutated_files_are_read_or_refused(tmp_path):
         "train.json": coco(),
         "a.xml": xml,
         "all.csv": "split,image,x1,y1,x2,y2,label\ntrain,a.png,1,1,9,9,cell\n",
+        "labels/a.txt": "0 0.5 0.5 0.25 0.5\n1 .4 .4 .1 .1\n",
     }
-    outcomes = set()
+    (tmp_path / "labels").mkdir()
+    places = {"a.xml": tmp_path, "labels/a.txt": tmp_path / "labels.yaml"}
     for name, text in files.items():
+        outcomes = set()
+        if name == "labels/a.txt":
+            places[name].write_text(files["data.yaml"])
         for _ in range(inputs(60)):
             data = list(text.encode())
             for _ in range(rng.integers(1, 4)):
@@ -229,9 +256,13 @@ def test_hundreds_of_mutated_files_are_read_or_refused(tmp_path):
                     del data[place : place + rng.integers(1, 9)]
             path = tmp_path / name
             path.write_bytes(bytes(data))
-            outcomes.add(bool(read_all(str(tmp_path if name == "a.xml" else path))))
+            source = str(places.get(name, path))
+            wrong = bool(read_all(source))
+            if name == "labels/a.txt":  # Its bad lines are counted.
+                wrong = wrong or read(source, training=False).num_boxes < 2
+            outcomes.add(wrong)
             path.unlink()
-    assert outcomes == {True, False}
+        assert outcomes == {True, False}, name
 
 
 def test_a_clipped_value_is_short_and_quick():

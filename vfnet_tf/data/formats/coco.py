@@ -52,7 +52,13 @@ from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES, ImageHeader, inspect_im
 from vfnet_tf.data.images.places import find_place, is_remote
 from vfnet_tf.data.images.reasons import Reason
 from vfnet_tf.data.splits import SPLITS, FoundSplits, by_split, split_named
-from vfnet_tf.data.text import NOT_UTF8, is_valid, printable, read_json
+from vfnet_tf.data.text import (
+    NOT_UTF8,
+    check_text_size,
+    is_valid,
+    printable,
+    read_json,
+)
 from vfnet_tf.data.values import is_blank, read_crowd, read_id, read_number, read_size
 from vfnet_tf.foreign_text import clipped
 
@@ -229,6 +235,7 @@ def _chunks(annotation_file):
 
 def _file_names(annotation_file):
     """Yields lists of the `file_name`s in a json file, without parsing it whole."""
+    check_text_size(annotation_file)
     for text in _chunks(annotation_file):
         names = []
         for quoted in _FILE_NAME.findall(text):
