@@ -400,6 +400,20 @@ def test_good_images_are_remembered_and_changed_ones_are_read_again(coco, own_ca
         coco.read()
 
 
+@pytest.mark.parametrize("changed", ["size", "time"])
+def test_a_remembered_image_of_another_size_or_time_is_read_again(
+    coco, own_cache, changed
+):
+    path = coco.image(box=[1, 2, 10, 20])
+    coco.read()
+    before = os.stat(path)
+    path.write_bytes(bytes(before.st_size - (changed == "size")))
+    is_later = changed == "time"
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + is_later))
+    with pytest.raises(ValueError, match="0.jpg"):
+        coco.read()
+
+
 def test_a_broken_or_forbidden_cache_is_no_error(coco, own_cache):
     coco.image(box=[1, 2, 10, 20])
     own_cache.write_text("a file where a folder should be")

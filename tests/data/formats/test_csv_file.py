@@ -1,3 +1,6 @@
+import os
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -56,6 +59,17 @@ def test_other_headers_and_none_at_all(root, text):
     boxes = {record.path[-5:]: record.boxes.tolist() for record in dataset}
     assert boxes == {"a.png": [[1, 2, 30, 40]], "b.png": []}
     assert dataset.class_names == ("dog",)
+
+
+def test_an_image_in_several_spellings_is_one(root):
+    name = "k\u00e4fer.png"
+    (root / "images" / "a.png").rename(root / "images" / name)
+    spellings = [name, f"./{name}", f" {name}\t", unicodedata.normalize("NFD", name)]
+    write(root, HEAD + "".join(f"train,{s},1,2,30,40,dog\n" for s in spellings))
+    (record,) = read(root, training=False)
+    assert os.path.basename(record.path) == name
+    # The same box of the same class four times.
+    assert record.boxes.tolist() == [[1, 2, 30, 40]]
 
 
 def test_classes_txt_gives_the_order(root):
