@@ -1,11 +1,14 @@
 """Every page and picture shows classes of any name, as text and without a warning."""
 
+import html
+import json
 import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vfnet_tf.cli.__main__ import main
 from vfnet_tf.data.scan.findings import Finding, Picture, ScanResult, SplitStatistics
 from vfnet_tf.drawing import add_title, draw_detections
 from vfnet_tf.foreign_text import figure_text, one_line, terminal_text
@@ -118,6 +121,42 @@ def test_the_figures_of_an_evaluation():
     parts = [web_page.figure_html(figure, NAMES[11]) for figure in drawn]
     page.add(NAMES[0], table, *parts, note=NAMES[14])
     assert_plain(page.html())
+
+
+@pytest.mark.parametrize("with_images", [True, False])
+def test_the_page_of_an_evaluation(tmp_path, with_images):
+    names = [name for name in NAMES if name.strip() and name != "\udcff"]
+    (tmp_path / "val").mkdir()
+    if with_images:
+        Image.new("RGB", (300, 200), (90, 120, 150)).save(tmp_path / "val" / "a.png")
+    boxes = [
+        {"image_id": 1, "category_id": 1 + k, "bbox": [10 * k, 8 * k, 60, 40]}
+        for k in range(len(names))
+    ]
+    truth = [
+        {**box, "id": 1 + k, "area": 2400, "iscrowd": 0} for k, box in enumerate(boxes)
+    ]
+    # Each class is found as the next one: every name is in the confusions too.
+    results = [{**box, "score": 0.9} for box in boxes]
+    results += [
+        {**box, "category_id": 1 + (k + 1) % len(names), "score": 0.8}
+        for k, box in enumerate(boxes)
+    ]
+    image = {"id": 1, "file_name": "a.png", "width": 300, "height": 200}
+    categories = [{"id": 1 + k, "name": name} for k, name in enumerate(names)]
+    content = {"images": [image], "annotations": truth, "categories": categories}
+    (tmp_path / "annotations").mkdir()
+    data = tmp_path / "annotations" / "instances_val.json"
+    data.write_text(json.dumps(content))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    report = tmp_path / "report.html"
+    options = ["--results", tmp_path / "results.json", "--data", data]
+    assert main(["evaluate", *map(str, options), "--report", str(report)]) == 0
+    page = report.read_text("utf-8")
+    assert_plain(page)
+    for name in names:
+        if len(name) < 60:
+            assert html.escape(terminal_text(name)) in page, name
 
 
 def test_the_curves_of_a_history_and_of_runs(tmp_path):
