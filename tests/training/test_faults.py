@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -124,6 +125,27 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
         output, status = end(process)
         assert status == -signal.SIGKILL, (before, output)
     output, status = end(start(data, tmp_path))
+    assert status == 0, output
+    assert_same_files(tmp_path, straight())
+
+
+def test_a_second_process_is_refused_and_the_first_one_goes_on(
+    data, straight, tmp_path
+):
+    first = start(data, tmp_path, "say", 3)
+    before = list(itertools.takewhile(f"{SAID}\n".__ne__, first.stdout))
+    # It would end before the other one has started.
+    first.send_signal(signal.SIGSTOP)
+    try:
+        files = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        output, status = end(start(data, tmp_path))
+        assert status == 1, (before, output)
+        said = f"Process {first.pid} on .* trains in this run directory.*{tmp_path}"
+        assert re.search(said, output), output
+        assert files == {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+    finally:
+        first.send_signal(signal.SIGCONT)
+    output, status = end(first)
     assert status == 0, output
     assert_same_files(tmp_path, straight())
 
