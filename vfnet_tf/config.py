@@ -396,7 +396,8 @@ def load_config(config):
 def _read_config_file(path):
     try:
         return from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
+    # OverflowError: an integer of hundreds of digits in the place of a float.
+    except (OSError, ValueError, RecursionError, OverflowError) as error:
         raise ValueError(
             f"A config must be JSON as `vfnet train` writes it. Received: {path}: {error}"
         ) from error

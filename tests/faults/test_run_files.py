@@ -1,5 +1,6 @@
 """Damaged files of a run directory and of weights are refused in few words, in time."""
 
+import json
 import random
 import resource
 import time
@@ -102,3 +103,30 @@ def test_a_header_that_claims_too_much_is_refused_before_the_file_is_read(
     with pytest.raises(ValueError, match=said) as error:
         read_safetensors(path)
     assert "model.safetensors" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("data", "normalization", "mean"), [[1.0], 2.0, 3.0]),
+        (("data", "normalization", "std"), [1.0, None, 3.0]),
+        (("data", "normalization", "mean"), [10**400, 2, 3]),
+        (("training", "base_learning_rate"), 10**400),
+        (("data", "augment"), [{"name": "JpegQuality", "quality": [10**400, 3]}]),
+        (("data", "augment"), [{"name": ["x"]}]),
+        (("data", "augment"), [[["x"]]]),
+        (("class_names",), [["a"]]),
+        (("training", "drop_epochs"), [[1]]),
+    ],
+)
+def test_a_value_of_another_kind_in_a_config_is_named(tmp_path, place, value):
+    path = tmp_path / "config.json"
+    write_config(path)
+    content = json.loads(path.read_text())
+    part = content
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"config\.json"):
+        load_config(path)

@@ -24,8 +24,8 @@ class Normalization:
             that is not finite, or an unknown order.
     """
 
-    mean: tuple = (123.675, 116.28, 103.53)
-    std: tuple = (58.395, 57.12, 57.375)
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
     channel_order: str = "rgb"
 
     def __post_init__(self):
