@@ -24,6 +24,7 @@ from vfnet_tf.data.normalization import Normalization
 from vfnet_tf.export.metadata import describe_detector
 from vfnet_tf.export.saved_model import safe_decoding
 from vfnet_tf.export.targets import check_place, replacing_folder
+from vfnet_tf.foreign_text import one_line
 from vfnet_tf.ops.nms_settings import DETECTION_SETTINGS
 from vfnet_tf.ops.shapes import sizes_of
 
@@ -119,6 +120,7 @@ def export_saved_model(
     Raises:
         ValueError: for another Keras backend than TensorFlow, settings that do not fit
             the detector, or a `directory` that must not be replaced.
+        OSError: the folder cannot be written to, or the disk is full.
     """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
@@ -140,13 +142,17 @@ def export_saved_model(
         asset = pathlib.Path(folder) / "metadata.json"
         asset.write_text(text, encoding="utf-8")
         module, signatures = _make_module(detector, metadata, text, asset)
-        tf.saved_model.save(
-            module,
-            str(aside),
-            signatures=signatures,
-            # It is not trained, and gradients would double the graph.
-            options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
-        )
+        # It is not trained, and gradients would double the graph.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        try:
+            tf.saved_model.save(
+                module, str(aside), signatures=signatures, options=options
+            )
+        except tf.errors.OpError as error:
+            reason = one_line(error.message)
+            raise OSError(
+                f"The SavedModel could not be written to {directory}: {reason}"
+            ) from None
     return directory
 
 
