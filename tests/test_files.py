@@ -1,9 +1,11 @@
+import errno
+import os
 import sys
 import threading
 
 import pytest
 
-from vfnet_tf.files import filling_folder, only_process
+from vfnet_tf.files import filling_folder, only_process, reserve
 
 
 def names(folder):
@@ -70,3 +72,27 @@ def test_without_locks_nobody_waits(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fcntl", None)
     with only_process(tmp_path) as first, only_process(tmp_path) as second:
         assert (first, second) == (False, False)
+
+
+@pytest.mark.parametrize("has_fallocate", [True, False])
+def test_there_is_room_for_a_file_or_none_is_left(tmp_path, monkeypatch, has_fallocate):
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"old")
+    if has_fallocate and not hasattr(os, "posix_fallocate"):
+        pytest.skip("this system cannot reserve room")
+    if not has_fallocate:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    reserve(path, 1000)
+    assert path.stat().st_size == (1000 if has_fallocate else 0)
+    with pytest.raises(OSError, match=r"(No space left|File too large).*a\.h5"):
+        reserve(path, 2**60)
+    assert names(tmp_path) == []
+
+
+def test_a_drive_that_cannot_reserve_room_is_written_to(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    reserve(tmp_path / "a.h5", 1000)
+    assert names(tmp_path) == ["a.h5"]

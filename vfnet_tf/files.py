@@ -50,7 +50,7 @@ def reserve(path, size):
 
     Args:
         path: of the file, which is overwritten.
-        size: int, bytes.
+        size: int > 0, bytes.
 
     Raises:
         OSError: the folder cannot be written to, or has no room; names the file.
@@ -58,8 +58,10 @@ def reserve(path, size):
     path = Path(path)
     with open(path, "wb") as file:
         try:
-            if hasattr(os, "posix_fallocate") and size:  # not on Windows and macOS
+            if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
+            elif shutil.disk_usage(path.parent).free < size:  # Windows and macOS
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):  # a drive without it
                 return

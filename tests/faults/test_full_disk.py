@@ -13,6 +13,7 @@ from tests.cli.test_train import CONFIG_FILE
 from tests.conftest import build_two_levels
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.config import load_config
+from vfnet_tf.detectors import dense_detector
 from vfnet_tf.training.callbacks import ResumableCheckpoint
 from vfnet_tf.training.optimizers import SGD
 from vfnet_tf.training.run_lock import only_this_process
@@ -175,3 +176,48 @@ def test_a_training_on_a_disk_of_3_mb_is_one_line(tmp_path, capfd, request):
     assert names >= {"config.json", "history.csv"}
     assert not [name for name in names if name.startswith(".")]
     load_config(run_dir)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="a SavedModel is TensorFlow's"
+)
+@pytest.mark.parametrize("megabytes", [0, 1])
+def test_an_export_on_a_full_disk_is_one_line(model, disk, monkeypatch, megabytes):
+    import tensorflow as tf
+
+    from vfnet_tf.export.saved_model import exporter
+
+    # In place of the graph, whose tracing takes a minute: the disk is full while the
+    # variables are written, or the file of the graph.
+    module = tf.Module()
+    module.variable = tf.Variable(tf.zeros(megabytes * 2**18 + 1))
+    module.constant = tf.constant(0.0)
+    monkeypatch.setattr(exporter, "_make_module", lambda *_: (module, {}))
+    settings = {"image_size": (64, 96), "class_names": ("a", "b")}
+    exporter.export_saved_model(model, disk / "first", **settings)
+    with (
+        full_disk(disk, 8192 if megabytes == 0 else 200_000),
+        pytest.raises(OSError, match="No space left") as error,
+    ):
+        exporter.export_saved_model(model, disk / "second", **settings)
+    assert len(str(error.value).splitlines()) == 1 and "second" in str(error.value)
+    assert {path.name for path in disk.iterdir()} == {"first"}
+    tf.saved_model.load(disk / "first")
+
+
+def test_weights_that_are_not_to_be_overwritten_stay(model, tmp_path, monkeypatch):
+    path = tmp_path / "a.weights.h5"
+    model.save_weights(path)
+    before = path.read_bytes()
+    monkeypatch.setattr("builtins.input", lambda *question: "n")
+    model.save_weights(path, overwrite=False)
+    assert path.read_bytes() == before
+    check_seal(path)
+
+
+def test_the_room_that_is_asked_for_is_enough(model, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(dense_detector, "reserve", lambda *one: asked.append(one[1]))
+    save(model, tmp_path, 0)
+    size = (tmp_path / "last.weights.h5").stat().st_size
+    assert len(asked) == 1 and size < asked[0] < 2 * size

@@ -1,5 +1,6 @@
 import inspect
 import math
+import os
 import pathlib
 import re
 
@@ -291,15 +292,17 @@ class DenseDetector(TrainableParts, keras.Model):
             )
         return {name: float(weight) for name, weight in weights.items()}
 
-    def save_weights(self, filepath, *args, **kwargs):
+    def save_weights(self, filepath, overwrite=True, *args, **kwargs):
         """See `keras.Model.save_weights`; a `.weights.h5` gets a checksum.
 
         Raises:
             OSError: there is no room for the file, or it cannot be written.
         """
-        if str(filepath).endswith(".weights.h5") and "://" not in str(filepath):
+        is_local = str(filepath).endswith(".weights.h5") and "://" not in str(filepath)
+        # Otherwise Keras asks the user first.
+        if is_local and (overwrite or not os.path.exists(filepath)):
             reserve(filepath, self._size_of_weights())
-        super().save_weights(filepath, *args, **kwargs)
+        super().save_weights(filepath, overwrite, *args, **kwargs)
         if pathlib.Path(filepath).is_file():  # shards have another name
             seal(filepath)
 
