@@ -156,8 +156,18 @@ def test_imports_in_functions_and_under_the_backend_switch_do_not_run_at_import(
         ),
         ("faster_coco_eval", {"vfnet_tf/evaluation/coco.py"}),
         ("ai_edge_litert", {"vfnet_tf/inference/litert.py"}),
-        ("onnx", {"vfnet_tf/export/onnx/graph.py", "vfnet_tf/export/onnx/model.py"}),
-        ("onnxruntime", {"vfnet_tf/inference/onnx.py"}),
+        (
+            "onnx",
+            {
+                "vfnet_tf/export/onnx/graph.py",
+                "vfnet_tf/export/onnx/model.py",
+                "vfnet_tf/export/onnx/quantization.py",
+            },
+        ),
+        (
+            "onnxruntime",
+            {"vfnet_tf/inference/onnx.py", "vfnet_tf/export/onnx/quantization.py"},
+        ),
         # Where a backend compiles what Keras would run operation by operation, and where
         # its processes meet.
         (
