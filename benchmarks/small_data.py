@@ -50,6 +50,7 @@ ROWS = (
     Row("steps in place of the cosine", options=("--schedule", "step")),
     Row("no average of weights", options=("--ema", "0")),
     Row("rate .02, clipped", options=("--learning-rate", "0.02", "--clip-norm", "35")),
+    Row("AdamW", options=("--optimizer", "adamw", "--learning-rate", "0.002")),
     Row("paper's recipe", options=("--recipe", "paper", "--batch-size", "4")),
 )
 
