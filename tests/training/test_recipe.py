@@ -68,6 +68,7 @@ def test_a_small_set_on_a_cpu_gets_a_schedule_that_works():
         ("training__base_learning_rate", {"weights": "detector", "expected": 0.005}),
         ("training__base_learning_rate", {"weights": "none", "expected": 0.002}),
         ("training__optimizer", {"weights": "none", "expected": "adamw"}),
+        ("training__clip_norm", {"expected": 10.0}),
         # 100,000 images are seen as often as in the published schedule.
         ("training__epochs", {"count": 100_000, "machine": GPU, "expected": 12}),
         ("training__warmup_steps", {"count": 100_000, "machine": GPU, "expected": 500}),
@@ -101,6 +102,14 @@ def test_what_the_user_chose_stays_and_is_not_said(key):
     assert getattr(getattr(config, part), field) == getattr(getattr(PAPER, part), field)
     option = FIELDS[key]
     assert option is None or not any(f"({option})" in line for line in lines)
+
+
+def test_a_config_that_clips_keeps_its_norm():
+    config, lines = fit(dataset(), config=override(PAPER, training__clip_norm=35.0))
+    assert config.training.clip_norm == 35.0
+    assert (
+        "clipping   gradients of norm 35 at most, the config's (--clip-norm)" in lines
+    )
 
 
 def test_a_rate_that_the_user_chose_keeps_its_optimizer():
