@@ -31,12 +31,12 @@ SHORT_SIDES = {"cpu": (320, 640), "gpu": (480, 800)}
 #: Bytes of the activations of a training step for each further pixel of the input, by
 #: backbone, as `preview.estimate_step_memory` counts them.
 PIXEL_BYTES = {
-    "resnet18": 2_800,
-    "resnet34": 3_200,
-    "resnet50": 5_200,
-    "keras:ResNet50": 5_300,
-    "resnet101": 6_900,
-    "resnext101_32x4d": 8_700,
+    "resnet18": 2_600,
+    "resnet34": 3_000,
+    "resnet50": 5_000,
+    "keras:ResNet50": 4_800,
+    "resnet101": 6_600,
+    "resnext101_32x4d": 8_600,
 }
 #: Those of the largest model, for all others.
 MOST_PIXEL_BYTES = 29_200
