@@ -73,6 +73,21 @@ def test_inference_freezes_weights_where_that_pays(fresh, flags, given, left):
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "frozen"),
+    [
+        (BOTH, True),
+        ({processor.FROZEN: "1", processor.ONEDNN: "0"}, False),
+        ({processor.FROZEN: "0", processor.ONEDNN: "1"}, False),
+        ({processor.FROZEN: "TRUE"}, False),  # TensorFlow leaves oneDNN off there
+    ],
+)
+def test_weights_are_frozen_where_onednn_is_on(fresh, given, frozen):
+    fresh(AVX2)
+    os.environ.update(given)
+    assert processor.weights_are_frozen() == frozen
+
+
 def test_inference_is_chosen_before_tensorflow_or_not_at_all(monkeypatch, fresh):
     monkeypatch.setitem(sys.modules, "tensorflow", object())
     with pytest.raises(RuntimeError, match="before the first import of TensorFlow"):

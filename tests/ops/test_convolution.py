@@ -114,6 +114,18 @@ def test_a_wide_kernel_is_cut_and_nothing_else_changes(strides, monkeypatch):
 
 
 @contracts.on_tensorflow
+@pytest.mark.parametrize(("is_on", "count"), [(True, 1), (False, 4)])
+def test_only_eigen_gets_slices(monkeypatch, is_on, count):
+    import tensorflow as tf
+
+    monkeypatch.setattr(convolution, "onednn_is_on", lambda: is_on)
+    specs = [tf.TensorSpec((1, 8, 8, 4)), tf.TensorSpec((3, 3, 4, 256))]
+    graph = tf.function(conv2d).get_concrete_function(*specs).graph
+    types = [operation.type for operation in graph.get_operations()]
+    assert types.count("Conv2D") == count
+
+
+@contracts.on_tensorflow
 def test_a_wide_kernel_takes_no_multiple_of_tensorflows_convolution():
     import tensorflow as tf
 

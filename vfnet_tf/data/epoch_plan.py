@@ -118,9 +118,7 @@ def _repeat(records, factors, rng):
     """Each record `factors` times on average, always the same number in all."""
     order = rng.permutation(len(records))
     ends = np.cumsum(factors[order])
-    total = np.ceil(ends[-1])
-    ends *= total / ends[-1]
-    ends[-1] = total
+    ends[-1] = np.ceil(ends[-1])
     # Points of distance 1 from a random start: a longer stretch has more of them.
     points = np.floor(ends - (1.0 - rng.random())).astype("int64")
     return np.repeat(records[order], np.diff(points, prepend=-1))
