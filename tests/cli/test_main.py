@@ -2,15 +2,18 @@ import dataclasses
 import importlib
 import os
 import pathlib
+import struct
 import subprocess
 import sys
 import types
 import warnings
 
 import pytest
+from PIL import Image
 
 import vfnet_tf
 from vfnet_tf.cli import __main__ as cli
+from vfnet_tf.data.images.numpy_decode import load_image
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -107,6 +110,21 @@ def test_warnings_are_one_line(command, capsys):
         warnings.simplefilter("always")
         cli.main(["train"])
     assert capsys.readouterr().err == "warning: two classes are empty\n"
+
+
+def test_damaged_tags_of_an_image_without_a_name_are_no_news(command, capsys, tmp_path):
+    """A text of 1000 bytes at a place behind the end of the file."""
+    tag = struct.pack("<HHHII", 1, 0x010F, 2, 1000, 5000)
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + tag + bytes(4)
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (4, 4)).save(path, exif=exif)
+    with pytest.warns(UserWarning, match="Skipping tag"):
+        load_image(path)
+    command(lambda options: load_image(path) is None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        cli.main(["train"])
+    assert capsys.readouterr().err == ""
 
 
 def test_no_help_loads_what_takes_long():

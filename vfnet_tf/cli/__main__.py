@@ -118,6 +118,9 @@ def run_command(name, arguments=None, prog=None):
             sys.argv[0] = prog
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            # Pillow's about damaged tags of some image, which it does not name. The tag
+            # that counts, the orientation, is read by `vfnet_tf.data.images`.
+            warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
             module = importlib.import_module(COMMANDS[name][0])
             options = _parse(module.OPTIONS, arguments)
             if name in TRAINING:
