@@ -37,3 +37,21 @@ def test_the_memory_of_the_host_is_what_a_container_leaves(
     monkeypatch.setattr(hardware, "host_memory", lambda: memory)
     found = hardware.hardware_of(make_strategy("one_device"))
     assert found == hardware.Hardware(is_gpu=False, replicas=1, memory=expected)
+
+
+@pytest.mark.parametrize(
+    ("precision", "flags", "is_slow"),
+    [
+        ("float32", {"avx2"}, False),
+        ("mixed_bfloat16", {"avx2", "fma"}, True),
+        ("mixed_bfloat16", {"avx2", "avx512f"}, False),
+        ("mixed_bfloat16", {"asimd", "bf16"}, False),
+        ("mixed_bfloat16", set(), False),  # not told by this system
+        ("mixed_float16", {"avx2", "avx512f", "avx512_bf16"}, True),
+        ("mixed_float16", {"avx512f", "avx512_fp16"}, False),
+    ],
+)
+def test_a_precision_that_the_cpu_lacks_is_a_fault(precision, flags, is_slow):
+    faults = hardware.precision_faults(precision, flags)
+    assert len(faults) == is_slow
+    assert all(precision in fault for fault in faults)

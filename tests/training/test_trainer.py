@@ -434,3 +434,11 @@ def test_a_schedule_that_cannot_work_is_told_before_the_first_step(datasets, tmp
     config = override(CONFIG, training__warmup_steps=99)
     with pytest.warns(UserWarning, match="warm-up takes 99 steps and the training has"):
         Trainer(config, *datasets, tmp_path / "run", make_strategy("mirrored"))
+
+
+def test_a_precision_that_the_cpu_lacks_is_told_before_the_first_step(
+    quick, monkeypatch
+):
+    monkeypatch.setattr(trainer_module, "cpu_flags", lambda: {"avx2"})
+    with pytest.warns(UserWarning, match="does not compute in mixed_bfloat16"):
+        quick(precision="mixed_bfloat16")

@@ -72,7 +72,7 @@ class TrainingOptions:
     """sgd, the official one, or adamw, which gets further in a few hundred steps but
     wants a smaller learning rate (0.002 for 16 images)"""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] | None = None
-    """bfloat16 is much faster on GPUs and on CPUs with AMX"""
+    """bfloat16 is faster on GPUs and on CPUs with AVX512-BF16 or AMX, slow on others"""
     seed: int | None = None
     """of initial weights, order and flips"""
     evaluate_every: int = 1

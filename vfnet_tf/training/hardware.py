@@ -5,6 +5,12 @@ import os
 import pathlib
 import subprocess
 
+#: Instruction sets of CPUs, any of which TensorFlow needs to convolve in a half precision
+#: without converting each number by itself.
+HALF_FLAGS = {
+    "mixed_bfloat16": frozenset({"avx512f", "avx_ne_convert", "bf16"}),
+    "mixed_float16": frozenset({"avx512_fp16", "avx_ne_convert", "asimdhp"}),
+}
 #: Taken for a GPU that does not tell its memory.
 UNKNOWN_GPU_BYTES = 8 * 2**30
 
@@ -55,14 +61,38 @@ def gpu_memory():
         return UNKNOWN_GPU_BYTES
 
 
-def hardware_of(strategy):
-    """The `Hardware` of a strategy of `make_strategy`."""
+def on_cpu():
+    """Whether Keras sees no GPU and no other accelerator."""
     import keras
 
+    return keras.distribution.list_devices()[0].startswith("cpu")
+
+
+def precision_faults(precision, flags):
+    """What is wrong with a precision on a CPU.
+
+    Args:
+        precision: str, a dtype policy of Keras.
+        flags: set of str, see `vfnet_tf.processor.cpu_flags`; empty if unknown.
+
+    Returns:
+        list of str, empty for a precision that the CPU computes in, or if unknown.
+    """
+    needed = HALF_FLAGS.get(precision, frozenset())
+    if not flags or not needed or needed & flags:
+        return []
+    return [
+        f"this CPU does not compute in {precision}: a step takes more than ten times as "
+        "long as in float32. Train with --precision float32"
+    ]
+
+
+def hardware_of(strategy):
+    """The `Hardware` of a strategy of `make_strategy`."""
     from vfnet_tf.training.strategies import num_replicas
 
     replicas = num_replicas(strategy)
-    if not keras.distribution.list_devices()[0].startswith("cpu"):
+    if not on_cpu():
         return Hardware(True, replicas, gpu_memory())
     total, limit = host_memory()
     # Without a figure, the smallest machine that is sold for this work.

@@ -17,7 +17,7 @@ from vfnet_tf import config as configs
 from vfnet_tf.backbones import kerashub
 from vfnet_tf.data.images.decode import load_image
 from vfnet_tf.evaluation.coco import CocoEvaluator, format_table, save_metrics
-from vfnet_tf.processor import check_weights_may_change
+from vfnet_tf.processor import check_weights_may_change, cpu_flags
 from vfnet_tf.reports import curves
 from vfnet_tf.training import loop, strategies
 from vfnet_tf.training.callbacks import (
@@ -30,6 +30,7 @@ from vfnet_tf.training.data_digest import data_digest, find_changes
 from vfnet_tf.training.data_wait import DataWait
 from vfnet_tf.training.early_stopping import StopWithoutImprovement
 from vfnet_tf.training.ema import ema_weights
+from vfnet_tf.training.hardware import on_cpu, precision_faults
 from vfnet_tf.training.nonfinite import NonFiniteAlarm
 from vfnet_tf.training.optimizers import SGD, AdamW
 from vfnet_tf.training.preemption import SaveOnSignal
@@ -186,7 +187,10 @@ class Trainer:
             )
         self.config = without_weight_file(config, self.detector.backbone)
         if self.cluster.is_chief and not is_resumed:
-            for fault in find_faults(config, train_dataset, self.steps_per_epoch):
+            faults = find_faults(config, train_dataset, self.steps_per_epoch)
+            if on_cpu():
+                faults += precision_faults(training.precision, cpu_flags())
+            for fault in faults:
                 warnings.warn(fault, stacklevel=2)
 
     def _schedule(self, training):
