@@ -71,6 +71,24 @@ def conv2d(inputs, kernel, bias=None, strides=1, padding=None, groups=1, dilatio
     return outputs if bias is None else add_bias(outputs, bias)
 
 
+def project_channels(inputs, kernel):
+    """The channels of each cell times a matrix.
+
+    TensorFlow does it by a 1x1 convolution: on two cores with AVX2 oneDNN takes 110 ms for
+    100x168 cells of 2304 channels and 256 filters, and 136 ms for the matrix product.
+
+    Args:
+        inputs: float `[B, H, W, C]`.
+        kernel: float `[C, F]`.
+
+    Returns:
+        `[B, H, W, F]` of the dtype of `inputs`.
+    """
+    if tensorflow_kernels():
+        return conv2d(inputs, kernel[None, None])
+    return ops.matmul(inputs, kernel)
+
+
 def centered_padding(kernel, dilation):
     """Cells on every side (rows, columns) that keep the size at stride 1."""
     return tuple(

@@ -10,7 +10,11 @@ import itertools
 
 from keras import ops
 
-from vfnet_tf.ops.convolution import centered_padding, merge_groups
+from vfnet_tf.ops.convolution import (
+    centered_padding,
+    merge_groups,
+    project_channels,
+)
 from vfnet_tf.ops.kernels import runs_under_xla, tensorflow_kernels
 from vfnet_tf.ops.shapes import as_pair, sizes_of
 
@@ -274,9 +278,9 @@ def star_conv(features, distances, kernel):
     total = None
     for values, numbers in samples:
         weights = ops.concatenate([taps[number] for number in numbers], axis=0)
-        values = ops.reshape(values, (-1, len(numbers) * channels))
-        total = _add(total, ops.matmul(values, weights))
-    return ops.reshape(total, (batch, height, width, filters))
+        shape = (batch, height, width, len(numbers) * channels)
+        total = _add(total, project_channels(ops.reshape(values, shape), weights))
+    return total
 
 
 def deform_conv(
@@ -334,24 +338,19 @@ def deform_conv(
             sampled = sampled * ops.cast(mask[:, :, group], sampled.dtype)
         columns.append(sampled)
     columns = columns[0] if deform_groups == 1 else ops.concatenate(columns, axis=-1)
-    if groups == 1:
-        columns = ops.reshape(columns, (-1, taps * channels))
-        outputs = ops.matmul(columns, ops.reshape(kernel, (-1, filters)))
-    else:
-        kernel, blocks = merge_groups(kernel, groups)
-        columns = ops.reshape(columns, (-1, taps, channels))
-        outputs = ops.concatenate(
-            [
-                ops.matmul(
-                    ops.reshape(part, (-1, taps * channels // blocks)),
-                    ops.reshape(part_kernel, (-1, filters // blocks)),
-                )
-                for part, part_kernel in zip(
-                    ops.split(columns, blocks, axis=-1),
-                    ops.split(kernel, blocks, axis=-1),
-                    strict=True,
-                )
-            ],
-            axis=-1,
+    kernel, blocks = merge_groups(kernel, groups)
+    # Each block has its channels of all taps.
+    shape = (batch, out_height, out_width, taps * channels // blocks)
+    columns = ops.reshape(columns, (batch, -1, taps, channels))
+    outputs = [
+        project_channels(
+            ops.reshape(part, shape),
+            ops.reshape(part_kernel, (-1, filters // blocks)),
         )
-    return ops.reshape(outputs, (batch, out_height, out_width, filters))
+        for part, part_kernel in zip(
+            ops.split(columns, blocks, axis=-1),
+            ops.split(kernel, blocks, axis=-1),
+            strict=True,
+        )
+    ]
+    return outputs[0] if blocks == 1 else ops.concatenate(outputs, axis=-1)
