@@ -40,9 +40,12 @@ def speed_up_training():
         ValueError: if the environment says that weights are frozen.
     """
     check_weights_may_change("Training")
-    x86 = platform.machine().lower() in {"x86_64", "amd64"}
-    if x86 and "tensorflow" not in sys.modules:
+    if _is_x86() and "tensorflow" not in sys.modules:
         os.environ.setdefault(ONEDNN, "1")
+
+
+def _is_x86():
+    return platform.machine().lower() in {"x86_64", "amd64"}
 
 
 def speed_up_inference():
@@ -82,6 +85,8 @@ def speed_up_inference():
 
 def onednn_is_on():
     """Whether TensorFlow computes on an x86 CPU by oneDNN in this process."""
+    if not _is_x86() or sys.platform == "darwin":
+        return False
     if ONEDNN in os.environ:
         return _is_true(ONEDNN)
     return not ONEDNN_FLAGS.isdisjoint(cpu_flags())

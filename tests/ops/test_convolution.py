@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -51,11 +55,15 @@ def by_groups(inputs, kernel, groups, **settings):
 
 
 @pytest.mark.backend
+@pytest.mark.parametrize("by_onednn", [True, False])
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize(
     ("groups", "channels", "filters"), [(2, 3, 5), (32, 4, 4), (16, 2, 6), (4, 48, 8)]
 )
-def test_groups_are_convolved_apart(groups, channels, filters, strides):
+def test_groups_are_convolved_apart(
+    groups, channels, filters, strides, by_onednn, monkeypatch
+):
+    monkeypatch.setattr(convolution, "onednn_is_on", lambda: by_onednn)
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(2, 5, 6, groups * channels)).astype("float32")
     kernel = rng.normal(size=(3, 3, channels, groups * filters)).astype("float32")
@@ -84,6 +92,27 @@ def test_gradients_of_groups_are_those_of_each_alone():
     for number in (0, 1):
         expected = np.concatenate([part[number] for part in alone], axis=-1)
         contracts.assert_close_to_max(found[number], expected, 1e-5)
+
+
+@contracts.on_tensorflow
+@pytest.mark.skipif(convolution.onednn_is_on(), reason="the test above is by oneDNN")
+def test_gradients_of_groups_in_a_process_with_onednn():
+    # Eigen has none.
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+    ]
+    command += [__file__, "-k", "gradients_of_groups_are or groups_are_convolved"]
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "1"}
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stdout
+    assert "17 passed" in answer.stdout
 
 
 @contracts.on_tensorflow
@@ -122,6 +151,28 @@ def test_only_eigen_gets_slices(monkeypatch, is_on, count):
     specs = [tf.TensorSpec((1, 8, 8, 4)), tf.TensorSpec((3, 3, 4, 256))]
     graph = tf.function(conv2d).get_concrete_function(*specs).graph
     types = [operation.type for operation in graph.get_operations()]
+    assert types.count("Conv2D") == count
+
+
+@contracts.on_tensorflow
+@pytest.mark.parametrize(
+    ("is_on", "jit", "dtype", "count"),
+    [
+        (True, None, "float32", 1),
+        (False, None, "float32", 2),
+        (True, True, "float32", 2),  # XLA has a kernel of its own
+        (True, None, "bfloat16", 2),
+    ],
+)
+def test_only_onednn_gets_groups(monkeypatch, is_on, jit, dtype, count):
+    import tensorflow as tf
+
+    monkeypatch.setattr(convolution, "onednn_is_on", lambda: is_on)
+    specs = [tf.TensorSpec((1, 8, 8, 64), dtype), tf.TensorSpec((3, 3, 8, 64), dtype)]
+    function = tf.function(lambda x, k: conv2d(x, k, groups=8), jit_compile=jit)
+    types = [
+        op.type for op in function.get_concrete_function(*specs).graph.get_operations()
+    ]
     assert types.count("Conv2D") == count
 
 

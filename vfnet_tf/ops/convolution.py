@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from vfnet_tf.ops.kernels import tensorflow_kernels
+from vfnet_tf.ops.kernels import runs_under_xla, tensorflow_kernels
 from vfnet_tf.ops.shapes import as_pair
 from vfnet_tf.processor import onednn_is_on
 
@@ -34,9 +34,7 @@ def conv2d(inputs, kernel, bias=None, strides=1, padding=None, groups=1, dilatio
         strides: int or pair.
         padding: int or pair, cells on every side, None for those that keep the size at
             stride 1; or `"same"` or `"valid"`, as Keras pads.
-        groups: int, groups of channels that are convolved apart. TensorFlow on CPU
-            computes them by a few dense convolutions with block-diagonal kernels: its
-            own gradient of 32 groups takes 160 times as long.
+        groups: int, groups of channels that are convolved apart, see `_grouped_conv`.
         dilation: int or pair.
 
     Returns:
@@ -98,9 +96,18 @@ def centered_padding(kernel, dilation):
 
 
 def _grouped_conv(inputs, kernel, strides, padding, groups):
+    """Convolves groups of channels apart, by TensorFlow's own kernel where it is fast.
+
+    That is on GPUs and with oneDNN. Eigen's gradient of 32 groups takes 160 times as long
+    as a few dense convolutions with block-diagonal kernels, which are computed there.
+    oneDNN's own takes half of their time, with gradients a third of it.
+    """
     import tensorflow as tf
 
-    if tf.config.list_logical_devices("GPU"):
+    is_float32 = kernel.dtype == tf.float32
+    if tf.config.list_logical_devices("GPU") or (
+        groups > 1 and is_float32 and onednn_is_on() and not runs_under_xla()
+    ):
         return tf.nn.conv2d(inputs, kernel, strides, padding)
     kernel, blocks = merge_groups(kernel, groups)
     if blocks == 1:
