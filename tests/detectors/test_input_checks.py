@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import build_small
 from tests.contracts import on_tensorflow
 from tests.golden import make_weights
+from vfnet_tf.data.normalization import TORCHVISION, Normalization
 from vfnet_tf.detectors.input_checks import (
     BatchChecker,
     check_images,
@@ -209,6 +210,11 @@ def test_pixels_that_were_not_normalised_give_a_warning(images, value_range):
         checker.checked(given, None)  # said once
         warn_of_unnormalized(np.zeros((1, 4, 4, 3)))
         warn_of_unnormalized(batch()["images"])
+        bright = np.linspace(120, 255, 300).reshape(1, 10, 10, 3)
+        warn_of_unnormalized(TORCHVISION(bright))
+        warn_of_unnormalized(
+            Normalization((103.939, 116.779, 123.68), (1, 1, 1))(bright)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -238,12 +244,12 @@ def test_the_first_eager_call_checks_values(detector):
         detector.compute_losses(outputs, batch(labels=LABELS + 1))
     other = build_small("vfnet", max_detections=3)
     with pytest.warns(UserWarning, match="not normalised"):
-        other.detect(np.abs(images) * 60, score_threshold=0.9)
+        other.detect(np.abs(images) * 100, score_threshold=0.9)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        other.detect(np.abs(images) * 60, score_threshold=0.9)
+        other.detect(np.abs(images) * 100, score_threshold=0.9)
         detector.check_inputs = False
-        detector.detect(np.abs(images) * 60, score_threshold=0.9)
+        detector.detect(np.abs(images) * 100, score_threshold=0.9)
     del detector.check_inputs
 
 

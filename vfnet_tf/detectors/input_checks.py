@@ -224,6 +224,10 @@ def check_target_values(boxes, labels, image_size, num_classes, canvas_size=None
     refuse(is_outside, "The box is outside its image: boxes are resized with it.")
 
 
+#: The largest value of an image from which ImageNet's mean was subtracted.
+BRIGHTEST = 255.0 - 103.5
+
+
 def warn_of_unnormalized(images):
     """Warns if pixels look as if they had not been normalised.
 
@@ -234,8 +238,10 @@ def warn_of_unnormalized(images):
         return
     low, high = float(images.min()), float(images.max())
     # Zeros are for warming up. Every normalisation but the identity makes dark pixels
-    # negative.
-    if low < 0 or high == 0 or 1 < high <= 10:
+    # negative. In bright images what is left of 255 is 2.7 deviations at most, or the
+    # difference to the mean, which is no whole number.
+    is_whole = high > 1 and bool(np.all(images == np.round(images)))
+    if low < 0 or high == 0 or (1 < high <= BRIGHTEST and not is_whole):
         return
     value_range = "0..1" if high <= 1 else "0..255"
     factor = "255 * images" if high <= 1 else "images"
