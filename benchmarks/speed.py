@@ -28,6 +28,9 @@ DATA_IMAGE_SIZE = (480, 640)
 DATA_IMAGES, DATA_BATCH, DATA_PARALLEL = 64, 8, 2
 DATA_SIZES = ((800, 1344), (320, 320))
 
+#: Images of the steps whose time is measured.
+TRAINING_IMAGES = (2, 4)
+
 #: Input of the table of all models: (height, width).
 MODEL_SIZE = (800, 1344)
 
@@ -360,18 +363,22 @@ def _training_step(timer, tf, detector):
     from vfnet_tf.training.optimizers import SGD
 
     detector.compile(optimizer=SGD(1e-5))
-    batch = _training_batch(tf, detector, (256, 320), 20, 20)
     detector.optimizer.build(detector.trainable_variables)
-    step = tf.function(detector.train_step, autograph=False)
-    start = time.perf_counter()
-    step((batch,))["loss"].numpy()
-    seconds = time.perf_counter() - start
-    operations = step.get_concrete_function((batch,)).graph.get_operations()
-    first = {"first_seconds": seconds, "num_operations": len(operations)}
-    return [
-        timer.row("training step 2x256x320", lambda: step((batch,))["loss"].numpy()),
-        {"name": "  the first one, with its graph", **first},
-    ]
+    rows = []
+    for images in TRAINING_IMAGES:
+        batch = _training_batch(tf, detector, (256, 320), 20, 20, images)
+        step = tf.function(detector.train_step, autograph=False)
+        start = time.perf_counter()
+        step((batch,))["loss"].numpy()
+        seconds = time.perf_counter() - start
+        operations = step.get_concrete_function((batch,)).graph.get_operations()
+        row = timer.row(
+            f"training step {images}x256x320",
+            lambda step=step, batch=batch: step((batch,))["loss"].numpy(),
+        )
+        first = {"first_seconds": seconds, "num_operations": len(operations)}
+        rows += [row, {"name": "  the first one, with its graph", **first}]
+    return rows
 
 
 def _compiled_step(detector, repeats):
@@ -397,23 +404,24 @@ def _compiled_step(detector, repeats):
     ]
 
 
-def _training_batch(tf, detector, size, rows, boxes):
-    """Two random images; `boxes` of the `rows` of ground truth are no padding."""
+def _training_batch(tf, detector, size, rows, boxes, images=2):
+    """Random images; `boxes` of the `rows` of ground truth of each are no padding."""
     import numpy as np
 
     height, width = size
     rng = np.random.default_rng(0)
-    corners = rng.uniform(0, 0.78 * height, (2, rows, 2)).astype("float32")
-    sides = rng.uniform(8, 0.4 * height, (2, rows, 2)).astype("float32")
+    shape = (images, rows, 2)
+    corners = rng.uniform(0, 0.78 * height, shape).astype("float32")
+    sides = rng.uniform(8, 0.4 * height, shape).astype("float32")
     corners = np.concatenate([corners, corners + sides], axis=-1)
-    labels = rng.integers(0, detector.num_classes, (2, rows))
+    labels = rng.integers(0, detector.num_classes, (images, rows))
     labels[:, boxes:] = -1
     corners[:, boxes:] = 0
     return {
-        "images": tf.random.normal((2, height, width, 3)),
+        "images": tf.random.normal((images, height, width, 3)),
         "boxes": tf.constant(np.minimum(corners, [width, height] * 2), tf.float32),
         "labels": tf.constant(labels, tf.int32),
-        "image_size": tf.constant([[float(height), float(width)]] * 2),
+        "image_size": tf.constant([[float(height), float(width)]] * images),
     }
 
 
