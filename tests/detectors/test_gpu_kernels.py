@@ -60,7 +60,7 @@ def _with_backbone(backbone, neck=FPN, **head):
 
 #: Name -> function that builds a detector with operations which those of SMALL lack.
 VARIANTS = {
-    "star": lambda: build_small("vfnet", refine=False),
+    "star": lambda: _with_backbone(ResNet(18), refine=False),
     "quality focal loss": lambda: build_small("vfnet", class_loss=QualityFocalLoss()),
     "batch norm": lambda: _with_backbone(
         ResNet(18, norm="batch_norm", frozen_stages=-1)
