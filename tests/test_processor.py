@@ -88,6 +88,23 @@ def test_weights_are_frozen_where_onednn_is_on(fresh, given, frozen):
     assert processor.weights_are_frozen() == frozen
 
 
+@pytest.mark.parametrize(
+    ("machine", "system", "is_on"),
+    [
+        ("x86_64", "linux", True),
+        ("AMD64", "win32", True),
+        ("arm64", "linux", False),
+        ("x86_64", "darwin", False),
+    ],
+)
+def test_onednn_is_on_x86_alone(monkeypatch, fresh, machine, system, is_on):
+    fresh(AVX2)
+    os.environ[processor.ONEDNN] = "1"
+    monkeypatch.setattr(processor.platform, "machine", lambda: machine)
+    monkeypatch.setattr(processor.sys, "platform", system)
+    assert processor.onednn_is_on() == is_on
+
+
 def test_inference_is_chosen_before_tensorflow_or_not_at_all(monkeypatch, fresh):
     monkeypatch.setitem(sys.modules, "tensorflow", object())
     with pytest.raises(RuntimeError, match="before the first import of TensorFlow"):

@@ -210,7 +210,7 @@ def test_pixels_that_were_not_normalised_give_a_warning(images, value_range):
         checker.checked(given, None)  # said once
         warn_of_unnormalized(np.zeros((1, 4, 4, 3)))
         warn_of_unnormalized(batch()["images"])
-        bright = np.linspace(120, 255, 300).reshape(1, 10, 10, 3)
+        bright = np.linspace(130, 255, 300).reshape(1, 10, 10, 3)
         warn_of_unnormalized(TORCHVISION(bright))
         warn_of_unnormalized(
             Normalization((103.939, 116.779, 123.68), (1, 1, 1))(bright)

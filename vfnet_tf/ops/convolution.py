@@ -106,7 +106,7 @@ def _grouped_conv(inputs, kernel, strides, padding, groups):
 
     is_float32 = kernel.dtype == tf.float32
     if tf.config.list_logical_devices("GPU") or (
-        groups > 1 and is_float32 and onednn_is_on() and not runs_under_xla()
+        is_float32 and onednn_is_on() and not runs_under_xla()
     ):
         return tf.nn.conv2d(inputs, kernel, strides, padding)
     kernel, blocks = merge_groups(kernel, groups)
