@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from vfnet_tf.progress import Progress, _duration
+from vfnet_tf.progress import Progress, _duration, fit_verbosity
 
 SHOW_CURSOR, HIDE_CURSOR = "\33[?25h", "\33[?25l"
 
@@ -47,6 +47,16 @@ def test_a_log_file_gets_ten_lines():
     lines = log.getvalue().splitlines()
     assert [line.split()[0] for line in lines] == [f"{n}/50" for n in range(5, 51, 5)]
     assert log.getvalue().replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("stream", "term", "verbose"),
+    [(Terminal, "xterm", "auto"), (Terminal, "dumb", 2), (io.StringIO, "xterm", 2)],
+)
+def test_fit_draws_a_bar_in_a_terminal_alone(monkeypatch, stream, term, verbose):
+    monkeypatch.setattr(sys, "stdout", stream())
+    monkeypatch.setenv("TERM", term)
+    assert fit_verbosity() == verbose
 
 
 def test_speed_and_time_left_leave_out_the_slow_first_batch():

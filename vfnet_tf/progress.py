@@ -25,10 +25,7 @@ class Progress:
         self._start = clock()
         self._first = None
         self._shown_at = None
-        # A "dumb" terminal, such as an editor's, cannot overwrite a line.
-        self._is_terminal = (
-            self._stream.isatty() and os.environ.get("TERM", "").lower() != "dumb"
-        )
+        self._is_terminal = _is_terminal(self._stream)
         self._bar = self._end_bar = None
 
     def add(self, count=1):
@@ -98,6 +95,19 @@ class Progress:
         # An error between `add` and `close` must not leave the cursor hidden.
         self._end_bar = weakref.finalize(self, self._bar.stop)
         self._bar.start()
+
+
+def fit_verbosity():
+    """`verbose` of `keras.Model.fit` for a command: a line an epoch in a log file.
+
+    A bar that moves writes a kilobyte of backspaces to it in each step.
+    """
+    return "auto" if _is_terminal(sys.stdout) else 2
+
+
+def _is_terminal(stream):
+    # A "dumb" terminal, such as an editor's, cannot overwrite a line.
+    return stream.isatty() and os.environ.get("TERM", "").lower() != "dumb"
 
 
 def _duration(seconds):

@@ -122,7 +122,7 @@ def test_training_on_starts_from_the_best_weights_with_cycles(
         def describe(self):
             return "quick"
 
-        def fit(self):
+        def fit(self, verbose):
             return {"AP": 0.25}
 
     made = []

@@ -53,6 +53,9 @@ def test_training_ends_with_a_saved_model_and_says_the_ap(data, capfd):
     assert (data / "run" / "saved_model" / "saved_model.pb").exists()
     for text in ("1 replica", "learning", "8 images", "class_loss", "AP50"):
         assert text in said
+    # A bar that moves writes a kilobyte a step to a log file.
+    assert "\b" not in said
+    assert "\r" not in said
 
 
 def test_time_fits_the_epochs_and_is_refused_where_it_cannot(data, capfd):

@@ -7,6 +7,7 @@ from typing import Literal
 import tyro
 
 from vfnet_tf.cli.training_options import TrainingOptions, read_data, resolve
+from vfnet_tf.progress import fit_verbosity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,5 +67,5 @@ def run(options):
         evaluate_every=options.evaluate_every,
         jit_compile=options.jit,
     )
-    study.run()
+    study.run(verbose=fit_verbosity())
     return 0

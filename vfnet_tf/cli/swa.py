@@ -7,6 +7,8 @@ from typing import Literal
 
 import tyro
 
+from vfnet_tf.progress import Progress, fit_verbosity
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SwaOptions:
@@ -123,7 +125,7 @@ def _train_on(options, config, weights, out):
         jit_compile=options.jit,
     )
     print(training.describe(), flush=True)
-    return training.fit()
+    return training.fit(verbose=fit_verbosity())
 
 
 def _average(options, config, out):
@@ -185,7 +187,6 @@ class _NormBatches:
 
     def __iter__(self):
         from vfnet_tf.inference.dataset import read_batches
-        from vfnet_tf.progress import Progress
         from vfnet_tf.training.swa import NORM_BATCHES
 
         size = self.config.training.batch_size

@@ -14,6 +14,7 @@ from vfnet_tf.cli.training_options import (
     resolve,
 )
 from vfnet_tf.config import list_configs, load_config, override, with_epochs
+from vfnet_tf.progress import fit_verbosity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,7 +145,7 @@ def run(options):
         print(training.preview())
         return 0
     try:
-        metrics = training.fit()
+        metrics = training.fit(verbose=fit_verbosity())
     except preemption.PreemptedError as stop:
         print(f"\n{stop}", flush=True)
         return 130 if str(stop).startswith("SIGINT") else preemption.EXIT_STATUS
