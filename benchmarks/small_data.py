@@ -62,7 +62,13 @@ def main(arguments=None):
     parser.add_argument("--weights", required=True)
     parser.add_argument("--out", type=pathlib.Path, default="runs/small_data")
     parser.add_argument("--backbone", default="keras:ResNet50")
-    parser.add_argument("--image-size", nargs=2, default=("160", "213"))
+    parser.add_argument("--image-size", nargs=2, default=("240", "320"))
+    parser.add_argument(
+        "--filters",
+        type=int,
+        default=128,
+        help="of neck and head; half of the paper's, so that a run takes minutes",
+    )
     parser.add_argument("--precision", default="mixed_bfloat16")
     parser.add_argument("--epochs", default="8")
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1))
@@ -81,7 +87,12 @@ def train(row, seed, options):
     if (out / "metrics.json").exists():
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    config = override(load_config(CONFIG), data__augment=row.augment)
+    config = override(
+        load_config(CONFIG),
+        data__augment=row.augment,
+        model__neck_filters=options.filters,
+        model__head_filters=options.filters,
+    )
     path = options.out / f"{row.name}.json"
     save_config(config, path)
     command = [sys.executable, "-m", "vfnet_tf.cli", "train", "--config", str(path)]

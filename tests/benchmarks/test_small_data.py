@@ -46,12 +46,13 @@ def test_a_study_trains_what_is_missing_and_prints_all_rows(study, capsys):
 
 
 def test_each_row_differs_from_the_first_in_its_config_or_options(study, tmp_path):
-    commands = study("--seeds", "3")
+    commands = study("--seeds", "3", "--filters", "64")
     assert len(commands) == len(small_data.ROWS)
     seen = set()
     for row, command in zip(small_data.ROWS, commands, strict=True):
         config = load_config(command[command.index("--config") + 1])
         assert config.data.augment == row.augment
+        assert (config.model.neck_filters, config.model.head_filters) == (64, 64)
         presets.augmentations(config.data.augment)
         seen.add((repr(config.data), row.options))
         # The options are those of `vfnet train`.
