@@ -307,6 +307,7 @@ def _make_application(name, pretrained):
 def _build_foreign(model, config, last_norm=None):
     """A `KerasBackbone` of a Keras model, with the weights of a file."""
     trainable_norms = "" if config.norm == "batch_norm" else None
+    without = []
     if config.weights not in (None, PRETRAINED):
         without = load_layer_weights(model, config.weights)
         _initialise(model, without, last_norm)
@@ -323,6 +324,7 @@ def _build_foreign(model, config, last_norm=None):
     backbone = KerasBackbone(
         model, frozen_until=frozen_until, trainable_norms=trainable_norms
     )
+    backbone.layers_without_weights = tuple(without)
     sides = backbone.inputs[0].shape[1:3]
     if None not in sides:
         raise ValueError(

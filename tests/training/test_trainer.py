@@ -136,6 +136,24 @@ def test_the_learning_rate_is_scaled_and_said(datasets, tmp_path):
     assert "8 images, 2 steps" in text
 
 
+def test_layers_that_a_file_of_weights_leaves_out_are_said(datasets, tmp_path):
+    model = keras.applications.ResNet50(include_top=False, weights=None)
+    arrays = {
+        f"{layer.name}/{variable.name}": np.asarray(variable)
+        for layer in model.layers
+        for variable in layer.weights
+        if not layer.name.startswith("conv5")
+    }
+    np.savez(tmp_path / "some.npz", **arrays)
+    backbone = BackboneConfig("keras:ResNet50", weights=str(tmp_path / "some.npz"))
+    config = override(CONFIG, model__backbone=backbone)
+    text = Trainer(config, *datasets, tmp_path / "run").describe()
+    assert (
+        "random     20 layers of the backbone, conv5_block1_1_conv to conv5_block3_3_bn: "
+        "the file of weights has none for them; batch norms named conv5_block... train"
+    ) in text
+
+
 def test_an_unknown_optimizer_is_refused(datasets, tmp_path):
     wrong = override(CONFIG, training__optimizer="lion")
     with pytest.raises(ValueError, match="optimizer=lion"):

@@ -28,9 +28,15 @@ class KerasBackbone(TrainableParts, keras.Model):
 
     Input: float `[B, H, W, 3]` as `model` expects it. Output: dict `"C3"`, `"C4"`, `"C5"`.
 
+    Attributes:
+        layers_without_weights: tuple of the layers that a file of initial weights left
+            out, set by `build_backbone`.
+
     Raises:
         ValueError: if the model has no such layers.
     """
+
+    layers_without_weights = ()
 
     def __init__(
         self,

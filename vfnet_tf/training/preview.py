@@ -149,6 +149,7 @@ def describe_run(run):
         f"model      {run.config.name}: {type(run.detector).__name__} on "
         f"{run.config.model.backbone.name}, {run.config.model.class_loss} loss, "
         f"{run.detector.count_params() / 1e6:.1f} M parameters, {training.precision}",
+        *_describe_random(run.detector.backbone),
         f"strategy   {strategies.describe(run.strategy, training.batch_size)}",
         *([f"cluster    {run.cluster}"] if len(run.cluster.addresses) > 1 else []),
         f"train      {len(run.train_dataset)} images, {run.steps_per_epoch} steps "
@@ -166,6 +167,19 @@ def describe_run(run):
         "learn grow with the boxes.",
     ]
     return "\n".join(lines)
+
+
+def _describe_random(backbone):
+    """A line on what the file of weights left out, if anything."""
+    names = getattr(backbone, "layers_without_weights", ())
+    if not names:
+        return []
+    norms = backbone.trainable_norms
+    trained = "" if norms is None else f"; batch norms named {norms}... train"
+    return [
+        f"random     {len(names)} layers of the backbone, {names[0]} to {names[-1]}: the "
+        f"file of weights has none for them{trained}"
+    ]
 
 
 def preview_run(run):

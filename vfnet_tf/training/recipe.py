@@ -332,10 +332,9 @@ def _frozen(backbone, weights):
     stages = backbone.frozen_stages
     parts = "the stem" if stages == 0 else f"the stem and {stages} stages"
     parts = parts.replace("1 stages", "one stage") if stages >= 0 else "no stage"
-    norms = (
-        "all batch norms" if backbone.norm == "frozen_batch_norm" else "no batch norm"
-    )
-    return f"{parts} and {norms} of the backbone: {_WEIGHTS[weights]}"
+    is_frozen = backbone.norm == "frozen_batch_norm"
+    norms = "all batch norms that have weights" if is_frozen else "no batch norm"
+    return f"{parts} of the backbone and {norms}: {_WEIGHTS[weights]}"
 
 
 def _updates(config, facts):
