@@ -7,6 +7,7 @@ from PIL import Image
 from tests.data.batch_rules import check_batch
 from tests.image_files import exif
 from vfnet_tf.data import transforms
+from vfnet_tf.data.augmentation import LargeScaleJitter
 from vfnet_tf.data.canvases import choose_canvas_shapes
 from vfnet_tf.data.epoch_plan import repeat_factors
 from vfnet_tf.data.formats.coco import find_coco_splits, read_coco
@@ -217,6 +218,18 @@ def test_flips_differ_between_epochs(dataset):
     first = [build_epoch[0] for build_epoch in epochs(build(dataset, shuffle=False), 8)]
     seen = {batch["images"][1].tobytes() for batch in first}
     assert len(seen) == 2
+
+
+def test_an_order_that_comes_again_has_other_draws(dataset, monkeypatch):
+    monkeypatch.setattr("vfnet_tf.data.pipeline.MAX_ORDERS", 2)
+    settings = {"flip": 0, "augment": (LargeScaleJitter(scale=(0.5, 2.0)),)}
+    found = epochs(build(dataset, **settings), 6)
+    for first, again in zip(found[:4], found[2:], strict=True):
+        assert ids(first) == ids(again)
+        pairs = [(a["images"], b["images"]) for a, b in zip(first, again, strict=True)]
+        assert not any(np.array_equal(a, b) for a, b in pairs)
+    # A resumed run draws the same.
+    assert_same(found[5:], epochs(build(dataset, start_epoch=5, **settings), 1))
 
 
 def test_without_flip_and_shuffle_all_epochs_are_equal(dataset):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.training.test_schedule_checks import dataset
-from vfnet_tf.config import load_config, override
+from vfnet_tf.config import list_configs, load_config, override
 from vfnet_tf.ops import convolution
 from vfnet_tf.training import hardware, recipe
 from vfnet_tf.training.preview import estimate_step_memory
@@ -103,6 +103,13 @@ def test_what_the_user_chose_stays_and_is_not_said(key):
     assert getattr(getattr(config, part), field) == getattr(getattr(PAPER, part), field)
     option = FIELDS[key]
     assert option is None or not any(f"({option})" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", list_configs())
+def test_images_that_a_config_changes_anew_are_not_kept_in_memory(name):
+    data = fit(dataset(), config=load_config(name))[0].data
+    assert not (data.scales or data.scale_range)
+    assert data.cache_decoded == (data.random_crop == 0)
 
 
 def test_a_config_that_clips_keeps_its_norm():

@@ -48,8 +48,9 @@ from vfnet_tf.data.transforms import (
     resize_keep_ratio,
 )
 
-# Epochs whose order is planned beforehand; the epochs after them repeat these from the
-# first. With crops COCO takes 5.6 MB an epoch: the 41 epochs of VFNet-X all differ.
+# Epochs whose order is planned beforehand; the epochs after them repeat these orders from
+# the first, with other draws of the transforms. With crops COCO takes 5.6 MB an epoch: the
+# 41 epochs of VFNet-X all differ.
 MAX_ORDERS = 128
 MAX_ORDER_BYTES = 256 * 2**20
 
@@ -420,6 +421,9 @@ def _rows_in_order(plan, epoch_order, num_rows):
     def rows_of_epoch(_):
         epoch, step = epoch_order.take()
         rows = orders[epoch % count][step * num_rows :]
+        # The transforms draw anew where an order comes again.
+        draw = tf.one_hot(SEED + 1, first.shape[1], dtype="int32")
+        rows += draw * tf.cast(epoch // count, "int32")
         return _with_epoch(tf.cast(rows, "int64"), epoch)
 
     return tf.data.Dataset.from_tensors(0).flat_map(rows_of_epoch), count

@@ -211,6 +211,9 @@ def _small_side(facts):
 
 
 def _choose_cache(config, facts):
+    if config.data.random_crop > 0:
+        reason = "images are decoded in each epoch: the config crops them at random"
+        return {"data__cache_decoded": False}, reason
     short, long = config.data.image_size
     size = facts.images * short * long * 3
     is_small = size <= CACHED_BYTES
