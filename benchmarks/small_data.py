@@ -36,6 +36,7 @@ ROWS = (
     Row("no augmentation", "none"),
     Row("light", "light"),
     Row("strong", "strong"),
+    Row("vertical flip", (a.VerticalFlip(),)),
     Row("vertical flip, quarter turns", (a.VerticalFlip(), a.QuarterTurn())),
     Row("colours", (a.PhotometricDistortion(),)),
     Row("scale jitter .8 to 1.25", (a.LargeScaleJitter(scale=(0.8, 1.25)),)),
