@@ -525,11 +525,16 @@ def _data(repeats, variants=None):
 
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        path = _write_photographs(pathlib.Path(folder))
-        dataset = read_coco(path, folder, check_images="header")
-        source = "x".join(map(str, DATA_IMAGE_SIZE))
-        for (height, width), (name, arguments) in itertools.product(
-            DATA_SIZES, (variants or {f"input {source}": {}}).items()
+        folder = pathlib.Path(folder)
+        path = _write_photographs(folder)
+        files = read_coco(path, folder, check_images="header")
+        name = "input " + "x".join(map(str, DATA_IMAGE_SIZE))
+        sources = [(each, files, settings) for each, settings in (variants or {}).items()]
+        if not variants:
+            records = _as_records(path)
+            sources = [(name, files, {}), (f"{name} in TFRecords", records, {})]
+        for (height, width), (name, dataset, arguments) in itertools.product(
+            DATA_SIZES, sources
         ):
             batches = build_pipeline(
                 dataset,
@@ -663,6 +668,17 @@ def _write_photographs(directory):
     path = directory / "annotations.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+def _as_records(path):
+    """The data set of a COCO json, written as TFRecords and read from there."""
+    from vfnet_tf.data.formats.coco import read_coco
+    from vfnet_tf.data.formats.conversion import convert_dataset
+    from vfnet_tf.data.formats.readers import find_splits
+
+    folder = path.parent / "records"
+    convert_dataset(find_splits(path), "tfrecord", folder)
+    return read_coco(*find_splits(folder)["train"], check_images="header")
 
 
 class _Timer:

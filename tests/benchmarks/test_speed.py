@@ -131,7 +131,8 @@ def test_the_input_pipeline_is_measured_on_files_of_its_own(
     monkeypatch.setattr(speed, "DATA_BATCH", 4)
     monkeypatch.setattr(speed, "DATA_SIZES", ((64, 96), (32, 32)))
     rows = run(tmp_path, "data", repeats=2)
-    names = ["input 48x64 to 64x96", "input 48x64 to 32x32"]
+    sources = ("input 48x64", "input 48x64 in TFRecords")
+    names = [f"{source} to {size}" for size in ("64x96", "32x32") for source in sources]
     assert [row["name"] for row in rows] == names
     assert all(row["images_per_second"] > 0 and row["load"] >= 0 for row in rows)
     text = capsys.readouterr().out
