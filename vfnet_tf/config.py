@@ -1,7 +1,6 @@
 """The settings of a run as frozen dataclasses; files in `configs/` hold instances."""
 
 import dataclasses
-import difflib
 import fnmatch
 import importlib.util
 import json
@@ -11,6 +10,9 @@ import typing
 
 from vfnet_tf.data.settings import DataConfig as DataConfig
 from vfnet_tf.files import write_file
+
+# Kept importable from here.
+from vfnet_tf.foreign_text import did_you_mean as did_you_mean
 
 #: Value of `BackboneConfig.weights` for the weights that come with a Keras model.
 PRETRAINED = "pretrained"
@@ -204,8 +206,8 @@ def override(config, **changes):
     for name in (*nested, *own):
         if name not in hints:
             raise ValueError(
-                f"{type(config).__name__} has the fields {sorted(hints)}. "
-                f"Received: {name}"
+                f"{type(config).__name__} has the fields {', '.join(sorted(hints))}. "
+                f"Received: {name}.{did_you_mean(name, hints)}"
             )
     for name, parts in nested.items():
         own[name] = override(getattr(config, name), **parts)
@@ -349,12 +351,6 @@ def list_configs(pattern=None):
     if not any(magic in pattern for magic in "*?["):
         pattern = f"*{pattern}*"
     return fnmatch.filter(names, pattern)
-
-
-def did_you_mean(name, known):
-    """A sentence with the names that resemble a misspelt one, or `""`."""
-    close = difflib.get_close_matches(str(name), known, n=3)
-    return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 def load_config(config):

@@ -1,5 +1,6 @@
 """Text and values of others in messages: on one line, cut, without control characters."""
 
+import difflib
 import reprlib
 import unicodedata
 
@@ -51,6 +52,17 @@ def clipped(value, max_length=200, max_items=8):
         return one_line(short.repr(value), max_length)
     except ValueError:  # Python writes out no integer of more than 4300 digits.
         return f"a {type(value).__name__} of too many digits"
+
+
+def did_you_mean(name, known):
+    """A sentence with the names that resemble a misspelt one or contain it, or `""`."""
+    folded = {each.casefold(): each for each in known}
+    name = str(name).casefold()
+    close = difflib.get_close_matches(name, folded, n=3)
+    close = close or [each for each in folded if len(name) > 2 and name in each][:3]
+    return (
+        f" Did you mean {' or '.join(folded[one] for one in close)}?" if close else ""
+    )
 
 
 def _written_out(text, kept):

@@ -199,7 +199,7 @@ def _fitted(start, options, run_dir, dataset, strategy, epochs):
     """The config as the recipe makes it, epochs between evaluations, lines to say."""
     from vfnet_tf.training import hardware, recipe, trainer
 
-    config, given = start.config, {*chosen_fields(options)}
+    config, given = start.config, {*chosen_fields(options, start.config.data)}
     is_published = options.config is None or (
         "_coco" in options.config and options.config in list_configs()
     )

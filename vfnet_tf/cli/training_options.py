@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from vfnet_tf import config as configs
-from vfnet_tf.cli.augment_settings import augment_of
+from vfnet_tf.cli.augment_settings import augment_changes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,11 +35,14 @@ class TrainingOptions:
     image_size: tuple[int, int] | None = None
     """short and long side in pixels that images are resized to fit into, in place of the
     config's scales"""
-    augment: Literal["none", "flip", "light", "strong"] | None = None
-    """what is drawn for each training image, see docs/augmentation.md; by default the
-    config's, and flip is the paper's"""
+    augment: tuple[str, ...] = ()
+    """what is drawn for each training image: none, flip, light or strong, and names of
+    augmentations to add, such as light VerticalFlip QuarterTurn; see
+    docs/augmentation.md. By default the config's, and flip is the paper's"""
     augment_set: tuple[str, ...] = ()
-    """single settings of it: Mosaic.probability=0.3 LargeScaleJitter.scale=0.5,2"""
+    """single settings of it, of augmentations that it has or that are added:
+    Mosaic.probability=0.3 LargeScaleJitter.scale=0.5,2; and flip, random_crop, cut_out
+    and partners_off of the data: flip=0"""
     oversample: float | None = None
     """repeat images with a class that less than this share of the images have, such as
     0.1, by the repeat factor of LVIS"""
@@ -93,8 +96,13 @@ class TrainingOptions:
     always does. See docs/scaling.md"""
 
 
-def chosen_fields(options):
-    """Fields of `Config` that the options set, as a dict for `override`."""
+def chosen_fields(options, data):
+    """Fields of `Config` that the options set, as a dict for `override`.
+
+    Args:
+        options: `TrainingOptions`.
+        data: `DataConfig` that they change.
+    """
     changes = {
         "training__epochs": options.epochs,
         "training__batch_size": options.batch_size,
@@ -109,9 +117,10 @@ def chosen_fields(options):
         "training__precision": options.precision,
         "training__seed": options.seed,
         "data__image_size": options.image_size,
-        "data__augment": options.augment,
         "data__oversample": options.oversample,
     }
+    augment = augment_changes(data, options.augment, options.augment_set)
+    changes.update({f"data__{name}": value for name, value in augment.items()})
     if options.image_size is not None:
         changes.update(data__scales=(), data__scale_range=())
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -132,16 +141,12 @@ def resolve(options, **further):
 
     default = "vfnet_r50_fpn_1x_coco" if options.data else "vfnet_r50_synthetic"
     config = configs.load_config(options.config or default)
-    changes = chosen_fields(options)
+    changes = chosen_fields(options, config.data)
     changes.update(
         {name: value for name, value in further.items() if value is not None}
     )
     if options.epochs is not None:
         config = configs.with_epochs(config, options.epochs)
-    if options.augment_set:
-        changes["data__augment"] = augment_of(
-            options.augment or config.data.augment, options.augment_set
-        )
     if options.backbone not in (None, config.model.backbone.name):
         normalization = builder.normalization_for(options.backbone)
         changes["model__backbone__name"] = options.backbone

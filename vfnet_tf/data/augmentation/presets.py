@@ -5,11 +5,19 @@ import dataclasses
 from vfnet_tf.data import augmentation
 from vfnet_tf.data.augmentation.augmentation import Augmentation
 from vfnet_tf.data.augmentation.copy_paste import CopyPaste
+from vfnet_tf.data.augmentation.gaussian_blur import GaussianBlur
+from vfnet_tf.data.augmentation.gaussian_noise import GaussianNoise
+from vfnet_tf.data.augmentation.jpeg_quality import JpegQuality
 from vfnet_tf.data.augmentation.large_scale_jitter import LargeScaleJitter
+from vfnet_tf.data.augmentation.min_iou_crop import MinIoUCrop
 from vfnet_tf.data.augmentation.mix_up import MixUp
 from vfnet_tf.data.augmentation.mosaic import Mosaic
 from vfnet_tf.data.augmentation.photometric_distortion import PhotometricDistortion
+from vfnet_tf.data.augmentation.quarter_turn import QuarterTurn
+from vfnet_tf.data.augmentation.random_affine import RandomAffine
+from vfnet_tf.data.augmentation.vertical_flip import VerticalFlip
 from vfnet_tf.data.transforms import cut_out, flip_horizontal
+from vfnet_tf.foreign_text import did_you_mean
 
 #: Name -> the transforms besides those that `flip`, `random_crop` and `cut_out` ask for.
 #: "flip" is the paper's; "none" leaves out these three too. Where a probability is 0, the
@@ -30,6 +38,23 @@ PRESETS = {
     ),
 }
 
+#: Where `with_settings` adds one: other images come first, then what moves pixels, then
+#: the light, the lens, the sensor and the file.
+ORDER = (
+    CopyPaste,
+    Mosaic,
+    MixUp,
+    LargeScaleJitter,
+    RandomAffine,
+    MinIoUCrop,
+    VerticalFlip,
+    QuarterTurn,
+    PhotometricDistortion,
+    GaussianBlur,
+    GaussianNoise,
+    JpegQuality,
+)
+
 
 def augmentations(augment):
     """The tuple of `Augmentation` that a preset names, or the tuple itself.
@@ -41,7 +66,8 @@ def augmentations(augment):
         if augment not in PRESETS:
             raise ValueError(
                 f"`augment` must be one of {', '.join(PRESETS)}, or a tuple of "
-                f"augmentations. Received: augment={augment!r}"
+                f"augmentations. Received: augment={augment!r}."
+                + did_you_mean(augment, PRESETS)
             )
         return PRESETS[augment]
     others = [each for each in augment if not isinstance(each, Augmentation)]
@@ -56,12 +82,18 @@ def augmentations(augment):
 
 def augmentation_class(name):
     """The class of that name; the error lists all names."""
-    known = sorted(set(augmentation.__all__) - {"Augmentation"})
+    known = augmentation_names()
     if name not in known:
         raise ValueError(
-            f"An augmentation is one of {', '.join(known)}. Received: {name!r}"
+            f"An augmentation is one of {', '.join(known)}. Received: {name!r}."
+            + did_you_mean(name, known)
         )
     return getattr(augmentation, name)
+
+
+def augmentation_names():
+    """The names of all augmentations, sorted."""
+    return sorted(kind.__name__ for kind in ORDER)
 
 
 def to_list(augment):
@@ -70,7 +102,9 @@ def to_list(augment):
 
 
 def with_settings(augment, settings):
-    """Changes single settings of a preset or a tuple.
+    """Changes single settings of a preset or a tuple, and adds what it lacks.
+
+    An augmentation that is added comes before the first one that follows it in `ORDER`.
 
     Args:
         augment: as in `DataConfig`.
@@ -80,19 +114,18 @@ def with_settings(augment, settings):
         Tuple of `Augmentation`.
 
     Raises:
-        ValueError: a name that is not among those of `augment`.
+        ValueError: a name that no augmentation has.
     """
-    given = augmentations(augment)
-    names = [type(each).__name__ for each in given]
-    unknown = sorted(set(settings) - set(names))
-    if unknown:
-        raise ValueError(
-            f"augment={augment!r} has {', '.join(names) or 'no settings: take another'}. "
-            f"Received: {unknown[0]}"
-        )
+    found = list(augmentations(augment))
+    for name in settings:
+        kind = augmentation_class(name)
+        if not any(type(each) is kind for each in found):
+            later = ORDER[ORDER.index(kind) + 1 :]
+            places = [i for i, each in enumerate(found) if type(each) in later]
+            found.insert(min(places, default=len(found)), kind())
     return tuple(
-        dataclasses.replace(each, **settings.get(name, {}))
-        for name, each in zip(names, given, strict=True)
+        dataclasses.replace(each, **settings.get(type(each).__name__, {}))
+        for each in found
     )
 
 
