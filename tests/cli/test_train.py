@@ -89,6 +89,62 @@ def test_settings_that_cannot_go_together_are_refused(data, mistake, more, said)
     assert said in mistake("train", *options_of(data, *more))
 
 
+@pytest.mark.parametrize(
+    "option, value, rule",
+    [
+        *(
+            (option, "0", "a whole number from 1")
+            for option in (
+                "epochs",
+                "batch-size",
+                "accumulate-steps",
+                "evaluate-every",
+                "save-every",
+                "limit",
+                "patience",
+                "cpu-replicas",
+            )
+        ),
+        ("warmup-steps", "-1", "a whole number from 0"),
+        ("keep-epochs", "-1", "a whole number from 0"),
+        ("frozen-stages", "-2", "a whole number from -1"),
+        ("seed", "-1", "from 0 to 2**32 - 1"),
+        ("seed", "4294967296", "from 0 to 2**32 - 1"),
+        ("learning-rate", "0.0", "above 0"),
+        ("learning-rate", "inf", "above 0"),
+        ("clip-norm", "nan", "above 0"),
+        ("oversample", "10.0", "from 0 to 1"),
+        ("oversample", "-1.0", "from 0 to 1"),
+        ("oversample", "nan", "from 0 to 1"),
+        ("ema", "1.0", "at least 0 and below 1"),
+        ("ema", "nan", "at least 0 and below 1"),
+        ("image-size", "0 64", "two whole numbers from 1"),
+        ("image-size", "96 64", "the short side, then the long one"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_by_its_option_before_data_are_read(
+    mistake, option, value, rule
+):
+    error = mistake("train", "--data", "absent", f"--{option}", *value.split())
+    assert f"--{option} must be {rule}. Received: --{option} {value}\n" in error
+
+
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (["--batch-size", "3"], "multiple of the 2 replicas"),
+        (["--accumulate-steps", "2"], "on one device only"),
+        (["--precision", "mixed_float16"], "not safe over replicas"),
+    ],
+)
+def test_what_replicas_cannot_do_is_refused_before_data_are_read(
+    mistake, monkeypatch, more, said
+):
+    two = strategies.make_strategy("mirrored", ["CPU:0", "CPU:1"])
+    monkeypatch.setattr(strategies, "make_strategy", lambda *arguments: two)
+    assert said in mistake("train", "--data", "absent", *more)
+
+
 def test_the_recipe_is_for_published_configs_and_stays_when_a_run_goes_on(
     data, capsys, monkeypatch
 ):

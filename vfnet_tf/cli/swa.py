@@ -7,6 +7,7 @@ from typing import Literal
 
 import tyro
 
+from vfnet_tf.cli.training_options import check_numbers, read_data
 from vfnet_tf.progress import Progress, fit_verbosity
 
 
@@ -63,6 +64,7 @@ def run(options):
             "Give either --epochs, at least 1, or --checkpoints. Received: --epochs "
             f"{options.epochs}, --checkpoints {list(map(str, options.checkpoints))}"
         )
+    check_numbers(options)
     config, weights = find_checkpoint(options.run_dir)
     run_dir = output_folder(options.run_dir) or pathlib.Path(options.run_dir)
     out = options.out or run_dir / "swa"
@@ -106,7 +108,6 @@ def phase(config, epochs, learning_rate=None):
 
 
 def _train_on(options, config, weights, out):
-    from vfnet_tf.cli.training_options import read_data
     from vfnet_tf.training import strategies, trainer
 
     strategy = strategies.make_strategy(options.strategy)
@@ -130,7 +131,6 @@ def _train_on(options, config, weights, out):
 
 def _average(options, config, out):
     from vfnet_tf.builder import build_detector
-    from vfnet_tf.cli.training_options import read_data
     from vfnet_tf.config import save_config
     from vfnet_tf.evaluation.coco import CocoEvaluator, format_table, save_metrics
     from vfnet_tf.inference.dataset import detect_dataset

@@ -90,7 +90,14 @@ def run(options):
         print(f"cluster    {cluster}", flush=True)
     devices = options.cpu_replicas and strategies.split_cpu(options.cpu_replicas)
     strategy = strategies.make_strategy(options.strategy, devices)
-    strategies.check_settings(strategy, jit_compile=options.jit)
+    strategies.check_settings(
+        strategy,
+        # That of the config may be another one in the end, by the recipe.
+        batch_size=options.batch_size,
+        jit_compile=options.jit,
+        dtype_policy=config.training.precision,
+        accumulate_steps=config.training.accumulate_steps,
+    )
     print(f"devices    {trainer.local_devices()}")
     train_dataset, val_dataset = read_data(options, strategy, options.overfit)
     run_dir = options.out or pathlib.Path("runs") / config.name

@@ -1,6 +1,7 @@
 """Options of the commands that train, and the config and data of them."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from vfnet_tf import config as configs
@@ -96,6 +97,67 @@ class TrainingOptions:
     always does. See docs/scaling.md"""
 
 
+#: (rule of a number, whether one keeps it, options that have the rule). Comparisons are
+#: false for a number that is nan.
+_RULES = (
+    (
+        "a whole number from 1",
+        lambda value: value >= 1,
+        (
+            "epochs",
+            "batch_size",
+            "accumulate_steps",
+            "evaluate_every",
+            "save_every",
+            "limit",
+            "patience",
+            "cpu_replicas",
+        ),
+    ),
+    (
+        "a whole number from 0",
+        lambda value: value >= 0,
+        ("warmup_steps", "keep_epochs"),
+    ),
+    ("a whole number from -1", lambda value: value >= -1, ("frozen_stages",)),
+    ("from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32, ("seed",)),
+    (
+        "above 0",
+        lambda value: 0 < value < math.inf,
+        ("learning_rate", "clip_norm"),
+    ),
+    ("from 0 to 1", lambda value: 0 <= value <= 1, ("oversample",)),
+    ("at least 0 and below 1", lambda value: 0 <= value < 1, ("ema",)),
+    (
+        "two whole numbers from 1",
+        lambda value: min(value) >= 1,
+        ("image_size",),
+    ),
+)
+
+
+def check_numbers(options):
+    """Refuses numbers out of range by the name of their option, before data are read.
+
+    Args:
+        options: those of a command that trains; those it lacks are not looked at.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+    for rule, keeps, names in _RULES:
+        for name in names:
+            value = getattr(options, name, None)
+            if value is not None and not keeps(value):
+                raise _refusal(name, rule, value)
+
+
+def _refusal(name, rule, value):
+    option = f"--{name.replace('_', '-')}"
+    text = " ".join(map(str, value)) if isinstance(value, tuple) else value
+    return ValueError(f"{option} must be {rule}. Received: {option} {text}")
+
+
 def chosen_fields(options, data):
     """Fields of `Config` that the options set, as a dict for `override`.
 
@@ -139,6 +201,7 @@ def resolve(options, **further):
     from vfnet_tf import builder
     from vfnet_tf.backbones import kerashub
 
+    check_numbers(options)
     default = "vfnet_r50_fpn_1x_coco" if options.data else "vfnet_r50_synthetic"
     config = configs.load_config(options.config or default)
     changes = chosen_fields(options, config.data)
@@ -153,7 +216,11 @@ def resolve(options, **further):
         changes["data__normalization"] = normalization
         if options.backbone.startswith("kerashub:"):
             print(f"pixels     {kerashub.describe_normalization(normalization)}")
-    return configs.override(config, **changes)
+    config = configs.override(config, **changes)
+    size = options.image_size
+    if size is not None and config.data.keep_ratio and size[0] > size[1]:
+        raise _refusal("image_size", "the short side, then the long one", size)
+    return config
 
 
 def read_data(options, strategy, overfit=False):
