@@ -38,6 +38,12 @@ from vfnet_tf.data.epoch_plan import (
 from vfnet_tf.data.example import PADDING_IMAGE_ID, PADDING_LABEL
 from vfnet_tf.data.images import decode
 from vfnet_tf.data.images.places import find_place
+from vfnet_tf.data.own_transforms import (
+    check_transforms,
+    is_own,
+    name_of,
+    with_checks,
+)
 from vfnet_tf.data.settings import DataConfig
 from vfnet_tf.data.transforms import (
     compose,
@@ -203,7 +209,8 @@ def build_pipeline(
         training: bool. Training shuffles, and applies what `data` draws at random.
         transforms: list of transforms of resized images before they are normalised, see
             `data.transforms`. None takes `augmentation.presets.training_transforms(data)`
-            in training and none in evaluation. Each gets a seed of its own.
+            in training and none in evaluation. Each gets a seed of its own. What own
+            functions give is checked, see `data.own_transforms`.
         canvas_shapes: list of (height, width), multiples of 32, that images are padded
             to. None chooses them by `choose_canvas_shapes`.
         shuffle: bool; None shuffles in training only.
@@ -241,7 +248,16 @@ def build_pipeline(
     data = _with_fields(data or DataConfig(), fields)
     if transforms is None:
         transforms = training_transforms(data) if training else []
-    transforms = [each for each in transforms if not getattr(each, "is_idle", False)]
+    transforms = check_transforms(transforms)
+    names = [
+        f"`{name_of(each)}` (transforms[{place}])" if is_own(each) else None
+        for place, each in enumerate(transforms)
+    ]
+    is_idle = [getattr(each, "is_idle", False) for each in transforms]
+    names, transforms = (
+        [each for each, idle in zip(values, is_idle, strict=True) if not idle]
+        for values in (names, transforms)
+    )
     max_boxes = _checked_max_boxes(dataset, transforms, max_boxes)
     _check_numbers(
         data,
@@ -264,7 +280,11 @@ def build_pipeline(
     def steps(row, epoch):
         load_other = make_partner_loader(load, row, RECORD, len(dataset))
         is_on = epoch < partner_epochs
-        return [with_partners(each, load_other, is_on) for each in transforms]
+        bound = [with_partners(each, load_other, is_on) for each in transforms]
+        return [
+            step if name is None else with_checks(step, name, dataset.num_classes)
+            for step, name in zip(bound, names, strict=True)
+        ]
 
     prepare = _make_preparation(load, steps, data.normalization, max_boxes, shapes)
     share = batch_size // num_replicas
