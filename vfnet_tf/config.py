@@ -267,14 +267,17 @@ def _checked(value, hint, name):
 
 def to_dict(config):
     """A config as a dict of JSON types."""
-    values = json.loads(json.dumps(dataclasses.asdict(config)))
     data = config if isinstance(config, DataConfig) else getattr(config, "data", None)
+    augment = None
     if data is not None and not isinstance(data.augment, str):
         from vfnet_tf.data.augmentation import presets
 
         # `asdict` forgets which class a dataclass has.
+        augment = json.loads(json.dumps(presets.to_list(data.augment)))
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    if augment is not None:
         own = values if data is config else values["data"]
-        own["augment"] = json.loads(json.dumps(presets.to_list(data.augment)))
+        own["augment"] = augment
     return values
 
 

@@ -94,3 +94,7 @@ def test_the_pages_of_a_preview_show_augmented_batches(tmp_path):
     for path, other in zip(paths, others, strict=False):
         drawn, undrawn = (np.asarray(Image.open(each)) for each in (path, other))
         assert drawn.shape == undrawn.shape and (drawn != undrawn).any()
+    own = write_preview(
+        config, dataset, tmp_path / "own", pages=1, transforms=[], max_boxes=20
+    )
+    assert own[0].read_bytes() == others[0].read_bytes()

@@ -3,6 +3,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.contracts import assert_same_bits, with_policy
 from tests.tiny_run import LineDetector
@@ -212,7 +213,7 @@ def quick(datasets, tmp_path, monkeypatch):
     def resolve(config, backbone):
         return config
 
-    def make(name="run", val=True, strategy="mirrored", **changes):
+    def make(name="run", val=True, strategy="mirrored", settings=None, **changes):
         changes = {f"training__{key}": value for key, value in changes.items()}
         return Trainer(
             override(CONFIG, data__flip=0.0, **changes),
@@ -220,6 +221,7 @@ def quick(datasets, tmp_path, monkeypatch):
             datasets[1] if val else None,
             tmp_path / name,
             make_strategy(strategy),
+            **(settings or {}),
         )
 
     monkeypatch.setattr(trainer_module, "_build", build)
@@ -411,6 +413,30 @@ def test_a_run_stopped_between_two_updates_goes_on_bit_by_bit(quick):
     changes = {"batch_size": 2, "accumulate_steps": 3, "epochs": 3}
     changes.update(val=False, strategy="one_device", ema_momentum=0.5)
     check_kill(quick, **changes)
+
+
+def test_own_transforms_train_and_a_stopped_run_goes_on_bit_by_bit(quick):
+    def tinted(example, rng):
+        tint = tf.random.stateless_uniform([3], rng, 0, 100, "int32")
+        image = tf.cast(example["image"] // 3, "int32") + tint
+        return {**example, "image": tf.cast(image, "uint8")}
+
+    def doubled(example, rng):
+        parts = {key: example[key] for key in ("boxes", "labels")}
+        parts = {key: tf.concat([each] * 2, axis=0) for key, each in parts.items()}
+        return {**example, **parts}
+
+    settings = {"transforms": (each for each in (tinted, doubled)), "max_boxes": 40}
+    trainer = quick(settings=settings, val=False)
+    batch = next(iter(trainer.train_batches))
+    pixels = CONFIG.data.normalization.inverse(batch["images"][0].numpy())
+    assert pixels[:64, :85].max() <= 185 and batch["boxes"].shape[1] == 40
+    boxes = batch["boxes"][0].numpy()
+    count = (batch["labels"][0].numpy() >= 0).sum() // 2
+    np.testing.assert_array_equal(boxes[:count], boxes[count : 2 * count])
+    said = trainer.describe()
+    assert "in training transforms of your own (" in said and "tinted, " in said
+    check_kill(quick, settings={**settings, "transforms": [tinted, doubled]}, val=False)
 
 
 def test_half_precision_scales_the_loss_and_a_stopped_run_goes_on(quick):

@@ -151,8 +151,8 @@ def _pad_objects(example, max_boxes):
     check = tf.debugging.assert_less_equal(
         count,
         max_boxes,
-        "A transform gave an image more boxes than `max_boxes`: give "
-        "`build_pipeline(max_boxes=...)` as many as an image can get.",
+        "A transform gave an image more boxes than `max_boxes`: give `build_pipeline` or "
+        "`Trainer` a `max_boxes=...` as large as an image can get.",
     )
     with tf.control_dependencies([check] if check is not None else []):
         padding = [[0, max_boxes - count]]

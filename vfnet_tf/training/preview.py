@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from vfnet_tf.data.augmentation.presets import augmentations
+from vfnet_tf.data.own_transforms import name_of
 from vfnet_tf.data.pipeline import build_pipeline
 from vfnet_tf.drawing import draw_detections, draw_grid, save_image
 from vfnet_tf.training import strategies
@@ -156,7 +157,7 @@ def describe_run(run):
         f"per epoch, {training.epochs} epochs",
         f"validation {num_validation or 'none: no AP, no best weights'}",
         f"images     {sides} {data.image_size[0]}x{data.image_size[1]} pixels"
-        + _describe_draws(data),
+        + _describe_draws(data, run.transforms),
         f"graphs     at most {len(shapes)}, one per padded shape{_describe_jit(run)}: "
         + ", ".join(f"{height}x{width}" for height, width in shapes),
         f"classes    {len(names)}: {', '.join(names[:10])}"
@@ -242,10 +243,13 @@ def _describe_learning(run):
     return text + (", weights averaged over epochs" if training.swa else "")
 
 
-def _describe_draws(data):
+def _describe_draws(data, transforms=None):
     """The random sizes and crops of training images, as the end of a line."""
     draws = []
-    if data.augment != "flip":
+    if transforms is not None:
+        names = ", ".join(map(name_of, transforms))
+        draws.append(f"transforms of your own ({names or 'none'})")
+    elif data.augment != "flip":
         names = [
             type(each).__name__
             for each in augmentations(data.augment)
@@ -262,12 +266,12 @@ def _describe_draws(data):
         draws.append(f"within {low[0]}x{low[1]} to {high[0]}x{high[1]}")
     if data.random_crop:
         draws.append(f"crops at {data.random_crop:g}")
-    if data.cut_out:
+    if data.cut_out and transforms is None:
         draws.append(f"cut-outs at {data.cut_out:g}")
     return "; in training " + ", ".join(draws) if draws else ""
 
 
-def write_preview(config, dataset, folder, pages=8):
+def write_preview(config, dataset, folder, pages=8, *, transforms=None, max_boxes=None):
     """Draws the first batches of a training, `page_1.png`, ..., as the network sees them.
 
     Args:
@@ -275,11 +279,14 @@ def write_preview(config, dataset, folder, pages=8):
         dataset: `DetectionDataset` to learn from.
         folder: path of a folder, which is made if it is missing.
         pages: int, batches to draw; an epoch with fewer gives fewer.
+        transforms, max_boxes: as in `Trainer`.
 
     Returns:
         List of the paths.
     """
-    batches = pipeline_of(config, dataset, training=True)
+    batches = pipeline_of(
+        config, dataset, training=True, transforms=transforms, max_boxes=max_boxes
+    )
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -295,7 +302,9 @@ def write_preview(config, dataset, folder, pages=8):
     return paths
 
 
-def pipeline_of(config, dataset, training, shares=None):
+def pipeline_of(
+    config, dataset, training, shares=None, transforms=None, max_boxes=None
+):
     """`build_pipeline` with the settings of a `Config`.
 
     Args:
@@ -303,6 +312,7 @@ def pipeline_of(config, dataset, training, shares=None):
         dataset: `DetectionDataset`.
         training: bool.
         shares: dict of `strategies.shares_of`, or None.
+        transforms, max_boxes: as in `build_pipeline`.
     """
     return build_pipeline(
         dataset,
@@ -311,6 +321,8 @@ def pipeline_of(config, dataset, training, shares=None):
         training=training,
         seed=config.training.seed,
         epochs=config.training.epochs,
+        transforms=transforms,
+        max_boxes=max_boxes,
         **(shares or {}),
     )
 

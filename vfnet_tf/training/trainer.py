@@ -16,6 +16,7 @@ from vfnet_tf import builder, drawing
 from vfnet_tf import config as configs
 from vfnet_tf.backbones import kerashub
 from vfnet_tf.data.images.decode import load_image
+from vfnet_tf.data.own_transforms import check_transforms
 from vfnet_tf.evaluation.coco import CocoEvaluator, format_table, save_metrics
 from vfnet_tf.processor import check_weights_may_change, cpu_flags
 from vfnet_tf.reports import curves
@@ -85,6 +86,10 @@ class Trainer:
         accepts_changes: bool, whether a run goes on though its data have changed.
         deadline: float, of `time.monotonic()`: the training ends after the last epoch
             that fits; None for no such end.
+        transforms: list of functions in place of the augmentations of `config`, see
+            `build_pipeline`. `config.json` cannot keep them: give the same ones again
+            to go on with a stopped run.
+        max_boxes: int, the most boxes that an image can get, where `transforms` add some.
 
     Attributes:
         detector: the `keras.Model`, compiled.
@@ -114,6 +119,8 @@ class Trainer:
         keep_epochs=0,
         accepts_changes=False,
         deadline=None,
+        transforms=None,
+        max_boxes=None,
     ):
         self.run_dir = pathlib.Path(run_dir)
         self.train_dataset = train_dataset
@@ -126,6 +133,7 @@ class Trainer:
         self.keep_epochs = keep_epochs
         self.accepts_changes = accepts_changes
         self.deadline = deadline
+        self.transforms = None if transforms is None else check_transforms(transforms)
         self.strategy = strategy or strategies.make_strategy("mirrored")
         check_weights_may_change("Training")
         training = config.training
@@ -153,7 +161,12 @@ class Trainer:
             category_ids=train_dataset.category_ids,
         )
         self.train_batches = pipeline_of(
-            config, train_dataset, training=True, shares=self._shares
+            config,
+            train_dataset,
+            training=True,
+            shares=self._shares,
+            transforms=self.transforms,
+            max_boxes=max_boxes,
         )
         shares = len(self._shares["replicas"])
         self.steps_per_epoch = int(self.train_batches.cardinality()) // shares

@@ -3,7 +3,6 @@
 import dataclasses
 
 from vfnet_tf.data import augmentation
-from vfnet_tf.data.augmentation.augmentation import Augmentation
 from vfnet_tf.data.augmentation.copy_paste import CopyPaste
 from vfnet_tf.data.augmentation.gaussian_blur import GaussianBlur
 from vfnet_tf.data.augmentation.gaussian_noise import GaussianNoise
@@ -60,7 +59,8 @@ def augmentations(augment):
     """The tuple of `Augmentation` that a preset names, or the tuple itself.
 
     Raises:
-        ValueError: another name, or a tuple that holds something else.
+        ValueError: another name, or a tuple that holds something else, also a subclass of
+            `Augmentation` outside this library, which a config cannot keep.
     """
     if isinstance(augment, str):
         if augment not in PRESETS:
@@ -70,12 +70,12 @@ def augmentations(augment):
                 + did_you_mean(augment, PRESETS)
             )
         return PRESETS[augment]
-    others = [each for each in augment if not isinstance(each, Augmentation)]
+    others = [each for each in augment if type(each) not in ORDER]
     if others:
         raise ValueError(
-            "`augment` must hold instances of `vfnet_tf.data.augmentation.Augmentation`, "
-            "which a config can keep; `build_pipeline(transforms=[...])` takes any "
-            f"function. Received: {others[0]!r}"
+            "`augment` must hold augmentations of `vfnet_tf.data.augmentation`, such as "
+            "VerticalFlip(), which a config can keep. `transforms=[...]` of `Trainer` and "
+            f"`build_pipeline` takes functions and own classes. Received: {others[0]!r}"
         )
     return tuple(augment)
 
@@ -98,7 +98,9 @@ def augmentation_names():
 
 def to_list(augment):
     """A tuple of augmentations as dicts of JSON types: `name`, and the settings."""
-    return [{"name": type(each).__name__, **vars(each)} for each in augment]
+    return [
+        {"name": type(each).__name__, **vars(each)} for each in augmentations(augment)
+    ]
 
 
 def with_settings(augment, settings):
