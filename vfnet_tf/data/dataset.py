@@ -38,6 +38,7 @@ _MAX_EXAMPLES = 3
 NO_BOXES = np.zeros((0, 4), "float32")
 NO_LABELS = np.zeros(0, "int32")
 NO_IDS = np.zeros(0, "int64")
+NO_AREAS = np.zeros(0, "float64")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,6 +53,8 @@ class ImageRecord:
         boxes: float32 `[R, 4]`, `(x1, y1, x2, y2)` in pixels, inside the image.
         labels: int32 `[R]`, index into `DetectionDataset.class_names`.
         annotation_ids: int64 `[R]`, -1 where the file gives none.
+        areas: float64 `[R]`, pixels, which metrics by size take: what the file states,
+            such as that of a mask; NaN where it states none.
         crowd_boxes: float32 `[N, 4]`, as `boxes`: the crowd regions, which training
             leaves out and evaluation ignores.
         crowd_labels: int32 `[N]`.
@@ -66,6 +69,7 @@ class ImageRecord:
     boxes: np.ndarray
     labels: np.ndarray
     annotation_ids: np.ndarray
+    areas: np.ndarray = dataclasses.field(default_factory=lambda: NO_AREAS)
     crowd_boxes: np.ndarray = dataclasses.field(default_factory=lambda: NO_BOXES)
     crowd_labels: np.ndarray = dataclasses.field(default_factory=lambda: NO_LABELS)
     orientation: int = 1

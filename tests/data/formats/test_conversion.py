@@ -129,19 +129,23 @@ def test_what_is_lost_is_said(coco, tmp_path):
     Image.open(coco.directory / "0.jpg").save(coco.directory / "0.jpg", exif=exif(3))
     splits = find_splits(coco.save())
     yolo = convert_dataset(splits, "yolo", tmp_path / "yolo")
-    assert yolo.losses[:2] == [
-        "1 masks, and the areas that they had",
+    assert yolo.losses[:3] == [
+        "1 masks",
+        "1 areas that are not those of the boxes, such as areas of masks: AP by size "
+        "changes",
         "1 crowd regions left out, YOLO cannot mark them",
     ]
-    assert yolo.losses[2].startswith("1 images are turned by their EXIF orientation")
+    assert yolo.losses[3].startswith("1 images are turned by their EXIF orientation")
     assert "1 dropped, box has a width or height <= 0" in yolo.summaries[0]
     assert (tmp_path / "yolo/labels/train/0.txt").read_text().count("\n") == 1
-    convert_dataset(splits, "coco", tmp_path / "out")
+    made = convert_dataset(splits, "tfrecord", tmp_path / "records")
+    assert made.losses == ["1 masks", yolo.losses[3]]
+    convert_dataset(find_splits(tmp_path / "records"), "coco", tmp_path / "out")
     file = tmp_path / "out/annotations/instances_train.json"
     content = json.loads(file.read_text())
     assert content["annotations"] == [
         {"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 2, 3, 4], "iscrowd": 0}
-        | {"area": 12},
+        | {"area": 6},
         {"id": 2, "image_id": 1, "category_id": 7, "bbox": [1, 2, 30, 40], "iscrowd": 1}
         | {"area": 1200},
     ]

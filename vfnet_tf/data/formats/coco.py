@@ -26,6 +26,7 @@ from vfnet_tf.data.dataset import (
     MAX_LISTED,
     MIN_BOX_SIDE,
     MIN_IMAGE_SIDE,
+    NO_AREAS,
     NO_BOXES,
     NO_IDS,
     NO_LABELS,
@@ -536,7 +537,7 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
     """Drops bad annotations and groups the others by image.
 
     Returns:
-        (dict image id -> list of `(box, label, annotation id)`, the same of crowds).
+        (dict image id -> list of `(box, label, annotation id, area)`, the same of crowds).
     """
     objects, crowds = collections.defaultdict(list), collections.defaultdict(list)
     first_with_id = {}
@@ -602,15 +603,18 @@ def _group_annotations(content, good, skipped_ids, labels, found, report):
         if is_clipped and not is_crowd:
             report.clip(f"{name} ({clipped(bbox)})", path, _corners(bbox))
         found_objects = crowds if is_crowd else objects
-        found_objects[image_key].append((box, labels[category_key], annotation_id))
+        area = np.nan if is_blank(area) else read_number(area)
+        row = (box, labels[category_key], annotation_id, area)
+        found_objects[image_key].append(row)
     return objects, crowds
 
 
 def _columns(rows):
-    """Boxes, labels and annotation ids of objects as arrays."""
+    """Boxes, labels, annotation ids and areas of objects as arrays."""
     if not rows:
-        return NO_BOXES, NO_LABELS, NO_IDS
-    columns = zip(zip(*rows, strict=True), ("float32", "int32", "int64"), strict=True)
+        return NO_BOXES, NO_LABELS, NO_IDS, NO_AREAS
+    kinds = ("float32", "int32", "int64", "float64")
+    columns = zip(zip(*rows, strict=True), kinds, strict=True)
     return tuple(np.asarray(values, dtype) for values, dtype in columns)
 
 

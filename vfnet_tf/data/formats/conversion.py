@@ -32,9 +32,13 @@ def _write_coco(out, split, images, class_names, category_ids):
     for image in images:
         size = (image.height, image.width)
         content.add_image(image.name, image_id=image.image_id, size=size)
-        for (x1, y1, x2, y2), label, is_crowd in image.objects():
+        for (box, label, is_crowd), area in zip(
+            image.objects(), image.areas.tolist(), strict=True
+        ):
+            x1, y1, x2, y2 = box
             bbox = [round(value, _DECIMALS) for value in (x1, y1, x2 - x1, y2 - y1)]
-            area = round(bbox[2] * bbox[3], _DECIMALS)
+            if np.isnan(area):
+                area = round(bbox[2] * bbox[3], _DECIMALS)
             flags = {"iscrowd": int(is_crowd)}
             content.add_box(image.image_id, label, bbox, flags=flags, area=area)
     (out / "annotations").mkdir(exist_ok=True)
@@ -56,6 +60,8 @@ _WRITERS = {
     "tfrecord": (None, write_tfrecord, None),
 }
 TARGETS = tuple(_WRITERS)
+# Formats that state the area of an object beside its box.
+_WITH_AREAS = ("coco", "tfrecord")
 # Rules for names of images, by format; COCO has none.
 _IMAGE_RULES = {
     "csv": "not end with a blank, and have no carriage return",
@@ -159,7 +165,13 @@ def convert_dataset(
         if shown is not None:
             shown.close()
     if num_masks:
-        losses.append(f"{num_masks} masks, and the areas that they had")
+        losses.append(f"{num_masks} masks")
+    num_areas = sum(one.num_own_areas for entries in images.values() for one in entries)
+    if num_areas and target not in _WITH_AREAS:
+        losses.append(
+            f"{num_areas} areas that are not those of the boxes, such as areas of masks: "
+            "AP by size changes"
+        )
     if num_lost:
         losses.append(loss.format(num_lost))
     if num_turned:
@@ -280,6 +292,7 @@ def _labelled_images(read):
             boxes,
             labels,
             is_crowd=np.repeat([False, True], [len(record.boxes), record.num_crowd]),
+            areas=np.concatenate([record.areas, np.full(record.num_crowd, np.nan)]),
         )
 
     return {

@@ -14,6 +14,9 @@ import dataclasses
 
 import numpy as np
 
+# Of an area, for the rounding of corners.
+_ROUNDING = 1e-3
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelledImage:
@@ -28,6 +31,7 @@ class LabelledImage:
         boxes: float64 `[R, 4]`, `(x1, y1, x2, y2)` in pixels, inside the image.
         labels: int `[R]`.
         is_crowd: bool `[R]`.
+        areas: float64 `[R]`, pixels; NaN for that of the box.
     """
 
     path: str
@@ -38,6 +42,18 @@ class LabelledImage:
     boxes: np.ndarray
     labels: np.ndarray
     is_crowd: np.ndarray
+    areas: np.ndarray
+
+    @property
+    def box_areas(self):
+        """float64 `[R]`, areas of the boxes."""
+        return np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1)
+
+    @property
+    def num_own_areas(self):
+        """Number of objects whose area is not that of the box, such as of a mask."""
+        areas = self.box_areas
+        return int((np.abs(self.areas - areas) > _ROUNDING * areas).sum())
 
     def objects(self):
         """Yields `(box, label, is crowd)`, the box a list of four floats."""

@@ -616,7 +616,7 @@ def _example(image, class_names, category_ids):
     name = image.name.encode("utf-8", "surrogateescape")
     texts = [class_names[label].encode() for label in image.labels]
     image_format = containers.format_of(encoded).lower().encode()
-    area = np.prod(image.boxes[:, 2:] - image.boxes[:, :2], axis=1).tolist()
+    area = np.where(np.isnan(image.areas), image.box_areas, image.areas).tolist()
     values = {
         "image/encoded": [encoded],
         "image/format": [image_format],
