@@ -23,6 +23,7 @@ BAD_SIZE = "box has a width or height <= 0"
 BAD_AREA = "area is <= 0 or not finite"
 OUTSIDE = "box lies outside the image"
 UNKNOWN_CATEGORY = "category is not in the file"
+UNKNOWN_LABEL = "class is not in the label map"
 UNKNOWN_IMAGE = "image id is not in the file"
 DUPLICATE = "annotation is repeated"
 TINY = "box is narrower or lower than 1 pixel"
@@ -132,6 +133,8 @@ class ReadReport:
         keep_empty: bool, whether those were kept.
         num_small_images: int, images dropped for a side below 32 pixels.
         bad_images: list of `BadImage` that were skipped.
+        notes: list of (kind, text), what is doubtful of the data as a whole; kinds are
+            those of `scan.kinds`.
         problems: list of `Problem`: what was dropped or clipped, except boxes of classes
             that were not asked for and boxes on bad images.
     """
@@ -149,6 +152,7 @@ class ReadReport:
     keep_empty: bool = False
     num_small_images: int = 0
     bad_images: list = dataclasses.field(default_factory=list)
+    notes: list = dataclasses.field(default_factory=list)
     problems: list = dataclasses.field(default_factory=list)
 
     def drop(self, reason, example, path="", box=None):
@@ -186,6 +190,7 @@ class ReadReport:
             f"{self.annotation_file}: {self.num_images} images, "
             f"{self.num_annotations} annotations"
         ]
+        lines += [f"  {one_line(printable(text), 1000)}" for _, text in self.notes]
         if self.num_crowd:
             lines.append(f"  {self.num_crowd} crowd regions set aside")
         for names in self.similar_classes:

@@ -224,7 +224,8 @@ def test_the_label_map_may_lie_above_and_beside_other_texts(tmp_path):
         assert "my_labels.pbtxt)" in dataset.summary()
     (root / "valid").rename(root / "other")
     dataset = read(root / "other")
-    assert dataset.class_names == ("cat",) and "no label map" in dataset.summary()
+    assert dataset.class_names == ("cat", "dog")
+    assert "label map is taken from" in dataset.summary()
 
 
 def test_without_a_label_map_classes_are_the_texts_of_all_splits(tmp_path):
@@ -251,6 +252,8 @@ GOOD = record(1)
 PAIR = {"xmin": [0.1, 0.2]}
 FOREIGN = framed(example({"image": [b"x"], "label": [3]}))
 TWICE = "item { id: 1 name: 'a' } item { id: 1 name: 'b' }"
+MAP = {"label_map.pbtxt": LABEL_MAP}
+PIXELS = [record(1, xmin=[10], ymin=[20], xmax=[40], ymax=[40])] * 2
 NO_TEXT = {"train.tfrecord": [record(1, text=None)]}
 
 
@@ -271,6 +274,7 @@ NO_TEXT = {"train.tfrecord": [record(1, text=None)]}
         ({"train.tfrecord.gz": gzip.compress(GOOD)}, "train.tfrecord.gz GZIP unpack it"),
         ({"train-00000-of-00003.tfrecord": ONE, "train-00002-of-00003.tfrecord": ONE},
          "train-00001-of-00003.tfrecord copy 2 of 3"),
+        ({"train.tfrecord": b""}, "at least one record copy train.tfrecord 0 bytes"),
         ({"train-00000-of-00001": ONE, "train-00000-of-00002": ONE,
           "train-00001-of-00002": ONE}, "remove the older one train-?-of-00002"),
         ({"a.tfrecord": ONE, "b.tfrecord": ONE}, "rename them a b"),
@@ -280,7 +284,19 @@ NO_TEXT = {"train.tfrecord": [record(1, text=None)]}
         ({"label_map.pbtxt": b"\xff\xfei", **NO_TEXT}, "label_map.pbtxt no valid UTF-16"),
         ({"label_map.pbtxt": TWICE, **NO_TEXT}, "label_map.pbtxt line 1 second the id 1"),
         ({"a.pbtxt": LABEL_MAP, "b.pbtxt": LABEL_MAP, **NO_TEXT}, "one label map a.pbtxt"),
+        ({"label_map.pbtxt": "", **NO_TEXT}, "label_map.pbtxt it has no item"),
+        ({"my_labelmap.pbtxt": "1: cat", "train.tfrecord": ONE},
+         "my_labelmap.pbtxt line 1: '1' must be item"),
+        ({"annotations/a.pbtxt": LABEL_MAP, "annotations/b.pbtxt": LABEL_MAP, **NO_TEXT},
+         "with neither several label maps annotations/a.pbtxt copy the right one"),
+        ({"train.tfrecord": [record(1, label=[0]), record(2)], **MAP},
+         "count from 0 item { id: 0 name: 'background' } labels 0, 1 ids 1 to 2"),
+        ({"train.tfrecord": [record(1, label=[0], text=None)],
+          "label_map.pbtxt": "item { id: 1 name: 'cat' }"}, "count from 0 labels 0"),
         # Records.
+        ({"train.tfrecord": [*PIXELS, record(1, xmin=[0.0], ymin=[0.0])], **MAP},
+         "divide xmin and xmax by its width 2 of 3 boxes train.tfrecord record 1 object 1 "
+         "(10, 20, 40, 40)"),
         ({"train.tfrecord": framed(b"\xff" * 30)}, "record-1@ is no tf.train.Example"),
         ({"train.tfrecord": FOREIGN},
          "record-1@ no image in image/encoded Object Detection API image, label"),
@@ -308,9 +324,9 @@ def test_each_fault_is_named_with_file_and_record(tmp_path, files, words):
 @pytest.mark.parametrize(
     ("changes", "reason", "words"),
     [
-        ({"label": [3], "text": None}, "category is not in the file", "(label 3"),
-        ({"label": [1.5]}, "category is not in the file", "(label 1.5"),
-        ({"label": None, "text": [b"cow"]}, "category is not in the file", "'cow'"),
+        ({"label": [3], "text": None}, "class is not in the label map", "(label 3"),
+        ({"label": [1.5]}, "class is not in the label map", "(label 1.5"),
+        ({"label": None, "text": [b"cow"]}, "class is not in the label map", "'cow'"),
         ({"label": [2]}, "class text and label map disagree", "(label 2, text 'cat')"),
         ({"label": None, "text": None}, "object has neither a label nor a class", ""),
         ({"xmin": [12.0]}, "corners are not in parts of the image", "(12, 0.4, 0.4"),
@@ -334,6 +350,50 @@ def test_objects_that_cannot_be_used_are_dropped_and_named(
     assert reason in summary and words in summary, summary
     assert "train.tfrecord record 2 object 1" in summary, summary
     assert len(report.problems) == 1
+
+
+TURNED = {"encoded": [picture(exif=exif(6))]}
+UPRIGHT = {"height": [100], "width": [50]}
+BACKGROUND = "item { id: 0 name: 'background' }" + LABEL_MAP
+
+
+@pytest.mark.parametrize(
+    ("files", "kind", "words"),
+    [
+        ({"data/train.tfrecord": ONE}, "no_label_map", "no label map of the objects: cat"),
+        ({"data/train.tfrecord": ONE, "annotations/label_map.pbtxt": LABEL_MAP},
+         "distant_label_map", "annotations/label_map.pbtxt"),
+        ({"data/train.tfrecord": ONE, "data/label_map.pbtxt": BACKGROUND},
+         "background_item", "item 0, background no class"),
+        ({"data/train.tfrecord": [record(1, label=[7]),
+                                  record(2, label=[7], text=[b"dog"])]},
+         "doubtful_labels", "label 7 has the class texts cat, dog"),
+        ({"data/train.tfrecord": ONE, "data/val.tfrecord": [record(2, label=[8])]},
+         "doubtful_labels", "class text cat has the labels 1, 8"),
+        ({"data/train.tfrecord": [record(1, label=[0]), *ONE, record(2, label=[2])],
+          "data/label_map.pbtxt": LABEL_MAP}, "doubtful_labels", "label 0 begin with 1"),
+        ({"data/train-00000-of-00002": ONE, "data/train-00001-of-00002": b""},
+         "file_without_records", "train-00001-of-00002 has 0 bytes"),
+        ({"data/train.tfrecord": [record(1, height=None, width=None, **TURNED)]},
+         "doubtful_orientation", "1 images EXIF train.tfrecord record 1"),
+        ({"data/train.tfrecord": [record(1, **UPRIGHT, **TURNED)]},
+         "exif_orientation", ""),
+    ],
+)  # fmt: skip
+def test_doubts_are_said_by_summary_and_scan(tmp_path, files, kind, words):
+    root = write_records(tmp_path, files) / "data"
+    findings = scan_splits(find_splits(root), use_tensorflow=False).findings
+    found = {one.kind: one.text for one in findings if one.split == "train"}
+    doubts = {"doubtful_labels", "distant_label_map", "background_item"}
+    doubts |= {"file_without_records", "doubtful_orientation"}
+    assert found.keys() & doubts <= {kind}
+    for word in words.split():
+        assert word in found[kind], found[kind]
+        assert word in read(root).summary()
+    names = {"no_label_map": ("cat",), "background_item": ("cat", "dog")}
+    names["distant_label_map"] = ("cat", "dog")
+    if kind in names:
+        assert read(root).class_names == names[kind]
 
 
 def test_bad_records_are_skipped_on_request_and_others_keep_their_ids(tmp_path):

@@ -26,7 +26,9 @@ from vfnet_tf.reports.scan import scan_page
 STOPPING = {"unreadable_split", "no_train_split", "no_validation_split"}
 STOPPING |= {"no_train_boxes", "dropped_box", "unreadable_data", "no_usable_image"}
 # Of other formats, or known to `find_splits` alone.
-STOPPING |= {"unused_labels", "unused_split"}
+STOPPING |= {"unused_labels", "unused_split", "no_label_map", "doubtful_labels"}
+STOPPING |= {"file_without_records", "doubtful_orientation", "distant_label_map"}
+STOPPING |= {"background_item"}
 
 
 def states(root):

@@ -64,11 +64,12 @@ from vfnet_tf.data.values import is_blank, read_crowd, read_id, read_number, rea
 from vfnet_tf.foreign_text import clipped
 
 # Further keys of a json that `coco_content` made from another format: the source of an
-# entry, why an image cannot be used (text and `Reason`), and the objects without a box.
+# entry, why an image cannot be used (text and `Reason`), the objects without a box, notes.
 SOURCE_KEY = "vfnet_source"
 ERROR_KEY = "vfnet_error"
 ERROR_CODE_KEY = "vfnet_error_code"
 DROPPED_KEY = "vfnet_dropped"
+NOTES_KEY = "vfnet_notes"
 # The name of the first list tells a json of the format from most others.
 _FIRST_LIST = re.compile(r'\s*\{[^\[]*?"(\w+)"\s*:\s*\[')
 _COCO_LISTS = frozenset({"images", "annotations", "categories", "licenses", "videos"})
@@ -721,6 +722,7 @@ def read_coco(
         num_images=len(content["images"]),
         num_annotations=len(content["annotations"] + content.get(DROPPED_KEY, [])),
         keep_empty=keep_empty,
+        notes=content.get(NOTES_KEY, []),
     )
     level = check_images if callable(check_images) else levels[check_images]
     good, bad = _list_images(content, image_dir, level)

@@ -13,6 +13,7 @@ from vfnet_tf.data.formats.coco import (
     DROPPED_KEY,
     ERROR_CODE_KEY,
     ERROR_KEY,
+    NOTES_KEY,
     SOURCE_KEY,
 )
 from vfnet_tf.data.images.reasons import Reason
@@ -38,7 +39,7 @@ class CocoContent:
         categories = [{"id": number, "name": name} for number, name in pairs]
         self.content = {"images": [], "annotations": [], "categories": categories}
         if source is not None:
-            self.content.update({SOURCE_KEY: source, DROPPED_KEY: []})
+            self.content.update({SOURCE_KEY: source, DROPPED_KEY: [], NOTES_KEY: []})
         self._seen = set()
 
     def add_image(
@@ -113,6 +114,10 @@ class CocoContent:
     def drop(self, reason, source):
         """Counts an object that gives no box; `reason` and `source` are texts."""
         self.content[DROPPED_KEY].append((reason, source))
+
+    def note(self, kind, text):
+        """Says what is doubtful of the data as a whole; see `ReadReport.notes`."""
+        self.content[NOTES_KEY].append((kind, text))
 
     def write(self, path):
         """Writes the json."""

@@ -26,6 +26,7 @@ _ESCAPE = re.compile(
     re.DOTALL,
 )
 _LETTERS = dict(zip(b"abfnrtv", b"\a\b\f\n\r\t\v", strict=True))
+_BACKGROUND = frozenset({"background", "__background__"})
 _CLOSING = {"{": "}", "<": ">"}
 _MAX_DEPTH = 20
 
@@ -38,11 +39,14 @@ class LabelMap:
         names: tuple of str, index = label: the `display_name`s, else the `name`s.
         ids: tuple of int, index = label, ascending.
         labels_of: dict from a `name` or `display_name` to its label.
+        has_background: bool, whether there is an item 0 with the name background, which is
+            no class.
     """
 
     names: tuple
     ids: tuple
     labels_of: dict
+    has_background: bool = False
 
 
 def parse_label_map(text):
@@ -67,6 +71,10 @@ def parse_label_map(text):
         items[number] = (shown, called, line)
     if not items:
         raise ValueError("it has no item { id: ... name: ... }")
+    # The API keeps the id 0 for it.
+    has_background = len(items) > 1 and items.get(0, ("",))[0].lower() in _BACKGROUND
+    if has_background:
+        del items[0]
     labels_of = {}
     for label, number in enumerate(sorted(items)):
         shown, called, line = items[number]
@@ -75,7 +83,8 @@ def parse_label_map(text):
                 raise ValueError(f"line {line}: a second item has the name {text!r}")
             labels_of[text] = label
     ids = tuple(sorted(items))
-    return LabelMap(tuple(items[number][0] for number in ids), ids, labels_of)
+    names = tuple(items[number][0] for number in ids)
+    return LabelMap(names, ids, labels_of, has_background)
 
 
 def format_label_map(names, ids):

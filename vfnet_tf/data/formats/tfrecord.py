@@ -6,6 +6,8 @@ A record is a `tf.train.Example` with the features `image/encoded`,
 kept in the cache, says where each one begins.
 """
 
+import collections
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -17,7 +19,7 @@ import unicodedata
 
 import numpy as np
 
-from vfnet_tf.data.dataset import BAD_BOX, UNKNOWN_CATEGORY
+from vfnet_tf.data.dataset import BAD_BOX, UNKNOWN_CATEGORY, UNKNOWN_LABEL
 from vfnet_tf.data.folders import list_folders
 from vfnet_tf.data.formats.coco_content import CocoContent
 from vfnet_tf.data.formats.label_map import (
@@ -61,12 +63,16 @@ NO_LABEL_MAP = "object has no class text, and there is no label map"
 CONTRADICTION = "class text and label map disagree"
 
 # Part of the name of a cached index: a new one when the same records give another index.
-_VERSION = 1
+_VERSION = 2
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _OBJECT = "image/object/"
 # Where a corner is no fraction, but pixels by mistake.
 _LOWEST, _HIGHEST = -1.0, 2.0
 _DECIMALS = 3
+# Folders beside the records, or in the folder of them, that a label map may lie in.
+_MAP_FOLDERS = frozenset({"annotations", "data", "labels", "label_map", "label_maps"})
+# Names of files and classes in a message; the others are counted.
+_MAX_SHOWN = 5
 _SUFFIXES = {containers.PNG: ".png", containers.BMP: ".bmp", containers.TIFF: ".tif"}
 _SUFFIXES |= {containers.WEBP: ".webp"}
 
@@ -85,7 +91,8 @@ class _Record(typing.NamedTuple):
     """A record: the name of its image for messages, what it holds, or what is wrong.
 
     `file_name` is the path of the image, see `places`; `stated` is the size that the
-    record has, and `sides` is (width, height) of the image itself.
+    record has, and `sides` is (width, height) of the image itself. `may_be_turned`: it is
+    turned by EXIF, and no size tells whether its boxes are those of the upright image.
     """
 
     shown: str
@@ -93,6 +100,7 @@ class _Record(typing.NamedTuple):
     source_id: str = ""
     stated: tuple | None = None
     sides: tuple = (0, 0)
+    may_be_turned: bool = False
     objects: list = ()
     error: str = ""
     code: Reason = Reason.BAD_ENTRY
@@ -110,9 +118,10 @@ def find_tfrecord_splits(path, progress=None):
     Splits are named by a word of the file's name (`coco_train.record-00000-of-00010`), or
     by the folder (`train/Cells.tfrecord`, as Roboflow exports). All files that one word
     names are one split; a set of shards must be whole. Classes are those of the label map,
-    a `.pbtxt` beside the files, in the folder above that of a split, or in that of another
-    split; without one they are the texts of all splits in alphabetical order. Where all
-    `source_id`s of a split are different numbers, they are the ids of its images.
+    a `.pbtxt` beside the files, in the folder above that of a split, in that of another
+    split, or the only one near by; without one they are the texts of all splits in
+    alphabetical order. Where all `source_id`s of a split are different numbers, they are
+    the ids of its images.
 
     Args:
         path: str, a folder or file, local or remote as `gs://bucket/folder`. A shard
@@ -211,25 +220,25 @@ class _Dataset:
         key = hashlib.sha256(key.encode()).hexdigest()[:24]
         path = cache_directory() / "tfrecord" / f"instances_{split}-{key}.json"
         if not path.is_file():
-            label_map = _read_label_map(map_file) if map_file else self._texts()
-            shown = (
-                os.path.relpath(map_file, self._root) if map_file else "no label map"
-            )
-            content = self._content(split, label_map, shown)
+            content = self._content(split, map_file)
             write_file(path, json.dumps(content.content))
         return str(path), self._root
 
     def _paths(self, split):
         return [path for one in self._used[split] for path in one.paths]
 
-    def _label_map_file(self, split):
-        """The label map of a split; None without one."""
+    def _map_folders(self, split):
+        """Folders in which a label map is that of a split, the best first."""
         own = [one.folder for one in self._used[split]]
         others = [one.folder for sets in self._used.values() for one in sets]
         above, name = os.path.split(self._root)
         others += [above] if split_named(name) else []
+        return list(dict.fromkeys([*own, self._root, *others]))
+
+    def _label_map_file(self, split):
+        """The label map of a split; None without one."""
         names = tuple(one.stem.lower() for one in self._used[split])
-        for folder in dict.fromkeys([*own, self._root, *others]):
+        for folder in self._map_folders(split):
             found = _label_maps(folder)
             of_name = [file for file in found if _base(file).startswith(names)]
             plain = [file for file in found if _base(file) == "label_map.pbtxt"]
@@ -241,14 +250,36 @@ class _Dataset:
                     "There must be one label map, or one that begins with the name of "
                     f"the records: remove the others. Received: {', '.join(found)}"
                 )
-        return None
+        near = self._near_label_maps()
+        return near[0] if len(near) == 1 else None
+
+    def _near_label_maps(self):
+        """Label maps in the folder above, and in folders with names such as annotations."""
+        above = os.path.dirname(self._root)
+        places = [self._root]
+        if is_remote(above) == is_remote(self._root):
+            places.append(above)
+        folders = places[1:]
+        for place in places:
+            with contextlib.suppress(OSError):  # a remote folder that may not be listed
+                folders += [
+                    f"{place}/{name}"
+                    for name in list_names(place)[1]
+                    if name.lower() in _MAP_FOLDERS
+                ]
+        found = [file for one in dict.fromkeys(folders) for file in _label_maps(one)]
+        plain = [file for file in found if _base(file) == "label_map.pbtxt"]
+        return plain if len(plain) == 1 else found
 
     def _read_records(self, split):
         return _read_files(self._root, self._paths(split), self._progress)
 
     def _texts(self):
-        """`LabelMap` of the class texts of all splits that can be read."""
-        texts, has_objects = set(), False
+        """`LabelMap` of the class texts of all splits, and what their labels contradict.
+
+        A split that cannot be read is left out.
+        """
+        pairs, has_objects = set(), False
         for split in self._used:
             try:
                 records = self._records(split)
@@ -256,24 +287,74 @@ class _Dataset:
                 continue
             for record in records:
                 has_objects |= bool(record.objects)
-                texts.update(one.text for one in record.objects)
-        texts = {text for text in texts if text.strip() and is_valid(text)}
+                pairs.update(
+                    (one.text, read_integer(one.label)) for one in record.objects
+                )
+        pairs = {pair for pair in pairs if pair[0].strip() and is_valid(pair[0])}
+        texts = {text for text, _ in pairs}
         if has_objects and not texts:
             raise ValueError(
                 "TFRecords must have a label map, a .pbtxt beside them with an "
                 "`item { id: 1 name: 'cat' }` for each class, or the text of each "
                 "object's class (image/object/class/text): add label_map.pbtxt. "
-                f"Received: {self._root} with neither"
+                f"Received: {self._root} with neither{self._several_maps()}"
             )
         names = tuple(sorted(texts))
         labels_of = {name: label for label, name in enumerate(names)}
-        return LabelMap(names, None, labels_of)
+        return LabelMap(names, None, labels_of), _contradictions(pairs)
 
-    def _content(self, split, label_map, shown):
-        records, num_files = self._records(split), len(self._paths(split))
-        files = "one file" if num_files == 1 else f"{num_files} files"
+    def _several_maps(self):
+        """Text on label maps near by of which none is chosen; empty without."""
+        near = self._near_label_maps()
+        if len(near) < 2:
+            return ""
+        return f", and several label maps near by, {_first(near)}: copy the right one"
+
+    def _content(self, split, map_file):
+        records, paths = self._records(split), self._paths(split)
+        empty = [path for path in paths if not file_stamp(path)[0]]
+        if not records:
+            raise ValueError(
+                "TFRecords must have at least one record: copy or write them anew. "
+                f"Received: {_first(empty)} with 0 bytes"
+            )
+        shown = os.path.relpath(map_file, self._root) if map_file else "no label map"
+        files = "one file" if len(paths) == 1 else f"{len(paths)} files"
         source = f"{self._root} ({split}, {files}, {shown})"
+        notes = [
+            ("file_without_records", f"{os.path.basename(path)} has 0 bytes, no record")
+            for path in empty
+        ]
+        if map_file:
+            label_map = _read_label_map(map_file)
+            doubts = _check_labels(records, label_map, source)
+            if os.path.dirname(map_file) not in self._map_folders(split):
+                text = f"the label map is taken from {map_file}, none is beside the records"
+                notes.append(("distant_label_map", text))
+            if label_map.has_background:
+                text = f"{shown}: the item 0, background, is taken for no class"
+                notes.append(("background_item", text))
+        else:
+            label_map, doubts = self._texts()
+            looked = _first(self._map_folders(split))
+            text = (
+                f"no label map (.pbtxt) in {looked}{self._several_maps()}; classes are "
+            )
+            text += f"the texts of the objects: {_first(label_map.names)}"
+            notes.append(("no_label_map", text))
+        notes += [("doubtful_labels", text) for text in doubts]
+        turned = [record.shown for record in records if record.may_be_turned]
+        if turned:
+            text = (
+                f"{len(turned)} images are turned by EXIF, and image/height and "
+                "image/width do not tell whether their boxes are of the upright image, as "
+                f"is assumed: {_first(turned)}"
+            )
+            notes.append(("doubtful_orientation", text))
+        _check_fractions(records, source)
         content = CocoContent(label_map.names, label_map.ids, source=source)
+        for kind, text in notes:
+            content.note(kind, text)
         for record, image_id in zip(records, _image_ids(records), strict=True):
             image_id = content.add_image(
                 record.file_name,
@@ -298,6 +379,84 @@ def _image_ids(records):
     return [next(free if record.error else ids) for record in records]
 
 
+def _first(texts):
+    """The first texts, for a message."""
+    more = len(texts) - _MAX_SHOWN
+    shown = ", ".join(map(printable, texts[:_MAX_SHOWN]))
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _contradictions(pairs):
+    """Texts on labels with several class texts and class texts with several labels.
+
+    `pairs` are (text, label or None).
+    """
+    texts, labels = collections.defaultdict(set), collections.defaultdict(set)
+    for text, label in pairs:
+        if label is not None:
+            texts[label].add(text)
+            labels[text].add(label)
+    found = [
+        f"label {label} has the class texts {_first(sorted(texts[label]))}"
+        for label in sorted(texts)
+        if len(texts[label]) > 1
+    ]
+    found += [
+        f"the class text {text} has the labels {_first(sorted(map(str, labels[text])))}"
+        for text in sorted(labels)
+        if len(labels[text]) > 1
+    ]
+    more = len(found) - _MAX_SHOWN
+    return found[:_MAX_SHOWN] + ([f"and {more} more such labels"] if more > 0 else [])
+
+
+def _check_labels(records, label_map, source):
+    """Texts on labels that seem to count from 0, of a label map that begins with 1.
+
+    Raises:
+        ValueError: if they would all be one class too low.
+    """
+    ids = label_map.ids
+    found = {read_integer(one.label) for record in records for one in record.objects}
+    if 0 not in found or min(ids) < 1 or label_map.has_background:
+        return []
+    if ids == tuple(range(1, len(ids) + 1)) and ids[-1] not in found:
+        labels = sorted(found - {None})
+        raise ValueError(
+            "Labels must be ids of the label map. These seem to count from 0 and the map "
+            "from 1, so that each object would be of the class before its own: add 1 to "
+            "the labels, or take 1 from the ids of the map. If 0 marks what is no object, "
+            "say it in the map: item { id: 0 name: 'background' }. Received: "
+            f"{source} with the labels {_first(list(map(str, labels)))} and the ids 1 to "
+            f"{ids[-1]}"
+        )
+    return [f"the label 0 occurs, the ids of the label map begin with {min(ids)}"]
+
+
+def _check_fractions(records, source):
+    """Refuses boxes that are in pixels, most of them visibly."""
+    corners = [
+        (f"{record.shown} object {number}", found)
+        for record in records
+        for number, one in enumerate(record.objects, 1)
+        if None not in (found := list(map(read_number, one.corners)))
+    ]
+    wrong = [(shown, found) for shown, found in corners if not _are_fractions(found)]
+    # Of boxes in pixels a few lie in the first pixels, and could be taken for parts.
+    if 2 * len(wrong) > len(corners):
+        shown, found = wrong[0]
+        raise ValueError(
+            "Corners of boxes must be in parts of the image's sides, from 0 to 1: divide "
+            "xmin and xmax by its width, ymin and ymax by its height. Received: "
+            f"{len(wrong)} of {len(corners)} boxes of {source} in pixels, such as {shown} "
+            f"({', '.join(f'{corner:g}' for corner in found)})"
+        )
+
+
+def _are_fractions(corners):
+    return min(corners) >= _LOWEST and max(corners) <= _HIGHEST
+
+
 def _base(file):
     return os.path.basename(file).lower()
 
@@ -314,6 +473,8 @@ def _label_maps(folder):
 
 def _may_be_label_map(path):
     """A graph of TensorFlow, and a pipeline's settings, have the ending too."""
+    if re.search("label[-_ ]?map", _base(path)):  # Also if it is empty or broken.
+        return True
     try:
         return bool(re.search(r"\bitem\b", _read_text(path)))
     except ValueError:  # It is said where the file is read.
@@ -344,7 +505,7 @@ def _add_object(content, image_id, sides, one, source, label_map):
     if None in corners:
         content.drop(BAD_BOX, f"{source} ({one.corners})")
         return
-    if min(corners) < _LOWEST or max(corners) > _HIGHEST:
+    if not _are_fractions(corners):
         shown = ", ".join(f"{corner:g}" for corner in corners)
         content.drop(NO_FRACTIONS, f"{source} ({shown})")
         return
@@ -369,11 +530,12 @@ def _label_of(one, label_map):
     if label_map.ids is None and not has_text:
         return None, NO_LABEL_MAP
     if label_map.ids is None or one.label is None:
-        reason = UNKNOWN_CATEGORY if has_text else NO_CLASS
+        unknown = UNKNOWN_CATEGORY if label_map.ids is None else UNKNOWN_LABEL
+        reason = unknown if has_text else NO_CLASS
         return by_text, reason if by_text is None else ""
     number = read_integer(one.label)
     if number not in label_map.ids:
-        return None, UNKNOWN_CATEGORY
+        return None, UNKNOWN_LABEL
     label = label_map.ids.index(number)
     return label, CONTRADICTION if has_text and by_text != label else ""
 
@@ -495,6 +657,9 @@ def _read_record(root, file, number, start, data):
         source_id=_joined(features, "image/source_id"),
         stated=stated,
         sides=(header.width, header.height),
+        # 5 to 8 exchange the sides.
+        may_be_turned=header.orientation > 1
+        and (stated is None or header.orientation < 5 or header.width == header.height),
         objects=objects,
     )
 

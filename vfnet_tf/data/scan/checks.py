@@ -290,7 +290,8 @@ def _read(split, splits, class_names, checker, findings):
 
 def _reader_findings(split, dataset):
     """What the reader has dropped, changed or skipped."""
-    report, findings = dataset.report, []
+    report = dataset.report
+    findings = [Finding(kind, split, text) for kind, text in report.notes]
     for name, reason, kind in report.bad_images:
         path = os.path.join(dataset.image_dir, name)
         pictures = (Picture(path),) if os.path.isfile(file_of(path)) else ()

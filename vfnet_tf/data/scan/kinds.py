@@ -75,6 +75,16 @@ shared_by_evaluations, warning: same or almost the same image in val and test
     A choice made by val is then partly made by test.
 duplicate_image, warning: same or almost the same image more than once in a split
     It weighs more than others, and its labels may contradict each other.
+no_label_map, warning: TFRecords have no label map
+    Classes are the texts of the objects in alphabetical order. A class that no object has
+    is missing. Put label_map.pbtxt beside the records.
+doubtful_labels, warning: labels contradict class texts or the label map
+    Are these classes the right ones?
+file_without_records, warning: file without a record
+    Copy it again, unless it had none where it was written.
+doubtful_orientation, warning: boxes of images that are stored turned (EXIF orientation)
+    They are taken to be of the upright image, TensorFlow's own tools do not turn images.
+    If the boxes below do not fit, write the records anew with images without EXIF.
 no_validation_split, warning: no validation images
     No epoch can be measured, and the last weights are taken for the best.
 bad_box, warning: box is not four finite numbers
@@ -130,6 +140,10 @@ image_without_objects, note: image without objects
     labelled?
 exif_orientation, note: image is stored turned (EXIF orientation)
     It is turned upright when read. See below whether the boxes fit.
+distant_label_map, note: label map is not beside the records
+    Are its classes those of these records?
+background_item, note: label map has the item background
+    It is no class: the Object Detection API keeps the id 0 for the background.
 converted_format, note: image is neither JPEG nor PNG
     It is decoded in Python, which is slower; save it as JPEG or PNG.
 unlisted_file, note: image file that no annotations list
@@ -163,6 +177,7 @@ PROBLEM_KINDS = {
     dataset.CLIPPED: "clipped_box",
     dataset.TINY: "subpixel_box",
     dataset.UNKNOWN_CATEGORY: "unknown_category",
+    dataset.UNKNOWN_LABEL: "unknown_category",
     dataset.UNKNOWN_IMAGE: "unknown_image",
     dataset.DUPLICATE: "repeated_annotation",
 }
