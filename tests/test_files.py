@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from vfnet_tf.files import filling_folder, only_process, reserve
+from vfnet_tf.files import cache_directory, filling_folder, only_process, reserve
 
 
 def names(folder):
@@ -22,6 +22,12 @@ def test_a_folder_appears_with_all_that_was_written(tmp_path, is_there):
         assert not (folder / "a.txt").exists()
     assert names(tmp_path) == ["deep", "deep/set", "deep/set/a.txt"]
     assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_url_is_no_folder_for_the_cache(monkeypatch):
+    monkeypatch.setenv("VFNET_TF_CACHE", "gs://bucket/cache")
+    with pytest.raises(ValueError, match="VFNET_TF_CACHE must be a local .* gs://buck"):
+        cache_directory()
 
 
 def test_after_an_error_there_is_no_folder(tmp_path):

@@ -137,13 +137,35 @@ def _lock(file, when_waiting):
     return True
 
 
+def refuse_url(name, path):
+    """Refuses a URL, which `Path` would take for a folder `gs:` here.
+
+    Args:
+        name: str, what the path is given as, such as `--out`.
+        path: str or path.
+
+    Raises:
+        ValueError: if it is a URL.
+    """
+    if "://" in os.fspath(path):
+        raise ValueError(
+            f"{name} must be a local file or folder: name one, and copy it from or to the "
+            "URL with its own tool, such as gcloud storage cp. "
+            f"Received: {name} {path}"
+        )
+
+
 def cache_directory():
     """Returns the cache folder as a `Path`; it need not exist yet.
 
     `VFNET_TF_CACHE` names it, else it is `~/.cache/vfnet_tf`.
+
+    Raises:
+        ValueError: if it names a URL.
     """
     named = os.environ.get("VFNET_TF_CACHE")
     if named:
+        refuse_url("VFNET_TF_CACHE", named)
         return pathlib.Path(named).expanduser()
     return pathlib.Path.home() / ".cache" / "vfnet_tf"
 

@@ -89,6 +89,38 @@ def test_a_mistake_of_the_user_is_one_message_and_status_2(command, capsys, erro
     assert "Traceback" in shown and shown.endswith(f"error: {error}\n")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "scan data --out ram://b/x",
+        "convert-data data --to coco --out gs://b/x",
+        "train --out=gs://b/x",
+        "train --preview gs://b/x",
+        "study 1 --out gs://b/x",
+        "swa run --out gs://b/x",
+        "swa gs://b/x",
+        "swa run --checkpoints a.weights.h5 gs://b/x",
+        "evaluate --checkpoint run --out gs://b/x",
+        "evaluate --checkpoint run --report s3://b/x",
+        "compare run gs://b/x",
+        "compare run run --out gs://b/x",
+        "oracle --checkpoint run --out gs://b/x",
+        "predict a.jpg --out gs://b/x",
+        "export run --out gs://b/x",
+        "export run --serving gs://b/x",
+        "demo gs://b/x",
+        "convert gs://b/x --out y",
+        "benchmark saved --json gs://b/x",
+    ],
+)
+def test_a_url_is_refused_where_only_a_local_path_is_known(arguments, capsys):
+    assert cli.main(arguments.split()) == 2
+    message = capsys.readouterr().err
+    (url,) = (text for text in arguments.replace("=", " ").split() if "://" in text)
+    assert "must be a local file or folder" in message and message.endswith(url + "\n")
+    assert os.listdir() == []
+
+
 def test_an_error_of_the_program_is_not_hidden(command):
     command(lambda options: 1 // 0)
     with pytest.raises(ZeroDivisionError):

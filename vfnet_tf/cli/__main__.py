@@ -6,6 +6,7 @@
 import contextlib
 import dataclasses
 import importlib
+import pathlib
 import sys
 import traceback
 import warnings
@@ -14,6 +15,7 @@ from typing import Annotated
 import vfnet_tf
 from vfnet_tf import processor
 from vfnet_tf.cli.process import hide_start_notes
+from vfnet_tf.files import refuse_url
 from vfnet_tf.foreign_text import terminal_text
 
 #: command -> (module of `OPTIONS` and `run(options)`, what it does)
@@ -123,6 +125,7 @@ def run_command(name, arguments=None, prog=None):
             warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
             module = importlib.import_module(COMMANDS[name][0])
             options = _parse(module.OPTIONS, arguments)
+            _refuse_urls(options, arguments)
             if name in TRAINING:
                 processor.speed_up_training()
             elif name in DETECTING and "tensorflow" not in sys.modules:
@@ -168,6 +171,18 @@ def _parse(options, arguments):
         frozen=True,
     )
     return tyro.cli(options, args=arguments)
+
+
+def _refuse_urls(options, arguments):
+    """Refuses a URL where an option takes a path of this machine."""
+    texts = [argument.rpartition("=")[2] for argument in arguments]
+    # `Path` has only one of the slashes left.
+    urls = {pathlib.Path(text): text for text in texts if "://" in text}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, pathlib.Path) and path in urls:
+                refuse_url(f"--{field.name.replace('_', '-')}", urls[path])
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):

@@ -180,6 +180,8 @@ def test_a_target_that_holds_something_is_left_alone(source, tmp_path):
     (out / "mine.txt").unlink()
     convert_dataset(find_splits(source), "csv", out)
     assert (out / "annotations.csv").is_file()
+    with pytest.raises(ValueError, match="out must be a local .* gs://bucket/x"):
+        convert_dataset(find_splits(source), "csv", "gs://bucket/x")
 
 
 def test_a_conversion_that_fails_leaves_nothing(source, tmp_path, monkeypatch):

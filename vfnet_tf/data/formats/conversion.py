@@ -20,7 +20,7 @@ from vfnet_tf.data.formats.voc import LABEL_SUFFIXES, write_voc
 from vfnet_tf.data.formats.yolo import write_yolo
 from vfnet_tf.data.images.inspect import IMAGE_SUFFIXES
 from vfnet_tf.data.images.places import find_place, open_image
-from vfnet_tf.files import filling_folder
+from vfnet_tf.files import filling_folder, refuse_url
 from vfnet_tf.foreign_text import clipped, one_line
 
 # As COCO's own files round, and one more.
@@ -115,8 +115,8 @@ def convert_dataset(
         `Conversion`.
 
     Raises:
-        ValueError: if `out` holds something, the target is unknown, images are bad or
-            cannot be linked, or no split can be read.
+        ValueError: if `out` holds something or is a URL, the target is unknown, images are
+            bad or cannot be linked, or no split can be read.
     """
     if target not in TARGETS:
         raise ValueError(
@@ -127,6 +127,7 @@ def convert_dataset(
             "Images in TFRecords cannot be linked: copy them (--images copy). "
             f"Received: link=True from {splits.format} to {target}"
         )
+    refuse_url("out", out)
     out = pathlib.Path(out).expanduser().absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(
