@@ -96,7 +96,7 @@ def test_a_mistake_of_the_user_is_one_message_and_status_2(command, capsys, erro
         "convert-data data --to coco --out gs://b/x",
         "train --out=gs://b/x",
         "train --preview gs://b/x",
-        "study 1 --out gs://b/x",
+        "study table2 --out gs://b/x",
         "swa run --out gs://b/x",
         "swa gs://b/x",
         "swa run --checkpoints a.weights.h5 gs://b/x",

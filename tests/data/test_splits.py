@@ -7,7 +7,7 @@ from vfnet_tf.data.splits import by_split, split_named
     ("split", "names"),
     [
         ("train", "train,TRAIN,Training,train2017,train_2017"),
-        ("val", "val,valid,Validation,VALIDATION,val2014"),
+        ("val", "val,valid,Validation,VALIDATION,val2014,eval,Evaluation,dev"),
         ("test", " test ,testing"),
         (None, "trainval,test-dev2017,train20177,value,default,"),
     ],
@@ -18,10 +18,10 @@ def test_a_name_stands_for_a_split_in_any_case_and_with_a_year(split, names):
 
 
 def test_the_plainest_name_of_a_split_comes_first():
-    names = ["val2017", "Validation", "test", "valid", "x", "val", "Train"]
+    names = ["val2017", "Validation", "test", "dev", "valid", "x", "val", "Train"]
     assert by_split(names) == {
         "train": ["Train"],
-        "val": ["val", "valid", "val2017", "Validation"],
+        "val": ["val", "valid", "dev", "val2017", "Validation"],
         "test": ["test"],
     }
     assert list(by_split([("test", 1), ("train", 2)], lambda pair: pair[0])) == [

@@ -251,8 +251,8 @@ def read_data(options, strategy, overfit=False):
         print(f"format     {splits.description}")
     if "train" not in splits:
         raise ValueError(
-            "The data must have a training split, such as annotations/"
-            f"instances_train*.json. Received: {splits.description}"
+            "The data must have a training split: call its file, folder or key train. "
+            f"Received: {splits.description}"
         )
     reading = {"skip_bad_images": options.skip_bad_images}
     train = read_coco(*splits["train"], **reading)

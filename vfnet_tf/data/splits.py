@@ -10,8 +10,10 @@ SPLITS = ("train", "val", "test")
 _CALLED = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("eval", "evaluation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_PLAINNESS = {name: place for place, name in enumerate(_CALLED)}
 # COCO's files and folders have a year.
 _NAME = re.compile(rf"({'|'.join(_CALLED)})(?:[-_]?\d{{4}})?", re.IGNORECASE)
 
@@ -43,7 +45,8 @@ def by_split(items, name=str):
     """
 
     def plainness(item):
-        return name(item) not in _CALLED, len(name(item)), name(item), str(item)
+        place = _PLAINNESS.get(name(item), len(_PLAINNESS))
+        return place, len(name(item)), name(item), str(item)
 
     found = collections.defaultdict(list)
     for item in sorted(items, key=plainness):

@@ -22,6 +22,7 @@ from tests.tf_examples import (
     record,
     write_records,
 )
+from vfnet_tf.cli.training_options import TrainingOptions, read_data
 from vfnet_tf.data.formats import tfrecord
 from vfnet_tf.data.formats.coco import read_coco
 from vfnet_tf.data.formats.conversion import convert_dataset
@@ -182,6 +183,10 @@ SHARDS = {"a_train.record-00000-of-00002": ONE, "a_train.record-00001-of-00002":
          {"train": 2}, ["other.tfrec"]),
         ({"train.tfrecord": ONE, "train/a.tfrecord": ONE}, {"train": 1},
          [os.path.join("train", "a.tfrecord")]),
+        ({"a_train.record": ONE, "a_eval.record": ONE * 2}, {"train": 1, "val": 2}, []),
+        ({"a_trainval.record": ONE * 2, "a_test.record": ONE}, {"train": 2, "test": 1}, []),
+        ({"a_trainval.record": ONE * 2, "val.record": ONE}, {"val": 1},
+         ["a_trainval.record"]),
         ({"val.tfrecord": ONE, "valid.tfrecord": ONE}, {"val": 1}, ["valid.tfrecord"]),
     ],
 )  # fmt: skip
@@ -209,6 +214,25 @@ def test_a_file_stands_for_its_shards_and_for_every_split(tmp_path):
     assert len(read_coco(*splits.locate("val"), training=False)) == 2
     forced = f"tfrecord:{root}"
     assert find_format(forced) == ("tfrecord", str(root), [])
+
+
+def test_records_without_a_training_split_are_told_its_name(tmp_path):
+    root = write_records(tmp_path / "data", {"val.tfrecord": ONE})
+    with pytest.raises(
+        ValueError, match="call its file, folder or key train"
+    ) as caught:
+        read_data(TrainingOptions(data=str(root)), None)
+    assert "instances" not in str(caught.value)
+
+
+def test_a_pattern_is_refused_with_what_stands_for_all_shards(tmp_path):
+    write_records(tmp_path, SHARDS)
+    for place in (tmp_path, f"tfrecord:{tmp_path}", "ram://nothing"):
+        for name in ("a_*", "a_train.record-?????-of-00002", "a_train.record@2"):
+            with pytest.raises(ValueError, match="place of a pattern .* one of them"):
+                find_splits(f"{place}/{name}")
+    with pytest.raises(ValueError, match=r"or tfds:NAME\. Received"):
+        find_splits(f"{tmp_path}/a_train")
 
 
 def test_the_label_map_may_lie_above_and_beside_other_texts(tmp_path):

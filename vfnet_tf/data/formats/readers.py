@@ -12,7 +12,7 @@ from vfnet_tf.data import synthetic
 from vfnet_tf.data.folders import list_folder, list_folders
 from vfnet_tf.data.formats.coco import coco_parts, is_coco_folder, read_coco, split_of
 from vfnet_tf.data.formats.csv_file import find_csv_splits, is_csv
-from vfnet_tf.data.formats.record_files import is_record_file
+from vfnet_tf.data.formats.record_files import is_record_file, pattern_hint
 from vfnet_tf.data.formats.tfds import find_tfds_splits
 from vfnet_tf.data.formats.tfrecord import find_tfrecord_splits, is_tfrecord
 from vfnet_tf.data.formats.voc import find_voc_splits, is_voc
@@ -137,7 +137,7 @@ def find_format(data):
     path = pathlib.Path(name).expanduser()
     if not path.exists():
         raise ValueError(
-            "--data must be an existing folder or file, or tfds:NAME. "
+            f"--data must be an existing folder or file, or tfds:NAME{pattern_hint(name)}. "
             f"Received: --data {data}"
         )
     if kind is not None:

@@ -31,6 +31,8 @@ _NAME = re.compile(
 _HINT = re.compile("rec|-of-", re.IGNORECASE)
 #: Bytes behind the data of a record: its checksum.
 RECORD_END = 4
+# Training and validation images in one, read for train.
+_BOTH = "trainval"
 _PACKED = ((b"\x1f\x8b", "GZIP"), (b"\x78\x01", "ZLIB"), (b"\x78\x9c", "ZLIB"))
 _PACKED += ((b"\x78\xda", "ZLIB"),)
 
@@ -42,8 +44,8 @@ class RecordSet:
     Attributes:
         folder: str.
         stem: str, the name without number and ending.
-        word: str, the word of the name or else the folder that names a split; empty
-            without one.
+        word: str, the word of the name or else the folder that names a split, or
+            `trainval`; empty without one.
         total: int, the number of shards; 0 for one file.
         names: tuple of str, the files that are there, in order.
         missing: tuple of str, shards that are not there, and files that are no shard of
@@ -103,6 +105,15 @@ def is_record_file(name):
     return any(parts[group] for group in ("suffix", "total", "ending"))
 
 
+def pattern_hint(path):
+    """Text on a path that is a pattern of shards; empty for another one."""
+    if not re.search(r"[*?\[]|@(\d+|\*)", os.path.basename(path)):
+        return ""
+    return (
+        "; in place of a pattern give the folder of the shards, or one of them for all"
+    )
+
+
 def find_sets(folder):
     """The `RecordSet`s in a folder, without the folders in it, sorted by name."""
     groups = collections.defaultdict(dict)
@@ -128,7 +139,7 @@ def find_sets(folder):
             ] + [files[index] for index in sorted(files) if index not in wanted]
         words = re.split(r"[-_.\s]+", stem)
         places = [*words, os.path.basename(folder)]
-        word = next((word for word in places if split_named(word)), "")
+        word = next((w for w in places if split_named(w) or w.lower() == _BOTH), "")
         sets.append(
             RecordSet(folder, stem, word, int(total or 0), tuple(names), tuple(missing))
         )
@@ -154,10 +165,15 @@ def sets_by_split(root, sets):
 
     Returns:
         (dict split -> list of `RecordSet`, list of those that are not used). A single
-        set without the name of a split is `train`.
+        set without the name of a split is `train`, and so is `trainval` where there is
+        neither train nor val.
     """
     used = {}
-    for split, named in by_split(sets, lambda one: one.word).items():
+    found = by_split(sets, lambda one: one.word)
+    if not found.keys() & {"train", "val"}:
+        both = [one for one in sets if one.word.lower() == _BOTH]
+        found.update({"train": both} if both else {})
+    for split, named in found.items():
         first = min(named, key=lambda one: one.folder != root)
         place = (first.folder, first.word)
         used[split] = [one for one in named if (one.folder, one.word) == place]

@@ -34,6 +34,7 @@ from vfnet_tf.data.formats.record_files import (
     find_sets,
     is_record_file,
     list_names,
+    pattern_hint,
     sets_by_split,
 )
 from vfnet_tf.data.images import containers
@@ -154,7 +155,8 @@ def find_tfrecord_splits(path, progress=None):
             files, folders = list_names(root)
         except OSError as error:
             raise ValueError(
-                "TFRecords must be in an existing folder that can be read. "
+                "TFRecords must be in an existing folder that can be "
+                f"read{pattern_hint(root)}. "
                 f"Received: {path} ({error})"
             ) from error
         if "dataset_info.json" in files:
