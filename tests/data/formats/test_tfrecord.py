@@ -318,7 +318,8 @@ NO_TEXT = {"train.tfrecord": [record(1, text=None)]}
         ({"train.tfrecord": [record(1, label=[0], text=None)],
           "label_map.pbtxt": "item { id: 1 name: 'cat' }"}, "count from 0 labels 0"),
         # Records.
-        ({"train.tfrecord": [*PIXELS, record(1, xmin=[0.0], ymin=[0.0])], **MAP},
+        ({"a_train.tfrecord": ONE * 3, **MAP,
+          "train.tfrecord": [*PIXELS, record(1, xmin=[0.0], ymin=[0.0])]},
          "divide xmin and xmax by its width 2 of 3 boxes train.tfrecord record 1 object 1 "
          "(10, 20, 40, 40)"),
         ({"train.tfrecord": framed(b"\xff" * 30)}, "record-1@ is no tf.train.Example"),

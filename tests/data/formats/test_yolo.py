@@ -96,6 +96,17 @@ def test_bad_lines_are_dropped_and_named(root):
         read(root, strict=True)
 
 
+@pytest.mark.parametrize(
+    ("ids", "is_doubtful"), [("12", True), ("02", False), ("13", False)]
+)
+def test_class_numbers_that_seem_to_count_from_1_are_said(root, ids, is_doubtful):
+    lines = [f"{number} 0.5 0.5 0.{number + 1} 0.4" for number in map(int, ids)]
+    (root / "labels/train/a.txt").write_text("\n".join(lines))
+    notes = read(root).report.notes
+    assert [kind for kind, _ in notes] == ["doubtful_labels"] * is_doubtful
+    assert is_doubtful == ("count from 1: 2 occurs and 0 does not" in str(notes))
+
+
 def test_bad_images_are_named(root):
     (root / "images/train/b.jpg").write_bytes(b"")
     (root / "labels/train/a.txt").write_bytes(b"\xff\xfe0")

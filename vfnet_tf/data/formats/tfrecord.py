@@ -353,7 +353,7 @@ class _Dataset:
                 f"is assumed: {_first(turned)}"
             )
             notes.append(("doubtful_orientation", text))
-        _check_fractions(records, source)
+        _check_fractions(records)
         content = CocoContent(label_map.names, label_map.ids, source=source)
         for kind, text in notes:
             content.note(kind, text)
@@ -435,24 +435,26 @@ def _check_labels(records, label_map, source):
     return [f"the label 0 occurs, the ids of the label map begin with {min(ids)}"]
 
 
-def _check_fractions(records, source):
-    """Refuses boxes that are in pixels, most of them visibly."""
-    corners = [
-        (f"{record.shown} object {number}", found)
-        for record in records
-        for number, one in enumerate(record.objects, 1)
-        if None not in (found := list(map(read_number, one.corners)))
-    ]
-    wrong = [(shown, found) for shown, found in corners if not _are_fractions(found)]
-    # Of boxes in pixels a few lie in the first pixels, and could be taken for parts.
-    if 2 * len(wrong) > len(corners):
-        shown, found = wrong[0]
-        raise ValueError(
-            "Corners of boxes must be in parts of the image's sides, from 0 to 1: divide "
-            "xmin and xmax by its width, ymin and ymax by its height. Received: "
-            f"{len(wrong)} of {len(corners)} boxes of {source} in pixels, such as {shown} "
-            f"({', '.join(f'{corner:g}' for corner in found)})"
-        )
+def _check_fractions(records):
+    """Refuses files with boxes in pixels, most of them visibly."""
+    files = collections.defaultdict(list)
+    for record in records:
+        for number, one in enumerate(record.objects, 1):
+            corners = list(map(read_number, one.corners))
+            if None not in corners:
+                file = find_place(record.file_name).file
+                files[file].append((f"{record.shown} object {number}", corners))
+    for file, boxes in files.items():
+        wrong = [box for box in boxes if not _are_fractions(box[1])]
+        # Of boxes in pixels a few lie in the first pixels, and could be taken for parts.
+        if 2 * len(wrong) > len(boxes):
+            shown, corners = wrong[0]
+            raise ValueError(
+                "Corners of boxes must be in parts of the image's sides, from 0 to 1: "
+                "divide xmin and xmax by its width, ymin and ymax by its height. Received: "
+                f"{len(wrong)} of {len(boxes)} boxes of {file} in pixels, such as {shown} "
+                f"({', '.join(f'{corner:g}' for corner in corners)})"
+            )
 
 
 def _are_fractions(corners):

@@ -527,6 +527,7 @@ def _write_split(split, key, entries, root, path, category_ids, names, num_colum
         for image in images[:_NUM_SEARCHED]
         for _, line in _read_labels(label_file(image))[0]
     )
+    found_ids = set()
     for image in images:
         header, labels = headers[image], label_file(image)
         shown, error = os.path.relpath(labels, root), header.error or None
@@ -544,6 +545,7 @@ def _write_split(split, key, entries, root, path, category_ids, names, num_colum
             if error:
                 continue
             source, words = f"{shown} line {number}", line.split()
+            found_ids.add(read_number(words[0]))
             try:
                 if is_pose and len(words) > 5:
                     raise ValueError(BOX_OR_POLYGON)
@@ -554,4 +556,11 @@ def _write_split(split, key, entries, root, path, category_ids, names, num_colum
             sides = (header.width, header.height) * 2
             bbox = [part * side for part, side in zip(box, sides, strict=True)]
             content.add_box(image_id, label, bbox, source=source)
+    count = len(category_ids)
+    if category_ids == list(range(count)) and count in found_ids and 0 not in found_ids:
+        text = (
+            f"class numbers seem to count from 1: {count} occurs and 0 does not, names "
+        )
+        text += f"are those of 0 to {count - 1}"
+        content.note("doubtful_labels", text)
     return content.write_to_cache(split), root

@@ -78,7 +78,7 @@ duplicate_image, warning: same or almost the same image more than once in a spli
 no_label_map, warning: TFRecords have no label map
     Classes are the texts of the objects in alphabetical order. A class that no object has
     is missing. Put label_map.pbtxt beside the records.
-doubtful_labels, warning: labels contradict class texts or the label map
+doubtful_labels, warning: labels contradict class texts or the list of classes
     Are these classes the right ones?
 file_without_records, warning: file without a record
     Copy it again, unless it had none where it was written.
