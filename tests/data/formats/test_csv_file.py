@@ -106,7 +106,7 @@ def test_bad_lines_are_dropped_and_named(root):
         ("image;x1;y1;x2;y2;label\n", "separated by commas"),
         ("image,x1,y1,x2,y2\n", "names the columns"),
         ("", r"begins with \[\]"),
-        (HEAD + "dev,a.png,1,2,3,4,d\n", "Received: 'dev' in .*boxes.csv line 2"),
+        (HEAD + "mine,a.png,1,2,3,4,d\n", "Received: 'mine' in .*boxes.csv line 2"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(root, text, message):
