@@ -529,7 +529,9 @@ def _data(repeats, variants=None):
         path = _write_photographs(folder)
         files = read_coco(path, folder, check_images="header")
         name = "input " + "x".join(map(str, DATA_IMAGE_SIZE))
-        sources = [(each, files, settings) for each, settings in (variants or {}).items()]
+        sources = [
+            (each, files, settings) for each, settings in (variants or {}).items()
+        ]
         if not variants:
             records = _as_records(path)
             sources = [(name, files, {}), (f"{name} in TFRecords", records, {})]
