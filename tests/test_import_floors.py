@@ -19,6 +19,7 @@ PORTABLE = {
     "_registration",
     "files",
     "foreign_text",
+    "offline",
     "ops",
     "layers",
     "losses",

@@ -10,6 +10,7 @@ from vfnet_tf.assigners import ATSSAssigner, FCOSAssigner
 from vfnet_tf.backbones import KerasBackbone, Res2Net, ResNet, kerashub
 from vfnet_tf.backbones.stages import stage_ends
 from vfnet_tf.box_coders import DeltaCoder
+from vfnet_tf.checkpoints.imagenet import make_application
 from vfnet_tf.checkpoints.published import fetch_published
 from vfnet_tf.checkpoints.pytorch import load_pytorch_checkpoint
 from vfnet_tf.config import PRETRAINED, did_you_mean, load_config
@@ -295,12 +296,11 @@ def _make_application(name, pretrained):
             f"Received: keras:{name}"
         )
     settings = {"include_top": False, "input_shape": (None, None, 3)}
-    make = getattr(keras.applications, name)
-    model = make(weights=None, **settings)
+    model = getattr(keras.applications, name)(weights=None, **settings)
     if pretrained:
         # Copied, because Keras gives an EfficientNet with weights another layer, and a run
         # is rebuilt without weights.
-        model.set_weights(make(weights="imagenet", **settings).get_weights())
+        model.set_weights(make_application(name, **settings).get_weights())
     return model
 
 

@@ -1,14 +1,27 @@
+import socket
 import sys
 import time
 import types
+import urllib.request
 
+import keras
 import pytest
 
+from vfnet_tf.backbones import kerashub
+from vfnet_tf.builder import build_backbone, normalization_for
 from vfnet_tf.checkpoints.imagenet import (
     REPOSITORIES,
     WeightsUnavailableError,
+    fetch_repository,
     find_imagenet_weights,
+    make_application,
 )
+from vfnet_tf.config import BackboneConfig
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch):
+    monkeypatch.setenv("VFNET_OFFLINE", "0")
 
 
 @pytest.fixture
@@ -17,7 +30,7 @@ def hub(monkeypatch):
     module = types.ModuleType("huggingface_hub")
     module.files, module.asked = {}, []
 
-    def download(repo_id, filename):
+    def download(repo_id, filename, local_files_only=False):
         module.asked.append((repo_id, filename))
         found = module.files[repo_id]
         if isinstance(found, Exception):
@@ -120,3 +133,65 @@ def test_a_hub_that_cannot_be_reached_is_noticed_in_seconds(tmp_path, monkeypatc
     with pytest.raises(WeightsUnavailableError, match="hub cannot be reached"):
         find_imagenet_weights("resnet18")
     assert time.monotonic() - begin < 8  # the hub itself tries for half a minute
+
+
+@pytest.mark.parametrize(
+    ("fetch", "message"),
+    [
+        (
+            lambda: find_imagenet_weights("resnet18"),
+            "model.safetensors of timm/resnet18",
+        ),
+        (lambda: fetch_repository("someone/cells", ["*"]), "hf://someone/cells is not"),
+        (
+            lambda: build_backbone(
+                BackboneConfig("keras:MobileNet", weights="pretrained")
+            ),
+            "keras:MobileNet: URL",
+        ),
+        (lambda: kerashub.load_preset("resnet_18_imagenet"), "kerashub:resnet_18_im"),
+        (
+            lambda: normalization_for("kerashub:resnet_18_imagenet"),
+            "give the directory",
+        ),
+    ],
+    ids=["imagenet", "hub", "keras", "kerashub", "its pixels"],
+)
+def test_nothing_is_asked_where_downloads_are_forbidden(
+    tmp_path, monkeypatch, fetch, message
+):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    pytest.importorskip("keras_hub")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("keras.src.backend.config.keras_home", lambda: str(tmp_path))
+    asked = []
+
+    def look_up(host, *_, **__):
+        asked.append(host)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setenv("VFNET_OFFLINE", "1")
+    with pytest.raises(ValueError, match=message) as raised:
+        fetch()
+    assert "VFNET_OFFLINE forbids" in str(raised.value)
+    assert asked == []
+
+
+def test_what_keras_has_in_its_cache_is_taken_where_downloads_are_forbidden(
+    tmp_path, monkeypatch
+):
+    def make(weights):
+        return keras.utils.get_file("own.h5", "https://weights.example/own.h5")
+
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "own.h5").write_text("weights")
+    monkeypatch.setattr("keras.src.backend.config.keras_home", lambda: str(tmp_path))
+    monkeypatch.setattr(keras.applications, "MobileNet", make)
+    monkeypatch.setenv("VFNET_OFFLINE", "1")
+    assert make_application("MobileNet") == str(tmp_path / "datasets" / "own.h5")
+    (tmp_path / "datasets" / "own.h5").unlink()
+    with pytest.raises(WeightsUnavailableError, match="VFNET_OFFLINE forbids"):
+        make_application("MobileNet")
+    # Others download as ever.
+    assert urllib.request._opener is None

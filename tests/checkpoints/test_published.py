@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import re
 import threading
 
 import pytest
@@ -50,7 +51,7 @@ def server(monkeypatch, tmp_path):
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
         monkeypatch.setattr(published, "PATHS", {NAME: f"vfnet/{FILE}"})
-        monkeypatch.setattr(published, "_unreachable", set())
+        monkeypatch.setattr(published, "_unreachable", {})
         url = f"http://127.0.0.1:{running.server_port}/mirror/"
         monkeypatch.setenv("VFNET_WEIGHTS_URL", url)
         monkeypatch.setenv("VFNET_HOME", str(tmp_path / "home"))
@@ -138,7 +139,13 @@ def certificate(monkeypatch):
             variable("VFNET_WEIGHTS_URL", "http://127.0.0.1:9/"),
             f"127.0.0.1:9 cannot be reached .offline.*Or f{BY_HAND}",
         ),
-        (variable("VFNET_WEIGHTS_URL", "mirror"), "Look at VFNET_WEIGHTS_URL"),
+        *(
+            (
+                variable("VFNET_WEIGHTS_URL", url),
+                f"must be an http or https address, .*WEIGHTS_URL={re.escape(url)}$",
+            )
+            for url in ("mirror", "ftp://a/b", "http:///b", "http://a:b/", "http://[a")
+        ),
         (variable("VFNET_OFFLINE", "1"), f"VFNET_OFFLINE forbids .*F{BY_HAND}"),
         (proxy, f"look at HTTPS_PROXY and NO_PROXY. Or f{BY_HAND}"),
         (certificate, f"REQUESTS_CA_BUNDLE names .*Or f{BY_HAND}"),
@@ -151,7 +158,11 @@ def certificate(monkeypatch):
         "not found",
         "busy",
         "no network",
-        "no address",
+        "no scheme",
+        "ftp",
+        "no host",
+        "no port",
+        "half an address",
         "offline",
         "proxy",
         "certificate",
@@ -162,14 +173,18 @@ def certificate(monkeypatch):
 def test_what_goes_wrong_leaves_nothing_and_says_what_to_do(
     server, tmp_path, monkeypatch, change, message
 ):
-    if callable(change):
-        change(monkeypatch)
-    else:
-        for name, value in change.items():
-            setattr(server, name, value)
-    with pytest.raises(WeightsUnavailableError, match=message):
-        published.fetch_published(NAME)
-    assert files(tmp_path) == []
+    said = []
+    for _ in range(2):
+        if callable(change):
+            change(monkeypatch)
+        else:
+            for name, value in change.items():
+                setattr(server, name, value)
+        with pytest.raises(WeightsUnavailableError, match=message) as raised:
+            published.fetch_published(NAME)
+        assert files(tmp_path) == []
+        said.append(str(raised.value))
+    assert said[0] == said[1]
 
 
 def test_what_broke_off_is_had_by_the_next_try(server):
@@ -180,12 +195,21 @@ def test_what_broke_off_is_had_by_the_next_try(server):
     assert published.fetch_published(NAME).read_bytes() == CONTENT
 
 
-def test_a_server_that_is_not_there_is_asked_once(server, monkeypatch):
-    monkeypatch.setenv("VFNET_WEIGHTS_URL", "http://127.0.0.1:9/")
-    for _ in range(2):
-        with pytest.raises(WeightsUnavailableError, match="cannot be reached"):
-            published.fetch_published(NAME)
-    assert published._unreachable == {"127.0.0.1:9"}
+def test_a_server_that_is_not_there_is_asked_once_a_minute(server, monkeypatch):
+    asked = []
+
+    class Session:
+        def get(self, url, **_):
+            asked.append(url)
+            raise requests.exceptions.ConnectTimeout("no answer")
+
+    monkeypatch.setattr(published, "_session", Session)
+    for pause, times in ((60, 1), (0, 2)):
+        monkeypatch.setattr(published, "PAUSE", pause)
+        for _ in range(times):
+            with pytest.raises(WeightsUnavailableError, match="cannot be reached"):
+                published.fetch_published(NAME)
+    assert len(asked) == 3
 
 
 def test_a_file_that_was_put_into_the_cache_by_hand_is_checked(server, tmp_path):

@@ -260,6 +260,7 @@ def hub(monkeypatch):
 
     module.hf_hub_download = download
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    monkeypatch.setenv("VFNET_OFFLINE", "0")
     return module
 
 
@@ -409,6 +410,7 @@ def keras_download(monkeypatch):
 
     make.calls, make.error = 0, None
     monkeypatch.setattr(keras.applications, "MobileNet", make)
+    monkeypatch.setenv("VFNET_OFFLINE", "0")
     return make
 
 

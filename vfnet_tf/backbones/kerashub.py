@@ -1,10 +1,12 @@
 """Backbones of KerasHub by the name or the directory of a preset (extra `kerashub`)."""
 
 import json
+import os
 
 import keras
 
 from vfnet_tf.data.normalization import TORCHVISION, Normalization
+from vfnet_tf.offline import is_offline
 
 #: For presets without an image converter.
 DEFAULT_NORMALIZATION = TORCHVISION
@@ -27,6 +29,7 @@ def load_preset(preset, load_weights=True):
             backbone.
     """
     load = _import_keras_hub().models.Backbone.from_preset
+    _check_may_load(preset)
     # The global policy, not the one that the preset was saved with.
     settings = {"load_weights": load_weights, "dtype": keras.config.dtype_policy()}
     try:
@@ -73,9 +76,12 @@ def preset_normalization(preset):
 
     Raises:
         ImportError: if KerasHub is not installed.
+        ValueError: for a name if downloads are forbidden.
     """
+    make_converter = _import_keras_hub().layers.ImageConverter.from_preset
+    _check_may_load(preset)
     try:
-        converter = _import_keras_hub().layers.ImageConverter.from_preset(preset)
+        converter = make_converter(preset)
     except (ValueError, FileNotFoundError):
         return DEFAULT_NORMALIZATION
     scale, offset = (
@@ -106,6 +112,15 @@ def describe_normalization(normalization):
 
 def _short(values):
     return "/".join(f"{value:.4g}" for value in values)
+
+
+def _check_may_load(preset):
+    # KerasHub asks its servers for a name even if it has the files.
+    if is_offline() and not os.path.exists(preset):
+        raise ValueError(
+            "VFNET_OFFLINE forbids to ask for a preset by name: give the directory of "
+            f"one, or unset VFNET_OFFLINE. Received: kerashub:{preset}"
+        )
 
 
 def _import_keras_hub():

@@ -1,7 +1,7 @@
 """ImageNet weights of our backbones from the Hugging Face hub, through its own package.
 
-`huggingface_hub` downloads, verifies and caches, and knows an offline mode
-(`HF_HUB_OFFLINE=1`) and the cache's place (`HF_HOME`).
+`huggingface_hub` downloads, verifies and caches. With `VFNET_OFFLINE=1`, as with its own
+`HF_HUB_OFFLINE=1`, it takes what is in its cache (`HF_HOME`) and downloads nothing.
 """
 
 import contextlib
@@ -10,6 +10,8 @@ import socket
 import sys
 import urllib.parse
 import urllib.request
+
+from vfnet_tf.offline import is_offline, urllib_obeys
 
 #: Backbone -> repository of timm with its weights. ResNets: torchvision's first weights
 #: (`IMAGENET1K_V1`), which the official configs start from. ResNeXts: GluonCV's, since
@@ -55,7 +57,8 @@ def find_imagenet_weights(backbone):
         import huggingface_hub
         import safetensors  # noqa: F401  the file is read with it
 
-        place = huggingface_hub.hf_hub_download(repository, FILE_NAME, **_cache_only())
+        with _cache_only() as settings:
+            place = huggingface_hub.hf_hub_download(repository, FILE_NAME, **settings)
         return pathlib.Path(place)
 
 
@@ -76,24 +79,42 @@ def fetch_repository(repository, names):
     with _downloading(f"hf://{repository}", "hf:// needs the package {}"):
         import huggingface_hub
 
-        patterns = list(names)
-        folder = huggingface_hub.snapshot_download(
-            repository, allow_patterns=patterns, **_cache_only()
-        )
+        with _cache_only() as settings:
+            folder = huggingface_hub.snapshot_download(
+                repository, allow_patterns=list(names), **settings
+            )
         return pathlib.Path(folder)
 
 
+@contextlib.contextmanager
 def _cache_only():
-    """The argument that keeps the hub from trying for half a minute without a network."""
+    """Yields arguments that keep the hub from downloading where it must not or cannot."""
+    if not is_offline():
+        # Without a network the hub would try for half a minute.
+        yield {} if _is_reached() else {"local_files_only": True}
+        return
+    from huggingface_hub import constants
+
+    # The argument alone would let it ask for a list of agents, for its User-Agent.
+    earlier = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield {"local_files_only": True}
+    finally:
+        constants.HF_HUB_OFFLINE = earlier
+
+
+def _is_reached():
+    """Whether something listens where the hub is; behind a proxy nobody knows."""
     endpoint = getattr(sys.modules.get("huggingface_hub.constants"), "ENDPOINT", None)
     if endpoint is None or urllib.request.getproxies():
-        return {}
+        return True
     parts = urllib.parse.urlsplit(endpoint)
     try:
         socket.create_connection((parts.hostname, parts.port or 443), timeout=3).close()
     except OSError:
-        return {"local_files_only": True}
-    return {}
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -118,20 +139,35 @@ def fetch_application_weights(backbone):
     Raises:
         WeightsUnavailableError: if the download fails.
     """
+    make_application(backbone.removeprefix("keras:"), include_top=False)
+
+
+def make_application(name, **settings):
+    """A model of `keras.applications` with the ImageNet weights that Keras downloads.
+
+    Args:
+        name: of the function, such as `"ResNet50"`.
+        **settings: arguments of it.
+
+    Raises:
+        WeightsUnavailableError: if the download fails or is forbidden.
+    """
     import keras
 
-    name = backbone.removeprefix("keras:")
     try:
-        getattr(keras.applications, name)(weights="imagenet", include_top=False)
+        with urllib_obeys():
+            return getattr(keras.applications, name)(weights="imagenet", **settings)
     except Exception as error:  # Keras raises a plain Exception
         raise WeightsUnavailableError(
-            f"Keras cannot download those of {backbone}: {error}"
+            f"Keras cannot download those of keras:{name}: {error}"
         ) from error
 
 
 def _reason(error):
     """Why a download failed, in the words of a user."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
+    if is_offline():
+        return "is not in the cache, and VFNET_OFFLINE forbids to download it"
     constants = getattr(sys.modules["huggingface_hub"], "constants", None)
     if getattr(constants, "HF_HUB_OFFLINE", False):
         return "is not in the cache, and HF_HUB_OFFLINE forbids to download it"

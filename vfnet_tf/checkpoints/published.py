@@ -1,8 +1,9 @@
 """Published COCO checkpoints of the official code by the name of a config.
 
-A file is downloaded once into the cache, `VFNET_HOME` or `~/.keras/vfnet_tf`. Addresses
-are those of the publisher's model index; `VFNET_WEIGHTS_URL` names a mirror with the same
-paths. `VFNET_OFFLINE=1` forbids every download.
+A file is downloaded once into the cache, the folder `VFNET_HOME`, or `vfnet_tf` in
+`KERAS_HOME`, which is `~/.keras` by default. Addresses are those of the publisher's model
+index; `VFNET_WEIGHTS_URL` names a mirror with the same paths. `VFNET_OFFLINE=1` forbids
+every download of weights.
 
 Not verified: no download could be tried where this was written.
 """
@@ -13,10 +14,13 @@ import hashlib
 import os
 import pathlib
 import re
+import time
+import urllib.parse
 
 from vfnet_tf.checkpoints.imagenet import WeightsUnavailableError
 from vfnet_tf.files import replacing
 from vfnet_tf.foreign_text import one_line
+from vfnet_tf.offline import is_offline
 from vfnet_tf.progress import Progress
 
 BASE_URL = "https://download.openmmlab.com/mmdetection/v2.0"
@@ -54,8 +58,10 @@ WITHOUT_ADDRESS = (
 #: What is used where no checkpoint is given.
 DEFAULT_PRESET = "vfnet_r50_fpn_mstrain_2x_coco"
 
-# Servers that could not be reached by this process: they are not tried again.
-_unreachable = set()
+#: Seconds in which a server that could not be reached is not tried again.
+PAUSE = 60.0
+# Server -> when this process could not reach it.
+_unreachable = {}
 
 
 def cache_home():
@@ -63,7 +69,7 @@ def cache_home():
     named = os.environ.get("VFNET_HOME")
     if named:
         return pathlib.Path(named).expanduser()
-    keras_home = os.environ.get("KERAS_HOME", "~/.keras")
+    keras_home = os.environ.get("KERAS_HOME") or "~/.keras"
     return pathlib.Path(keras_home).expanduser() / "vfnet_tf"
 
 
@@ -109,7 +115,8 @@ def fetch_published(name):
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         _check_digest(digest, path, path, "Delete it, and try again")
         return path
-    if os.environ.get("VFNET_OFFLINE", "0") not in ("", "0"):
+    _check_address(url)
+    if is_offline():
         raise WeightsUnavailableError(
             f"{path.name} is not in the cache, and VFNET_OFFLINE forbids to download it. "
             + _by_hand(url, path)
@@ -133,14 +140,32 @@ def writing_to(folder):
         ) from error
 
 
+def _check_address(url):
+    try:
+        parts = urllib.parse.urlsplit(url)
+        # A port that is no number raises, too.
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return
+    except ValueError:
+        pass
+    raise WeightsUnavailableError(
+        "VFNET_WEIGHTS_URL must be an http or https address, such as "
+        f"{BASE_URL}; without it that one is taken. "
+        f"Received: VFNET_WEIGHTS_URL={one_line(os.environ['VFNET_WEIGHTS_URL'], 200)}"
+    )
+
+
 def _download(url, path):
     """Writes the file aside, checks its size and SHA-256, and puts it into place."""
     import requests
 
-    server = requests.utils.urlparse(url).netloc
+    server = urllib.parse.urlsplit(url).netloc
     remedy = "Or f" + _by_hand(url, path)[1:]
-    if server in _unreachable:
-        raise WeightsUnavailableError(f"{server} cannot be reached (offline?)")
+    not_reached = (
+        f"{server} cannot be reached (offline?). VFNET_WEIGHTS_URL names a mirror"
+    )
+    if time.monotonic() - _unreachable.get(server, -PAUSE) < PAUSE:
+        raise WeightsUnavailableError(f"{not_reached}. {remedy}")
     digest = hashlib.sha256()
     size, has_begun = 0, False
     try:
@@ -191,15 +216,11 @@ def _download(url, path):
         elif has_begun:
             reason = f"{url} broke off. Try again"
         elif isinstance(error, kinds.ConnectionError | kinds.Timeout):
-            reason = (
-                f"{server} cannot be reached (offline?). "
-                "VFNET_WEIGHTS_URL names a mirror"
-            )
+            reason = not_reached
+            _unreachable[server] = time.monotonic()
         else:
             shown = one_line(error, 200)  # such as a redirect to ftp
             reason = f"{url} cannot be fetched: {shown}. Look at VFNET_WEIGHTS_URL"
-        if not has_begun:
-            _unreachable.add(server)
         raise WeightsUnavailableError(f"{reason}. {remedy}") from error
 
 
