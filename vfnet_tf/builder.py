@@ -11,8 +11,6 @@ from vfnet_tf.backbones import KerasBackbone, Res2Net, ResNet, kerashub
 from vfnet_tf.backbones.stages import stage_ends
 from vfnet_tf.box_coders import DeltaCoder
 from vfnet_tf.checkpoints.imagenet import make_application
-from vfnet_tf.checkpoints.published import fetch_published
-from vfnet_tf.checkpoints.pytorch import load_pytorch_checkpoint
 from vfnet_tf.config import PRETRAINED, did_you_mean, load_config
 from vfnet_tf.data.normalization import (
     CAFFE_BGR,
@@ -82,6 +80,10 @@ LIMITS = {
 APPLICATION_LAST_NORMS = dict.fromkeys(("ResNet50", "ResNet101", "ResNet152"), "_3_bn")
 
 
+#: Loads published weights; `vfnet_tf.presets` sets it, which builds detectors for that.
+load_published = None
+
+
 def build_detector(config, weights=None):
     """Builds a detector.
 
@@ -89,8 +91,9 @@ def build_detector(config, weights=None):
         config: a config's name such as `"vfnet_r50_fpn_1x_coco"`, a path, a run
             directory, or a `Config`.
         weights: path of a `.weights.h5` file of such a detector; `"coco"` for the
-            published weights of that config, which are downloaded once (with another
-            number of classes all but the classifier); or None for initial weights.
+            published weights of that config, which are downloaded once (with other
+            classes all but the classifier, whose rows are taken for classes of the same
+            name); or None for initial weights.
 
     Returns:
         A built `keras.Model`, e.g. a `VFNet`; its `dtype` is the policy in force.
@@ -128,7 +131,7 @@ def build_detector(config, weights=None):
         detector.check_inputs = False
     detector._built_from = config
     if weights == "coco":
-        load_pytorch_checkpoint(detector, fetch_published(config.name))
+        load_published(detector, config)
     elif weights is not None:
         detector.load_weights(weights)
     return detector

@@ -356,6 +356,15 @@ def list_configs(pattern=None):
     return fnmatch.filter(names, pattern)
 
 
+def shipped_config(name):
+    """The `Config` of that name that ships with the library, whatever folders there are.
+
+    Args:
+        name: one of `list_configs`.
+    """
+    return _run_config_file(config_files()[name])
+
+
 def load_config(config):
     """A `Config` from its name, a path of a `.py` or `.json` file, or itself.
 
@@ -369,9 +378,11 @@ def load_config(config):
     """
     if isinstance(config, Config):
         return config
-    path = pathlib.Path(config)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
+    path, files = pathlib.Path(config), config_files()
+    is_run = (path / "config.json").is_file()
+    # Any folder may have the name of a config, such as one of data.
+    if path.is_dir() and (is_run or str(config) not in files):
+        if not is_run:
             raise ValueError(
                 f"A run directory must hold config.json. Received: {config}"
             )
@@ -382,7 +393,6 @@ def load_config(config):
         return _read_config_file(path)
     if path.suffix == ".py" and path.is_file():
         return _run_config_file(path)
-    files = config_files()
     if str(config) in files:
         return _run_config_file(files[str(config)])
     raise ValueError(

@@ -13,17 +13,20 @@ import re
 import shutil
 import tempfile
 
+from vfnet_tf import builder
 from vfnet_tf.builder import build_detector
-from vfnet_tf.checkpoints.imagenet import fetch_repository
+from vfnet_tf.checkpoints.imagenet import WeightsUnavailableError, fetch_repository
 from vfnet_tf.checkpoints.published import (
-    PATHS,
-    WITHOUT_ADDRESS,
     address_of,
+    closest_published,
     fetch_published,
+    is_published,
     preset_folder,
     writing_to,
 )
-from vfnet_tf.config import load_config, override, save_config
+from vfnet_tf.checkpoints.pytorch import load_pytorch_checkpoint, read_checkpoint
+from vfnet_tf.config import load_config, override, save_config, shipped_config
+from vfnet_tf.data.formats.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from vfnet_tf.detectors import DenseDetector
 from vfnet_tf.files import only_process
 from vfnet_tf.warm_start import load_run_weights
@@ -40,7 +43,7 @@ _HUB = "hf://"
 def is_preset_name(preset):
     """Whether a text names a published model or a repository of the hub."""
     text = _text_of(preset)
-    return text in PATHS or text in WITHOUT_ADDRESS or text.startswith(_HUB)
+    return is_published(text) or text.startswith(_HUB)
 
 
 def _text_of(preset):
@@ -63,27 +66,45 @@ def preset_directory(preset):
         ValueError: if there is no such preset.
         WeightsUnavailableError: a ValueError; if it cannot be downloaded now.
     """
+    return _folder_of(preset, ("config.json", *WEIGHT_FILES))
+
+
+def _folder_of(preset, files):
+    """The folder of a preset, in which are at least these files, if there are."""
     text = _text_of(preset)
     if text.startswith(_HUB):
-        names = ("config.json", *WEIGHT_FILES)
-        return fetch_repository(text.removeprefix(_HUB), names)
+        return fetch_repository(text.removeprefix(_HUB), files)
     path = pathlib.Path(text).expanduser()
     if path.is_dir():
         return path
-    if is_preset_name(text):
-        return _published_directory(text)
+    if is_published(text):
+        return published_directory(text)
     raise ValueError(
         "`preset` must be a folder with config.json and model.weights.h5, the name of a "
-        f"published model ({', '.join(PATHS)}), or hf://USER/REPOSITORY. "
-        f"Received: preset={text}"
+        "published model (`vfnet configs` lists them), or hf://USER/REPOSITORY. "
+        f"Received: preset={text}.{closest_published(text)}"
     )
 
 
-def from_preset(preset, num_classes=None, detector_class=None):
+def _config_of(preset):
+    """The config of a preset; its weights are not downloaded."""
+    text = _text_of(preset)
+    if is_published(text) and not pathlib.Path(text).is_dir():
+        return override(
+            shipped_config(text),
+            class_names=COCO_CLASS_NAMES,
+            category_ids=COCO_CATEGORY_IDS,
+        )
+    return load_config(_folder_of(preset, ("config.json",)))
+
+
+def from_preset(preset, load_weights=True, num_classes=None, detector_class=None):
     """Builds a detector and loads the weights of a preset.
 
     Args:
         preset: see `preset_directory`.
+        load_weights: bool; False leaves the weights as they are initialised, and
+            downloads none.
         num_classes: int; None takes the preset's. Another number leaves the classifier
             as it is initialised.
         detector_class: what the detector must be, such as `vfnet_tf.VFNet`.
@@ -94,15 +115,18 @@ def from_preset(preset, num_classes=None, detector_class=None):
     Raises:
         ValueError: if the preset does not exist, or is of another detector.
     """
-    folder = preset_directory(preset)
-    config = load_config(folder)
-    weights = find_weights(folder)
+    if load_weights:
+        folder = preset_directory(preset)
+        config, weights = load_config(folder), find_weights(folder)
+    else:
+        config, weights = _config_of(preset), None
     if num_classes is not None and num_classes != config.model.num_classes:
         config = override(
             config, model__num_classes=num_classes, class_names=(), category_ids=()
         )
         detector = build_detector(config)
-        load_run_weights(detector, weights)
+        if load_weights:
+            load_run_weights(detector, weights)
     else:
         detector = build_detector(config, weights=weights)
     if detector_class is not None and not isinstance(detector, detector_class):
@@ -113,12 +137,12 @@ def from_preset(preset, num_classes=None, detector_class=None):
     return detector
 
 
-def save_to_preset(detector, directory, config=None):
+def save_to_preset(detector, preset_dir, config=None):
     """Writes a detector as a preset.
 
     Args:
         detector: `DenseDetector`.
-        directory: path of the folder to write to; its preset is replaced.
+        preset_dir: path of the folder to write to; its preset is replaced.
         config: the `Config` that builds such a detector; None for the one that
             `build_detector` built it from.
 
@@ -131,10 +155,10 @@ def save_to_preset(detector, directory, config=None):
             "A preset needs the config of the detector: build the detector with "
             "`vfnet_tf.build_detector`, or give `config`. Received: config=None"
         )
-    directory = pathlib.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    save_config(config, directory / "config.json")
-    detector.save_weights(directory / WEIGHT_FILES[0])
+    folder = pathlib.Path(preset_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder / "config.json")
+    detector.save_weights(folder / WEIGHT_FILES[0])
 
 
 def find_weights(folder):
@@ -148,8 +172,45 @@ def find_weights(folder):
     return found[0]
 
 
-def _published_directory(name):
-    """The folder of a published model in the cache; its file is converted once."""
+def published_weights(config, name=None):
+    """The file of weights of a published model, for a detector of a config.
+
+    Args:
+        config: `Config`; its number of classes may be another one.
+        name: of the published model; None takes that of the config.
+
+    Returns:
+        `pathlib.Path` in the cache.
+
+    Raises:
+        WeightsUnavailableError: if nothing is published for it, the model is another
+            one, or the weights cannot be downloaded now.
+    """
+    name = config.name if name is None else name
+    if is_published(name):
+        model = shipped_config(name).model
+        if config.model != dataclasses.replace(
+            model, num_classes=config.model.num_classes
+        ):
+            is_own = name == config.name
+            options = "--backbone, --class-loss and --assigner"
+            remedy = f"leave out {options}" if is_own else f"give --config {name}"
+            raise WeightsUnavailableError(
+                f"the model is not that of the config {name}: {remedy}, or give other "
+                "--weights"
+            )
+    return find_weights(published_directory(name))
+
+
+def published_directory(name):
+    """The folder of a published model in the cache; its file is converted once.
+
+    Args:
+        name: of a published model; a folder of that name is not looked at.
+
+    Raises:
+        WeightsUnavailableError: if there are no such weights, or they cannot be had now.
+    """
     address_of(name)  # before a folder is made
     folder = preset_folder(name)
     # The record of the source is written last.
@@ -163,7 +224,7 @@ def _published_directory(name):
         if is_alone:
             _remove_unfinished(folder)
         if not is_whole():
-            _convert(fetch_published(name), name, folder)
+            _convert(fetch_published(name), shipped_config(name), folder)
     return folder
 
 
@@ -176,9 +237,9 @@ def _remove_unfinished(folder):
             path.unlink()
 
 
-def _convert(source, name, folder):
+def _convert(source, config, folder):
     """Writes the preset of an official file into a folder."""
-    detector, config = load_official(source, name)
+    detector, config = load_official(source, config)
     aside = pathlib.Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
     try:
         save_to_preset(detector, aside, config)
@@ -208,10 +269,6 @@ def load_official(path, config):
     Raises:
         ValueError: if the file cannot be read or does not fit the config.
     """
-    from vfnet_tf.builder import build_detector
-    from vfnet_tf.checkpoints.pytorch import load_pytorch_checkpoint, read_checkpoint
-    from vfnet_tf.config import load_config
-
     official = read_checkpoint(path)
     config = with_classes(load_config(config), official)
     detector = build_detector(config)
@@ -230,8 +287,6 @@ def with_classes(config, official):
         `Config` with `model.num_classes`, `class_names` and `category_ids`; the latter
         two are empty where nothing tells them.
     """
-    from vfnet_tf.data.formats.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
-
     number = official.num_classes or config.model.num_classes
     model = dataclasses.replace(config.model, num_classes=number)
     candidates = (official.class_names, config.class_names, COCO_CLASS_NAMES)
@@ -245,6 +300,17 @@ def with_classes(config, official):
     return dataclasses.replace(config, model=model, class_names=names, category_ids=ids)
 
 
-# Also in `from_preset` and `save_to_preset` of the class, which lies below.
+def _load_published(detector, config):
+    """Loads the published weights of a config into a detector of it."""
+    weights = published_weights(config)
+    is_whole = detector.num_classes == load_config(weights.parent).model.num_classes
+    if is_whole and not config.class_names:
+        detector.load_weights(weights)
+    else:
+        load_run_weights(detector, weights, config.class_names)
+
+
+# For what lies below: `build_detector`, and two methods of every detector.
+builder.load_published = _load_published
 DenseDetector._from_preset = staticmethod(from_preset)
 DenseDetector._save_to_preset = staticmethod(save_to_preset)

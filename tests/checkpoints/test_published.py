@@ -227,7 +227,9 @@ def test_a_model_without_an_address_names_the_table_and_the_command(server):
     name = published.WITHOUT_ADDRESS[0]
     with pytest.raises(WeightsUnavailableError, match=f"Results.*--config {name}"):
         published.fetch_published(name)
-    with pytest.raises(WeightsUnavailableError, match="published for other, only"):
+    with pytest.raises(
+        WeightsUnavailableError, match="published for other .`vfnet configs"
+    ):
         published.fetch_published("other")
 
 

@@ -327,10 +327,54 @@ def test_without_imagenet_weights_training_starts_from_scratch(data, hub, capsys
     assert "cannot be reached" in said and "from scratch" in said
 
 
-def test_a_config_for_scratch_asks_no_network(data, hub):
+def test_a_config_for_scratch_asks_no_network(data, hub, capsys):
     before, config, load = with_weights(data, None, norm="batch_norm")
     assert (config, load) == (before, None)
     assert hub.calls == 0
+    assert "weights    none: the config is for training" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "backbone"),
+    [
+        ("train", "resnet18"),
+        ("train", "keras:MobileNet"),
+        ("study table3 --rows vfnet", "resnet18"),
+    ],
+)
+def test_generated_images_ask_no_network(
+    data, hub, keras_download, monkeypatch, capsys, command, backbone
+):
+    from vfnet_tf.data import synthetic
+    from vfnet_tf.paper import study
+    from vfnet_tf.training import trainer
+
+    class Stop(Exception):
+        pass
+
+    def stop(config, *_, **settings):
+        assert config.model.backbone.norm == "batch_norm"
+        assert command != "train" or settings["initial_weights"] is None
+        raise Stop
+
+    for module in (trainer, study):
+        monkeypatch.setattr(module, "Trainer", stop)
+    monkeypatch.setattr(synthetic, "make_synthetic_dataset", lambda: data / "set")
+    words = [*command.split(), "--config", "vfnet_r50_fpn_1x_coco"]
+    words += ["--backbone", backbone, "--out", str(data / "run")]
+    with pytest.raises(Stop):
+        main(words)
+    assert "weights    none: generated images need no net" in capsys.readouterr().out
+    assert (hub.calls, keras_download.calls) == (0, 0)
+    # What is asked for is fetched.
+    if backbone == "resnet18":
+        with pytest.raises(ValueError, match="hub cannot be reached"):
+            initial_weights.with_weights(
+                load_config("vfnet_r50_fpn_1x_coco"),
+                "imagenet",
+                data,
+                is_generated=True,
+            )
 
 
 def test_a_resumed_run_neither_asks_nor_changes(data, hub, capsys):

@@ -18,6 +18,7 @@ import time
 import urllib.parse
 
 from vfnet_tf.checkpoints.imagenet import WeightsUnavailableError
+from vfnet_tf.config import did_you_mean
 from vfnet_tf.files import replacing
 from vfnet_tf.foreign_text import one_line
 from vfnet_tf.offline import is_offline
@@ -64,6 +65,16 @@ PAUSE = 60.0
 _unreachable = {}
 
 
+def is_published(name):
+    """Whether a text is the name of a published model, with an address or without."""
+    return name in PATHS or name in WITHOUT_ADDRESS
+
+
+def closest_published(name):
+    """A sentence with the published models that resemble a misspelt name, or `""`."""
+    return did_you_mean(name, [*PATHS, *WITHOUT_ADDRESS])
+
+
 def cache_home():
     """The folder of downloaded weights, a `Path`; it need not exist yet."""
     named = os.environ.get("VFNET_HOME")
@@ -90,7 +101,7 @@ def address_of(name):
         )
     if name not in PATHS:
         raise WeightsUnavailableError(
-            f"no COCO weights are published for {name}, only for {', '.join(PATHS)}"
+            f"no COCO weights are published for {name} (`vfnet configs` lists them)"
         )
     base = os.environ.get("VFNET_WEIGHTS_URL") or BASE_URL
     return f"{base.rstrip('/')}/{PATHS[name]}"
@@ -249,7 +260,8 @@ def _by_hand(url, path):
 def _from_table(name):
     return (
         f"download the file by hand from {OFFICIAL_TABLE}, then: vfnet convert FILE "
-        f"--config {name} --out runs/official, and give runs/official in place of the name"
+        f"--config {name} --out runs/official, and give runs/official in place of the name "
+        "(in a training as --weights)"
     )
 
 

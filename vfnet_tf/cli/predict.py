@@ -179,8 +179,10 @@ def _from_checkpoint(options):
     from vfnet_tf.inference.dataset import config_at_size, describe_views, view_sizes
     from vfnet_tf.inference.load import load_checkpoint
     from vfnet_tf.inference.predictor import Predictor
+    from vfnet_tf.presets import published_directory
 
-    checkpoint = options.checkpoint or DEFAULT_PRESET
+    # Without an option the published model is meant, not a folder of its name.
+    checkpoint = options.checkpoint or published_directory(DEFAULT_PRESET)
     detector, config, weights = load_checkpoint(checkpoint, options.config)
     print(f"checkpoint {weights}")
     tta = "official" if options.tta and not options.tta_sizes else options.tta_sizes

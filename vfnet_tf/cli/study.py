@@ -61,7 +61,9 @@ def run(options):
         *datasets,
         out,
         rows=options.rows,
-        start=lambda config: with_weights(config, options.weights, out)[:2],
+        start=lambda config: with_weights(
+            config, options.weights, out, is_generated=options.data is None
+        )[:2],
         settings={"weights": options.weights},
         strategy=strategy,
         evaluate_every=options.evaluate_every,

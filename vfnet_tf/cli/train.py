@@ -102,7 +102,11 @@ def run(options):
     train_dataset, val_dataset = read_data(options, strategy, options.overfit)
     run_dir = options.out or pathlib.Path("runs") / config.name
     start = with_weights(
-        config, options.weights, run_dir, tries_coco=options.data is not None
+        config,
+        options.weights,
+        run_dir,
+        is_generated=options.data is None,
+        tries_coco=options.data is not None,
     )
     if options.frozen_stages is not None:
         start = _freeze(start, options.frozen_stages)

@@ -48,14 +48,14 @@ class TrainingOptions:
     """repeat images with a class that less than this share of the images have, such as
     0.1, by the repeat factor of LVIS"""
     weights: str | None = None
-    """coco (the published weights of the config), imagenet, none, or a path: the run
-    directory of a detector (or a .weights.h5 in one)
-    to start from; a .pth or .safetensors of a detector of the official code, or of a
+    """coco (the published weights of the config), imagenet, none, the name of a published
+    model, or a path: the run directory of a detector (or a .weights.h5 in one) to start
+    from; a .pth or .safetensors of a detector of the official code, or of a
     backbone by torchvision's or timm's names; or, for a keras: or kerashub: backbone, an
     .npz by layer names or Keras's .h5 of that model. By default a kerashub: preset's own;
     vfnet train takes the published COCO weights of the config where they can be had;
     ImageNet weights where they can be had (extra hub; Keras's own for keras:), else
-    none"""
+    none. Without --data none, as generated images need no network"""
     learning_rate: float | None = None
     """for 16 images per step; scaled linearly with the batch size"""
     scale_learning_rate: bool = True
@@ -203,7 +203,7 @@ def resolve(options, **further):
 
     check_numbers(options)
     default = "vfnet_r50_fpn_1x_coco" if options.data else "vfnet_r50_synthetic"
-    config = configs.load_config(options.config or default)
+    config = configs.load_config(options.config or configs.shipped_config(default))
     changes = chosen_fields(options, config.data)
     changes.update(
         {name: value for name, value in further.items() if value is not None}

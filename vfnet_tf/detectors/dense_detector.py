@@ -732,13 +732,15 @@ class DenseDetector(TrainableParts, keras.Model):
     _from_preset = _save_to_preset = None
 
     @classmethod
-    def from_preset(cls, preset, num_classes=None):
+    def from_preset(cls, preset, load_weights=True, num_classes=None):
         """Builds a detector with the weights of a preset.
 
         Args:
             preset: a directory with `config.json` and `model.weights.h5` (a run directory
                 too), the name of a published model such as
                 `"vfnet_r50_fpn_mstrain_2x_coco"`, or `"hf://USER/REPOSITORY"`.
+            load_weights: bool; False leaves the weights as they are initialised, and
+                downloads none.
             num_classes: int; None takes the preset's. Another number leaves the
                 classifier as it is initialised.
 
@@ -746,20 +748,20 @@ class DenseDetector(TrainableParts, keras.Model):
             ValueError: if the preset does not exist, cannot be downloaded now, or is of
                 another detector than the class that is asked.
         """
-        return cls._from_preset(preset, num_classes, detector_class=cls)
+        return cls._from_preset(preset, load_weights, num_classes, detector_class=cls)
 
-    def save_to_preset(self, directory, config=None):
+    def save_to_preset(self, preset_dir, config=None):
         """Writes `config.json` and `model.weights.h5` to a directory.
 
         Args:
-            directory: path; `from_preset` reads it.
+            preset_dir: path of the directory; `from_preset` reads it.
             config: the `vfnet_tf.config.Config` of the detector; None for the one that
                 `build_detector` built it from.
 
         Raises:
             ValueError: if the detector was built by hand and `config` is None.
         """
-        self._save_to_preset(self, directory, config)
+        self._save_to_preset(self, preset_dir, config)
 
     def _own_config(self):
         names = ("backbone", "neck", "head", "class_loss", *self.config_names)

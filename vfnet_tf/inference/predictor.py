@@ -103,12 +103,13 @@ class Predictor:
         return cls(detector, config, batch_size=batch_size, tta_sizes=tta_sizes)
 
     @classmethod
-    def from_pretrained(cls, preset=DEFAULT_PRESET, *, batch_size=1, tta_sizes=()):
+    def from_pretrained(cls, preset=None, *, batch_size=1, tta_sizes=()):
         """Builds the detector of a preset, such as a published model by its name.
 
         Args:
             preset: a run or preset directory, the name of a published model, or
-                `hf://USER/REPOSITORY`; see `presets.preset_directory`.
+                `hf://USER/REPOSITORY`; see `presets.preset_directory`. None takes
+                `"vfnet_r50_fpn_mstrain_2x_coco"`.
             batch_size, tta_sizes: see `Predictor`.
 
         Raises:
@@ -117,6 +118,10 @@ class Predictor:
         >>> predictor = Predictor.from_pretrained()  # doctest: +SKIP
         >>> predictor("street.jpg").names  # doctest: +SKIP
         """
+        if preset is None:
+            from vfnet_tf.presets import published_directory
+
+            preset = published_directory(DEFAULT_PRESET)
         return cls.from_checkpoint(preset, batch_size=batch_size, tta_sizes=tta_sizes)
 
     def __call__(self, source, *, score_threshold=None, progress=False):

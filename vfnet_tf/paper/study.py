@@ -54,7 +54,7 @@ def row_config(row, base):
         its multipliers for biases. The towers get as many more convolutions than the
         base as the row's own config has more than VFNet.
     """
-    own = configs.load_config(row.config)
+    own = configs.shipped_config(row.config)
     model = {name: getattr(own.model, name) for name in ROW_FIELDS} | row.changes
     extra = own.model.head_convs - configs.ModelConfig().head_convs
     model["head_convs"] = base.model.head_convs + extra

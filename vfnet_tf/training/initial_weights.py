@@ -1,6 +1,5 @@
 """The weights that a training starts from."""
 
-import dataclasses
 import pathlib
 import typing
 
@@ -11,8 +10,13 @@ from vfnet_tf.checkpoints.imagenet import (
     fetch_application_weights,
     find_imagenet_weights,
 )
-from vfnet_tf.checkpoints.published import PATHS, address_of
-from vfnet_tf.presets import find_weights, preset_directory
+from vfnet_tf.checkpoints.published import PATHS, WITHOUT_ADDRESS, is_published
+from vfnet_tf.presets import (
+    find_weights,
+    is_preset_name,
+    preset_directory,
+    published_weights,
+)
 
 
 class Start(typing.NamedTuple):
@@ -29,15 +33,18 @@ class Start(typing.NamedTuple):
     kind: str
 
 
-def with_weights(config, weights, run_dir, *, tries_coco=False):
+def with_weights(config, weights, run_dir, *, is_generated=False, tries_coco=False):
     """The config for the chosen initial weights, and what `Trainer` starts from.
 
     Args:
         config: `Config`.
         weights: `"coco"`, the published weights of the config; `"imagenet"`; `"none"`;
-            the path of a run directory or of a file of weights; or None: those of the
-            run in `run_dir`, of the preset, ImageNet's where they can be had, else none.
+            the name of a published model; the path of a run directory or of a file of
+            weights; or None: those of the run in `run_dir`, of the preset, ImageNet's
+            where they can be had, else none.
         run_dir: `Path` of the run directory; a run that is there goes on.
+        is_generated: bool, whether the images are generated ones: None then asks no
+            network.
         tries_coco: bool, whether None takes the published weights before ImageNet's.
 
     Returns:
@@ -49,7 +56,10 @@ def with_weights(config, weights, run_dir, *, tries_coco=False):
     backbone = config.model.backbone
     # "keras" and "kerashub" are models from elsewhere.
     kind = backbone.name.partition(":")[0] if ":" in backbone.name else None
-    is_by_name = weights in (None, "imagenet", "coco")
+    is_name = (
+        weights is not None and is_preset_name(weights) and not _path(weights).exists()
+    )
+    is_by_name = is_name or weights in (None, "imagenet", "coco")
     scratch = configs.override(
         config,
         model__backbone__norm="batch_norm",
@@ -64,14 +74,21 @@ def with_weights(config, weights, run_dir, *, tries_coco=False):
         is_trained = config.model.backbone.norm == "frozen_batch_norm"
         return Start(config, None, "backbone" if is_trained else "none")
     if weights is None and backbone.norm == "batch_norm":
-        # The config itself is for training from scratch.
+        print("weights    none: the config is for training from scratch")
         return Start(scratch, None, "none")
-    if weights == "coco" or (weights is None and tries_coco and _is_published(config)):
+    if weights is None and is_generated and kind != "kerashub":
+        print(
+            "weights    none: generated images need no network; --weights imagenet asks "
+            "it. Training from scratch, batch norms train"
+        )
+        return Start(scratch, None, "none")
+    if is_name or weights == "coco" or (weights is None and tries_coco):
+        name = str(weights) if is_name else config.name
         try:
-            return Start(config, _coco(config), "detector")
+            return _of_published(config, name)
         except WeightsUnavailableError as error:
-            if weights == "coco":
-                raise ValueError(f"--weights coco: {error}") from error
+            if weights is not None:
+                raise ValueError(f"--weights {weights}: {error}") from error
             print(f"weights    not COCO's: {error}")
     if is_by_name and kind == "kerashub":
         return Start(_of_preset(config, weights), None, "backbone")
@@ -98,28 +115,13 @@ def _is_resumed(run_dir):
     return find_state(run_dir) is not None and (run_dir / "config.json").is_file()
 
 
-def _is_published(config):
-    """Whether the config is that of a published model, but for its classes."""
-    if config.name not in PATHS:
-        return False
-    model = configs.load_config(config.name).model
-    return config.model == dataclasses.replace(
-        model, num_classes=config.model.num_classes
-    )
-
-
-def _coco(config):
-    """The file of the published weights of a config."""
-    if config.name in PATHS and not _is_published(config):
-        raise WeightsUnavailableError(
-            f"the model is not that of the config {config.name}: leave out --backbone, "
-            "--class-loss and --assigner, or give other --weights"
-        )
-    folder = preset_directory(config.name) if config.name in PATHS else None
-    if folder is None:
-        address_of(config.name)  # says why there is none
-    print(f"weights    COCO, the published ones of {config.name}")
-    return find_weights(folder)
+def _of_published(config, name):
+    """The config and the weights of a published model, or of a repository of the hub."""
+    if not is_published(name) and is_preset_name(name):
+        return _from_file(config, None, preset_directory(name))
+    weights = published_weights(config, name)
+    print(f"weights    COCO, the published ones of {name}")
+    return Start(config, weights, "detector")
 
 
 def _of_run(config, weights, run_dir):
@@ -159,13 +161,15 @@ def _imagenet(config, kind):
 def _from_file(config, kind, weights):
     """The config and the path or function for a file of weights or a run directory."""
     name = config.model.backbone.name
-    path = pathlib.Path(weights).expanduser()
+    path = _path(weights)
     if path.is_dir():
-        path = path / "best.weights.h5"
+        path = find_weights(path)
     if not path.is_file():
+        known = ["coco", "imagenet", "none", *PATHS, *WITHOUT_ADDRESS]
         raise ValueError(
-            "--weights must be 'imagenet', 'none', a run directory or an existing file. "
-            f"Received: {weights}"
+            "--weights must be 'coco', 'imagenet', 'none', the name of a published model "
+            "(`vfnet configs` lists them), a run directory or an existing file. "
+            f"Received: {weights}.{configs.did_you_mean(weights, known)}"
         )
     is_own = kind is None
     if path.suffix in (".pth", ".pt", ".safetensors") and is_own:
@@ -186,6 +190,10 @@ def _from_file(config, kind, weights):
         ".safetensors for a backbone of our own, or an .npz by layer names or Keras's "
         f".h5 for a keras: or kerashub: backbone. Received: {path} for {name}"
     )
+
+
+def _path(weights):
+    return pathlib.Path(weights).expanduser()
 
 
 def _has_head(path):
