@@ -4,14 +4,18 @@ import json
 
 import pytest
 
+import vfnet_tf
 from tests import tiny_run
-from vfnet_tf.cli import demo
+from vfnet_tf.checkpoints import published
+from vfnet_tf.cli import demo, training_options
 from vfnet_tf.cli.__main__ import main
+from vfnet_tf.config import override, save_config, shipped_config
 from vfnet_tf.export import latency
 from vfnet_tf.export.litert import exporter as litert
 from vfnet_tf.export.onnx import model as onnx_model
 from vfnet_tf.export.saved_model import exporter as saved_model
-from vfnet_tf.inference import load
+from vfnet_tf.inference import load, predictor
+from vfnet_tf.training.initial_weights import with_weights
 
 NAME = "vfnet_r50_fpn_1x_coco"
 OWN = f"runs/published/{NAME}"
@@ -91,6 +95,23 @@ def test_a_command_takes_a_name_and_leaves_the_cache_as_it_is(
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
 
 
+def test_a_default_is_the_published_model_whatever_folders_there_are(
+    quick, cache, data, tmp_path, monkeypatch
+):
+    other = override(tiny_run.tiny_config(), name="other")
+    save_config(other, tmp_path / "here" / NAME / "config.json")
+    monkeypatch.setattr(published, "DEFAULT_PRESET", NAME)
+    monkeypatch.setattr(predictor, "DEFAULT_PRESET", NAME)
+    image = str(data / "val" / "a.jpg")
+    assert main(["predict", image, "--out", "found"]) == 0
+    assert vfnet_tf.Predictor.from_pretrained().config == tiny_run.tiny_config()
+    options = training_options.TrainingOptions(data="any", weights="coco")
+    config = training_options.resolve(options)
+    assert (config.name, config.model) == (NAME, shipped_config(NAME).model)
+    start = with_weights(config, "coco", tmp_path)
+    assert start.weights == cache / "coco" / NAME / "model.weights.h5"
+
+
 def test_the_page_and_the_benchmark_use_the_export_of_the_name(quick, tmp_path):
     for _ in range(2):
         assert main(["benchmark", NAME, "--json", "rows.json"]) == 0
@@ -118,7 +139,7 @@ def test_the_page_and_the_benchmark_use_the_export_of_the_name(quick, tmp_path):
             "vfnet_r101_fpn_2x_coco",
             "vfnet convert FILE --config vfnet_r101_fpn_2x_coco",
         ),
-        ("vfnet_r101_fpn_3x_coco", "vfnet_r101_fpn_3x_coco"),
+        ("vfnet_r101_fpn_3x_coco", "Did you mean vfnet_r101_fpn_2x_coco or "),
     ],
     ids=["offline", "without address", "no model"],
 )

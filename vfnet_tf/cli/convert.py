@@ -46,6 +46,7 @@ def run(options):
 
 
 def _to_run_directory(options):
+    from vfnet_tf.checkpoints.published import closest_published
     from vfnet_tf.config import save_config
     from vfnet_tf.inference.load import load_checkpoint
     from vfnet_tf.presets import OFFICIAL_SUFFIXES, is_preset_name
@@ -55,7 +56,7 @@ def _to_run_directory(options):
         raise ValueError(
             "The checkpoint must be an existing .pth or .safetensors file or the name "
             "of a published model; a run directory is converted with --to-pytorch. "
-            f"Received: {options.source}"
+            f"Received: {options.source}.{closest_published(options.source)}"
         )
     files = [options.out / name for name in ("config.json", "best.weights.h5")]
     # A training state would belong to another training.

@@ -104,6 +104,7 @@ OPTIONS = ExportOptions
 
 def run(options):
     """Exports to the format of `options`; returns the exit status."""
+    from vfnet_tf.checkpoints.published import closest_published
     from vfnet_tf.inference.load import output_folder
 
     _check_format(options)
@@ -127,7 +128,7 @@ def run(options):
         raise ValueError(
             "--out must say where to write, except for a run directory and the name of "
             "a published model (`vfnet configs` lists them). "
-            f"Received: {options.run_dir}"
+            f"Received: {options.run_dir}.{closest_published(options.run_dir)}"
         )
     if options.format == "litert":
         return _export_litert(options, folder)

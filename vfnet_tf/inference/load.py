@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from vfnet_tf.checkpoints.published import cache_home
+from vfnet_tf.checkpoints.published import cache_home, closest_published
 from vfnet_tf.config import load_config
 
 #: Not `runs/NAME`, which is where `vfnet train` writes the run of that config.
@@ -40,7 +40,7 @@ def find_checkpoint(checkpoint, config=None):
         raise ValueError(
             "`checkpoint` must be a run directory, a .weights.h5 file or the name of a "
             "published model (`vfnet configs` lists them). "
-            f"Received: checkpoint={path}, {problem}"
+            f"Received: checkpoint={path}, {problem}." + closest_published(checkpoint)
         )
     if config is None:
         config = run_dir
