@@ -15,10 +15,30 @@ def test_a_part_of_names_lists_those(capsys):
     )
 
 
-def test_a_name_gives_its_card_also_if_others_contain_it(capsys):
-    assert len(list_configs("vfnet_r50_fpn_1x_coco")) > 1
-    assert main(["configs", "vfnet_r50_fpn_1x_coco"]) == 0
-    assert capsys.readouterr().out == model_card("vfnet_r50_fpn_1x_coco") + "\n"
+def test_a_name_gives_its_card_also_if_others_contain_it(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("VFNET_HOME", str(tmp_path))
+    name = "vfnet_r50_fpn_1x_coco"
+    assert len(list_configs(name)) > 1
+    assert main(["configs", name]) == 0
+    card, _, place = capsys.readouterr().out.partition("\n\nCOCO weights")
+    assert card == model_card(name)
+    for part in (
+        f"--checkpoint {name}",
+        "--weights coco",
+        f'from_pretrained("{name}")',
+    ):
+        assert part in card
+    assert place.endswith(f"\n  {name}: downloaded when asked for\n")
+    for other, has_place in (
+        ("vfnet_r101_fpn_2x_coco", True),
+        ("vfnet_r50_bccd", False),
+    ):
+        assert main(["configs", other]) == 0
+        said = capsys.readouterr().out
+        assert (
+            "convert FILE.pth" in said and "--weights coco" not in said.split("\n\n")[3]
+        )
+        assert (f"  {other}: by hand, from" in said) == has_place
 
 
 def test_a_run_gives_its_card_and_a_misspelt_name_is_told(run_dir, capsys, mistake):

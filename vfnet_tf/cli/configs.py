@@ -37,6 +37,8 @@ def run(options):
         print(_describe_weights(matching))
     else:
         print(model_card(name))
+        if name in PATHS or name in WITHOUT_ADDRESS:
+            print(f"\n{_describe_weights([name])}")
     return 0
 
 

@@ -3,7 +3,8 @@
 import ast
 import textwrap
 
-from vfnet_tf.config import config_files, list_configs, load_config
+from vfnet_tf.checkpoints.published import PATHS
+from vfnet_tf.config import config_files, list_configs, load_config, shipped_config
 from vfnet_tf.paper.published import PARAMETERS, find_result
 
 _DETECTORS = {
@@ -74,6 +75,12 @@ def model_card(config):
         "load": f"vfnet convert FILE.pth --config {used_as} --out RUN\n"
         'vfnet_tf.Predictor.from_checkpoint("RUN")',
     }
+    if is_shipped and name in PATHS:
+        use["train"] += " --weights coco"
+        use["load"] = (
+            f"vfnet predict IMAGES --checkpoint {name}\n"
+            f'vfnet_tf.Predictor.from_pretrained("{name}")'
+        )
     parts.append(_lines(use, width=None))  # not wrapped, to be copied
     return "\n\n".join("\n".join(part) for part in parts)
 
@@ -91,7 +98,7 @@ def config_table(names=None):
         ("config", "detector", "backbone", "epochs", "M weights", "AP val", "test-dev")
     ]
     for name in list_configs() if names is None else names:
-        config, result = load_config(name), find_result(name)
+        config, result = shipped_config(name), find_result(name)
         backbone = config.model.backbone
         rows.append(
             (
@@ -119,7 +126,7 @@ def _is_shipped(config):
     """Whether a config equals a shipped one, names of classes aside."""
     if config.name not in config_files():
         return False
-    shipped = load_config(config.name)
+    shipped = shipped_config(config.name)
     parts = ("model", "data", "training")
     return all(getattr(config, part) == getattr(shipped, part) for part in parts)
 
