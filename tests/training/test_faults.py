@@ -214,12 +214,12 @@ def test_workers_stop_together_and_go_on_together_and_then_one_alone(
     (chief, status), (other, other_status) = end_workers(0, "evaluation", 1)
     assert (status, other_status) == (EXIT_STATUS, EXIT_STATUS), chief + other
     assert "resuming after epoch 1 of 3 and 2 of 4 steps" in chief
-    assert "SIGTERM: stopped at the end of an epoch" in chief
-    assert "SIGTERM: stopped at the end of an epoch" in other
+    assert "SIGTERM: saved after 4 steps of epoch 3" in chief
+    assert "SIGTERM: stopped. The chief keeps the state" in other
 
     output, status = end(start(data, run_dir))
     assert status == 0, output
-    assert "resuming after epoch 2 of 3 and 3 of 4 steps" in output
+    assert "resuming after epoch 2 of 3 and 4 of 4 steps" in output
     assert_same_run(run_dir, straight())
 
 

@@ -64,7 +64,8 @@ def test_the_message_says_where_it_stopped_and_what_to_do(tmp_path):
     with (
         SaveOnSignal(checkpoint) as save_on_signal,
         pytest.raises(
-            PreemptedError, match=r"SIGTERM: saved after 2 steps of epoch 2 "
+            PreemptedError,
+            match=r"SIGTERM: saved after 2 steps of epoch 2\. The same command goes on",
         ),
     ):
         fit(make_model(), Terminate(1, 1), checkpoint, save_on_signal)
@@ -75,7 +76,10 @@ def test_a_signal_during_the_last_evaluation_is_not_lost(tmp_path):
     checkpoint = ResumableCheckpoint(tmp_path, "loss", "min")
     with (
         SaveOnSignal(checkpoint) as save_on_signal,
-        pytest.raises(PreemptedError, match="at the end of an epoch"),
+        pytest.raises(
+            PreemptedError,
+            match="SIGTERM: stopped. The same command goes on from .*last",
+        ),
     ):
         fit(make_model(), Terminate(3), checkpoint, save_on_signal, epochs=4)
     assert read_state(checkpoint.last_path)["epoch"] == 4
@@ -136,7 +140,7 @@ def test_ctrl_c_saves_and_a_second_one_stops_at_once(tmp_path, capsys):
         pytest.raises(PreemptedError, match="SIGINT: saved after 2 steps of epoch 1"),
     ):
         fit(make_model(), stop, checkpoint, save_on_signal)
-    assert "Ctrl-C: the state is saved before the next step" in capsys.readouterr().err
+    assert "Ctrl-C: the training saves its state and stops" in capsys.readouterr().err
     with SaveOnSignal(checkpoint), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)

@@ -1,4 +1,7 @@
+import itertools
 import json
+import os
+import signal
 
 import keras
 import numpy as np
@@ -7,7 +10,7 @@ import tensorflow as tf
 
 from tests.contracts import assert_same_bits, with_policy
 from tests.tiny_run import LineDetector
-from tests.training.tiny_training import Ends, arrays_of
+from tests.training.tiny_training import Crash, Ends, arrays_of
 from vfnet_tf import builder
 from vfnet_tf.config import (
     BackboneConfig,
@@ -25,6 +28,7 @@ from vfnet_tf.reports import curves
 from vfnet_tf.training import trainer as trainer_module
 from vfnet_tf.training.callbacks import read_history
 from vfnet_tf.training.coco_evaluation import CocoEvaluation
+from vfnet_tf.training.preemption import PreemptedError
 from vfnet_tf.training.preview import pipeline_of
 from vfnet_tf.training.run_lock import only_this_process
 from vfnet_tf.training.run_state import read_state
@@ -67,7 +71,7 @@ def finished(datasets, tmp_path_factory):
 def test_a_run_leaves_all_its_files(finished):
     trainer, metrics = finished
     names = "config.json best.weights.h5 last.weights.h5 history.csv history.png "
-    names += "metrics.json samples.png"
+    names += "metrics.json samples.png train_batches.png"
     assert {path.name for path in trainer.run_dir.iterdir()} >= set(names.split())
     saved = json.loads((trainer.run_dir / "metrics.json").read_text())
     assert saved["AP"] == pytest.approx(metrics["AP"])
@@ -265,22 +269,59 @@ def test_without_validation_there_are_weights_but_no_metrics(quick):
     assert not (trainer.run_dir / "metrics.json").exists()
 
 
-def check_kill(quick, **changes):
-    """A run killed after its second epoch goes on to the bits of a whole one.
+def kill_after_the_second_epoch(trainer):
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(verbose=0, callbacks=[Ends(kill=1)])
+
+
+def kill_within_the_second_epoch(trainer):
+    trainer.save_every_steps = 1
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(verbose=0, callbacks=[Crash(1, 1)])
+
+
+def signal_evaluations(number):
+    """A function that ends a run by SIGTERM in its evaluation of that number, from 0."""
+
+    def stop(trainer):
+        detect, calls = CocoEvaluation._detections, itertools.count()
+
+        def signal_and_detect(self):
+            if next(calls) == number:
+                assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+                os.kill(os.getpid(), signal.SIGTERM)
+            return detect(self)
+
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            pytest.raises(PreemptedError, match=r"SIGTERM: .*The same command goes on"),
+        ):
+            patch.setattr(CocoEvaluation, "_detections", signal_and_detect)
+            trainer.fit(verbose=0)
+
+    return stop
+
+
+def check_kill(quick, *stops, **changes):
+    """A run stopped by each of `stops` goes on to the bits of a whole one.
 
     Returns:
         The `Trainer` of the whole run.
     """
-    whole, killed = quick("whole", **changes), quick("killed", **changes)
+    whole = quick("whole", **changes)
     whole.fit(verbose=0)
-    with pytest.raises(KeyboardInterrupt):
-        killed.fit(verbose=0, callbacks=[Ends(kill=1)])
+    for stop in stops or (kill_after_the_second_epoch,):
+        stop(quick("killed", **changes))
     again = quick("killed", **changes)
     again.fit(verbose=0)
     for name in ("last.weights.h5", "best.weights.h5"):
         found, expected = (arrays_of(run.run_dir / name)[0] for run in (again, whole))
         assert_same_bits(found, expected)
     assert_same_bits(again.detector.get_weights(), whole.detector.get_weights())
+    histories = [read_history(run.run_dir / "history.csv") for run in (again, whole)]
+    for row in itertools.chain(*histories):
+        del row["seconds"]
+    np.testing.assert_equal(*histories)
     return whole
 
 
@@ -308,9 +349,25 @@ def test_an_swa_phase_ends_with_the_mean_of_its_epochs_as_the_best(quick):
     assert read_state(trainer.run_dir / "best.weights.h5")["best_epoch"] == 3
 
 
+@pytest.mark.parametrize(
+    "changes", [SWA, {"ema_momentum": 0.5, "epochs": 3}, {"epochs": 3}], ids=str
+)
+def test_a_run_stopped_anywhere_goes_on_bit_by_bit(quick, changes):
+    stops = [
+        # The second one in the evaluation that the first one has cut short.
+        signal_evaluations(0),
+        signal_evaluations(0),
+        kill_after_the_second_epoch,
+        # In that after the third and last epoch, and in one behind it.
+        signal_evaluations(0),
+        signal_evaluations(1),
+    ]
+    check_kill(quick, *stops, **changes)
+
+
 @pytest.mark.parametrize("changes", [SWA, {"ema_momentum": 0.5, "epochs": 3}], ids=str)
-def test_a_killed_run_keeps_its_average_bit_by_bit(quick, changes):
-    check_kill(quick, **changes)
+def test_a_run_killed_within_an_epoch_keeps_its_average_bit_by_bit(quick, changes):
+    check_kill(quick, kill_within_the_second_epoch, **changes)
 
 
 def test_the_best_weights_of_a_run_with_a_moving_average_are_averaged(quick):

@@ -32,6 +32,7 @@ from vfnet_tf.training.run_state import (
     without_distribution,
     write_state,
 )
+from vfnet_tf.training.saved_states import state_paths
 from vfnet_tf.weights_file import HDF5_ERRORS, seal
 
 
@@ -231,8 +232,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
     @property
     def state_paths(self):
         """Paths of all states that may exist, the last one first."""
-        older = [self.run_dir / f"last-{n}.weights.h5" for n in range(1, self.keep)]
-        return [self.last_path, *older]
+        return state_paths(self.run_dir, self.keep)
 
     def restore(self, model):
         """Loads the last readable state, if there is one. Call it before `fit`.
@@ -347,19 +347,26 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         if every is not None and self._step // every > previous // every:
             self.save_now()
 
-    def save_now(self):
+    def save_now(self, is_end=False):
         """Saves the state between two steps; callbacks call it in `on_train_batch_begin`.
 
         All workers must call it together, since each reads the metrics of all.
 
+        Args:
+            is_end: bool, whether the steps of the epoch are over, in `on_epoch_end` of a
+                callback before this one.
+
         Returns:
-            `(epoch, step)`, see `restore`.
+            `(epoch, step)`, see `restore`; None if the loss is not finite, and nothing
+            was saved.
         """
+        if is_end:
+            self._step = self._offset + self.params["steps"]
         sync_state(self.model)
         metrics = read_metrics(self.model)
-        loss = metrics.get("loss", [0.0])[0]
-        self._save({"loss": loss}, self._epoch, self._step, metrics=metrics)
-        return self._epoch, self._step
+        logs = {"loss": metrics.get("loss", [0.0])[0]}
+        self._save(logs, self._epoch, self._step, metrics=metrics)
+        return (self._epoch, self._step) if _is_finite_loss(logs) else None
 
     def on_epoch_end(self, epoch, logs=None):
         value = (logs or {}).get(self.monitor)

@@ -85,7 +85,11 @@ class CocoEvaluation(keras.callbacks.Callback):
         is_last = epoch + 1 == last_epoch
         found = {}
         if is_last or (epoch + 1) % self.every == 0:
-            with self.weights(self.model):
+            saving = (
+                contextlib.nullcontext() if self.stop is None else self.stop.saving()
+            )
+            # It saves the model's own weights.
+            with saving, self.weights(self.model):
                 found = self.evaluate()
             if self.then is not None:
                 self.then()

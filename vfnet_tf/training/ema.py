@@ -36,6 +36,20 @@ def ema_weights(model):
             _exchange(optimizer)
 
 
+@contextlib.contextmanager
+def own_weights_at_end(model):
+    """Inside, `fit` leaves a model with its own weights, from which training goes on.
+
+    Otherwise Keras puts the average that an optimizer keeps in their place at the end.
+    """
+    optimizer = model.optimizer
+    optimizer.finalize_variable_values = lambda variables: None
+    try:
+        yield
+    finally:
+        del optimizer.finalize_variable_values
+
+
 def _exchange(optimizer):
     averages = optimizer._model_variables_moving_average
     for variable, average in zip(optimizer._trainable_variables, averages, strict=True):

@@ -7,6 +7,8 @@ import threading
 
 import keras
 
+from vfnet_tf.training.saved_states import how_to_go_on
+
 #: Exit status of a training that saved its state and stopped: the same command goes on.
 #: `EX_TEMPFAIL` of sysexits.h.
 EXIT_STATUS = 75
@@ -15,11 +17,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class PreemptedError(Exception):
-    """The training was told to stop; its state is saved."""
+    """The training was told to stop; the message says how to go on."""
 
 
 class SaveOnSignal(keras.callbacks.Callback):
     """Saves the state at the next step after a signal, and leaves `fit`.
+
+    During an evaluation the state is that after the steps of the epoch.
 
         with SaveOnSignal(checkpoint) as save_on_signal:
             model.fit(batches, callbacks=[..., checkpoint, save_on_signal])
@@ -81,7 +85,7 @@ class SaveOnSignal(keras.callbacks.Callback):
             if self.received is not None:
                 raise KeyboardInterrupt
             sys.stderr.write(
-                "\nCtrl-C: the state is saved before the next step; again to stop at once\n"
+                "\nCtrl-C: the training saves its state and stops; again to stop at once\n"
             )
         self.received = signal.Signals(number).name
 
@@ -101,17 +105,8 @@ class SaveOnSignal(keras.callbacks.Callback):
         return is_over
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self._is_over():
-            epoch, step = self.checkpoint.save_now()
-            if not self.checkpoint.writes:
-                raise PreemptedError(
-                    f"{self.received}: stopped. The chief keeps the state, in "
-                    f"{self.checkpoint.last_path}."
-                )
-            raise PreemptedError(
-                f"{self.received}: saved after {step} steps of epoch {epoch + 1} in "
-                f"{self.checkpoint.last_path}. The same command goes on from there."
-            )
+        with self.saving(is_end=False):
+            self.check()
 
     def on_epoch_end(self, epoch, logs=None):
         self.check()
@@ -119,7 +114,28 @@ class SaveOnSignal(keras.callbacks.Callback):
     def check(self):
         """Stops at once if a signal came, without saving."""
         if self._is_over():
-            raise PreemptedError(
-                f"{self.received}: stopped at the end of an epoch. The same command "
-                f"goes on from {self.checkpoint.last_path}."
-            )
+            raise self._stop("stopped")
+
+    @contextlib.contextmanager
+    def saving(self, is_end=True):
+        """Saves the state if `check` stops the training inside.
+
+        Args:
+            is_end: see `ResumableCheckpoint.save_now`.
+        """
+        try:
+            yield
+        except PreemptedError:
+            place = self.checkpoint.save_now(is_end)
+            what = "stopped"
+            if place is not None and self.checkpoint.writes:
+                what = f"saved after {place[1]} steps of epoch {place[0] + 1}"
+            raise self._stop(what) from None
+
+    def _stop(self, what):
+        checkpoint = self.checkpoint
+        if checkpoint.writes:
+            how = how_to_go_on(checkpoint.run_dir)
+        else:
+            how = f"The chief keeps the state, in {checkpoint.last_path}."
+        return PreemptedError(f"{self.received}: {what}. {how}")

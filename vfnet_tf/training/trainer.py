@@ -30,7 +30,7 @@ from vfnet_tf.training.coco_evaluation import CocoEvaluation
 from vfnet_tf.training.data_digest import data_digest, find_changes
 from vfnet_tf.training.data_wait import DataWait
 from vfnet_tf.training.early_stopping import StopWithoutImprovement
-from vfnet_tf.training.ema import ema_weights
+from vfnet_tf.training.ema import ema_weights, own_weights_at_end
 from vfnet_tf.training.hardware import on_cpu, precision_faults
 from vfnet_tf.training.nonfinite import NonFiniteAlarm
 from vfnet_tf.training.optimizers import SGD, AdamW
@@ -44,6 +44,7 @@ from vfnet_tf.training.preview import (
 from vfnet_tf.training.progress_line import HideMissing, TimeEstimate
 from vfnet_tf.training.run_lock import only_this_process
 from vfnet_tf.training.run_state import steps_of
+from vfnet_tf.training.saved_states import find_state
 from vfnet_tf.training.schedule_checks import find_faults
 from vfnet_tf.training.schedules import (
     CosineCycles,
@@ -270,8 +271,8 @@ class Trainer:
     def fit(self, verbose="auto", callbacks=()):
         """Trains to the end, from the last saved state if there is one.
 
-        SIGTERM saves the state at the next step and raises `PreemptedError`, in all
-        processes if any gets it.
+        SIGTERM or Ctrl-C saves the state, before the next step or batch of an evaluation,
+        and raises `PreemptedError`, in all processes if any gets it.
 
         `run_dir` then holds `config.json`, `last.weights.h5` (and the state before it,
         `last-1.weights.h5`), `best.weights.h5` (by validation AP), `history.csv` by epoch,
@@ -288,7 +289,7 @@ class Trainer:
         Raises:
             ValueError: `run_dir` holds a run with another config or other data, or
                 another process trains there.
-            PreemptedError: a signal ended the training; the state is saved.
+            PreemptedError: a signal ended the training; says how to go on.
         """
         is_chief = self.cluster.is_chief
         lock = only_this_process(self.run_dir) if is_chief else contextlib.nullcontext()
@@ -330,10 +331,7 @@ class Trainer:
             writes=self.cluster.is_chief,
         )
         stopper = StopWithoutImprovement(checkpoint, self.patience or training.epochs)
-        chain = [
-            alarm,
-            self.train_batches.epoch_order,
-            StepLog(self.run_dir / "steps.csv", writes=self.cluster.is_chief),
+        ends = [
             *averaging,
             *([] if evaluation is None else [evaluation]),
             *self._logs(),
@@ -344,6 +342,12 @@ class Trainer:
             save_on_signal,
             stopper,
             *self._end(),
+        ]
+        chain = [
+            alarm,
+            self.train_batches.epoch_order,
+            StepLog(self.run_dir / "steps.csv", writes=self.cluster.is_chief),
+            *ends,
             # After the history, which holds no times of a machine.
             DataWait(prints=self.cluster.is_chief),
             TimeEstimate(
@@ -355,18 +359,22 @@ class Trainer:
         if stopper.is_over(epoch):
             epoch, step = training.epochs, 0
         with save_on_signal:
-            if step:
+            if step == self.steps_per_epoch:
+                self._end_epoch(epoch, [*ends, *callbacks])
+                epoch += 1
+            elif step:
                 self.train_batches.epoch_order.resume(epoch, step)
                 alarm.begin_at(step)
                 shares = len(self._shares["replicas"])
                 rest = self.train_batches.take((self.steps_per_epoch - step) * shares)
-                self._fit(rest, epoch, epoch + 1, chain, verbose)
+                with own_weights_at_end(self.detector):
+                    self._fit(rest, epoch, epoch + 1, chain, verbose)
                 epoch += 1
             if not self.detector.stop_training:
                 self._fit(self.train_batches, epoch, training.epochs, chain, verbose)
-        # The others wait here until the chief has written the best weights.
-        loop.check_same_everywhere(self.strategy, epochs=training.epochs)
-        return self._finish(checkpoint, evaluation)
+            # The others wait here until the chief has written the best weights.
+            loop.check_same_everywhere(self.strategy, epochs=training.epochs)
+            return self._finish(checkpoint, evaluation)
 
     def _draw_batches(self):
         """Draws what the network will see, once: `train_batches.png`."""
@@ -572,6 +580,23 @@ class Trainer:
         with self._keras_scope(), loop.explaining_lost_workers():
             self.detector.fit(batches, shuffle=False, **options)
 
+    def _end_epoch(self, epoch, callbacks):
+        """Ends an epoch whose steps an earlier start has made, as `fit` would."""
+        self.train_batches.epoch_order.next_epoch = epoch + 1
+        self.detector.stop_training = False
+        callbacks = keras.callbacks.CallbackList(
+            callbacks, model=self.detector, epochs=epoch + 1, steps=0
+        )
+        with self._keras_scope(), loop.explaining_lost_workers():
+            callbacks.on_train_begin()
+            callbacks.on_epoch_begin(epoch)
+            logs = {
+                name: float(value)
+                for name, value in self.detector.get_metrics_result().items()
+            }
+            callbacks.on_epoch_end(epoch, logs)
+            callbacks.on_train_end(logs)
+
     def _keras_scope(self):
         """A scope that spreads batches over the devices of JAX."""
         if isinstance(self.strategy, tf.distribute.Strategy):
@@ -631,12 +656,6 @@ def _check_averaging(training):
             "One average at a time: `swa` or `ema_momentum`. Received: swa=True with "
             f"ema_momentum={training.ema_momentum}"
         )
-
-
-def find_state(run_dir):
-    """Path of the newest saved state of a run, or None."""
-    paths = ResumableCheckpoint(run_dir).state_paths
-    return next((path for path in paths if path.exists()), None)
 
 
 def _build(config, precision):
