@@ -6,7 +6,12 @@ from typing import Literal
 
 import tyro
 
-from vfnet_tf.cli.training_options import TrainingOptions, read_data, resolve
+from vfnet_tf.cli.training_options import (
+    TrainingOptions,
+    read_data,
+    resolve,
+    stoppable,
+)
 from vfnet_tf.progress import fit_verbosity
 
 
@@ -39,6 +44,18 @@ OPTIONS = StudyOptions
 
 def run(options):
     """Trains the rows and prints the table; returns the exit status."""
+    out = options.out or pathlib.Path("runs") / f"study_{options.table}"
+    return stoppable(lambda: _run(options, out), lambda: _newest_run(out))
+
+
+def _newest_run(out):
+    """The run directory in the folder of a study that was written last."""
+    states = [*out.glob("*/last.weights.h5")]
+    newest = max(states, key=lambda path: path.stat().st_mtime, default=out / "none")
+    return newest.parent
+
+
+def _run(options, out):
     from vfnet_tf.paper.study import Study, find_rows
     from vfnet_tf.training import strategies, trainer
     from vfnet_tf.training.initial_weights import with_weights
@@ -49,7 +66,6 @@ def run(options):
             f"with `vfnet train`. Received: strategy={options.strategy}"
         )
     find_rows(options.table, options.rows)  # refuses a wrong name before data is read
-    out = options.out or pathlib.Path("runs") / f"study_{options.table}"
     base = resolve(options)
     strategy = strategies.make_strategy(options.strategy)
     strategies.check_settings(strategy, jit_compile=options.jit)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from vfnet_tf.cli.training_options import check_numbers, read_data
+from vfnet_tf.cli.training_options import check_numbers, read_data, stoppable
 from vfnet_tf.progress import Progress, fit_verbosity
 
 
@@ -57,7 +57,15 @@ OPTIONS = SwaOptions
 
 def run(options):
     """Averages kept weights, or trains on for it; returns the exit status."""
-    from vfnet_tf.inference.load import find_checkpoint, output_folder
+    from vfnet_tf.inference.load import output_folder
+
+    run_dir = output_folder(options.run_dir) or pathlib.Path(options.run_dir)
+    out = options.out or run_dir / "swa"
+    return stoppable(lambda: _run(options, out), lambda: out)
+
+
+def _run(options, out):
+    from vfnet_tf.inference.load import find_checkpoint
 
     if options.epochs is not None and (options.checkpoints or options.epochs < 1):
         raise ValueError(
@@ -66,8 +74,6 @@ def run(options):
         )
     check_numbers(options)
     config, weights = find_checkpoint(options.run_dir)
-    run_dir = output_folder(options.run_dir) or pathlib.Path(options.run_dir)
-    out = options.out or run_dir / "swa"
     if options.epochs is None:
         metrics = _average(options, config, out)
     else:

@@ -10,8 +10,10 @@ from typing import Literal
 from vfnet_tf.cli.training_options import (
     TrainingOptions,
     chosen_fields,
+    default_config,
     read_data,
     resolve,
+    stoppable,
 )
 from vfnet_tf.config import list_configs, load_config, override, with_epochs
 from vfnet_tf.progress import fit_verbosity
@@ -69,8 +71,16 @@ OPTIONS = TrainOptions
 
 def run(options):
     """Trains as `options` say; returns 0, 75 after SIGTERM or 130 after Ctrl-C."""
+    return stoppable(lambda: _train(options), lambda: _run_dir(options))
+
+
+def _run_dir(options):
+    return options.out or pathlib.Path("runs") / default_config(options).name
+
+
+def _train(options):
     began = time.monotonic()
-    from vfnet_tf.training import preemption, strategies, trainer
+    from vfnet_tf.training import strategies, trainer
     from vfnet_tf.training.initial_weights import with_weights
     from vfnet_tf.training.preview import write_preview
     from vfnet_tf.training.time_budget import parse_duration
@@ -100,7 +110,7 @@ def run(options):
     )
     print(f"devices    {trainer.local_devices()}")
     train_dataset, val_dataset = read_data(options, strategy, options.overfit)
-    run_dir = options.out or pathlib.Path("runs") / config.name
+    run_dir = _run_dir(options)
     start = with_weights(
         config,
         options.weights,
@@ -155,11 +165,7 @@ def run(options):
     if options.dry_run:
         print(training.preview())
         return 0
-    try:
-        metrics = training.fit(verbose=fit_verbosity())
-    except preemption.PreemptedError as stop:
-        print(f"\n{stop}", flush=True)
-        return 130 if str(stop).startswith("SIGINT") else preemption.EXIT_STATUS
+    metrics = training.fit(verbose=fit_verbosity())
     if not training.cluster.is_chief:
         return 0
     if options.export and options.strategy == "data_parallel":

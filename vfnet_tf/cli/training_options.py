@@ -6,6 +6,7 @@ from typing import Literal
 
 from vfnet_tf import config as configs
 from vfnet_tf.cli.augment_settings import augment_changes
+from vfnet_tf.training.saved_states import how_to_go_on
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,6 +159,37 @@ def _refusal(name, rule, value):
     return ValueError(f"{option} must be {rule}. Received: {option} {text}")
 
 
+def stoppable(run, run_dir):
+    """Runs a training; if a signal stops it, a line says how to go on.
+
+    Args:
+        run: function without arguments that returns the exit status.
+        run_dir: function without arguments that returns the folder of the run.
+
+    Returns:
+        The exit status: 75 after SIGTERM, 130 after Ctrl-C.
+    """
+    try:
+        return run()
+    except KeyboardInterrupt:
+        stop, status = f"Ctrl-C: stopped. {how_to_go_on(run_dir())}", 130
+    except Exception as error:
+        from vfnet_tf.training.preemption import EXIT_STATUS, PreemptedError
+
+        if not isinstance(error, PreemptedError):
+            raise
+        stop = str(error)
+        status = 130 if stop.startswith("SIGINT") else EXIT_STATUS
+    print(f"\n{stop}", flush=True)
+    return status
+
+
+def default_config(options):
+    """The config that the options name, before they change it."""
+    default = "vfnet_r50_fpn_1x_coco" if options.data else "vfnet_r50_synthetic"
+    return configs.load_config(options.config or configs.shipped_config(default))
+
+
 def chosen_fields(options, data):
     """Fields of `Config` that the options set, as a dict for `override`.
 
@@ -202,8 +234,7 @@ def resolve(options, **further):
     from vfnet_tf.backbones import kerashub
 
     check_numbers(options)
-    default = "vfnet_r50_fpn_1x_coco" if options.data else "vfnet_r50_synthetic"
-    config = configs.load_config(options.config or configs.shipped_config(default))
+    config = default_config(options)
     changes = chosen_fields(options, config.data)
     changes.update(
         {name: value for name, value in further.items() if value is not None}
