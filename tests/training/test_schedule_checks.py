@@ -43,7 +43,12 @@ def test_a_schedule_that_fits_has_no_fault():
 @pytest.mark.parametrize(
     ("changes", "data", "fault", "remedy"),
     [
-        ({"training__warmup_steps": 80}, {}, "warm-up takes 80 .* has 80:", "to 8$"),
+        (
+            {"training__warmup_steps": 80},
+            {},
+            "warm-up takes 80 .* has 80:",
+            "--warmup-steps 8$",
+        ),
         (
             {"training__accumulate_steps": 2, "training__warmup_steps": 40},
             {},
@@ -54,17 +59,22 @@ def test_a_schedule_that_fits_has_no_fault():
             {"training__warmup_steps": 80, "training__schedule": "cosine"},
             {},
             "warm-up takes 80",
-            "to 8$",
+            "--warmup-steps 8$",
         ),
-        ({"training__drop_epochs": (7.0, 10.0)}, {}, "drops after epoch 10.0", "below"),
-        ({}, {"count": 7}, "takes 8 images and there are 7", "--batch-size"),
+        (
+            {"training__drop_epochs": (7.0, 10.0)},
+            {},
+            "drops after epoch 10.0",
+            "--schedule cosine",
+        ),
+        ({}, {"count": 7}, "takes 8 images, the data have 7:", "--batch-size"),
         (
             {
                 "training__scale_learning_rate": False,
                 "training__batch_size": 1,
             },
             {},
-            "rate 0.01 for 1 images an update is far from 0.000625",
+            "rate 0.01 for 1 image an update is far from 0.000625",
             "--scale-learning-rate",
         ),
         (
@@ -79,7 +89,7 @@ def test_a_schedule_that_fits_has_no_fault():
             "100% of the objects .* 8 pixels at 400x640",
             "--image-size",
         ),
-        ({}, {"labels": (1,)}, "1 classes have no object .*a", "annotations"),
+        ({}, {"labels": (1,)}, "^1 class has no object .*a", "annotations"),
     ],
 )
 def test_a_schedule_that_cannot_work_says_why_and_what_to_do(

@@ -264,6 +264,9 @@ def test_a_run_directory_has_one_process(quick):
 
 def test_without_validation_there_are_weights_but_no_metrics(quick):
     trainer = quick(val=False, epochs=1)
+    assert (
+        "validation none: no AP; the best weights are those of the least training loss\n"
+    ) in trainer.describe()
     assert trainer.fit(verbose=0) is None
     assert (trainer.run_dir / "best.weights.h5").exists()
     assert not (trainer.run_dir / "metrics.json").exists()

@@ -84,6 +84,9 @@ class TrainingOptions:
     """epochs between two evaluations"""
     save_every: int = 500
     """steps within an epoch after which the state is saved, besides at its end"""
+    cache: Literal["memory", "none"] | None = None
+    """where decoded images are kept after the first epoch, which saves time and takes
+    their bytes of memory; in place of the config's"""
     keep_epochs: int = 0
     """keep the weights of so many last epochs, e.g. for `vfnet swa`"""
     deterministic: bool = False
@@ -211,6 +214,9 @@ def chosen_fields(options, data):
         "training__precision": options.precision,
         "training__seed": options.seed,
         "data__image_size": options.image_size,
+        "data__cache_decoded": None
+        if options.cache is None
+        else options.cache == "memory",
         "data__oversample": options.oversample,
     }
     augment = augment_changes(data, options.augment, options.augment_set)

@@ -65,7 +65,7 @@ class DataWait(keras.callbacks.Callback):
         if self.prints and self.share > _LIMIT and self._waited > _LEAST_WAIT:
             print(
                 f"\nwaited for data {self.share:.0%} of the epoch, {self._waited:.0f} s: "
-                "decoded images kept in memory (`cache_decoded` in the config), a "
+                "decoded images kept in memory (vfnet train --cache memory), a "
                 "faster disk or more CPU cores would help"
             )
 

@@ -155,7 +155,7 @@ def describe_run(run):
         *([f"cluster    {run.cluster}"] if len(run.cluster.addresses) > 1 else []),
         f"train      {len(run.train_dataset)} images, {run.steps_per_epoch} steps "
         f"per epoch, {training.epochs} epochs",
-        f"validation {num_validation or 'none: no AP, no best weights'}",
+        f"validation {num_validation or _describe_best(training)}",
         f"images     {sides} {data.image_size[0]}x{data.image_size[1]} pixels"
         + _describe_draws(data, run.transforms),
         f"graphs     at most {len(shapes)}, one per padded shape{_describe_jit(run)}: "
@@ -168,6 +168,12 @@ def describe_run(run):
         "learn grow with the boxes.",
     ]
     return "\n".join(lines)
+
+
+def _describe_best(training):
+    """What the best weights are without validation images."""
+    best = "the averaged ones" if training.swa else "those of the least training loss"
+    return f"none: no AP; the best weights are {best}"
 
 
 def _describe_random(backbone):

@@ -10,7 +10,7 @@ from vfnet_tf.config import override, with_epochs
 #: Fields of a config that the recipe sets, each with the option that sets it instead.
 FIELDS = {
     "data__image_size": "--image-size",
-    "data__cache_decoded": None,
+    "data__cache_decoded": "--cache",
     "training__batch_size": "--batch-size",
     "training__epochs": "--epochs, --time",
     "training__optimizer": "--optimizer",
@@ -99,7 +99,8 @@ def fit_recipe(config, dataset, hardware, *, weights, given=()):
         dataset: `DetectionDataset` to train on.
         hardware: `Hardware`.
         weights: what the training starts from: `"detector"`, `"backbone"` or `"none"`.
-        given: keys of `FIELDS` that the user has chosen, which stay.
+        given: keys of `FIELDS` that the user has chosen, which stay, and of what a config
+            does not hold or the weights decide: `"frozen_stages"`, `"evaluate_every"`.
 
     Returns:
         (`Config`; list of lines, one for each choice: the value, its reason, and the
@@ -123,10 +124,17 @@ def fit_recipe(config, dataset, hardware, *, weights, given=()):
         config = override(
             config, **{key: value for key, value in changes.items() if key not in given}
         )
-        option = FIELDS[key]
-        lines.append(f"{name:10s} {reason}" + (f" ({option})" if option else ""))
-    frozen = _frozen(config.model.backbone, weights)
-    lines.append(f"{'frozen':10s} {frozen} (--frozen-stages)")
+        lines.append(f"{name:10s} {reason} ({FIELDS[key]})")
+    if "frozen_stages" not in given:
+        frozen = _frozen(config.model.backbone, weights)
+        lines.append(f"{'frozen':10s} {frozen} (--frozen-stages)")
+    if "evaluate_every" not in given:
+        every = evaluation_interval(config.training.epochs)
+        epochs = "epoch" if every == 1 else f"{every} epochs"
+        lines.append(
+            f"{'evaluation':10s} every {epochs}, about twelve in a training "
+            "(--evaluate-every)"
+        )
     return config, lines
 
 

@@ -33,18 +33,19 @@ def find_faults(config, dataset, steps_per_epoch):
         faults.append(
             f"the warm-up takes {training.warmup_steps} steps and the training has "
             f"{updates:.0f}: the learning rate never reaches its value. Train for more "
-            f"epochs (--epochs), or set warmup_steps to {max(updates // 10, 1):.0f}"
+            f"epochs (--epochs), or give --warmup-steps {max(updates // 10, 1):.0f}"
         )
     late = [drop for drop in training.drop_epochs if drop >= training.epochs]
     if training.schedule == "step" and late:
         faults.append(
             f"the learning rate drops after epoch {', '.join(map(str, late))} and the "
-            f"training ends after {training.epochs}: set drop_epochs below it"
+            f"training ends after {training.epochs}: set drop_epochs in the config below "
+            "it, or take --schedule cosine"
         )
     batch = training.batch_size * training.accumulate_steps
     if batch > len(dataset):
         faults.append(
-            f"an update takes {batch} images and there are {len(dataset)}: images come "
+            f"an update takes {_images(batch)}, the data have {len(dataset)}: images come "
             "twice in a batch. Make --batch-size smaller"
         )
     linear = USUAL_RATES[training.optimizer] * batch
@@ -53,7 +54,7 @@ def find_faults(config, dataset, steps_per_epoch):
         rate *= batch / training.base_batch_size
     if not linear / FAR <= rate <= linear * FAR:
         faults.append(
-            f"the learning rate {rate:g} for {batch} images an update is far from "
+            f"the learning rate {rate:g} for {_images(batch)} an update is far from "
             f"{linear:g}, which the linear rule gives for {training.optimizer}: leave "
             "--scale-learning-rate on, and --learning-rate (for "
             f"{training.base_batch_size} images) out"
@@ -75,11 +76,16 @@ def find_faults(config, dataset, steps_per_epoch):
         if not count
     ]
     if empty:
+        number = "1 class has" if len(empty) == 1 else f"{len(empty)} classes have"
         faults.append(
-            f"{len(empty)} classes have no object to learn from ({', '.join(empty[:5])}"
+            f"{number} no object to learn from ({', '.join(empty[:5])}"
             f"{', ...' if len(empty) > 5 else ''}): take them out of the annotations"
         )
     return faults
+
+
+def _images(count):
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _share_of_small(data, dataset):
