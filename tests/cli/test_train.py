@@ -1,3 +1,5 @@
+import importlib
+import shlex
 import sys
 import types
 
@@ -11,9 +13,9 @@ from vfnet_tf.checkpoints.names import backbone_variables
 from vfnet_tf.checkpoints.pytorch import to_pytorch_state_dict
 from vfnet_tf.checkpoints.tensors import to_pytorch_layout
 from vfnet_tf.cli import train
-from vfnet_tf.cli.__main__ import main
+from vfnet_tf.cli.__main__ import COMMANDS, _parse, main
 from vfnet_tf.config import load_config, override, save_config
-from vfnet_tf.training import initial_weights, strategies
+from vfnet_tf.training import initial_weights, strategies, time_budget
 from vfnet_tf.training.preemption import PreemptedError
 
 CONFIG_FILE = """
@@ -170,6 +172,7 @@ def test_the_recipe_is_for_published_configs_and_stays_when_a_run_goes_on(
     said = start(*own, "--backbone", "resnet18")
     assert "size       320x" in said and "(--warmup-steps)" in said
     (config, every), (without, _), (fitted, fitted_every) = seen
+    assert f"evaluation every {fitted_every} epochs" in said and "(--cache)" in said
     assert (config.training.schedule, every) == ("step", 1)
     assert (without.training.ema_momentum, fitted.training.schedule) == (None, "cosine")
     assert fitted.training.ema_momentum > 0 and fitted_every > 1
@@ -180,8 +183,77 @@ def test_the_recipe_is_for_published_configs_and_stays_when_a_run_goes_on(
     (data / "run" / "last.weights.h5").touch()
     assert "that of the run in" in start(*own, "--backbone", "resnet18")
     assert seen[-1][0] == earlier
-    start(*own, "--backbone", "resnet18", "--epochs", "5")
+    start(*own, "--backbone", "resnet18", "--epochs", "5", "--cache", "none")
     assert seen[-1][0].training.epochs == 5
+    assert not seen[-1][0].data.cache_decoded
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [1, 2, 10]),
+        ({"recipe": "paper"}, [1, 1, 1]),
+        ({"config": "vfnet_r50_synthetic"}, [1, 1, 1]),
+        ({"data": None}, [1, 1, 1]),
+        ({"evaluate_every": 5}, [5, 5, 5]),
+    ],
+    ids=str,
+)
+def test_the_plan_for_a_time_and_the_training_evaluate_as_often(
+    changes, expected, monkeypatch
+):
+    options = train.TrainOptions(**{"data": "set", **changes})
+    intervals = [train._evaluation_interval(options, each) for each in (12, 24, 120)]
+    assert intervals == expected
+    seen = {}
+    monkeypatch.setattr(
+        time_budget, "epochs_within", lambda *arguments, **more: seen.update(more)
+    )
+    timing = time_budget.Timing(1.0, 1.0, 1.0)
+    monkeypatch.setattr(time_budget, "measure", lambda training: timing)
+    training = types.SimpleNamespace(
+        steps_per_epoch=3,
+        config=load_config("vfnet_r50_fpn_1x_coco"),
+        closing_evaluations=2,
+    )
+    train._epochs_until(0.0, training, options)
+    assert [seen["interval"](each) for each in (12, 24, 120)] == expected
+    assert seen["closing"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_evaluated", "expected"),
+    [
+        (
+            {"data": "my set", "skip_bad_images": True},
+            True,
+            ["evaluate --data 'my set' --skip-bad-images --checkpoint r --report"],
+        ),
+        ({"data": "set", "overfit": True}, True, ["evaluate --data set --split train"]),
+        ({}, True, ["evaluate --checkpoint r --report report.html"]),
+        # There is nothing to evaluate on.
+        ({"data": "set"}, False, []),
+        ({"strategy": "data_parallel"}, False, []),
+    ],
+    ids=str,
+)
+def test_the_next_commands_are_such_that_work(changes, is_evaluated, expected):
+    text = train._next_steps(train.TrainOptions(**changes), "r", is_evaluated)
+    _, *lines = text.splitlines()
+    backend = ""
+    if "strategy" in changes:
+        backend = "KERAS_BACKEND=tensorflow "
+    expected = [
+        *expected,
+        "predict IMAGES --checkpoint r --out found",
+        "export r --serving models",
+    ]
+    assert len(lines) == len(expected)
+    for line, start in zip(lines, expected, strict=True):
+        words = [word for word in shlex.split(line) if "=" not in word]
+        assert line.startswith(f"  {backend * ('export' in line)}vfnet {start}")
+        module = importlib.import_module(COMMANDS[words[1]][0])
+        _parse(module.OPTIONS, words[2:])  # would exit
 
 
 def test_several_workers_need_a_cluster(data, monkeypatch, mistake):
@@ -537,6 +609,39 @@ def test_a_training_stopped_by_a_signal_has_a_status_of_its_own(
     monkeypatch.setattr("vfnet_tf.training.trainer.Trainer.fit", stop)
     assert main(["train", *options_of(data, "--save-every", "7")]) == 75
     assert "SIGTERM: saved" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "run_dir"),
+    [
+        (["train", "--data", "x", "--out", "a"], "a"),
+        (["train", "--data", "x"], "runs/vfnet_r50_fpn_1x_coco"),
+        (["study", "table3", "--out", "a"], "a/raw"),
+        (["swa", "a", "--epochs", "1"], "a/swa"),
+    ],
+)
+def test_a_signal_outside_of_the_steps_says_how_to_go_on(
+    command, run_dir, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+
+    def run(error):
+        def stop(*arguments):
+            raise error
+
+        monkeypatch.setattr(strategies, "make_strategy", stop)
+        monkeypatch.setattr("vfnet_tf.inference.load.find_checkpoint", stop)
+        return main(command), capsys.readouterr().out.splitlines()[-1]
+
+    again = "Ctrl-C: stopped. No state is saved: the same command starts again."
+    assert run(KeyboardInterrupt()) == (130, again)
+    state = tmp_path / run_dir / "last.weights.h5"
+    state.parent.mkdir(parents=True)
+    state.touch()
+    on = f"Ctrl-C: stopped. The same command goes on from {run_dir}/last.weights.h5."
+    assert run(KeyboardInterrupt()) == (130, on)
+    for status, said in ((130, "SIGINT: saved"), (75, "SIGTERM: saved")):
+        assert run(PreemptedError(said)) == (status, said)
 
 
 def test_a_dry_run_of_yolo_data_says_all_and_leaves_nothing(data, capsys):

@@ -85,6 +85,18 @@ def test_skipped_epochs_are_nan_and_the_last_one_is_evaluated():
     assert evaluator.num_evaluations == 3
 
 
+def test_the_epoch_after_which_a_callback_stops_the_training_is_evaluated():
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 2
+
+    callback = CocoEvaluation(
+        [batch_of([1])], RecordingEvaluator(), every=4, metrics=["AP"], last_epoch=9
+    )
+    history = fit(make_model(), Stop(), callback, epochs=9).history
+    np.testing.assert_allclose(history["val_AP"], [math.nan, math.nan, 0.1])
+
+
 def test_every_must_be_positive():
     with pytest.raises(ValueError, match="every=0"):
         CocoEvaluation([], RecordingEvaluator(), every=0)

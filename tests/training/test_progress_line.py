@@ -44,7 +44,26 @@ def test_the_time_of_the_whole_training_is_told_once(clock, capsys):
     estimate.on_train_batch_end(21)
     # 21 of 500 steps are over; 38 s for the 20 behind the first.
     said = capsys.readouterr().out
-    assert said.count("time   ") == 1 and "15 min" in said and "479 steps" in said
+    assert said == (
+        "\ntime       about 15 min are left: 479 steps of 1.9 s (vfnet train --time 1h "
+        "fits the schedule to one hour)\n"
+    )
+
+
+def test_the_evaluations_that_follow_are_counted(clock, capsys):
+    estimate = TimeEstimate(
+        epochs=10,
+        steps_per_epoch=50,
+        is_due=[1, 4, 7, 9].__contains__,
+        evaluation_share=1.2,
+        closing=2,
+        advises=False,
+    )
+    run_steps(estimate, clock, 22, epoch=2)
+    # 8 epochs but 21 steps, of which each takes 2 s; 3 evaluations of 120 s, and 2.
+    assert capsys.readouterr().out == (
+        "\ntime       about 23 min are left: 379 steps of 2 s and 5 evaluations of 2 min\n"
+    )
 
 
 def test_a_training_that_is_over_or_of_another_worker_says_nothing(clock, capsys):

@@ -18,6 +18,10 @@ from vfnet_tf.cli.training_options import (
 from vfnet_tf.config import list_configs, load_config, override, with_epochs
 from vfnet_tf.progress import fit_verbosity
 
+#: Share of the time that is left for the export of a run that goes on, where no graph
+#: was traced to measure it.
+EXPORT_SHARE = 0.07
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainOptions(TrainingOptions):
@@ -109,7 +113,7 @@ def _train(options):
         accumulate_steps=config.training.accumulate_steps,
     )
     print(f"devices    {trainer.local_devices()}")
-    train_dataset, val_dataset = read_data(options, strategy, options.overfit)
+    datasets = read_data(options, strategy, options.overfit)
     run_dir = _run_dir(options)
     start = with_weights(
         config,
@@ -121,30 +125,25 @@ def _train(options):
     if options.frozen_stages is not None:
         start = _freeze(start, options.frozen_stages)
     if options.preview is not None:
-        config, _, lines = _fitted(
-            start, options, run_dir, train_dataset, strategy, None
-        )
+        config, lines = _fitted(start, options, run_dir, datasets, strategy, None)
         print("\n".join(lines))
-        paths = write_preview(config, train_dataset, options.preview)
+        paths = write_preview(config, datasets[0], options.preview)
         print(f"preview    {len(paths)} pages in {options.preview}")
         return 0
 
     said = set()
 
     def make_trainer(epochs=None):
-        config, evaluate_every, lines = _fitted(
-            start, options, run_dir, train_dataset, strategy, epochs
-        )
+        config, lines = _fitted(start, options, run_dir, datasets, strategy, epochs)
         print("".join(f"{line}\n" for line in lines if line not in said), end="")
         said.update(lines)
         return trainer.Trainer(
             config,
-            train_dataset,
-            val_dataset,
+            *datasets,
             run_dir,
             strategy=strategy,
             initial_weights=start.weights,
-            evaluate_every=options.evaluate_every or evaluate_every,
+            evaluate_every=_evaluation_interval(options, config.training.epochs),
             jit_compile=options.jit,
             save_every_steps=options.save_every,
             patience=options.patience,
@@ -156,11 +155,14 @@ def _train(options):
         )
 
     training = make_trainer()
-    if deadline is not None and trainer.find_state(run_dir) is None:
-        epochs = _epochs_until(deadline, training)
-        del training
-        gc.collect()
-        training = make_trainer(epochs)
+    if deadline is not None:
+        export = EXPORT_SHARE * (deadline - time.monotonic())
+        if trainer.find_state(run_dir) is None:
+            epochs, timing = _epochs_until(deadline, training, options)
+            del training
+            gc.collect()
+            training, export = make_trainer(epochs), timing.export
+        training.deadline -= export if options.export else 0.0
     print(training.describe(), flush=True)
     if options.dry_run:
         print(training.preview())
@@ -182,7 +184,7 @@ def _train(options):
         print(f"SavedModel {path}")
     if metrics is not None:
         print(f"AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  {run_dir}")
-    print(_next_steps(options.data, run_dir))
+    print(_next_steps(options, run_dir, is_evaluated=metrics is not None))
     return 0
 
 
@@ -212,46 +214,64 @@ def _freeze(start, stages):
     return start._replace(config=config)
 
 
-def _fitted(start, options, run_dir, dataset, strategy, epochs):
-    """The config as the recipe makes it, epochs between evaluations, lines to say."""
+def _fitted(start, options, run_dir, datasets, strategy, epochs):
+    """The config as the recipe makes it, lines to say."""
     from vfnet_tf.training import hardware, recipe, trainer
 
     config, given = start.config, {*chosen_fields(options, start.config.data)}
-    is_published = options.config is None or (
-        "_coco" in options.config and options.config in list_configs()
-    )
-    kind = options.recipe or ("auto" if is_published else "paper")
+    train_dataset, val_dataset = datasets
+    if options.frozen_stages is not None:
+        given.add("frozen_stages")
+    if options.evaluate_every is not None or val_dataset is None:
+        given.add("evaluate_every")
     has_config = (run_dir / "config.json").is_file()
     is_resumed = has_config and trainer.find_state(run_dir) is not None
     if is_resumed and options.time is not None:
         # An earlier start has fitted the epochs to its time.
         epochs = load_config(run_dir).training.epochs
-    if options.data is None or kind == "paper":
+    if not _is_fitted(options):
         lines = []
         if options.data is not None and options.recipe is None:
             lines = ["recipe     that of the config; --recipe auto fits it to the data"]
         if epochs is not None:
             config = with_epochs(config, epochs)
-        return config, 1, lines
+        return config, lines
     if is_resumed:
         config = recipe.keep_choices(config, load_config(run_dir), given)
         lines = [f"recipe     that of the run in {run_dir}"]
-        return config, recipe.evaluation_interval(config.training.epochs), lines
+        return config, lines
     if epochs is not None:
         config = with_epochs(config, epochs)
         given.add("training__epochs")
-    config, lines = recipe.fit_recipe(
+    return recipe.fit_recipe(
         config,
-        dataset,
+        train_dataset,
         hardware.hardware_of(strategy),
         weights=start.kind,
         given=given,
     )
-    return config, recipe.evaluation_interval(config.training.epochs), lines
 
 
-def _epochs_until(deadline, training):
-    """The epochs that end before the deadline, measured with a training."""
+def _is_fitted(options):
+    """Whether the recipe fits the config to the data."""
+    is_published = options.config is None or (
+        "_coco" in options.config and options.config in list_configs()
+    )
+    kind = options.recipe or ("auto" if is_published else "paper")
+    return options.data is not None and kind == "auto"
+
+
+def _evaluation_interval(options, epochs):
+    """Epochs between two evaluations of a training of so many epochs."""
+    from vfnet_tf.training import recipe
+
+    if options.evaluate_every is not None:
+        return options.evaluate_every
+    return recipe.evaluation_interval(epochs) if _is_fitted(options) else 1
+
+
+def _epochs_until(deadline, training, options):
+    """The epochs that end before the deadline, and the `Timing` they come from."""
     from vfnet_tf.training import time_budget
 
     timing = time_budget.measure(training)
@@ -260,21 +280,33 @@ def _epochs_until(deadline, training):
         timing,
         training.steps_per_epoch,
         most=time_budget.MOST_REPEATED * training.config.training.epochs,
+        interval=lambda epochs: _evaluation_interval(options, epochs),
+        closing=training.closing_evaluations,
     )
     print(
         f"time       {epochs} epochs: a step takes {timing.step:.2g} s, an evaluation "
         f"{timing.evaluation:.2g} s (--time)"
     )
-    return epochs
+    return epochs, timing
 
 
-def _next_steps(data, run_dir):
+def _next_steps(options, run_dir, is_evaluated):
     """The commands that a finished run is for."""
-    data = "" if data is None else f" --data {shlex.quote(str(data))}"
-    run_dir = shlex.quote(str(run_dir))
-    return (
-        "next\n"
-        f"  vfnet evaluate{data} --checkpoint {run_dir} --report report.html\n"
-        f"  vfnet predict IMAGES --checkpoint {run_dir} --out found\n"
-        f"  vfnet export {run_dir} --serving models"
-    )
+    run = shlex.quote(str(run_dir))
+    lines = ["next"]
+    if is_evaluated:
+        words = ["vfnet evaluate"]
+        if options.data is not None:
+            words.append(f"--data {shlex.quote(options.data)}")
+        if options.overfit:
+            words.append("--split train")
+        if options.skip_bad_images:
+            words.append("--skip-bad-images")
+        lines.append(f"  {' '.join(words)} --checkpoint {run} --report report.html")
+    # Only TensorFlow writes a SavedModel.
+    backend = "KERAS_BACKEND=tensorflow " * (options.strategy == "data_parallel")
+    lines += [
+        f"  vfnet predict IMAGES --checkpoint {run} --out found",
+        f"  {backend}vfnet export {run} --serving models",
+    ]
+    return "\n".join(lines)

@@ -28,7 +28,8 @@ class CocoEvaluation(keras.callbacks.Callback):
             see `strategies.shares_of`.
         evaluator: object with `reset()`, `update(image_ids, detections)` and
             `evaluate() -> {metric: float}`, such as a `CocoEvaluator`.
-        every: int > 0, epochs between two evaluations; the last epoch always has one.
+        every: int > 0, epochs between two evaluations; the last epoch always has one, and
+            one after which a callback before this one has stopped the training.
         metrics: names of the evaluator's metrics that go to `logs`.
         last_epoch: epochs of the whole run, if `fit` runs only a part of it.
         stop: `SaveOnSignal`, which is asked between two batches, or None.
@@ -81,10 +82,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         super().set_model(model)
 
     def on_epoch_end(self, epoch, logs=None):
-        last_epoch = self.last_epoch or (self.params or {}).get("epochs")
-        is_last = epoch + 1 == last_epoch
         found = {}
-        if is_last or (epoch + 1) % self.every == 0:
+        if self.is_due(epoch) or self.model.stop_training:
             saving = (
                 contextlib.nullcontext() if self.stop is None else self.stop.saving()
             )
@@ -95,6 +94,11 @@ class CocoEvaluation(keras.callbacks.Callback):
                 self.then()
         for name in self.metrics:
             logs[f"val_{name}"] = float(found.get(name, math.nan))
+
+    def is_due(self, epoch):
+        """Whether an evaluation follows the epoch, from 0."""
+        last_epoch = self.last_epoch or (self.params or {}).get("epochs")
+        return epoch + 1 == last_epoch or (epoch + 1) % self.every == 0
 
     def evaluate(self):
         """Detects on all batches now.

@@ -8,7 +8,6 @@ import time
 import keras
 
 from vfnet_tf.training.progress_line import describe_duration
-from vfnet_tf.training.recipe import evaluation_interval
 
 #: Share of the time that is planned with; a machine is not always as fast.
 PLANNED_SHARE = 0.9
@@ -47,15 +46,22 @@ class Timing:
         step: of a step.
         first: of the first steps beyond that, which trace the graphs.
         evaluation: of an evaluation of the validation set; 0 without one.
+        save: of saving the state after an epoch.
     """
 
     step: float
     first: float
     evaluation: float
+    save: float = 0.0
+
+    @property
+    def export(self):
+        """Seconds of the export at the end, which traces graphs too."""
+        return self.first
 
 
 def measure(trainer, steps=8):
-    """Measures steps and evaluation of a `Trainer`, whose weights it changes.
+    """Measures steps, evaluation and saving of a `Trainer`, whose weights it changes.
 
     Args:
         trainer: `Trainer` that has not begun.
@@ -73,10 +79,13 @@ def measure(trainer, steps=8):
     batches = trainer.detect_batches(4, detection)
     durations = detection.durations()
     evaluation = statistics.median(durations[1:] or durations or [0.0]) * batches
-    return Timing(step, first + sum(durations[:1]), evaluation)
+    begin = time.perf_counter()
+    trainer.save_and_forget()
+    save = time.perf_counter() - begin
+    return Timing(step, first + sum(durations[:1]), evaluation, save)
 
 
-def epochs_within(seconds, timing, steps_per_epoch, most):
+def epochs_within(seconds, timing, steps_per_epoch, most, interval, closing=1):
     """The most epochs that end within a time.
 
     Args:
@@ -84,6 +93,8 @@ def epochs_within(seconds, timing, steps_per_epoch, most):
         timing: `Timing`.
         steps_per_epoch: int.
         most: int, epochs not to exceed.
+        interval: function from the number of epochs to those between two evaluations.
+        closing: int, evaluations after the last epoch's.
 
     Returns:
         int.
@@ -91,13 +102,19 @@ def epochs_within(seconds, timing, steps_per_epoch, most):
     Raises:
         ValueError: not even one epoch does.
     """
-    # Graphs are traced again, and the export at the end takes about as long.
-    left = seconds * PLANNED_SHARE - 2 * timing.first
-    epochs = 0
-    while epochs < most and _cost(epochs + 1, timing, steps_per_epoch) <= left:
-        epochs += 1
+
+    def cost(epochs):
+        evaluations = -(-epochs // interval(epochs)) + closing
+        # Graphs are traced again.
+        once = timing.first + timing.export + evaluations * timing.evaluation
+        return once + epochs * (steps_per_epoch * timing.step + timing.save)
+
+    planned = seconds * PLANNED_SHARE
+    # More epochs may have fewer evaluations.
+    fitting = (epochs for epochs in range(most, 0, -1) if cost(epochs) <= planned)
+    epochs = next(fitting, 0)
     if not epochs:
-        least = _cost(1, timing, steps_per_epoch) + 2 * timing.first
+        least = cost(1)
         raise ValueError(
             f"One epoch of {steps_per_epoch} steps takes about "
             f"{describe_duration(least / PLANNED_SHARE)} with the start and the end. "
@@ -107,32 +124,57 @@ def epochs_within(seconds, timing, steps_per_epoch, most):
     return epochs
 
 
-def _cost(epochs, timing, steps_per_epoch):
-    evaluations = -(-epochs // evaluation_interval(epochs)) + 1
-    return epochs * steps_per_epoch * timing.step + evaluations * timing.evaluation
-
-
 class StopInTime(keras.callbacks.Callback):
     """Ends the training after an epoch that leaves no time for another one.
 
+    It comes before the evaluation, which follows the last epoch in any case.
+
     Args:
-        deadline: float, of `time.monotonic()`.
-        reserve: float, seconds for what follows the training.
+        deadline: float, of `time.monotonic()`, for the last evaluation.
+        epochs, steps_per_epoch: ints, of the whole training.
+        is_due: function from an epoch to whether an evaluation follows it.
+        evaluation_share: float, seconds of an evaluation beside those of an epoch's
+            steps, until one was measured.
+        closing: int, evaluations after the last epoch's.
         prints: bool; False for a worker that is not the chief.
     """
 
-    def __init__(self, deadline, reserve, prints=True):
+    def __init__(
+        self,
+        deadline,
+        epochs,
+        steps_per_epoch,
+        is_due=None,
+        evaluation_share=0.0,
+        closing=0,
+        prints=True,
+    ):
         super().__init__()
-        self.deadline, self.reserve = deadline, reserve
+        self.deadline = deadline
+        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
+        self.is_due = is_due or (lambda epoch: False)
+        self.evaluation_share, self.closing = evaluation_share, closing
         self.prints = prints
+        self._end = None
+        # Seconds from the last step of an epoch to the next one, by `is_due`.
+        self._tails = {}
 
     def on_epoch_begin(self, epoch, logs=None):
         self._begin = time.monotonic()
+        if self._end is not None:
+            self._tails[self.is_due(epoch - 1)] = self._begin - self._end
 
     def on_epoch_end(self, epoch, logs=None):
-        now = time.monotonic()
-        is_last = epoch + 1 >= (self.params or {}).get("epochs", 0)
-        if is_last or 2 * now - self._begin <= self.deadline - self.reserve:
+        self._end = now = time.monotonic()
+        # An epoch that was resumed has fewer.
+        made = max((self.params or {}).get("steps") or 0, 1)
+        steps = (now - self._begin) * self.steps_per_epoch / made
+        save = self._tails.get(False, 0.0)
+        evaluation = self._tails.get(True, save + self.evaluation_share * steps)
+        # This epoch's end, and another epoch, which may be the last.
+        tails = (evaluation if self.is_due(epoch) else save) + evaluation
+        left = self.deadline - now - tails - self.closing * evaluation
+        if epoch + 1 >= self.epochs or steps <= left:
             return
         self.model.stop_training = True
         if self.prints:

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-import time
+import tempfile
 import warnings
 
 import keras
@@ -41,7 +41,7 @@ from vfnet_tf.training.preview import (
     pipeline_of,
     preview_run,
 )
-from vfnet_tf.training.progress_line import HideMissing, TimeEstimate
+from vfnet_tf.training.progress_line import EVALUATION_SHARE, HideMissing, TimeEstimate
 from vfnet_tf.training.run_lock import only_this_process
 from vfnet_tf.training.run_state import steps_of
 from vfnet_tf.training.saved_states import find_state
@@ -86,7 +86,7 @@ class Trainer:
             `tensorboard`).
         accepts_changes: bool, whether a run goes on though its data have changed.
         deadline: float, of `time.monotonic()`: the training ends after the last epoch
-            that fits; None for no such end.
+            that leaves time for the last evaluations; None for no such end.
         transforms: list of functions in place of the augmentations of `config`, see
             `build_pipeline`. `config.json` cannot keep them: give the same ones again
             to go on with a stopped run.
@@ -331,7 +331,15 @@ class Trainer:
             writes=self.cluster.is_chief,
         )
         stopper = StopWithoutImprovement(checkpoint, self.patience or training.epochs)
+        plan = {
+            "epochs": training.epochs,
+            "steps_per_epoch": self.steps_per_epoch,
+            "prints": self.cluster.is_chief,
+            **self._evaluation_plan(evaluation),
+        }
         ends = [
+            # Before the evaluation, which is then made after the last epoch.
+            *([] if self.deadline is None else [StopInTime(self.deadline, **plan)]),
             *averaging,
             *([] if evaluation is None else [evaluation]),
             *self._logs(),
@@ -341,7 +349,6 @@ class Trainer:
             # After the state is saved, since a signal ends the training here.
             save_on_signal,
             stopper,
-            *self._end(),
         ]
         chain = [
             alarm,
@@ -350,9 +357,7 @@ class Trainer:
             *ends,
             # After the history, which holds no times of a machine.
             DataWait(prints=self.cluster.is_chief),
-            TimeEstimate(
-                training.epochs, self.steps_per_epoch, prints=self.cluster.is_chief
-            ),
+            TimeEstimate(**plan, advises=self.deadline is None),
             *callbacks,
             HideMissing(),
         ]
@@ -478,13 +483,37 @@ class Trainer:
         detection.evaluate()
         return int(batches.cardinality()) // len(self._shares["replicas"])
 
-    def _end(self):
-        """The callback that ends the training in time, if there is a time."""
-        if self.deadline is None:
-            return []
-        # Metrics, pictures and the export come after.
-        reserve = 0.07 * (self.deadline - time.monotonic())
-        return [StopInTime(self.deadline, reserve, prints=self.cluster.is_chief)]
+    def save_and_forget(self):
+        """Saves the state as after an epoch, and removes it, to measure that."""
+        places = (self.run_dir, *self.run_dir.absolute().parents)
+        drive = next(path for path in places if path.is_dir())
+        with tempfile.TemporaryDirectory(prefix=".measured", dir=drive) as folder:
+            checkpoint = ResumableCheckpoint(folder)
+            checkpoint.set_model(self.detector)
+            checkpoint.on_epoch_end(0, {checkpoint.monitor: 0.0})
+
+    @property
+    def closing_evaluations(self):
+        """The number of evaluations that follow the last epoch's."""
+        training = self.config.training
+        if self.val_dataset is None:
+            return 0
+        others = 0
+        if not training.swa:
+            others = (training.ema_momentum is not None) + (self.keep_epochs > 1)
+        # Weights of half precision are evaluated in float32, which takes longer.
+        return others + (1 if training.precision == "float32" else 2)
+
+    def _evaluation_plan(self, evaluation):
+        """What is evaluated when, for callbacks that look ahead."""
+        if evaluation is None:
+            return {}
+        images = len(self.val_dataset) / len(self.train_dataset)
+        return {
+            "is_due": evaluation.is_due,
+            "evaluation_share": images * EVALUATION_SHARE,
+            "closing": self.closing_evaluations,
+        }
 
     def _logs(self):
         """The callbacks that write logs; none for a worker that is not the chief."""
