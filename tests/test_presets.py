@@ -233,6 +233,8 @@ def test_without_its_weights_a_preset_is_a_new_detector_of_its_config(
         new = vfnet_tf.VFNet.from_preset(tmp_path, False, num_classes=num_classes)
         own = tiny_run.tiny_config().model.num_classes
         assert new.num_classes == (num_classes or own)
+    with pytest.raises(TypeError, match="`num_classes=...`. Received: load_weights=5"):
+        vfnet_tf.VFNet.from_preset(tmp_path, 5)
 
 
 @pytest.mark.parametrize("name", ["DenseDetector", "FCOS", "VFNet", "RepPoints"])

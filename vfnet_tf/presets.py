@@ -113,8 +113,14 @@ def from_preset(preset, load_weights=True, num_classes=None, detector_class=None
         The detector, a `DenseDetector`.
 
     Raises:
+        TypeError: if `load_weights` is a number: that of classes is `num_classes=`.
         ValueError: if the preset does not exist, or is of another detector.
     """
+    if not isinstance(load_weights, bool):
+        raise TypeError(
+            "`load_weights` must be True or False, and classes are given as "
+            f"`num_classes=...`. Received: load_weights={load_weights}"
+        )
     if load_weights:
         folder = preset_directory(preset)
         config, weights = load_config(folder), find_weights(folder)

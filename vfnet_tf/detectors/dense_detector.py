@@ -745,6 +745,7 @@ class DenseDetector(TrainableParts, keras.Model):
                 classifier as it is initialised.
 
         Raises:
+            TypeError: if `load_weights` is a number: that of classes is `num_classes=`.
             ValueError: if the preset does not exist, cannot be downloaded now, or is of
                 another detector than the class that is asked.
         """
