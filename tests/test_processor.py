@@ -132,6 +132,7 @@ def test_a_command_chooses_before_the_backend_is_there(command):
         "cli._parse = lambda options, arguments: stop('neither')\n"
         f"if {command!r} in cli.TRAINING | cli.DETECTING:\n"
         "    cli._parse = lambda options, arguments: None\n"
+        "    cli._refuse_urls = lambda options, arguments: None\n"
         f"cli.main([{command!r}])"
     )
     answer = subprocess.run(

@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from tests import tiny_run
+from vfnet_tf import presets
 from vfnet_tf.cli.__main__ import main
 from vfnet_tf.cli.predict import check_files, picture_paths, write_detections
 from vfnet_tf.inference import load, video
@@ -287,9 +288,10 @@ def test_without_a_checkpoint_a_published_model_is_taken(data, tmp_path, monkeyp
         return tiny_run.shared_detector(), tiny_run.tiny_config(), "model.weights.h5"
 
     monkeypatch.setattr(load, "load_checkpoint", load_quickly)
+    monkeypatch.setattr(presets, "published_directory", "cache/{}".format)
     image = str(data / "val" / "a.jpg")
     assert main(["predict", image, "--out", str(tmp_path), "--no-pictures"]) == 0
-    assert asked == [("vfnet_r50_fpn_mstrain_2x_coco", None)]
+    assert asked == [("cache/vfnet_r50_fpn_mstrain_2x_coco", None)]
 
 
 def test_a_checkpoint_and_a_file_are_not_both_given(data, capsys):
