@@ -50,8 +50,12 @@ ROWS = (
     Row("oversampled classes", options=("--oversample", "0.9")),
     Row("steps in place of the cosine", options=("--schedule", "step")),
     Row("no average of weights", options=("--ema", "0")),
-    Row("rate .02, clipped", options=("--learning-rate", "0.02", "--clip-norm", "35")),
-    Row("AdamW", options=("--optimizer", "adamw", "--learning-rate", "0.002")),
+    Row("rate .004", options=("--learning-rate", "0.004", "--optimizer", "adamw")),
+    Row("SGD", options=("--optimizer", "sgd")),
+    Row(
+        "SGD, rate .02, clipped at 35",
+        options=("--optimizer", "sgd", "--learning-rate", "0.02", "--clip-norm", "35"),
+    ),
     Row("paper's recipe", options=("--recipe", "paper", "--batch-size", "4")),
 )
 

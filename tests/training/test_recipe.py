@@ -69,6 +69,9 @@ def test_a_small_set_on_a_cpu_gets_a_schedule_that_works():
         ("training__base_learning_rate", {"weights": "detector", "expected": 0.005}),
         ("training__base_learning_rate", {"weights": "none", "expected": 0.002}),
         ("training__optimizer", {"weights": "none", "expected": "adamw"}),
+        ("training__optimizer", {"count": 2000, "expected": "adamw"}),
+        ("training__optimizer", {"count": 2001, "expected": "sgd"}),
+        ("training__optimizer", {"weights": "detector", "expected": "sgd"}),
         ("training__clip_norm", {"expected": 10.0}),
         # 100,000 images are seen as often as in the published schedule.
         ("training__epochs", {"count": 100_000, "machine": GPU, "expected": 12}),

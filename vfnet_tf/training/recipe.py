@@ -55,6 +55,8 @@ CACHED_BYTES = 1e9
 #: Largest norm of a gradient. After a short warm-up the class loss of a new classifier
 #: leaps to three times its value without it, and rare classes are not learned.
 CLIP_NORM = 10.0
+#: Images up to which a detector on a trained backbone learns faster with AdamW.
+ADAMW_IMAGES = 2_000
 #: Rate of AdamW for 16 images a step.
 ADAMW_RATE = 0.002
 
@@ -277,6 +279,9 @@ def _choose_epochs(config, facts):
 def _choose_optimizer(config, facts):
     if facts.weights == "none":
         reason = "adamw, which gets further from random weights in so few steps"
+        return {"training__optimizer": "adamw"}, reason
+    if facts.weights == "backbone" and facts.images <= ADAMW_IMAGES:
+        reason = f"adamw, which gets further in few steps, for {facts.images} images"
         return {"training__optimizer": "adamw"}, reason
     return {"training__optimizer": "sgd"}, "sgd, the published one"
 
