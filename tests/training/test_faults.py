@@ -200,7 +200,7 @@ def test_workers_stop_together_and_go_on_together_and_then_one_alone(
     (chief, status), (other, other_status) = end_workers(1, "term", 2)
     assert (status, other_status) == (EXIT_STATUS, EXIT_STATUS), chief + other
     # The third step carried the news.
-    assert "SIGTERM: saved after 3 steps of epoch 1 in" in chief
+    assert "SIGTERM: saved after 3 steps of epoch 1. The same command" in chief
     assert "SIGTERM: stopped. The chief keeps the state" in other
 
     # Kill -9 to the chief, within the second.
